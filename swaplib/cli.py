@@ -1,0 +1,105 @@
+"""The command line: `swap doctor | download | serve | run | push-traces`. Each command calls the package and prints."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from swaplib.settings import ROOT, load_settings, show_path
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+
+
+@app.command()
+def doctor() -> None:
+    """Check the environment, the endpoints, the checkpoint and the machine; each line says what to do."""
+    from swaplib.doctor import run_checks
+
+    raise typer.Exit(run_checks(load_settings()))
+
+
+@app.command()
+def download(
+    name: Annotated[str, typer.Argument(help="smollm2-135m-instruct, or a hub id like Qwen/Qwen2.5-7B-Instruct")],
+    revision: Annotated[str | None, typer.Option(help="branch, tag or commit of a hub repository")] = None,
+) -> None:
+    """Bring a checkpoint into the models folder."""
+    from swaplib.checkpoints import download as bring
+
+    print(show_path(bring(name, load_settings().models, revision)))
+
+
+@app.command()
+def serve(
+    model: Annotated[Path, typer.Option(help="folder of the checkpoint")],
+    adapter: Annotated[Path | None, typer.Option(help="folder of a PEFT adapter")] = None,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or 4bit")] = "4bit",
+    port: int = 8000,
+    batch_size: int = 16,
+    name: Annotated[str | None, typer.Option(help="the model's name in answers; the folder's name by default")] = None,
+) -> None:
+    """Serve a checkpoint on loopback as an OpenAI-compatible endpoint."""
+    from swaplib import serve as server
+    from swaplib.local import LocalSLM
+
+    if dtype not in ("4bit", "float32", "bfloat16"):
+        raise ValueError(f"--dtype {dtype}: expected float32, bfloat16 or 4bit")
+    slm = LocalSLM(ROOT / model, ROOT / adapter if adapter else None, dtype, batch_size)  # type: ignore[arg-type]
+    server.serve(slm, name or model.name, port)
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def run(
+    context: typer.Context,
+    notebook: Annotated[Path, typer.Argument(help="for example notebooks/02_eval.ipynb")],
+    timeout_s: Annotated[int, typer.Option(help="limit of one cell, in seconds")] = 6 * 3600,
+) -> None:
+    """Run a notebook: `swap run NOTEBOOK -p name value -p name value …`; leaves it executed, with its HTML, in reports."""
+    from swaplib.notebooks import run_notebook
+
+    words = context.args
+    if len(words) % 3 or any(flag != "-p" for flag in words[::3]):
+        raise ValueError(f"cannot read {' '.join(words)!r}: expected -p name value, once for each parameter")
+    executed, html = run_notebook(
+        load_settings(), notebook, list(zip(words[1::3], words[2::3], strict=True)), timeout_s
+    )
+    print(f"{show_path(executed)}\n{show_path(html)}")
+
+
+@app.command("stand-in", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def stand_in(context: typer.Context) -> None:
+    """Serve the demo's hosted stand-in: while a command runs (`swap stand-in COMMAND …`), or until Ctrl-C."""
+    from swaplib.stand_in import run_with_stand_in
+
+    settings = load_settings()
+    settings.require("AZURE_ENDPOINT")
+    raise typer.Exit(run_with_stand_in(settings.azure_endpoint or "", context.args))
+
+
+@app.command("push-traces")
+def push_traces() -> None:
+    """Send the traces that are not on the Langfuse server yet."""
+    from swaplib import tracing
+
+    records = tracing.push_traces(load_settings())
+    for r in records:
+        problem = f": {r['problem']}" if r["problem"] else ""
+        print(f"{r['run_id']}: {r['delivered']} of {r['made']} delivered{problem}")
+    print(f"{len(records)} trace(s) sent" if records else "nothing to send")
+    raise typer.Exit(1 if any(r["failed"] for r in records) else 0)
+
+
+def main() -> None:
+    """Entry point of `swap`: errors that a person can mend are one message, without a traceback."""
+    try:
+        app()
+    except (ValueError, OSError, RuntimeError) as error:
+        if os.environ.get("SWAP_DEBUG"):
+            raise
+        typer.echo(f"swap: {error}", err=True)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""The six JSONL files and their manifest: built from xLAM, or taken from a person's own rows; audited before written.
+
+The audit stops on a leak (a prompt in two splits, or a tool called in test and in train or val) and counts what the
+prompts do not tell. It mends nothing.
+"""
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from swaplib import xlam
+from swaplib.metrics import TRACKS, ToolCall, Track, parse_gold
+from swaplib.prompts import build_messages
+from swaplib.rows import SPLITS, Row, hash_file, read_rows, write_json, write_rows
+from swaplib.settings import Settings
+
+Rows = dict[Track, dict[str, list[Row]]]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Rows by track and split, and the manifest that says where they come from."""
+
+    rows: Rows
+    manifest: dict[str, Any]
+
+
+def build_dataset(
+    settings: Settings, source: str = "sample", sizes: dict[Track, str] | None = None, seed: int = 42
+) -> Dataset:
+    """Make, audit and write the rows of both tracks with their manifest.
+
+    Args:
+        settings: Says where the dataset lies.
+        source: `sample`, `hub`, the path of a file of raw xLAM rows, or the path of a folder of own rows
+            (`<track>/{train,val,test}.jsonl` for one track or both), which are checked and copied as they are.
+        sizes: Rows wanted of each track as "train/val/test"; not used for own rows.
+        seed: Seeds the split.
+
+    Raises:
+        FileNotFoundError, ValueError: The source or a row is not what was expected, or a leak was found. Nothing was
+            written then.
+    """
+    if Path(source).expanduser().is_dir():
+        rows, facts = _read_own_rows(Path(source).expanduser()), {"source": Path(source).name, "split_rule": "as given"}
+    else:
+        wanted = {track: parse_sizes((sizes or {})[track]) for track in TRACKS}
+        raw, origin = xlam.read_source(source, settings.sample)
+        examples, left_out = xlam.make_examples(raw)
+        splits = xlam.split_by_tool(examples, wanted, seed)
+        rows = {track: {s: [e.row for e in es] for s, es in by_split.items()} for track, by_split in splits.items()}
+        left_out["more than the sizes asked for"] = sum(map(len, examples.values())) - count_rows(rows)
+        facts = origin | {
+            "source_rows": len(raw),
+            "left_out": dict(left_out),
+            "seed": seed,
+            "sizes_asked": wanted,
+            "split_rule": xlam.SPLIT_RULE,
+            "answerability": {track: audit_answers(splits[track]) for track in splits},
+        }
+    check_leaks(rows)
+    counts = {track: {split: len(of_split) for split, of_split in splits.items()} for track, splits in rows.items()}
+    files = {f"{track}/{split}.jsonl": rows[track][split] for track in rows for split in SPLITS}
+    for file, of_split in files.items():
+        write_rows(settings.dataset / file, of_split)
+    hashes = {file: hash_file(settings.dataset / file) for file in files}
+    manifest = facts | {"rows": counts, "prompts_in_two_splits": 0, "tools_in_two_splits": 0, "sha256": hashes}
+    write_json(settings.dataset / "manifest.json", manifest)
+    return Dataset(rows, manifest)
+
+
+def parse_sizes(text: str) -> dict[str, int]:
+    """Parse "340/60/100" into rows for train, val and test.
+
+    Raises:
+        ValueError: The text is not three whole numbers of at least 1.
+    """
+    if not re.fullmatch(r"[1-9]\d*/[1-9]\d*/[1-9]\d*", text):
+        raise ValueError(f"sizes {text!r}: expected train/val/test as three whole numbers, for example 340/60/100")
+    return dict(zip(SPLITS, map(int, text.split("/")), strict=True))
+
+
+def count_rows(rows: Rows) -> int:
+    """The number of rows in all tracks and splits."""
+    return sum(len(of_split) for splits in rows.values() for of_split in splits.values())
+
+
+def _read_own_rows(folder: Path) -> Rows:
+    tracks = [track for track in TRACKS if (folder / track).is_dir()]
+    if not tracks:
+        raise FileNotFoundError(f"{folder}: expected structured/ or toolcall/ with train.jsonl, val.jsonl, test.jsonl")
+    rows: Rows = {track: {} for track in tracks}
+    problems = []
+    for track in tracks:
+        for split in SPLITS:
+            try:
+                rows[track][split] = read_rows(folder / track / f"{split}.jsonl", track)
+            except (FileNotFoundError, ValueError) as error:
+                problems.append(str(error))
+    if problems:
+        raise ValueError("\n".join(problems))
+    return rows
+
+
+def check_leaks(rows: Rows) -> None:
+    """Stop when test rows are not unseen.
+
+    Two rows leak when they have the same prompt (white space and case apart) in two splits of a track, or when their
+    golds call the same tool in two splits, of whatever track. Structured golds that are no calls have no tool.
+
+    Raises:
+        ValueError: Names the two rows as track/split.jsonl:line, and what they share.
+    """
+    prompts: dict[tuple[str, str], tuple[str, str]] = {}
+    tools: dict[str, tuple[str, str]] = {}
+    for track, splits in rows.items():
+        for split, of_split in splits.items():
+            for line, row in enumerate(of_split, start=1):
+                here = (split, f"{track}/{split}.jsonl:{line}")
+                _claim(prompts, (track, " ".join(row.prompt.lower().split())), here, "have the same prompt")
+                for tool in called_tools(track, row.completion):
+                    _claim(tools, tool, here, f"both call the tool {tool!r}")
+
+
+def _claim(owners: dict, key: Any, here: tuple[str, str], what: str) -> None:
+    split, place = owners.setdefault(key, here)
+    if split != here[0]:
+        raise ValueError(f"leak: {place} and {here[1]} {what}. Put both into one split; nothing was written.")
+
+
+def called_tools(track: Track, completion: str) -> list[str]:
+    """The tools that a gold calls: one for a toolcall, those of a structured array of calls, else none."""
+    gold = parse_gold(track, completion)
+    if isinstance(gold, ToolCall):
+        return [gold.name]
+    items = gold.value if isinstance(gold.value, list) else []
+    return [item["name"] for item in items if isinstance(item, dict) and isinstance(item.get("name"), str)]
+
+
+def audit_answers(splits: dict[str, list[xlam.Example]]) -> dict[str, int]:
+    """Count whether the prompts tell what the golds hold.
+
+    Returns:
+        `keys` and `keys_not_in_prompt` (argument names), then of the values: `values_in_request`, `values_default` (equal
+        to the parameter's default) and `values_neither` (to be inferred, converted, or known).
+    """
+    counts: Counter[str] = Counter()
+    for example in (e for of_split in splits.values() for e in of_split):
+        for parameter, value in list_values(example):
+            counts["keys"] += 1
+            counts["keys_not_in_prompt"] += parameter is None
+            counts[f"values_{_where_given(value, parameter or {}, example.query)}"] += 1
+    names = ("keys", "keys_not_in_prompt", "values_in_request", "values_default", "values_neither")
+    return {name: counts[name] for name in names}
+
+
+def list_values(example: xlam.Example) -> list[tuple[dict[str, Any] | None, Any]]:
+    """Every gold value of an example with its parameter's raw entry, None where the tool has no such parameter."""
+    parameters = {tool["name"]: tool["parameters"] for tool in example.tools}
+    return [
+        (parameters[call["name"]].get(key), value) for call in example.calls for key, value in call["arguments"].items()
+    ]
+
+
+def _where_given(value: Any, parameter: dict[str, Any], query: str) -> str:
+    if _is_in_request(value, query):
+        return "in_request"
+    return "default" if "default" in parameter and str(parameter["default"]) == str(value) else "neither"
+
+
+def _is_in_request(value: Any, query: str) -> bool:
+    """Whether a value stands in the request: texts anywhere, numbers as numbers, containers when all parts do."""
+    if isinstance(value, dict):
+        return all(_is_in_request(part, query) for part in value.values())
+    if isinstance(value, list):
+        return all(_is_in_request(part, query) for part in value)
+    if isinstance(value, bool) or value is None:
+        return False
+    if isinstance(value, str):
+        return value.lower() in query.lower()
+    numbers = re.findall(r"-?\d+(?:\.\d+)?", re.sub(r"(?<=\d),(?=\d{3})", "", query))
+    return any(float(number) == value for number in numbers)
+
+
+def count_tokens(rows: Rows, checkpoint: Path) -> list[dict[str, Any]]:
+    """Lengths in tokens with a checkpoint's own tokenizer and chat template, one record for each track and split.
+
+    Returns:
+        Records with `track`, `split`, `rows`, and median, 95th percentile and maximum of the prompt (system message and
+        template included) and of the completion.
+    """
+    import numpy as np
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    records = []
+    for track, splits in rows.items():
+        for split, of_split in splits.items():
+            chats = [build_messages(track, row.prompt) for row in of_split]
+            prompts = [tokenizer.apply_chat_template(c, add_generation_prompt=True, tokenize=False) for c in chats]
+            record: dict[str, Any] = {"track": track, "split": split, "rows": len(of_split)}
+            for name, texts in {"prompt": prompts, "completion": [row.completion for row in of_split]}.items():
+                lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+                for label, quantile in {"median": 0.5, "p95": 0.95, "max": 1.0}.items():
+                    record[f"{name}_{label}"] = int(np.quantile(lengths, quantile))
+            records.append(record)
+    return records

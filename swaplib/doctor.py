@@ -1,0 +1,125 @@
+"""`swap doctor`: is this machine ready? One line for each check; a line that is not ok says what to do."""
+
+import socket
+import stat
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, requires, version
+
+import httpx
+
+from swaplib import provenance, tracing
+from swaplib.hosted import HostedLLM
+from swaplib.local import LocalSLM
+from swaplib.settings import ENV_FILE, PURPOSES, Settings, show_path
+
+LANGFUSE_OLDEST = (4, 59)
+
+
+def run_checks(settings: Settings) -> int:
+    """Print every check's line.
+
+    Returns:
+        0 when all are ok, else 1.
+    """
+    checks: dict[str, Callable[[Settings], str]] = {
+        ".env": check_env_file,
+        "variables": check_variables,
+        "packages": check_packages,
+        "machine": check_machine,
+        "hosted LLM": check_hosted,
+        "checkpoint": check_checkpoint_loads,
+        "langfuse": check_langfuse,
+        "rows": check_rows,
+    }
+    failed = 0
+    for name, check in checks.items():
+        try:
+            print(f"ok    {name}: {check(settings)}")
+        except Exception as error:  # every failure is a line, so that one run shows all of them
+            failed += 1
+            print(f"FAIL  {name}: {error}")
+    return 1 if failed else 0
+
+
+def check_env_file(settings: Settings) -> str:
+    """Where variables come from; a readable-by-all `.env` fails."""
+    if not ENV_FILE.is_file():
+        return f"{ENV_FILE} is not there; the environment alone counts (copy .env.example to start)"
+    if ENV_FILE.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
+        raise ValueError(f"others can read {ENV_FILE}, which holds keys. Run: chmod 600 {ENV_FILE}")
+    return str(ENV_FILE)
+
+
+def check_variables(settings: Settings) -> str:
+    """Which variables are set; values are never shown."""
+    return ", ".join(f"{name} {'set' if getattr(settings, name.lower()) else 'not set'}" for name in PURPOSES)
+
+
+def check_packages(settings: Settings) -> str:
+    """Whether the pinned versions are the installed ones."""
+    wrong = []
+    pins = [r.partition(";")[0].strip().split("==") for r in requires("swaplib") or [] if "extra ==" not in r]
+    for name, wanted in pins:
+        try:
+            found = version(name).partition("+")[0]
+        except PackageNotFoundError:
+            found = "missing"
+        if found != wanted:
+            wrong.append(f"{name} {found} (wanted {wanted})")
+    if wrong:
+        raise ValueError(f"{', '.join(wrong)}. Run `make setup` again.")
+    return f"{len(pins)} pinned packages as wanted"
+
+
+def check_machine(settings: Settings) -> str:
+    """The device; no GPU is a fact, not a failure."""
+    device = provenance.describe_device()
+    return device if not device.startswith("CPU") else f"{device}; no GPU, so local models of 7B are too slow here"
+
+
+def check_hosted(settings: Settings) -> str:
+    """One real call of one token."""
+    llm = HostedLLM.from_settings(settings)
+    llm.check()
+    [(_, answer)] = llm.generate([[{"role": "user", "content": "Say yes."}]], 1)
+    if answer.status == "error":
+        raise ConnectionError(f"{llm.endpoint} does not answer: {answer.error}")
+    return f"{llm.deployment} at {llm.identity()['endpoint']} answered in {answer.latency_ms:.0f} ms"
+
+
+def check_checkpoint_loads(settings: Settings) -> str:
+    """Whether the SLM loads in 4-bit and says a word."""
+    slm = LocalSLM(settings.slm_model_path)
+    slm.check()
+    [(_, answer)] = slm.generate([[{"role": "user", "content": "Say yes."}]], 2)
+    return f"{show_path(settings.slm_model_path)} loads in 4-bit and answers ({answer.latency_ms:.0f} ms for 2 tokens)"
+
+
+def check_langfuse(settings: Settings) -> str:
+    """Whether the server is reachable, new enough, and takes the keys."""
+    if settings.swap_tracing == "outbox":
+        return "SWAP_TRACING=outbox: traces stay on this machine"
+    tracing.check_tracing(settings)
+    auth = (settings.langfuse_public_key or "", settings.langfuse_secret_key or "")
+    try:
+        with httpx.Client(base_url=settings.langfuse_host, auth=auth, timeout=tracing.TIMEOUT_S) as client:
+            found = client.get("/api/public/health").json()["version"]
+            status = client.get("/api/public/projects").status_code
+    except (httpx.HTTPError, ValueError, KeyError, socket.gaierror) as error:
+        raise ConnectionError(
+            f"{settings.langfuse_host} is no Langfuse server ({type(error).__name__}). Check LANGFUSE_HOST."
+        ) from None
+    if tuple(int(part) for part in found.split("-")[0].split(".")[:2]) < LANGFUSE_OLDEST:
+        raise ValueError(
+            f"Langfuse {found} loses this SDK's scores: update it to {'.'.join(map(str, LANGFUSE_OLDEST))} or newer"
+        )
+    if status != 200:
+        raise PermissionError(f"{settings.langfuse_host} answers {status}: check the two Langfuse keys")
+    return f"{settings.langfuse_host}, version {found}, keys accepted"
+
+
+def check_rows(settings: Settings) -> str:
+    """Whether 01_data has run."""
+    if not (settings.dataset / "manifest.json").is_file():
+        raise FileNotFoundError(f"no rows in {show_path(settings.dataset)}. Run notebooks/01_data.ipynb")
+    return show_path(settings.dataset)

@@ -1,0 +1,183 @@
+"""The hosted LLM: chat completions over the official `openai` SDK, concurrent, greedy, with bounded retries.
+
+The SDK retries 408, 409, 429 and 5xx and honours Retry-After; here every call gets a total deadline as well. It parses
+nothing and scores nothing: it keeps the text, the finish reason and the usage.
+"""
+
+import asyncio
+import queue
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from swaplib.prompts import Message
+from swaplib.rows import Generation
+from swaplib.settings import Settings
+
+
+class CallFailed(Exception):  # noqa: N818 - reads as what happened
+    """A call failed in a way that every further call would too: wrong key, wrong deployment, refused parameter."""
+
+
+@dataclass(frozen=True)
+class HostedLLM:
+    """An Azure deployment (`…/openai/deployments/<deployment>`) or any OpenAI-compatible `…/v1`, at temperature 0.
+
+    At most `concurrency` calls are in flight; a row that has no answer after `max_retries` or `deadline_s` seconds ends
+    as `error`.
+    """
+
+    endpoint: str
+    api_key: str = field(repr=False)
+    api_version: str | None = None
+    deployment: str | None = None
+    concurrency: int = 8
+    max_retries: int = 5
+    deadline_s: float = 180.0
+
+    @classmethod
+    def from_settings(cls, settings: Settings, concurrency: int = 8) -> "HostedLLM":
+        """Build from AZURE_*; raises ValueError when a variable is missing or the endpoint has neither known shape."""
+        settings.require("AZURE_ENDPOINT", "AZURE_API_KEY")
+        endpoint = (settings.azure_endpoint or "").rstrip("/")
+        path = urlsplit(endpoint).path
+        if not endpoint.startswith(("http://", "https://")) or not ("/deployments/" in path or path.endswith("/v1")):
+            raise ValueError(
+                f"AZURE_ENDPOINT={endpoint}: expected https://<host>/openai/deployments/<deployment>, or …/v1 with "
+                "AZURE_DEPLOYMENT as the model"
+            )
+        is_azure = "/deployments/" in path
+        settings.require("AZURE_API_VERSION" if is_azure else "AZURE_DEPLOYMENT")
+        deployment = path.rpartition("/deployments/")[2] if is_azure else settings.azure_deployment
+        version = settings.azure_api_version if is_azure else None
+        return cls(endpoint, settings.azure_api_key or "", version, deployment, concurrency)
+
+    def check(self) -> None:
+        """Raise ConnectionError when nothing listens at the endpoint; asks no paid call."""
+        parts = urlsplit(self.endpoint)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        try:
+            socket.create_connection((parts.hostname or "", port), timeout=10).close()
+        except OSError as error:
+            raise ConnectionError(
+                f"cannot reach {parts.hostname}:{port} ({error}). Check AZURE_ENDPOINT and the network; for the demo's "
+                "stand-in, start it with `make stand-in`."
+            ) from None
+
+    def identity(self) -> dict[str, Any]:
+        """What makes two runs of this model the same run: host, path and deployment (never the key)."""
+        parts = urlsplit(self.endpoint)
+        return {"endpoint": f"{parts.hostname}{parts.path}", "model": self.deployment, "api_version": self.api_version}
+
+    def generate(
+        self, conversations: Sequence[Sequence[Message]], max_new_tokens: int
+    ) -> Iterator[tuple[int, Generation]]:
+        """Ask for answers concurrently, and hand them on as they come.
+
+        The calls run on an event loop in a thread of their own, so this works inside a notebook too. When the consumer
+        stops, the calls in flight are cancelled.
+
+        Args:
+            conversations: Messages of each row, as build_messages makes them.
+            max_new_tokens: The limit of each answer, in tokens.
+
+        Yields:
+            The index of a conversation and its generation, in the order of arrival.
+
+        Raises:
+            CallFailed: The endpoint refuses every call (key, deployment, parameter); says what to do.
+        """
+        arrived: queue.Queue[tuple[int, Generation] | BaseException | None] = queue.Queue()
+        loop = asyncio.new_event_loop()
+        task = loop.create_task(self._ask_all(conversations, max_new_tokens, arrived))
+        thread = threading.Thread(target=_run_loop, args=(loop, task, arrived), daemon=True)
+        thread.start()
+        try:
+            while (item := arrived.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            loop.call_soon_threadsafe(task.cancel) if not loop.is_closed() else None
+            thread.join()
+
+    async def _ask_all(self, conversations: Sequence[Sequence[Message]], limit: int, arrived: queue.Queue) -> None:
+        semaphore = asyncio.Semaphore(self.concurrency)
+        async with self._client() as client, asyncio.TaskGroup() as group:
+
+            async def ask(index: int, messages: Sequence[Message]) -> None:
+                async with semaphore:
+                    arrived.put((index, await self._ask(client, messages, limit)))
+
+            for index, messages in enumerate(conversations):
+                group.create_task(ask(index, messages))
+
+    def _client(self) -> Any:
+        from openai import AsyncAzureOpenAI, AsyncOpenAI
+
+        shared = {"base_url": self.endpoint, "api_key": self.api_key, "max_retries": self.max_retries}
+        if self.api_version:
+            return AsyncAzureOpenAI(**shared, api_version=self.api_version)
+        return AsyncOpenAI(**shared)
+
+    async def _ask(self, client: Any, messages: Sequence[Message], limit: int) -> Generation:
+        import openai
+
+        start = time.perf_counter()
+        try:
+            async with asyncio.timeout(self.deadline_s):
+                answer = await client.chat.completions.create(
+                    model=self.deployment, messages=list(messages), temperature=0, max_tokens=limit
+                )
+            choice = answer.choices[0]
+        except TimeoutError:
+            return _no_answer(start, f"no answer within {self.deadline_s:g} s")
+        except openai.BadRequestError as error:
+            return self._read_bad_request(error, start)
+        except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
+            raise CallFailed(
+                f"{self.endpoint} answered {error.status_code} ({error.code}). Check AZURE_ENDPOINT, AZURE_DEPLOYMENT, "
+                "AZURE_API_KEY and AZURE_API_VERSION."
+            ) from None
+        except (openai.APIError, IndexError, TypeError) as error:
+            status = getattr(error, "status_code", "")
+            return _no_answer(
+                start, f"{type(error).__name__} {status} after {self.max_retries} retries".replace("  ", " ")
+            )
+        output, reason, usage = choice.message.content or "", choice.finish_reason, answer.usage
+        status = {"length": "truncated", "content_filter": "filtered"}.get(reason, "ok" if output.strip() else "empty")
+        tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (None, None)
+        return Generation(output, status, reason, *tokens, (time.perf_counter() - start) * 1000)
+
+    def _read_bad_request(self, error: Any, start: float) -> Generation:
+        """A 400: a filtered prompt is an answer; a refused parameter means that v0 cannot compare this model."""
+        if error.code == "content_filter":
+            return Generation("", "filtered", "content_filter", None, None, (time.perf_counter() - start) * 1000)
+        if error.param in {"temperature", "max_tokens"}:
+            raise CallFailed(
+                f"the deployment {self.deployment} refuses `{error.param}`, as reasoning models do. This workbook compares "
+                "models that decode greedily: choose a deployment that accepts temperature=0 and max_tokens."
+            ) from None
+        return _no_answer(start, f"BadRequestError 400 ({error.code or error.type or 'no code'})")
+
+
+def _no_answer(start: float, reason: str) -> Generation:
+    return Generation("", "error", None, None, None, (time.perf_counter() - start) * 1000, reason)
+
+
+def _run_loop(loop: asyncio.AbstractEventLoop, task: asyncio.Task, arrived: queue.Queue) -> None:
+    """Run a task to its end in this thread; its failure, then None, go to the queue."""
+    try:
+        loop.run_until_complete(task)
+    except BaseExceptionGroup as group:
+        arrived.put(group.exceptions[0])
+    except BaseException as error:  # handed to the consumer, which raises it
+        arrived.put(error)
+    finally:
+        arrived.put(None)
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()

@@ -1,0 +1,166 @@
+"""The local SLM: 4-bit weights, greedy decoding in batches, an optional adapter. It scores nothing and writes nothing.
+
+`transformers` and `bitsandbytes` do the work; they are imported when a model is loaded, not before.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from logging import ERROR, getLogger
+from pathlib import Path
+from typing import Any, Literal
+
+from swaplib.checkpoints import check_checkpoint, hash_weights
+from swaplib.prompts import Message
+from swaplib.rows import Generation
+
+Precision = Literal["4bit", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class LocalSLM:
+    """A checkpoint in this process. It is loaded at the first generation, and only once.
+
+    `precision="4bit"` is nf4 with double quantisation, bfloat16 arithmetic on a GPU. On a CPU the 4-bit weights are
+    dequantised once after loading, because a CPU would do it anew in every step: the same 4-bit weights, float32
+    arithmetic. `adapter` is a PEFT folder.
+    """
+
+    path: Path
+    adapter: Path | None = None
+    precision: Precision = "4bit"
+    batch_size: int = 16
+
+    def check(self) -> None:
+        """Raise FileNotFoundError or ValueError when the checkpoint or the adapter is not there or not whole."""
+        check_checkpoint(self.path)
+        if self.adapter is not None and not (self.adapter / "adapter_config.json").is_file():
+            raise FileNotFoundError(f"no adapter at {self.adapter}. Run notebooks/04_finetune.ipynb first.")
+
+    def identity(self) -> dict[str, Any]:
+        """What makes two runs of this model the same run: weights, adapter and precision (never where they lie)."""
+        self.check()
+        return {
+            "model": self.path.name,
+            "weights_sha256": hash_weights(self.path),
+            "adapter_sha256": hash_weights(self.adapter) if self.adapter else None,
+            "quantisation": "nf4, double quantisation" if self.precision == "4bit" else self.precision,
+        }
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The checkpoint's tokenizer, padding on the left."""
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(self.path, padding_side="left", clean_up_tokenization_spaces=False)
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
+
+    @cached_property
+    def device(self) -> str:
+        """`cuda` where there is a GPU, else `cpu`."""
+        import torch
+
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+    @cached_property
+    def model(self) -> Any:
+        """The loaded model, ready for greedy generation: its own sampling settings and penalties are dropped."""
+        import torch
+        from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
+        from transformers.utils import logging
+
+        self.check()
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()  # what is dequantised is said above, not in every notebook
+        getLogger("bitsandbytes").setLevel(ERROR)
+        on_cpu = self.device == "cpu"
+        dtype = (
+            torch.float32 if self.precision == "float32" or (self.precision == "4bit" and on_cpu) else torch.bfloat16
+        )
+        quantisation = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+        )
+        model = AutoModelForCausalLM.from_pretrained(
+            self.path,
+            dtype=dtype,
+            device_map={"": self.device},
+            quantization_config=quantisation if self.precision == "4bit" else None,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+        if self.precision == "4bit" and on_cpu:
+            model = model.dequantize()
+        eos = model.generation_config.eos_token_id
+        model.generation_config = GenerationConfig(
+            do_sample=False,
+            eos_token_id=self.tokenizer.eos_token_id if eos is None else eos,
+            pad_token_id=self.tokenizer.pad_token_id,
+        )
+        if self.adapter:
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(model, self.adapter)
+        return model.eval()
+
+    def generate(
+        self, conversations: Sequence[Sequence[Message]], max_new_tokens: int
+    ) -> Iterator[tuple[int, Generation]]:
+        """Answer conversations in batches of similar length, the longest first, so that memory runs out early or never.
+
+        Args:
+            conversations: Messages of each row, as build_messages makes them.
+            max_new_tokens: The limit of each answer, in tokens.
+
+        Yields:
+            The index of a conversation and its generation, batch by batch.
+        """
+        texts = [self.render(messages) for messages in conversations]
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]), reverse=True)
+        for start in range(0, len(order), self.batch_size):
+            batch = order[start : start + self.batch_size]
+            yield from zip(batch, self.generate_batch([texts[i] for i in batch], max_new_tokens), strict=True)
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """The text a model is prompted with: the checkpoint's own chat template, up to where the answer begins."""
+        return self.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
+
+    def generate_batch(self, texts: Sequence[str], max_new_tokens: int) -> list[Generation]:
+        """Answer rendered prompts in one batch.
+
+        Args:
+            texts: Rendered prompts; one batch of len(texts) rows.
+            max_new_tokens: The limit of each answer, in tokens.
+
+        Raises:
+            ValueError: A prompt and its answer would not fit into the model's context.
+        """
+        import torch
+
+        start = time.perf_counter()
+        inputs = self.tokenizer(list(texts), return_tensors="pt", padding=True, add_special_tokens=False).to(
+            self.device
+        )
+        width = inputs["input_ids"].shape[1]
+        context = self.model.config.max_position_embeddings
+        if width + max_new_tokens > context:
+            raise ValueError(
+                f"the longest prompt has {width} tokens; with max_new_tokens={max_new_tokens} it would not fit into the "
+                f"model's context of {context}. Shorten the prompt or lower max_new_tokens."
+            )
+        with torch.inference_mode():
+            tokens = self.model.generate(**inputs, max_new_tokens=max_new_tokens)
+        latency_ms = (time.perf_counter() - start) * 1000
+        asked = inputs["attention_mask"].sum(dim=1).tolist()
+        return [self._read(row[width:].tolist(), n, latency_ms) for row, n in zip(tokens, asked, strict=True)]
+
+    def _read(self, ids: list[int], prompt_tokens: int, latency_ms: float) -> Generation:
+        ends = self.model.generation_config.eos_token_id
+        ends = {ends} if isinstance(ends, int) else set(ends)
+        length = next((i for i, token in enumerate(ids) if token in ends), None)
+        output = self.tokenizer.decode(ids[:length], skip_special_tokens=True)
+        status = "truncated" if length is None else "ok" if output.strip() else "empty"
+        reason = "length" if length is None else "stop"
+        return Generation(output, status, reason, prompt_tokens, len(ids) if length is None else length + 1, latency_ms)

@@ -1,0 +1,114 @@
+"""Runs a notebook headlessly with papermill, and leaves the executed notebook and its HTML in the reports folder.
+
+It checks the parameters first, because papermill only warns about a name that does not exist and runs on defaults.
+"""
+
+import ast
+import logging
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from swaplib.rows import write_text
+from swaplib.settings import Settings
+
+
+def run_notebook(
+    settings: Settings, notebook: Path, assignments: list[tuple[str, str]], timeout_s: int
+) -> tuple[Path, Path]:
+    """Run a notebook.
+
+    Args:
+        settings: Says where the reports folder is.
+        notebook: The source; it is not changed.
+        assignments: Names and values as typed on a command line.
+        timeout_s: The limit of one cell, in seconds; a dead kernel ends the run at once.
+
+    Returns:
+        The paths of the executed notebook and of its HTML, named by the notebook and its track.
+
+    Raises:
+        FileNotFoundError, ValueError: The notebook is not there, or a parameter does not exist or fit.
+        RuntimeError: A cell failed; both files exist and show it, and the cell's error ends the message.
+    """
+    import papermill
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    if not notebook.is_file():
+        raise FileNotFoundError(f"no notebook at {notebook}. They lie in notebooks/.")
+    known = papermill.inspect_notebook(str(notebook))
+    parameters = parse_parameters(known, assignments)
+    track = parameters.get("track", ast.literal_eval(known["track"]["default"]) if "track" in known else None)
+    executed = settings.reports / f"{notebook.stem}{f'_{track}' if track else ''}.ipynb"
+    executed.parent.mkdir(parents=True, exist_ok=True)
+    logging.getLogger("papermill").setLevel(logging.WARNING)
+    failure = None
+    try:
+        papermill.execute_notebook(
+            notebook,
+            executed,
+            parameters,
+            execution_timeout=timeout_s,
+            progress_bar=False,
+            stdout_file=sys.stdout,
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],
+        )
+    except PapermillExecutionError as error:
+        failure = (
+            f"{notebook.name}, cell [{error.exec_count}] (see {executed}):\n{error.ename}: {strip_ansi(error.evalue)}"
+        )
+    except CellTimeoutError:
+        failure = f"a cell of {notebook.name} took longer than {timeout_s} s (--timeout-s)"
+    except DeadKernelError:
+        failure = f"the kernel of {notebook.name} died; the machine may be out of memory"
+    html = write_html(executed)
+    if failure:
+        raise RuntimeError(failure)
+    return executed, html
+
+
+def parse_parameters(known: dict[str, Any], assignments: list[tuple[str, str]]) -> dict[str, Any]:
+    """Turn typed words into parameters, by the types that the notebook's parameters cell states.
+
+    Args:
+        known: What papermill.inspect_notebook found.
+        assignments: Names and values as typed.
+
+    Raises:
+        ValueError: A name is not a parameter (the known ones are listed), or a value does not fit its type.
+    """
+    parameters = {}
+    for name, text in assignments:
+        if name not in known:
+            raise ValueError(f"unknown parameter {name!r}: this notebook has {', '.join(known) or 'none'}")
+        default = ast.literal_eval(known[name]["default"])
+        if isinstance(default, str):
+            parameters[name] = text
+            continue
+        kind = (known[name]["inferred_type_name"] or type(default).__name__).strip()
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            value = text
+        fits = type(value).__name__ in kind.replace("float", "float int") or (value is None and default is None)
+        if not fits:
+            raise ValueError(f"parameter {name}={text}: expected {kind}, for example {known[name]['default']}")
+        parameters[name] = value
+    return parameters
+
+
+def write_html(executed: Path) -> Path:
+    """Render an executed notebook as one HTML file beside it."""
+    from nbconvert import HTMLExporter
+
+    html, _ = HTMLExporter(embed_images=True).from_filename(str(executed))
+    path = executed.with_suffix(".html")
+    write_text(path, html)
+    return path
+
+
+def strip_ansi(text: str) -> str:
+    """A text without terminal colour codes."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)

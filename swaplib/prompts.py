@@ -1,0 +1,24 @@
+"""The only place where messages are made: one fixed system message for each track, then the row's prompt.
+
+The same list goes to Azure, to the local SLM, to training and to serving, so that a comparison compares models.
+The system message is always explicit, because chat templates otherwise put in their own.
+"""
+
+from swaplib.metrics import Track, check_track
+
+Message = dict[str, str]
+
+SYSTEM_PROMPTS: dict[Track, str] = {
+    "structured": "You answer with JSON only: no prose and no code fences.",
+    "toolcall": "You answer with exactly one tool call in the wrapper that is asked for, and no other text.",
+}
+
+
+def build_messages(track: Track, prompt: str) -> list[Message]:
+    """The messages of one row: `[{"role": "system", …}, {"role": "user", "content": prompt}]`.
+
+    Raises:
+        ValueError: There is no such track.
+    """
+    check_track(track)
+    return [{"role": "system", "content": SYSTEM_PROMPTS[track]}, {"role": "user", "content": prompt}]

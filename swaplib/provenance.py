@@ -1,0 +1,57 @@
+"""Where a number comes from: commit, package versions, machine and time. Every metrics file and run card carries it."""
+
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from swaplib.settings import ROOT
+
+PACKAGES = ("bitsandbytes", "datasets", "langfuse", "openai", "peft", "torch", "transformers", "trl", "unsloth")
+
+
+def describe_machine() -> dict[str, Any]:
+    """The git commit and dirty flag (None outside a checkout), Python and package versions, and the device."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    return {
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_dirty": None if (status := _git("status", "--porcelain")) is None else bool(status),
+        "versions": versions,
+        "device": describe_device(),
+    }
+
+
+def describe_device() -> str:
+    """The GPU's name and memory, or the processor with its cores."""
+    import os
+
+    import torch
+
+    if torch.cuda.is_available():
+        gpu = torch.cuda.get_device_properties(0)
+        return f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB"
+    return f"CPU, {os.cpu_count()} cores, {platform.machine()}"
+
+
+def now_utc() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def make_run_id(*words: str) -> str:
+    """A new run id: UTC time to the millisecond, then words; sorts by time."""
+    return "-".join([datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")[:-3] + "Z", *words])
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

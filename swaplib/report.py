@@ -1,0 +1,152 @@
+"""Tables and figures for the notebooks. It computes nothing: every number comes from a metrics file or a ledger."""
+
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from swaplib.metrics import Track, core_metrics
+from swaplib.rows import LedgerLine, Row
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas.io.formats.style import Styler
+
+    from swaplib.evaluate import Run
+
+# Okabe-Ito colours, which colour-blind readers can tell apart; the hatches survive greyscale.
+STYLES = {"azure": ("#0072B2", ""), "slm": ("#E69F00", "//"), "slm_ft": ("#009E73", "..")}
+NAMES = {"azure": "azure (hosted)", "slm": "slm (local)", "slm_ft": "slm_ft (local, adapter)"}
+
+
+def _style(frame: pd.DataFrame, wide: bool = False) -> "Styler":
+    """A table that reads well as HTML: text on the left, escaped, lines kept."""
+    cell = [("text-align", "left"), ("vertical-align", "top"), ("white-space", "pre-wrap" if wide else "nowrap")]
+    if wide:
+        cell += [("max-width", "26em"), ("overflow-wrap", "anywhere"), ("font-size", "0.85em")]
+    head = [("text-align", "left"), ("border-bottom", "1px solid #888")]
+    styles = [{"selector": "td", "props": cell}, {"selector": "th", "props": head}]
+    return frame.style.format(escape="html", na_rep="").set_table_styles(styles).hide(axis="index")
+
+
+def show_manifest(manifest: dict[str, Any]) -> "Styler":
+    """Rows of each track and split, asked for and made, with the sha256 of each file."""
+    asked = manifest.get("sizes_asked", {})
+    records = [
+        {
+            "track": track,
+            "split": split,
+            "rows": n,
+            "rows asked for": str(asked.get(track, {}).get(split, "as given")),
+            "sha256": manifest["sha256"][f"{track}/{split}.jsonl"][:12],
+        }
+        for track, splits in manifest["rows"].items()
+        for split, n in splits.items()
+    ]
+    return _style(pd.DataFrame(records))
+
+
+def show_records(records: list[dict[str, Any]]) -> "Styler":
+    """Flat records as a table; underscores in the heads become spaces."""
+    return _style(pd.DataFrame(records).rename(columns=lambda name: name.replace("_", " ")))
+
+
+def show_answerability(manifest: dict[str, Any]) -> "Styler":
+    """How many gold argument names and values the prompts tell; nothing to count for own rows."""
+    counts = manifest.get("answerability", {})
+    return show_records([{"track": track, **numbers} for track, numbers in counts.items()] or [{"track": "own rows"}])
+
+
+def show_rows(rows: list[Row], n: int = 3) -> "Styler":
+    """The first n rows, prompt beside completion."""
+    return _style(pd.DataFrame([{"prompt": r.prompt, "completion": r.completion} for r in rows[:n]]), wide=True)
+
+
+def format_rate(rate: float, interval: list[float]) -> str:
+    """A rate with its 95% interval, for example `0.76 [0.67, 0.83]`."""
+    return f"{rate:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]"
+
+
+def show_metrics(track: Track, runs: "list[Run]") -> "Styler":
+    """Core metrics with Wilson 95% intervals side by side, and how the rows ended."""
+    records = []
+    for run in runs:
+        m = run.metrics
+        record = {"model": NAMES[m["run"]["model"]], "rows": m["n_rows"]}
+        record |= {name: format_rate(m[name], m["intervals"][name]) for name in core_metrics(track)}
+        record |= {status: n for status, n in m["n_by_status"].items() if status == "ok" or n}
+        record |= {"tokens out": m["extra"]["completion_tokens"]}
+        records.append(record)
+    return _style(pd.DataFrame(records).astype(object).where(lambda frame: frame.notna(), 0))
+
+
+def plot_metrics(track: Track, metrics: list[dict[str, Any]]) -> "Figure":
+    """Core metrics as bars with Wilson 95% intervals, one colour and hatch for each model."""
+    import matplotlib.pyplot as plt
+
+    names = core_metrics(track)
+    figure, axes = plt.subplots(figsize=(7.5, 3.2), layout="constrained")
+    width = 0.8 / len(metrics)
+    for offset, content in enumerate(metrics):
+        model = content["run"]["model"]
+        rates = [content[name] for name in names]
+        # a rate of 0 or 1 lies on its interval's end; rounding must not make an error bar negative
+        errors = [
+            [max(0.0, rate - content["intervals"][n][0]) for n, rate in zip(names, rates, strict=True)],
+            [max(0.0, content["intervals"][n][1] - rate) for n, rate in zip(names, rates, strict=True)],
+        ]
+        places = [i + (offset - (len(metrics) - 1) / 2) * width for i in range(len(names))]
+        colour, hatch = STYLES[model]
+        style = {"color": colour, "hatch": hatch, "edgecolor": "white", "error_kw": {"ecolor": "#333333", "capsize": 4}}
+        axes.bar(places, rates, width * 0.92, yerr=errors, label=NAMES[model], **style)
+        for place, rate, top in zip(places, rates, errors[1], strict=True):
+            axes.annotate(f"{rate:.2f}", (place, rate + top), (0, 3), textcoords="offset points", ha="center")
+    axes.set_xticks(range(len(names)), names)
+    axes.set_ylim(0, 1.12)
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
+    axes.set_ylabel("rate over all rows")
+    axes.set_title(f"{track}, {metrics[0]['n_rows']} rows, 95% Wilson intervals", loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right upper", frameon=False)
+    plt.close(figure)
+    return figure
+
+
+def show_failures(run: "Run", rows: list[Row], n: int = 5) -> "Styler":
+    """Rows for a person to read, failures first: prompt, gold and output side by side."""
+    ordered = sorted(run.ledger, key=lambda line: (all(line.scores.values()), line.index))
+    records = [_make_failure(line, rows[line.index]) for line in ordered[:n]]
+    return _style(pd.DataFrame(records), wide=True)
+
+
+def _make_failure(line: LedgerLine, row: Row) -> dict[str, Any]:
+    missed = ", ".join(name for name, is_right in line.scores.items() if not is_right)
+    return {
+        "row": line.index,
+        "verdict": f"{'wrong: ' + missed if missed else 'right'}\n({line.generation.status})",
+        "prompt": row.prompt,
+        "gold": row.completion,
+        "output": line.generation.output or f"(nothing: {line.generation.error or line.generation.finish_reason})",
+    }
+
+
+def show_decision(decision: dict[str, Any]) -> "Styler":
+    """The rule's numbers: both rates, the gap, and on how many rows only one of the two models was right."""
+    records = []
+    for name, gap in decision["gaps"].items():
+        pairs = decision["evidence"]["pairs"][name]
+        record = {"metric": name}
+        record |= {m: format_rate(r[name]["rate"], r[name]["interval"]) for m, r in decision["rates"].items()}
+        record |= {"gap": f"{gap:+.2f}", "worse than delta": "yes" if name in decision["worse_on"] else "no"}
+        record |= {"only azure right": pairs["first_only"], "only slm right": pairs["second_only"]}
+        records.append(record)
+    return _style(pd.DataFrame(records))
+
+
+def describe_decision(decision: dict[str, Any]) -> str:
+    """The rule's bit as one sentence for a manager."""
+    n, delta = decision["n_rows"], decision["delta"]
+    if decision["FINE_TUNE"]:
+        return f"FINE_TUNE=1: on {n} rows the SLM is worse by more than {delta:g} on {', '.join(decision['worse_on'])}."
+    return (
+        f"FINE_TUNE=0: on {n} rows the SLM is not worse than the hosted LLM by more than {delta:g} on any core metric."
+    )

@@ -1,0 +1,193 @@
+"""Rows, generations and ledger lines: what they hold, and JSONL in and out. It scores nothing and asks no model.
+
+A row has exactly two keys; a toolcall row, for example:
+
+    {"prompt": "Call the tool … Request: Find the area of a circle with radius 5.",
+     "completion": "<tool_call name=\\"circle_area\\">{\\"radius\\":5}</tool_call>"}
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from swaplib.metrics import Track, parse_gold, parse_json
+
+SPLITS = ("train", "val", "test")
+
+Status = Literal["ok", "empty", "truncated", "filtered", "error"]
+STATUSES: tuple[Status, ...] = ("ok", "empty", "truncated", "filtered", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One question with its gold: the whole user message, and the completion that counts as right."""
+
+    prompt: str
+    completion: str
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What came back for one row, and how it ended.
+
+    `status`: `ok`, `empty` (no text), `truncated` (token limit), `filtered` (content filter), `error` (no answer).
+    `latency_ms` is the wall time of the call; for a local batch, that of the whole batch. Token counts are None where
+    nobody told them. `error` says in one line why there is no answer.
+    """
+
+    output: str
+    status: Status
+    finish_reason: str | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    latency_ms: float
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerLine:
+    """One line of a run's ledger: the row's index and prompt hash, its generation, and its score bits."""
+
+    index: int
+    prompt_sha256: str
+    generation: Generation
+    scores: dict[str, bool]
+
+    def to_json(self) -> str:
+        """The line as it stands in the file, without the newline: one flat object."""
+        flat = {"index": self.index, "prompt_sha256": self.prompt_sha256, **asdict(self.generation)}
+        return json.dumps(flat | {"scores": self.scores})
+
+    @classmethod
+    def from_json(cls, text: str) -> "LedgerLine":
+        """Parse a line; raises ValueError, KeyError or TypeError when it is not one."""
+        flat = json.loads(text)
+        keys = (flat.pop("index"), flat.pop("prompt_sha256"))
+        scores = flat.pop("scores")
+        return cls(*keys, Generation(**flat), scores)
+
+
+def hash_text(text: str) -> str:
+    """The sha256 of a text in UTF-8, in hex (a lone surrogate counts as itself)."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """The sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_rows(path: Path, track: Track) -> list[Row]:
+    """Read and check a split.
+
+    Args:
+        path: A JSONL file of objects with exactly the keys `prompt` and `completion`, both strings.
+        track: What every completion must be.
+
+    Raises:
+        FileNotFoundError: The split is not there; the message names the notebook that makes it.
+        ValueError: Lines are bad; every one is listed with file:line and reason. None is dropped.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no rows at {path}. Run notebooks/01_data.ipynb first, or put your own rows there.")
+    rows, problems = [], []
+    for number, line in enumerate(path.read_bytes().removesuffix(b"\n").split(b"\n"), start=1):
+        try:
+            rows.append(_parse_row(line, track))
+        except ValueError as error:
+            problems.append(f"{path.name}:{number}: {error}")
+    if problems:
+        listed = "\n".join(f"  {p}" for p in problems)
+        raise ValueError(
+            f"{path}: {len(problems)} bad line(s), so nothing was read. Mend them and run again:\n{listed}"
+        )
+    return rows
+
+
+def _parse_row(line: bytes, track: Track) -> Row:
+    try:
+        row = parse_json(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 (byte {error.start + 1})") from None
+    except ValueError as error:
+        raise ValueError(f"not JSON ({error})" if line.strip() else "a blank line") from None
+    if not isinstance(row, dict) or set(row) != {"prompt", "completion"}:
+        found = sorted(row) if isinstance(row, dict) else type(row).__name__
+        raise ValueError(f"expected an object with exactly the keys prompt and completion, found {found}")
+    for key, value in row.items():
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError(f"{key} must be a text that is not blank, found {type(value).__name__}")
+    try:
+        parse_gold(track, row["completion"])
+    except ValueError as error:
+        raise ValueError(f"completion is not a {track} answer ({error})") from None
+    return Row(**row)
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Write a split as JSONL, atomically."""
+    write_text(path, "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file atomically: a temporary file beside it, synced, then renamed. Makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON, atomically."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append one line and sync it to disk; makes the folder. A torn last line, left by a kill, is closed first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as file:
+        if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
+            file.write(b"\n")
+        file.write(line.encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_ledger(path: Path) -> dict[int, LedgerLine]:
+    """Read a ledger: the last line of each row index. Empty when there is no file.
+
+    A line that a kill left torn (it does not parse, and is the file's last or was followed by a resumed run) counts as
+    never written: its row is asked again.
+
+    Raises:
+        ValueError: A line parses but is no ledger line; file:line is named.
+    """
+    lines: dict[int, LedgerLine] = {}
+    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines() if path.is_file() else [], start=1):
+        try:
+            line = LedgerLine.from_json(text)
+        except json.JSONDecodeError:
+            continue
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path}:{number}: not a ledger line ({error!r})") from None
+        lines[line.index] = line
+    return lines
+
+
+def hash_rows(rows: Sequence[Row]) -> str:
+    """One sha256 over the prompts and completions of rows in their order."""
+    return hash_text("".join(f"{hash_text(row.prompt)} {hash_text(row.completion)}\n" for row in rows))

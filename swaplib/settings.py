@@ -1,0 +1,124 @@
+"""Everything read from the environment, and every path. Nothing else in the project reads os.environ.
+
+Values come from the environment first, then from `.env` at the repository's root. Relative paths are taken from the
+repository's root, never from the working folder, so that notebooks, papermill and pytest agree.
+"""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ROOT = Path(__file__).resolve().parent.parent
+ENV_FILE = ROOT / ".env"
+
+PURPOSES = {
+    "AZURE_ENDPOINT": "the address of the hosted LLM, https://<host>/openai/deployments/<deployment> or …/v1",
+    "AZURE_API_KEY": "the key of the hosted LLM",
+    "AZURE_API_VERSION": "the API version of an Azure deployment, for example 2024-10-21",
+    "AZURE_DEPLOYMENT": "the model's name behind a plain …/v1 endpoint",
+    "SLM_MODEL_PATH": "the folder of the local checkpoint",
+    "LANGFUSE_PUBLIC_KEY": "the public key of the Langfuse project that receives the traces",
+    "LANGFUSE_SECRET_KEY": "the secret key of the Langfuse project that receives the traces",
+    "LANGFUSE_HOST": "the address of the Langfuse server",
+}
+
+
+class Settings(BaseSettings):
+    """The environment, typed. Build it with load_settings(); field names are the variables in lower case."""
+
+    model_config = SettingsConfigDict(
+        env_file=ENV_FILE, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True
+    )
+
+    azure_endpoint: str | None = None
+    azure_api_key: str | None = None
+    azure_api_version: str | None = None
+    azure_deployment: str | None = None
+    slm_model_path: Path = Path("slm_swap/models/qwen2.5-7b-instruct")
+    langfuse_public_key: str | None = None
+    langfuse_secret_key: str | None = None
+    langfuse_host: str = "https://cloud.langfuse.com"
+    swap_home: Path = Path("slm_swap")
+    swap_row_limit: int | None = None
+    swap_tracing: Literal["langfuse", "outbox"] = "langfuse"
+
+    @field_validator("slm_model_path", "swap_home")
+    @classmethod
+    def _from_root(cls, path: Path) -> Path:
+        return ROOT / path.expanduser()
+
+    @field_validator("swap_row_limit")
+    @classmethod
+    def _at_least_one(cls, limit: int | None) -> int | None:
+        if limit is not None and limit < 1:
+            raise ValueError("SWAP_ROW_LIMIT must be 1 or more; leave it out for whole splits")
+        return limit
+
+    @cached_property
+    def sample(self) -> Path:
+        """The shipped raw xLAM rows; they lie in the repository whatever SWAP_HOME says."""
+        return ROOT / "slm_swap" / "02_dataset" / "source" / "xlam_sample.jsonl"
+
+    @cached_property
+    def dataset(self) -> Path:
+        """The folder of rows: <track>/<split>.jsonl and manifest.json."""
+        return self.swap_home / "02_dataset"
+
+    @cached_property
+    def evaluation(self) -> Path:
+        """The folder of metric files, decisions, reports and runs."""
+        return self.swap_home / "05_eval"
+
+    @cached_property
+    def runs(self) -> Path:
+        """One folder for each run, named by its run id."""
+        return self.evaluation / "runs"
+
+    @cached_property
+    def reports(self) -> Path:
+        """Executed notebooks, their HTML, and figures."""
+        return self.evaluation / "reports"
+
+    @cached_property
+    def models(self) -> Path:
+        """Where `swap download` puts checkpoints."""
+        return self.swap_home / "models"
+
+    def require(self, *names: str) -> None:
+        """Check that variables are set.
+
+        Args:
+            names: Variable names in upper case, as in PURPOSES.
+
+        Raises:
+            ValueError: Names every variable that is missing, its purpose, and where it was looked up.
+        """
+        missing = [name for name in names if not getattr(self, name.lower())]
+        if missing:
+            lines = "\n".join(f"  {name}: {PURPOSES[name]}" for name in missing)
+            raise ValueError(
+                f"Not set, but needed here:\n{lines}\n"
+                f"Looked up in the environment, then in {ENV_FILE}. "
+                "Copy .env.example to .env and fill it in, or run `make demo` for the embedded default."
+            )
+
+
+def load_settings() -> Settings:
+    """Read the environment and `.env` anew.
+
+    Raises:
+        ValueError: A variable has a value of the wrong form; the message names it, never its value.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = "\n".join(f"  {'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
+        raise ValueError(f"The environment (or {ENV_FILE}) holds values that do not fit:\n{lines}") from None
+
+
+def show_path(path: Path) -> str:
+    """A path as a person reads it: relative to the repository where it lies inside."""
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
