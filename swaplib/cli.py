@@ -1,6 +1,5 @@
 """The command line: `swap doctor | download | serve | run | push-traces`. Each command calls the package and prints."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -95,8 +94,6 @@ def main() -> None:
     try:
         app()
     except (ValueError, OSError, RuntimeError) as error:
-        if os.environ.get("SWAP_DEBUG"):
-            raise
         typer.echo(f"swap: {error}", err=True)
         raise SystemExit(1) from None
 

@@ -120,7 +120,7 @@ def run_model(
     ledger = read_ledger(folder / "ledger.jsonl")
     waiting = [i for i in range(len(plan.rows)) if i not in ledger or ledger[i].generation.status == "error"]
     metrics_file = folder / "metrics.json"
-    print(_describe_plan(plan, waiting, folder))
+    print(_describe_plan(plan, waiting, show_path(folder)))
     if waiting or not metrics_file.is_file():
         client.check()
         parameters = {"batch_size": batch_size, "concurrency": concurrency, "max_new_tokens": max_new_tokens}
@@ -167,11 +167,13 @@ def _find_run(settings: Settings, plan: _Plan, fresh: bool) -> Path:
     return settings.runs / provenance.make_run_id(plan.track, plan.model, plan.split, plan.key)
 
 
-def _describe_plan(plan: _Plan, waiting: Sequence[int], folder: Path) -> str:
+def _describe_plan(plan: _Plan, waiting: Sequence[int], folder: str) -> str:
     characters = sum(len(message["content"]) for i in waiting for message in plan.messages[i])
     done = len(plan.rows) - len(waiting)
     what = f"{len(waiting)} to ask (about {characters // 4:,} prompt tokens, at 4 characters each)"
-    return f"{plan.track} · {plan.model} · {plan.split}: {len(plan.rows)} rows, {done} in the ledger, {what} · {folder.name}"
+    return (
+        f"{plan.track} {plan.model} {plan.split}: {len(plan.rows)} rows, {done} answered before, {what}\nrun {folder}"
+    )
 
 
 def _run_plan(

@@ -71,7 +71,8 @@ class HostedLLM:
     def identity(self) -> dict[str, Any]:
         """What makes two runs of this model the same run: host, path and deployment (never the key)."""
         parts = urlsplit(self.endpoint)
-        return {"endpoint": f"{parts.hostname}{parts.path}", "model": self.deployment, "api_version": self.api_version}
+        host = parts.netloc.rpartition("@")[2]
+        return {"endpoint": f"{host}{parts.path}", "model": self.deployment, "api_version": self.api_version}
 
     def generate(
         self, conversations: Sequence[Sequence[Message]], max_new_tokens: int

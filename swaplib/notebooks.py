@@ -102,8 +102,9 @@ def parse_parameters(known: dict[str, Any], assignments: list[tuple[str, str]]) 
 def write_html(executed: Path) -> Path:
     """Render an executed notebook as one HTML file beside it."""
     from nbconvert import HTMLExporter
+    from nbconvert.preprocessors import CoalesceStreamsPreprocessor  # a progress bar becomes its last line
 
-    html, _ = HTMLExporter(embed_images=True).from_filename(str(executed))
+    html, _ = HTMLExporter(embed_images=True, preprocessors=[CoalesceStreamsPreprocessor]).from_filename(str(executed))
     path = executed.with_suffix(".html")
     write_text(path, html)
     return path

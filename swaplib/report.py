@@ -1,5 +1,6 @@
 """Tables and figures for the notebooks. It computes nothing: every number comes from a metrics file or a ledger."""
 
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -18,14 +19,20 @@ STYLES = {"azure": ("#0072B2", ""), "slm": ("#E69F00", "//"), "slm_ft": ("#009E7
 NAMES = {"azure": "azure (hosted)", "slm": "slm (local)", "slm_ft": "slm_ft (local, adapter)"}
 
 
-def _style(frame: pd.DataFrame, wide: bool = False) -> "Styler":
-    """A table that reads well as HTML: text on the left, escaped, lines kept."""
-    cell = [("text-align", "left"), ("vertical-align", "top"), ("white-space", "pre-wrap" if wide else "nowrap")]
-    if wide:
-        cell += [("max-width", "26em"), ("overflow-wrap", "anywhere"), ("font-size", "0.85em")]
+def _style(frame: pd.DataFrame, caption: str = "") -> "Styler":
+    """A small table that reads well as HTML: text on the left, escaped."""
+    cell = [("text-align", "left"), ("vertical-align", "top"), ("white-space", "nowrap")]
     head = [("text-align", "left"), ("border-bottom", "1px solid #888")]
-    styles = [{"selector": "td", "props": cell}, {"selector": "th", "props": head}]
-    return frame.style.format(escape="html", na_rep="").set_table_styles(styles).hide(axis="index")
+    title = [("text-align", "left"), ("font-weight", "bold"), ("padding", "0.4em 0")]
+    selectors = {"td": cell, "th": head, "caption": title}
+    styles = [{"selector": selector, "props": props} for selector, props in selectors.items()]
+    return frame.style.format(escape="html", na_rep="").set_table_styles(styles).set_caption(caption).hide(axis="index")
+
+
+def _style_texts(frame: pd.DataFrame, caption: str = "") -> "Styler":
+    """A table of long texts: escaped, lines kept, each cell scrolling when it is long."""
+    box = "max-height:18em;max-width:27em;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere;font-size:0.85em"
+    return _style(frame, caption).format(lambda text: f'<div style="{box}">{escape(str(text))}</div>')
 
 
 def show_manifest(manifest: dict[str, Any]) -> "Styler":
@@ -58,7 +65,7 @@ def show_answerability(manifest: dict[str, Any]) -> "Styler":
 
 def show_rows(rows: list[Row], n: int = 3) -> "Styler":
     """The first n rows, prompt beside completion."""
-    return _style(pd.DataFrame([{"prompt": r.prompt, "completion": r.completion} for r in rows[:n]]), wide=True)
+    return _style_texts(pd.DataFrame([{"prompt": r.prompt, "completion": r.completion} for r in rows[:n]]))
 
 
 def format_rate(rate: float, interval: list[float]) -> str:
@@ -115,7 +122,8 @@ def show_failures(run: "Run", rows: list[Row], n: int = 5) -> "Styler":
     """Rows for a person to read, failures first: prompt, gold and output side by side."""
     ordered = sorted(run.ledger, key=lambda line: (all(line.scores.values()), line.index))
     records = [_make_failure(line, rows[line.index]) for line in ordered[:n]]
-    return _style(pd.DataFrame(records), wide=True)
+    caption = f"{NAMES[run.metrics['run']['model']]}: {len(records)} of {len(ordered)} rows"
+    return _style_texts(pd.DataFrame(records), caption)
 
 
 def _make_failure(line: LedgerLine, row: Row) -> dict[str, Any]:
@@ -145,6 +153,10 @@ def show_decision(decision: dict[str, Any]) -> "Styler":
 def describe_decision(decision: dict[str, Any]) -> str:
     """The rule's bit as one sentence for a manager."""
     n, delta = decision["n_rows"], decision["delta"]
+    if not any(metric["rate"] for metric in decision["rates"]["azure"].values()):
+        return (
+            f"FINE_TUNE={decision['FINE_TUNE']}, but on {n} rows the hosted LLM got none right: nothing was compared."
+        )
     if decision["FINE_TUNE"]:
         return f"FINE_TUNE=1: on {n} rows the SLM is worse by more than {delta:g} on {', '.join(decision['worse_on'])}."
     return (

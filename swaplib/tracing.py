@@ -361,9 +361,9 @@ def push_traces(settings: Settings) -> list[dict[str, Any]]:
 
 def describe_delivery(delivery: Delivery, settings: Settings) -> str:
     """One line for a person: where the trace is, and what to do when the server did not take all of it."""
-    text = f"trace {delivery.trace_id}: {delivery.made} spans and scores in {delivery.outbox}"
+    text = f"trace {delivery.trace_id}: {delivery.made} spans and scores in the run's trace.jsonl"
     if settings.swap_tracing == "outbox":
-        return f"{text} (SWAP_TRACING=outbox, so none was sent)"
+        return f"{text}; none sent (SWAP_TRACING=outbox)"
     if delivery.failed:
         return f"{text}; {delivery.failed} NOT delivered to {settings.langfuse_host}. Send them: swap push-traces"
     return f"{text}; all delivered to {settings.langfuse_host}"

@@ -178,8 +178,8 @@ def format_signature(tool: dict[str, Any]) -> str:
     """
     lines = [f"{tool['name']}: {tool['description']}"]
     for name, parameter in tool["parameters"].items():
-        kind = re.sub(r",\s*(optional|default\s*=.*)$", "", parameter["type"])
-        facts = [kind] + ["optional"] * (kind != parameter["type"])
+        kind = re.sub(r"(,\s*(optional|default\s*=.*))+$", "", parameter["type"])
+        facts = [kind] + ["optional"] * ("optional" in parameter["type"].removeprefix(kind))
         if "default" in parameter:
             facts.append(f"default {json.dumps(parameter['default'], ensure_ascii=False)}")
         lines.append(f"- {name} ({', '.join(facts)}): {parameter['description']}")

@@ -1,0 +1,51 @@
+"""Sets the whole test session up: a home of its own, the packaged checkpoint, and the stand-in when an item needs it.
+
+nbmake's items are plain pytest items, so fixtures do not reach them; hooks do.
+"""
+
+import os
+import shutil
+import socket
+import tempfile
+from contextlib import ExitStack
+
+import pytest
+
+from swaplib.checkpoints import PACKAGED_NAME, download
+from swaplib.settings import ROOT, Settings
+
+_stack = ExitStack()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "stand_in: needs the hosted stand-in, which answers at AZURE_ENDPOINT")
+    Settings.model_config["env_file"] = None  # a person's .env has no say in the tests
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    os.environ |= {
+        "AZURE_ENDPOINT": f"http://127.0.0.1:{port}/openai/deployments/stand-in",
+        "AZURE_API_KEY": "the-stand-in-needs-no-key",
+        "AZURE_API_VERSION": "2024-10-21",
+        "SLM_MODEL_PATH": str(ROOT / "slm_swap" / "models" / PACKAGED_NAME),
+        "SWAP_HOME": tempfile.mkdtemp(prefix="swap-tests-"),
+        "SWAP_ROW_LIMIT": "2",
+        "SWAP_TRACING": "outbox",
+        "HF_HUB_OFFLINE": "1",
+    }
+    for name in ("LANGFUSE_PUBLIC_KEY", "LANGFUSE_SECRET_KEY", "LANGFUSE_HOST", "AZURE_DEPLOYMENT"):
+        os.environ.pop(name, None)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    is_needed = any(item.path.suffix == ".ipynb" or item.get_closest_marker("stand_in") for item in session.items)
+    if is_needed and not session.config.option.collectonly:
+        from swaplib.stand_in import running_stand_in
+
+        download(PACKAGED_NAME, ROOT / "slm_swap" / "models")
+        _stack.enter_context(running_stand_in(os.environ["AZURE_ENDPOINT"]))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    _stack.close()
+    shutil.rmtree(os.environ["SWAP_HOME"], ignore_errors=True)

@@ -1,0 +1,44 @@
+"""Fixtures for the modules of this folder."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from swaplib.local import LocalSLM
+from swaplib.rows import Row, write_rows
+from swaplib.settings import ROOT, Settings, load_settings
+
+CHECKPOINT = ROOT / "slm_swap" / "models" / "smollm2-135m-instruct"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Settings with a home of their own and no row limit."""
+    return load_settings().model_copy(update={"swap_home": tmp_path / "home", "swap_row_limit": None})
+
+
+@pytest.fixture(scope="session")
+def slm() -> LocalSLM:
+    """The packaged checkpoint in 4-bit, loaded once."""
+    from swaplib.checkpoints import PACKAGED_NAME, download
+
+    return LocalSLM(download(PACKAGED_NAME, ROOT / "slm_swap" / "models"))
+
+
+def make_rows(n: int) -> list[Row]:
+    return [Row(f"Request {i}?", f'<tool_call name="tool_{i}">{{"x":{i}}}</tool_call>') for i in range(n)]
+
+
+@pytest.fixture
+def toolcall_home(settings: Settings) -> Settings:
+    """Settings whose home holds six toolcall rows in each split."""
+    for split in ("train", "val", "test"):
+        write_rows(settings.dataset / "toolcall" / f"{split}.jsonl", make_rows(6))
+    return settings
+
+
+@pytest.fixture
+def env_of_tests() -> dict[str, str]:
+    """The environment for a process that a test starts."""
+    return dict(os.environ)

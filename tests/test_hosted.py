@@ -1,0 +1,156 @@
+import threading
+import time
+
+import pytest
+from servers import completion, refusal, serving
+
+from swaplib.hosted import CallFailed, HostedLLM
+from swaplib.prompts import build_messages
+from swaplib.settings import load_settings
+
+
+def ask(root: str, n: int = 1, **options) -> dict:
+    llm = HostedLLM(f"{root}/openai/deployments/gpt", "key-of-the-test", "2024-10-21", "gpt", **options)
+    return dict(llm.generate([build_messages("toolcall", f"Request {i}") for i in range(n)], 32))
+
+
+def echo(exchange):
+    return completion(f"to {exchange.json()['messages'][-1]['content']}")
+
+
+def test_an_azure_call_has_the_shape_that_azure_wants():
+    with serving(echo) as (root, exchanges):
+        answers = ask(root)
+    [exchange] = exchanges
+    assert exchange.path == "/openai/deployments/gpt/chat/completions"
+    assert exchange.query == "api-version=2024-10-21"
+    assert exchange.headers["api-key"] == "key-of-the-test"
+    body = exchange.json()
+    assert (body["temperature"], body["max_tokens"]) == (0, 32)
+    assert body["messages"] == build_messages("toolcall", "Request 0")
+    generation = answers[0]
+    assert (generation.output, generation.status, generation.finish_reason) == ("to Request 0", "ok", "stop")
+    assert (generation.prompt_tokens, generation.completion_tokens) == (11, 7)
+
+
+def test_a_plain_v1_endpoint_gets_the_deployment_as_model(monkeypatch):
+    with serving(echo) as (root, exchanges):
+        monkeypatch.setenv("AZURE_ENDPOINT", f"{root}/v1")
+        monkeypatch.setenv("AZURE_DEPLOYMENT", "small-model")
+        list(HostedLLM.from_settings(load_settings()).generate([build_messages("toolcall", "Hi")], 8))
+    assert exchanges[0].path == "/v1/chat/completions"
+    assert exchanges[0].json()["model"] == "small-model"
+    assert exchanges[0].headers["authorization"].startswith("Bearer ")
+
+
+def test_every_answer_belongs_to_its_question_and_calls_in_flight_are_bounded():
+    in_flight, most, lock = 0, 0, threading.Lock()
+
+    def answer(exchange):
+        nonlocal in_flight, most
+        with lock:
+            in_flight += 1
+            most = max(most, in_flight)
+        time.sleep(0.05)
+        with lock:
+            in_flight -= 1
+        return echo(exchange)
+
+    with serving(answer) as (root, _):
+        answers = ask(root, n=24, concurrency=6)
+    assert {i: g.output for i, g in answers.items()} == {i: f"to Request {i}" for i in range(24)}
+    assert 2 <= most <= 6
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "output"),
+    [
+        (completion("half", "length"), "truncated", "half"),
+        (completion(None, "content_filter"), "filtered", ""),
+        (completion(""), "empty", ""),
+        (completion(None), "empty", ""),
+        (completion(" \n"), "empty", " \n"),
+        (refusal(400, code="content_filter"), "filtered", ""),
+        (refusal(400, code="something_else"), "error", ""),
+    ],
+)
+def test_how_an_answer_ended_is_kept(answer, status, output):
+    with serving(lambda _: answer) as (root, _):
+        [generation] = ask(root).values()
+    assert (generation.status, generation.output) == (status, output)
+
+
+def test_a_rate_limit_is_waited_for_as_long_as_the_server_says():
+    def answer(exchange):
+        return refusal(429, **{"retry-after": "1"}) if len(exchanges) == 1 else echo(exchange)
+
+    with serving(answer) as (root, exchanges):
+        start = time.monotonic()
+        [generation] = ask(root).values()
+    assert generation.status == "ok"
+    assert len(exchanges) == 2
+    assert time.monotonic() - start >= 1
+
+
+def test_a_row_without_an_answer_after_the_retries_ends_as_error_and_others_do_not():
+    def answer(exchange):
+        return refusal(500) if "Request 1" in exchange.body.decode() else echo(exchange)
+
+    with serving(answer) as (root, exchanges):
+        answers = ask(root, n=3, max_retries=1)
+    assert [answers[i].status for i in range(3)] == ["ok", "error", "ok"]
+    assert "500" in answers[1].error
+    assert len(exchanges) == 4
+
+
+def test_a_call_is_given_up_at_its_deadline():
+    with serving(lambda _: time.sleep(1.5) or completion("late")) as (root, _):
+        [generation] = ask(root, deadline_s=0.3).values()
+    assert generation.status == "error"
+    assert "within 0.3 s" in generation.error
+
+
+@pytest.mark.parametrize("parameter", ["temperature", "max_tokens"])
+def test_a_model_that_refuses_greedy_decoding_is_named_as_such(parameter):
+    with (
+        serving(lambda _: refusal(400, code="unsupported_parameter", param=parameter)) as (root, _),
+        pytest.raises(CallFailed, match=rf"refuses `{parameter}`.*decode greedily"),
+    ):
+        ask(root)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_refusal_that_every_call_would_get_stops_the_run_and_shows_no_key(status):
+    with serving(lambda _: refusal(status)) as (root, exchanges), pytest.raises(CallFailed) as caught:
+        ask(root, n=50, concurrency=2)
+    assert "AZURE_API_KEY" in str(caught.value)
+    assert "key-of-the-test" not in str(caught.value)
+    assert len(exchanges) <= 4
+
+
+def test_a_consumer_that_stops_cancels_the_calls_in_flight():
+    with serving(lambda e: time.sleep(0.2) or echo(e)) as (root, exchanges):
+        llm = HostedLLM(f"{root}/openai/deployments/gpt", "k", "v", "gpt", concurrency=2)
+        answers = llm.generate([build_messages("toolcall", f"{i}") for i in range(50)], 8)
+        next(answers)
+        answers.close()
+        time.sleep(0.5)
+        assert len(exchanges) <= 6
+
+
+def test_a_closed_port_is_said_before_any_call():
+    with serving(echo) as (root, _):
+        pass
+    with pytest.raises(ConnectionError, match=r"cannot reach 127.0.0.1:\d+.*AZURE_ENDPOINT"):
+        HostedLLM(f"{root}/openai/deployments/gpt", "k", "v", "gpt").check()
+
+
+@pytest.mark.parametrize("endpoint", ["https://host/openai", "host/v1", "ftp://host/v1"])
+def test_an_endpoint_of_neither_shape_says_which_shapes_there_are(monkeypatch, endpoint):
+    monkeypatch.setenv("AZURE_ENDPOINT", endpoint)
+    with pytest.raises(ValueError, match=r"openai/deployments/<deployment>, or …/v1"):
+        HostedLLM.from_settings(load_settings())
+
+
+def test_the_key_is_in_no_representation():
+    assert "key-of-the-test" not in repr(HostedLLM("http://h/v1", "key-of-the-test"))

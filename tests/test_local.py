@@ -1,0 +1,93 @@
+import shutil
+
+import pytest
+
+from swaplib.local import LocalSLM
+from swaplib.prompts import build_messages
+from swaplib.rows import read_rows
+from swaplib.settings import ROOT
+
+ROWS = read_rows(ROOT / "slm_swap" / "02_dataset" / "toolcall" / "test.jsonl", "toolcall")[:4]
+CHATS = [build_messages("toolcall", row.prompt) for row in ROWS]
+
+
+def test_special_tokens_end_turns_and_padding_is_not_the_end(slm):
+    tokenizer = slm.tokenizer
+    assert (tokenizer.eos_token, tokenizer.eos_token_id) == ("<|im_end|>", 2)
+    assert (tokenizer.bos_token, tokenizer.bos_token_id) == ("<|im_start|>", 1)
+    assert (tokenizer.pad_token, tokenizer.pad_token_id) == ("<|endoftext|>", 0)
+    assert slm.model.generation_config.eos_token_id == 2
+    assert not tokenizer.clean_up_tokenization_spaces
+
+
+def test_the_rendered_prompt_is_the_chat_template_up_to_the_answer(slm):
+    assert slm.render([{"role": "system", "content": "S"}, {"role": "user", "content": "U"}]) == (
+        "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nU<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+def test_the_weights_are_four_bit_values_in_float32_on_a_cpu(slm):
+    if slm.device != "cpu":
+        pytest.skip("on a GPU the weights stay packed in 4-bit")
+    weight = slm.model.model.layers[0].mlp.down_proj.weight
+    assert weight.dtype.is_floating_point
+    assert len(weight[0, :64].unique()) <= 16  # one block of nf4 has 16 levels
+
+
+def test_an_answer_that_ends_its_turn_is_ok_and_one_cut_off_is_truncated(slm):
+    chat = [{"role": "user", "content": "Reply with one word: yes."}]
+    generations = {limit: dict(slm.generate([chat], limit))[0] for limit in (1, 64)}
+    assert generations[1].status == "truncated"
+    assert generations[1].finish_reason == "length"
+    assert generations[1].completion_tokens == 1
+    whole = generations[64]
+    assert whole.status == "ok"
+    assert whole.finish_reason == "stop"
+    assert "<|im_end|>" not in whole.output
+    assert whole.output.startswith(generations[1].output)
+    assert whole.prompt_tokens == len(slm.tokenizer(slm.render(chat))["input_ids"])
+
+
+def test_answers_keep_their_rows_whatever_the_order_of_lengths(slm):
+    batched = dict(slm.generate(CHATS, 6))
+    alone = {i: slm.generate_batch([slm.render(chat)], 6)[0] for i, chat in enumerate(CHATS)}
+    assert set(batched) == set(range(len(CHATS)))
+    assert [batched[i].prompt_tokens for i in batched] == [alone[i].prompt_tokens for i in batched]
+    equal = sum(batched[i].output == alone[i].output for i in batched)
+    assert equal >= len(CHATS) - 1  # rounding may differ between batch compositions
+
+
+def test_the_same_batch_gives_the_same_outputs(slm):
+    first, again = (dict(slm.generate(CHATS[:2], 6)) for _ in range(2))
+    assert [g.output for g in first.values()] == [g.output for g in again.values()]
+
+
+def test_a_checkpoints_own_sampling_settings_are_dropped(slm):
+    config = slm.model.generation_config
+    assert config.do_sample is False
+    assert not {"temperature", "top_p", "top_k", "repetition_penalty"} & set(config.to_diff_dict())
+
+
+def test_a_prompt_that_does_not_fit_says_by_how_much(slm):
+    with pytest.raises(ValueError, match=r"tokens; with max_new_tokens=8190 .* context of 8192"):
+        slm.generate_batch(["Hello there, friend"], 8190)
+
+
+def test_identity_follows_the_weights_and_not_the_place(slm, tmp_path):
+    copy = tmp_path / slm.path.name
+    shutil.copytree(slm.path, copy)
+    assert LocalSLM(copy).identity() == slm.identity()
+    with (copy / "model.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x7f")
+    from swaplib.checkpoints import hash_weights
+
+    hash_weights.cache_clear()
+    assert LocalSLM(copy).identity() != slm.identity()
+
+
+def test_a_missing_checkpoint_or_adapter_says_what_makes_it(slm, tmp_path):
+    with pytest.raises(FileNotFoundError, match="swap download"):
+        LocalSLM(tmp_path / "nowhere").check()
+    with pytest.raises(FileNotFoundError, match="04_finetune"):
+        LocalSLM(slm.path, adapter=tmp_path / "nowhere").check()

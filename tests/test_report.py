@@ -1,0 +1,69 @@
+from swaplib import report
+from swaplib.rows import Generation, LedgerLine, Row
+
+METRICS = {
+    "valid_call_rate": 1.0,
+    "name_match_rate": 0.5,
+    "args_exact_rate": 0.0,
+    "intervals": {"valid_call_rate": [0.34, 1.0], "name_match_rate": [0.09, 0.91], "args_exact_rate": [0.0, 0.66]},
+    "n_rows": 2,
+    "n_by_status": {"ok": 1, "empty": 0, "truncated": 0, "filtered": 1, "error": 0},
+    "extra": {"completion_tokens": 7},
+    "run": {"model": "slm"},
+}
+
+
+class SmallRun:
+    """What the tables read of a run."""
+
+    metrics = METRICS
+    ledger = (
+        LedgerLine(0, "", Generation("fine", "ok", "stop", 1, 1, 1.0), {"valid_call": True}),
+        LedgerLine(1, "", Generation("", "filtered", "content_filter", 1, 1, 1.0), {"valid_call": False}),
+        LedgerLine(
+            2, "", Generation("<script>alert(1)</script>\n</div>", "ok", "stop", 1, 1, 1.0), {"valid_call": False}
+        ),
+    )
+
+
+def test_failures_come_first_and_outputs_are_shown_as_text():
+    rows = [Row(f"prompt {i} <b>bold</b>", "gold") for i in range(3)]
+    html = report.show_failures(SmallRun, rows).to_html()
+    assert html.index("prompt 1") < html.index("prompt 2") < html.index("prompt 0")
+    assert "<script>" not in html
+    assert "<b>" not in html
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;\n&lt;/div&gt;" in html
+    assert "(nothing: content_filter)" in html
+
+
+def test_metrics_show_intervals_and_only_statuses_that_occurred():
+    html = report.show_metrics("toolcall", [SmallRun]).to_html()
+    assert "0.50 [0.09, 0.91]" in html
+    assert "filtered" in html
+    assert "truncated" not in html
+
+
+def test_the_figure_has_a_bar_for_each_metric_and_model_with_its_interval():
+    azure = METRICS | {"run": {"model": "azure"}, "valid_call_rate": 0.75}
+    figure = report.plot_metrics("toolcall", [azure, METRICS])
+    [axes] = figure.axes
+    assert sorted(round(bar.get_height(), 2) for bar in axes.patches) == [0, 0, 0.5, 0.5, 0.75, 1]
+    assert {text.get_text() for text in figure.legends[0].get_texts()} == {"azure (hosted)", "slm (local)"}
+
+
+def test_a_decision_reads_as_one_sentence():
+    assert "worse by more than 0.05 on valid_call_rate" in report.describe_decision(
+        {
+            "FINE_TUNE": 1,
+            "n_rows": 9,
+            "delta": 0.05,
+            "worse_on": ["valid_call_rate"],
+            "rates": {"azure": {"valid_call_rate": {"rate": 0.5}}},
+        }
+    )
+
+
+def test_a_comparison_with_a_hosted_model_that_got_nothing_right_says_so():
+    rates = {"azure": {"valid_call_rate": {"rate": 0.0}}}
+    text = report.describe_decision({"FINE_TUNE": 0, "n_rows": 9, "delta": 0, "worse_on": [], "rates": rates})
+    assert text.startswith("FINE_TUNE=0, but on 9 rows the hosted LLM got none right")

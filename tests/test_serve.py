@@ -1,0 +1,81 @@
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import openai
+import pytest
+
+from swaplib.local import LocalSLM
+from swaplib.prompts import build_messages
+
+pytestmark = pytest.mark.stand_in
+
+
+@pytest.fixture
+def root() -> str:
+    return os.environ["AZURE_ENDPOINT"].partition("/openai")[0]
+
+
+def test_official_clients_work_unchanged_on_both_paths(root):
+    azure = openai.AzureOpenAI(
+        base_url=os.environ["AZURE_ENDPOINT"], api_key="any", api_version=os.environ["AZURE_API_VERSION"]
+    )
+    plain = openai.OpenAI(base_url=f"{root}/v1", api_key="any")
+    messages = build_messages("toolcall", "Say yes.")
+    answers = [c.chat.completions.create(model="stand-in", messages=messages, max_tokens=4) for c in (azure, plain)]
+    assert answers[0].choices[0].message.content == answers[1].choices[0].message.content
+    assert answers[0].choices[0].finish_reason == "length"
+    assert answers[0].usage.completion_tokens == 4
+    assert answers[0].usage.total_tokens == answers[0].usage.prompt_tokens + 4
+    assert [model.id for model in plain.models.list()] == ["stand-in"]
+
+
+def test_requests_that_arrive_together_are_answered_together_each_its_own(root, slm):
+    prompts = [f"Count from {i} to {i + 3}." for i in range(6)]
+    in_process = LocalSLM(slm.path, precision="float32")
+
+    def ask(prompt: str) -> str:
+        body = {"messages": build_messages("structured", prompt), "max_tokens": 8}
+        return httpx.post(f"{root}/v1/chat/completions", json=body, timeout=120).json()["choices"][0]["message"][
+            "content"
+        ]
+
+    with ThreadPoolExecutor(6) as pool:
+        served = list(pool.map(ask, prompts))
+    chats = [build_messages("structured", prompt) for prompt in prompts]
+    alone = [in_process.generate_batch([in_process.render(chat)], 8)[0].output for chat in chats]
+    assert sum(a == b for a, b in zip(served, alone, strict=True)) >= 5  # rounding may differ between compositions
+
+
+def test_health_counts_requests(root):
+    before = httpx.get(f"{root}/health").json()["requests"]
+    body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
+    httpx.post(f"{root}/v1/chat/completions", json=body, timeout=60)
+    assert httpx.get(f"{root}/health").json()["requests"] == before + 1
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "messages"),
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "wizard", "content": "x"}]}, "messages.0.role"),
+        ({"messages": [{"role": "user", "content": "x"}], "temperature": 0.7}, "temperature"),
+        ({"messages": [{"role": "user", "content": "x"}], "max_tokens": 0}, "max_tokens"),
+        ({"messages": [{"role": "user", "content": "x"}], "stream": True}, "stream"),
+        ({"messages": [{"role": "user", "content": "x"}], "n": 2}, "n"),
+        ({"messages": [{"role": "user", "content": "x"}], "max_tokens": 9000}, "messages"),
+    ],
+)
+def test_a_wrong_body_gets_the_openai_error_shape(root, body, param):
+    answer = httpx.post(f"{root}/v1/chat/completions", json=body, timeout=60)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == param
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_a_body_that_is_no_json_and_a_path_that_is_not_there(root):
+    assert httpx.post(f"{root}/v1/chat/completions", content=b"{").status_code == 400
+    answer = httpx.get(f"{root}/v1/nothing")
+    assert answer.status_code == 404
+    assert "GET /v1/nothing" in answer.json()["error"]["message"]

@@ -1,0 +1,35 @@
+import pytest
+
+from swaplib.settings import ROOT, load_settings
+
+
+def test_missing_variables_are_named_with_their_purpose_and_where_they_were_looked_up(monkeypatch):
+    monkeypatch.delenv("AZURE_API_KEY")
+    with pytest.raises(ValueError) as caught:
+        load_settings().require("AZURE_API_KEY", "AZURE_ENDPOINT", "LANGFUSE_SECRET_KEY")
+    message = str(caught.value)
+    assert "AZURE_API_KEY: the key of the hosted LLM" in message
+    assert "LANGFUSE_SECRET_KEY" in message
+    assert "AZURE_ENDPOINT" not in message
+    assert str(ROOT / ".env") in message
+
+
+def test_relative_paths_start_at_the_repository_and_not_at_the_working_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SWAP_HOME", "elsewhere")
+    assert load_settings().swap_home == ROOT / "elsewhere"
+
+
+def test_an_empty_variable_counts_as_not_set(monkeypatch):
+    monkeypatch.setenv("SWAP_ROW_LIMIT", "")
+    assert load_settings().swap_row_limit is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("SWAP_ROW_LIMIT", "0"), ("SWAP_ROW_LIMIT", "ten"), ("SWAP_TRACING", "off")]
+)
+def test_a_value_of_the_wrong_form_names_the_variable_and_not_the_value(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=name) as caught:
+        load_settings()
+    assert f"'{value}'" not in str(caught.value)

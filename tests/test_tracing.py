@@ -1,0 +1,195 @@
+import gzip
+import json
+
+import pytest
+from servers import as_json, serving
+
+from swaplib import tracing
+from swaplib.prompts import build_messages
+from swaplib.rows import Generation, LedgerLine
+
+KEYS = {
+    "swap_tracing": "langfuse",
+    "langfuse_public_key": "pk-of-the-test",
+    "langfuse_secret_key": "canary-secret",  # planted: it must be in no file
+}
+
+
+def make_line(index: int, status: str = "ok") -> LedgerLine:
+    generation = Generation(f"output {index}", status, "stop", 11, 7, 250.0, "no answer" if status == "error" else None)
+    return LedgerLine(index, "0" * 64, generation, {"valid_call": True})
+
+
+def trace_run(settings, run_id="run-1", n=3):
+    folder = settings.runs / run_id
+    with tracing.RunTrace(settings, run_id, folder, "eval toolcall slm test", {"model": "m"}, ["toolcall"]) as trace:
+        for i in range(n):
+            trace.add_generation(make_line(i), build_messages("toolcall", f"Request {i}"), "model-x", 32)
+        trace.add_event("decision", {"FINE_TUNE": 1})
+        trace.finish({"valid_call_rate": 1.0}, {"valid_call_rate": 1.0})
+    return trace
+
+
+def spans_in(lines) -> dict[str, dict]:
+    return {span["spanId"]: span for line in lines for span in tracing._spans_of(line)}
+
+
+def attributes(span) -> dict[str, str]:
+    return {a["key"]: next(iter(a["value"].values())) for a in span["attributes"]}
+
+
+class Langfuse:
+    """Takes what a Langfuse server takes, by id as it does, and can be told to fail."""
+
+    def __init__(self):
+        self.spans, self.scores, self.failing, self.auth = {}, {}, 0, set()
+
+    def __call__(self, exchange):
+        self.auth.add(exchange.headers["authorization"])
+        if self.failing:
+            return as_json({}, self.failing)
+        is_zipped = exchange.headers.get("content-encoding") == "gzip"
+        body = json.loads(gzip.decompress(exchange.body) if is_zipped else exchange.body)
+        if exchange.path == tracing.SPANS_PATH:
+            self.spans |= spans_in([body])
+            return as_json({})
+        assert exchange.path == tracing.SCORES_PATH
+        self.scores |= {score["id"]: score for score in body}
+        return as_json({"successes": [], "errors": []}, 207)
+
+
+def test_a_run_is_one_trace_with_root_children_event_and_scores(settings):
+    trace = trace_run(settings)
+    lines = list(tracing.read_outbox(trace.path))
+    spans = spans_in(lines)
+    assert {span["traceId"] for span in spans.values()} == {trace.trace_id}
+    [root] = [span for span in spans.values() if "parentSpanId" not in span]
+    children = [span for span in spans.values() if span is not root]
+    assert {span["parentSpanId"] for span in children} == {root["spanId"]}
+    kinds = sorted(attributes(span)["langfuse.observation.type"] for span in children)
+    assert kinds == ["event", "generation", "generation", "generation"]
+    [scores] = [line for line in lines if isinstance(line, list)]
+    assert [(s["name"], s["value"], s["traceId"]) for s in scores] == [("valid_call_rate", 1.0, trace.trace_id)]
+    assert attributes(root)["langfuse.trace.name"] == "eval toolcall slm test"
+    assert json.loads(attributes(root)["langfuse.observation.input"]) == {"model": "m"}
+
+
+def test_a_generation_tells_model_usage_latency_and_messages(settings):
+    spans = spans_in(tracing.read_outbox(trace_run(settings).path))
+    [row] = [span for span in spans.values() if span["name"] == "row 1"]
+    found = attributes(row)
+    assert found["langfuse.observation.model.name"] == "model-x"
+    assert json.loads(found["langfuse.observation.usage_details"]) == {"input": 11, "output": 7}
+    assert json.loads(found["langfuse.observation.input"]) == build_messages("toolcall", "Request 1")
+    assert found["langfuse.observation.output"] == "output 1"
+    assert int(row["endTimeUnixNano"]) - int(row["startTimeUnixNano"]) == 250_000_000
+
+
+def test_a_resumed_run_goes_on_with_its_trace_and_doubles_nothing(settings):
+    first = trace_run(settings, n=2)
+    again = trace_run(settings, n=3)
+    spans = spans_in(tracing.read_outbox(again.path))
+    assert first.trace_id == again.trace_id
+    assert sorted(span["name"] for span in spans.values()) == [
+        "decision",
+        "eval toolcall slm test",
+        "row 0",
+        "row 1",
+        "row 2",
+    ]
+    written = [s["name"] for line in tracing.read_outbox(again.path) for s in tracing._spans_of(line)]
+    assert written.count("row 0") == written.count("row 2") == 1
+    assert again.deliver().made == 6
+
+
+def test_an_error_inside_a_run_ends_its_root_as_an_error(settings):
+    folder = settings.runs / "run-1"
+    with pytest.raises(RuntimeError), tracing.RunTrace(settings, "run-1", folder, "eval", {}, []):
+        raise RuntimeError("told to nobody")
+    [root] = spans_in(tracing.read_outbox(folder / "trace.jsonl")).values()
+    assert attributes(root)["langfuse.observation.level"] == "ERROR"
+    assert "told to nobody" not in json.dumps(root)
+
+
+def test_with_keys_everything_arrives_and_is_counted(settings):
+    langfuse = Langfuse()
+    with serving(langfuse) as (root, _):
+        settings = settings.model_copy(update=KEYS | {"langfuse_host": root})
+        trace = trace_run(settings)
+        delivery = trace.deliver()
+    assert (delivery.made, delivery.delivered, delivery.failed) == (6, 6, 0)
+    assert len(langfuse.spans) == 5
+    assert [score["name"] for score in langfuse.scores.values()] == ["valid_call_rate"]
+    assert len(langfuse.auth) == 1
+    assert "canary-secret" not in trace.path.read_text()
+
+
+@pytest.mark.parametrize("failing", [401, 500])
+def test_a_server_that_refuses_costs_no_trace_and_gets_it_later_once(settings, failing):
+    langfuse = Langfuse()
+    with serving(langfuse) as (root, _):
+        settings = settings.model_copy(update=KEYS | {"langfuse_host": root})
+        langfuse.failing = failing
+        delivery = trace_run(settings).deliver()
+        assert (delivery.made, delivery.delivered, delivery.failed) == (6, 0, 6)
+        assert "swap push-traces" in tracing.describe_delivery(delivery, settings)
+        [refused] = tracing.push_traces(settings)
+        assert refused["failed"] == 6
+        assert str(failing) in refused["problem"]
+        langfuse.failing = 0
+        [pushed] = tracing.push_traces(settings)
+        assert (pushed["delivered"], pushed["failed"]) == (6, 0)
+        tracing.push_traces(settings)
+    assert (len(langfuse.spans), len(langfuse.scores)) == (5, 1)
+
+
+def test_a_server_that_is_not_there_is_a_count_and_no_exception(settings):
+    with serving(Langfuse()) as (root, _):
+        pass
+    settings = settings.model_copy(update=KEYS | {"langfuse_host": root})
+    assert trace_run(settings).deliver().failed == 6
+
+
+def test_a_web_page_in_place_of_langfuse_counts_as_not_delivered(settings):
+    with serving(lambda _: (200, {"content-type": "text/html"}, b"<html>welcome")) as (root, _):
+        settings = settings.model_copy(update=KEYS | {"langfuse_host": root})
+        assert trace_run(settings).deliver().failed == 6
+
+
+def test_long_runs_send_while_they_go(settings, monkeypatch):
+    monkeypatch.setattr(tracing, "LINES_PER_POST", 4)
+    langfuse = Langfuse()
+    with serving(langfuse) as (root, exchanges):
+        settings = settings.model_copy(update=KEYS | {"langfuse_host": root})
+        folder = settings.runs / "run-1"
+        with tracing.RunTrace(settings, "run-1", folder, "eval", {}, []) as trace:
+            for i in range(9):
+                trace.add_generation(make_line(i), [], "m", 1)
+            assert len(langfuse.spans) == 8
+        assert trace.deliver().delivered == 10
+    assert len(exchanges) == 3
+
+
+def test_without_keys_a_run_stops_and_says_how_to_go_on(settings):
+    settings = settings.model_copy(update={"swap_tracing": "langfuse"})
+    with pytest.raises(ValueError, match=r"LANGFUSE_PUBLIC_KEY.*\n.*LANGFUSE_SECRET_KEY[^$]*SWAP_TRACING=outbox"):
+        tracing.check_tracing(settings)
+
+
+def test_a_trace_that_cannot_be_written_stops_the_run(settings):
+    folder = settings.runs / "run-1"
+    folder.parent.mkdir(parents=True)
+    folder.write_text("a file where the run's folder should be")
+    with pytest.raises(OSError, match="cannot write the trace"):
+        trace_run(settings)
+    folder.unlink()
+    assert trace_run(settings).deliver().made == 6
+
+
+def test_two_runs_at_once_in_one_process_are_refused(settings):
+    with (
+        tracing.RunTrace(settings, "a", settings.runs / "a", "a", {}, []),
+        pytest.raises(RuntimeError, match="one after the other"),
+        tracing.RunTrace(settings, "b", settings.runs / "b", "b", {}, []),
+    ):
+        pass
