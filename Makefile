@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 CHECKPOINT := slm_swap/models/smollm2-135m-instruct/config.json
+LAB := $(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks/01_data.ipynb
 DEMO := set -a; . ./demo.env; set +a;
 HAS_GPU := $(shell nvidia-smi -L 2>/dev/null | grep -q GPU && echo yes)
 
@@ -32,7 +33,7 @@ test: .venv/.done $(CHECKPOINT) lint
 
 # Opens on your .env when there is one, else on the demo's environment with the stand-in up.
 lab: .venv/.done $(CHECKPOINT)
-	if [ -f .env ]; then $(BIN)/jupyter lab notebooks; else $(DEMO) $(BIN)/swap stand-in $(BIN)/jupyter lab notebooks; fi
+	if [ -f .env ]; then $(LAB); else $(DEMO) $(BIN)/swap stand-in $(LAB); fi
 
 stand-in: .venv/.done $(CHECKPOINT)
 	$(DEMO) $(BIN)/swap stand-in

@@ -5,6 +5,7 @@ nothing and scores nothing: it keeps the text, the finish reason and the usage.
 """
 
 import asyncio
+import contextlib
 import queue
 import socket
 import threading
@@ -103,7 +104,8 @@ class HostedLLM:
                     raise item
                 yield item
         finally:
-            loop.call_soon_threadsafe(task.cancel) if not loop.is_closed() else None
+            with contextlib.suppress(RuntimeError):  # the loop is closed when every call is done
+                loop.call_soon_threadsafe(task.cancel)
             thread.join()
 
     async def _ask_all(self, conversations: Sequence[Sequence[Message]], limit: int, arrived: queue.Queue) -> None:
