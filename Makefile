@@ -23,7 +23,7 @@ setup: .venv/.done
 	touch $@
 
 $(CHECKPOINT): | .venv/.done
-	$(BIN)/swap download smollm2-135m-instruct
+	$(DEMO) $(BIN)/swap download smollm2-135m-instruct
 
 demo: .venv/.done $(CHECKPOINT)
 	$(DEMO) PATH="$(CURDIR)/$(BIN):$$PATH" swap stand-in scripts/demo.sh

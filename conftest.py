@@ -11,15 +11,16 @@ from contextlib import ExitStack
 
 import pytest
 
-from swaplib.checkpoints import PACKAGED_NAME, download
-from swaplib.settings import ROOT, Settings
+os.environ["SWAP_ENV_FILE"] = os.devnull  # before settings are read: a person's .env has no say in the tests
+
+from swaplib.checkpoints import PACKAGED_NAME, download  # noqa: E402
+from swaplib.settings import ROOT  # noqa: E402
 
 _stack = ExitStack()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "stand_in: needs the hosted stand-in, which answers at AZURE_ENDPOINT")
-    Settings.model_config["env_file"] = None  # a person's .env has no say in the tests
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

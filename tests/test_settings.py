@@ -1,6 +1,6 @@
 import pytest
 
-from swaplib.settings import ROOT, load_settings
+from swaplib.settings import ENV_FILE, ROOT, load_settings
 
 
 def test_missing_variables_are_named_with_their_purpose_and_where_they_were_looked_up(monkeypatch):
@@ -11,7 +11,7 @@ def test_missing_variables_are_named_with_their_purpose_and_where_they_were_look
     assert "AZURE_API_KEY: the key of the hosted LLM" in message
     assert "LANGFUSE_SECRET_KEY" in message
     assert "AZURE_ENDPOINT" not in message
-    assert str(ROOT / ".env") in message
+    assert str(ENV_FILE) in message
 
 
 def test_relative_paths_start_at_the_repository_and_not_at_the_working_folder(monkeypatch, tmp_path):
