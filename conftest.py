@@ -13,8 +13,8 @@ import pytest
 
 os.environ["SWAP_ENV_FILE"] = os.devnull  # before settings are read: a person's .env has no say in the tests
 
-from swaplib.checkpoints import PACKAGED_NAME, download  # noqa: E402
-from swaplib.settings import ROOT  # noqa: E402
+from swaplib.checkpoints import PACKAGED_NAME, download
+from swaplib.settings import ROOT
 
 _stack = ExitStack()
 

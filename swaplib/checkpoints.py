@@ -107,10 +107,12 @@ def check_checkpoint(path: Path) -> None:
         )
 
 
-def hash_weights(path: Path) -> str:
-    """One sha256 over the names and contents of a folder's safetensors files (a checkpoint or an adapter)."""
-    files = sorted(path.glob("*.safetensors"))
-    if not files:
+def hash_checkpoint(path: Path) -> str:
+    """One sha256 over all that shapes a checkpoint's or adapter's outputs: weights, config, tokenizer, chat template."""
+    notes = {"source.json", "run_card.json"}
+    kinds = {".safetensors", ".json", ".jinja", ".txt", ".model"}
+    files = sorted(file for file in path.iterdir() if file.suffix in kinds and file.name not in notes)
+    if not any(file.suffix == ".safetensors" for file in files):
         raise FileNotFoundError(f"no safetensors files in {path}")
     return hash_text("".join(f"{file.name} {_hash_unchanged(file, file.stat().st_mtime_ns)}\n" for file in files))
 

@@ -79,9 +79,9 @@ def stand_in(context: typer.Context) -> None:
 @app.command("push-traces")
 def push_traces() -> None:
     """Send the traces that are not on the Langfuse server yet."""
-    from swaplib import tracing
+    from swaplib.outbox import push_traces as push
 
-    records = tracing.push_traces(load_settings())
+    records = push(load_settings())
     for r in records:
         problem = f": {r['problem']}" if r["problem"] else ""
         print(f"{r['run_id']}: {r['delivered']} of {r['made']} delivered{problem}")

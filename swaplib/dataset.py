@@ -4,6 +4,7 @@ The audit stops on a leak (a prompt in two splits, or, in rows made from xLAM, a
 the prompts do not tell. It mends nothing.
 """
 
+import json
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ from swaplib import xlam
 from swaplib.checkpoints import check_checkpoint
 from swaplib.metrics import TRACKS, ToolCall, Track, parse_gold
 from swaplib.prompts import build_messages
-from swaplib.rows import SPLITS, Row, hash_file, read_rows, write_json, write_rows
-from swaplib.settings import ROOT, Settings
+from swaplib.rows import SPLITS, Row, format_rows, hash_file, read_rows, write_json, write_text
+from swaplib.settings import ROOT, Settings, show_path
 
 Rows = dict[Track, dict[str, list[Row]]]
 
@@ -50,15 +51,30 @@ def build_dataset(settings: Settings, source: str, sizes: dict[Track, str], seed
         rows, facts = _make_rows(settings, source, {track: parse_sizes(sizes[track]) for track in TRACKS}, seed)
     counts = {track: {split: len(of_split) for split, of_split in splits.items()} for track, splits in rows.items()}
     if empty := [f"{track}/{split}" for track, splits in counts.items() for split, n in splits.items() if not n]:
-        raise ValueError(f"no rows for {', '.join(empty)}: the source is too small. Take a larger one, or smaller sizes.")
+        raise ValueError(
+            f"no rows for {', '.join(empty)}: the source is too small. Take a larger one, or smaller sizes."
+        )
     shared = check_leaks(rows, may_share_tools=folder.is_dir())
-    files = {f"{track}/{split}.jsonl": rows[track][split] for track in rows for split in SPLITS}
-    for file, of_split in files.items():
-        write_rows(settings.dataset / file, of_split)
+    _check_home(settings, facts["source"])
+    files = {f"{track}/{split}.jsonl": format_rows(rows[track][split]) for track in rows for split in SPLITS}
+    "".join(files.values()).encode()  # what cannot be written fails here, before the first file
+    for file, text in files.items():
+        write_text(settings.dataset / file, text)
     hashes = {file: hash_file(settings.dataset / file) for file in files}
     manifest = facts | {"rows": counts, "tools_in_several_splits": shared, "sha256": hashes}
     write_json(settings.dataset / "manifest.json", manifest)
     return Dataset(rows, manifest)
+
+
+def _check_home(settings: Settings, source: str) -> None:
+    """Keep rows of one source from ending up beside, or in place of, rows of another."""
+    manifest = settings.dataset / "manifest.json"
+    known = json.loads(manifest.read_text(encoding="utf-8"))["source"] if manifest.is_file() else source
+    if known != source:
+        raise ValueError(
+            f"{show_path(settings.dataset)} holds rows made from {known}, not from {source}. Set SWAP_HOME to a folder of "
+            "its own for each source, or move that dataset away."
+        )
 
 
 def _make_rows(
@@ -136,7 +152,9 @@ def check_leaks(rows: Rows, may_share_tools: bool = False) -> int:
                     if other_split == split:
                         continue
                     if key[0] != "tool" or not may_share_tools:
-                        raise ValueError(f"leak: {other} and {place} {what}. Put both into one split; nothing was written.")
+                        raise ValueError(
+                            f"leak: {other} and {place} {what}. Put both into one split; nothing was written."
+                        )
                     shared.add(key[1])
     return len(shared)
 
@@ -186,6 +204,8 @@ def _where_given(value: Any, parameter: dict[str, Any], query: str) -> str:
 
 def _is_in_request(value: Any, query: str) -> bool:
     """Whether a value stands in the request: texts anywhere, numbers as numbers, containers when all parts do."""
+    if value in ("", [], {}):
+        return False
     if isinstance(value, dict):
         return all(_is_in_request(part, query) for part in value.values())
     if isinstance(value, list):

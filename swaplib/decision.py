@@ -9,8 +9,9 @@ from fractions import Fraction
 from typing import Any
 
 from swaplib import evaluate, evidence, provenance, tracing
-from swaplib.metrics import Track, core_metrics
-from swaplib.rows import write_json
+from swaplib.metrics import Track, check_track, core_metrics
+from swaplib.outbox import check_tracing, describe_delivery
+from swaplib.rows import hash_file, write_json
 from swaplib.settings import Settings, show_path
 
 MUST_AGREE = ("split", "n_rows", "dataset_sha256", "rows_sha256", "messages_sha256", "max_new_tokens", "temperature")
@@ -86,35 +87,45 @@ def decide(settings: Settings, track: Track, delta: float = 0.0) -> dict[str, An
         The content of `<track>_decision.json`.
 
     Raises:
-        FileNotFoundError, ValueError: A run is missing or incomplete, or the two are not comparable. Nothing was written.
+        FileNotFoundError, ValueError: A run is missing or incomplete, the two are not comparable, or the rows have changed
+            since. Nothing was written.
     """
-    tracing.check_tracing(settings)
-    azure, slm = read_metrics(settings, track, "azure"), read_metrics(settings, track, "slm")
-    check_comparable(azure, slm)
-    rule = apply_rule(track, azure, slm, delta)
-    ledgers = [evaluate.read_ledger_of(settings, metrics) for metrics in (azure, slm)]
+    check_tracing(settings)
+    check_track(track)
+    metrics = {model: read_metrics(settings, track, model) for model in ("azure", "slm")}
+    check_comparable(metrics["azure"], metrics["slm"])
+    shared = {key: metrics["azure"]["run"][key] for key in MUST_AGREE}
+    dataset = settings.dataset / track / f"{shared['split']}.jsonl"
+    if not dataset.is_file() or hash_file(dataset) != shared["dataset_sha256"]:
+        raise ValueError(f"the runs were made on other rows than those in {show_path(dataset)} now. Run 02_eval again.")
+    rule = apply_rule(track, metrics["azure"], metrics["slm"], delta)
+    compared = {model: content["run"]["run_id"] for model, content in metrics.items()}
+    run_id = provenance.make_run_id(track, "decision")
+    inputs, folder = {"delta": delta, "compared": compared, **shared}, settings.runs / run_id
+    with tracing.RunTrace(settings, run_id, folder, f"decision {track}", inputs, [track, "decision"]) as trace:
+        trace.add_event("decision", rule)
+        trace.finish(rule, {"FINE_TUNE": rule["FINE_TUNE"]})
+    delivery = trace.deliver()
+    run = {"run_id": run_id, "ended": provenance.now_utc(), "compared": compared, **shared}
+    run |= {**provenance.describe_machine(), "trace": asdict(delivery)}
+    content = {**rule, "track": track, "delta": delta, "n_rows": shared["n_rows"]}
+    content |= {"evidence": _gather_evidence(settings, track, metrics), "run": run}
+    write_json(folder / "decision.json", content)
+    write_json(settings.evaluation / f"{track}_decision.json", content)
+    print(f"FINE_TUNE={rule['FINE_TUNE']}  ({show_path(settings.evaluation / f'{track}_decision.json')})")
+    print(describe_delivery(delivery, settings))
+    return content
+
+
+def _gather_evidence(settings: Settings, track: Track, metrics: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What stands beside the bit: each model's rates with intervals, and on how many rows which of the two was right."""
+    ledgers = [evaluate.read_ledger_of(settings, metrics[model]) for model in ("azure", "slm")]
     pairs = {}
     for metric in core_metrics(track):
         first, second = ([line.scores[metric.removesuffix("_rate")] for line in ledger] for ledger in ledgers)
         pairs[metric] = evidence.count_pairs(first, second)
     rates = {
-        name: {m: {"rate": metrics[m], "interval": metrics["intervals"][m]} for m in core_metrics(track)}
-        for name, metrics in (("azure", azure), ("slm", slm))
+        model: {m: {"rate": content[m], "interval": content["intervals"][m]} for m in core_metrics(track)}
+        for model, content in metrics.items()
     }
-    compared = {name: metrics["run"]["run_id"] for name, metrics in (("azure", azure), ("slm", slm))}
-    run_id = provenance.make_run_id(track, "decision")
-    folder = settings.runs / run_id
-    shared = {key: azure["run"][key] for key in MUST_AGREE}
-    inputs = {"delta": delta, "compared": compared, **shared}
-    with tracing.RunTrace(settings, run_id, folder, f"decision {track}", inputs, [track, "decision"]) as trace:
-        trace.add_event("decision", rule)
-        trace.finish(rule, {"FINE_TUNE": rule["FINE_TUNE"]})
-    run = {"run_id": run_id, "ended": provenance.now_utc(), "compared": compared, **shared}
-    run |= {**provenance.describe_machine(), "trace": asdict(trace.deliver())}
-    content = {**rule, "track": track, "delta": delta, "n_rows": azure["n_rows"], "rates": rates}
-    content |= {"evidence": {"pairs": pairs}, "run": run}
-    path = settings.evaluation / f"{track}_decision.json"
-    write_json(path, content)
-    print(f"FINE_TUNE={rule['FINE_TUNE']}  ({show_path(path)})")
-    print(tracing.describe_delivery(trace.deliver(), settings))
-    return content
+    return {"rates": rates, "pairs": pairs}

@@ -1,15 +1,16 @@
 """`swap doctor`: is this machine ready? One line for each check; a line that is not ok says what to do."""
 
-import socket
+import re
 import stat
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, requires, version
 
 import httpx
 
-from swaplib import provenance, tracing
+from swaplib import provenance
 from swaplib.hosted import HostedLLM
 from swaplib.local import LocalSLM
+from swaplib.outbox import TIMEOUT_S, check_tracing
 from swaplib.settings import ENV_FILE, PURPOSES, Settings, show_path
 
 LANGFUSE_OLDEST = (4, 59)
@@ -99,17 +100,18 @@ def check_langfuse(settings: Settings) -> str:
     """Whether the server is reachable, new enough, and takes the keys."""
     if settings.swap_tracing == "outbox":
         return "SWAP_TRACING=outbox: traces stay on this machine"
-    tracing.check_tracing(settings)
+    check_tracing(settings)
     auth = (settings.langfuse_public_key or "", settings.langfuse_secret_key or "")
     try:
-        with httpx.Client(base_url=settings.langfuse_host, auth=auth, timeout=tracing.TIMEOUT_S) as client:
+        with httpx.Client(base_url=settings.langfuse_host, auth=auth, timeout=TIMEOUT_S) as client:
             found = client.get("/api/public/health").json()["version"]
             status = client.get("/api/public/projects").status_code
-    except (httpx.HTTPError, ValueError, KeyError, socket.gaierror) as error:
+    except (httpx.HTTPError, ValueError, KeyError) as error:
         raise ConnectionError(
             f"{settings.langfuse_host} is no Langfuse server ({type(error).__name__}). Check LANGFUSE_HOST."
         ) from None
-    if tuple(int(part) for part in found.split("-")[0].split(".")[:2]) < LANGFUSE_OLDEST:
+    numbers = tuple(int(part) for part in re.findall(r"\d+", found)[:2])
+    if numbers < LANGFUSE_OLDEST:
         raise ValueError(
             f"Langfuse {found} loses this SDK's scores: update it to {'.'.join(map(str, LANGFUSE_OLDEST))} or newer"
         )

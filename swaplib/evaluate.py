@@ -5,10 +5,12 @@ name is a hash of everything that makes the question the same, so the same call 
 asks only rows that have no ledger line or an `error` line. A complete run is found too, and nothing is asked.
 """
 
+import contextlib
+import fcntl
 import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,8 @@ from tqdm import tqdm
 from swaplib import evidence, provenance, tracing
 from swaplib.hosted import HostedLLM
 from swaplib.local import LocalSLM
-from swaplib.metrics import Track, aggregate, canonical_json, core_metrics, rates_of, score_row
+from swaplib.metrics import Track, aggregate, canonical_json, check_track, core_metrics, rates_of, score_row
+from swaplib.outbox import check_tracing, describe_delivery
 from swaplib.prompts import Message, build_messages
 from swaplib.rows import (
     SPLITS,
@@ -51,16 +54,31 @@ class Run:
 class _Plan:
     """What is to be asked of whom: everything known before the first call."""
 
+    client: HostedLLM | LocalSLM
     track: Track
     model: str
     split: str
     rows: list[Row]
     messages: list[list[Message]]
     facts: dict[str, Any]
+    parameters: dict[str, Any]
+    folder: Path
 
     @property
-    def key(self) -> str:
-        return hash_text(canonical_json(self.facts))[:12]
+    def ledger_file(self) -> Path:
+        return self.folder / "ledger.jsonl"
+
+    def find_waiting(self) -> list[int]:
+        """Rows that have no ledger line, or one that ended in error."""
+        ledger = read_ledger(self.ledger_file)
+        return [i for i in range(len(self.rows)) if i not in ledger or ledger[i].generation.status == "error"]
+
+    def describe(self) -> str:
+        waiting = self.find_waiting()
+        characters = sum(len(message["content"]) for i in waiting for message in self.messages[i])
+        done, tokens = len(self.rows) - len(waiting), f"{characters // 4:,} prompt tokens, at 4 characters each"
+        what = f"{len(self.rows)} rows, {done} answered before, {len(waiting)} calls to come (about {tokens})"
+        return f"{self.track} {self.model} {self.split}: {what}\nrun {show_path(self.folder)}"
 
 
 def make_model(settings: Settings, track: Track, model: str, batch_size: int, concurrency: int) -> HostedLLM | LocalSLM:
@@ -78,11 +96,36 @@ def make_model(settings: Settings, track: Track, model: str, batch_size: int, co
 
 
 def run_models(settings: Settings, track: Track, models: str, **parameters: Any) -> list[Run]:
-    """Run several models, given as "azure,slm", one after the other; parameters as for run_model."""
-    return [run_model(settings, track, model.strip(), **parameters) for model in models.split(",")]
+    """Run several models, given as "azure,slm"; parameters as for run_model.
+
+    All of them are checked, and what is to come is printed, before the first call of any.
+    """
+    plans = [_make_plan(settings, track, model.strip(), **parameters) for model in models.split(",")]
+    return [_run_plan(settings, plan) for plan in plans]
 
 
-def run_model(
+def run_model(settings: Settings, track: Track, model: str, **parameters: Any) -> Run:
+    """Run one model on one split, or go on with the run that was killed.
+
+    Args:
+        settings: Says where everything lies.
+        track: `structured` or `toolcall`.
+        model: `azure`, `slm` or `slm_ft`.
+        **parameters: `split` ("test"), `limit` (only the first rows; None for all, and SWAP_ROW_LIMIT caps it),
+            `batch_size` (rows in a local batch), `concurrency` (hosted calls in flight), `max_new_tokens` (the limit of each
+            answer), `fresh` (start a new run even when one with the same question exists).
+
+    Returns:
+        The run. `metrics["complete"]` is False when rows ended in `error`; the same call asks those again.
+
+    Raises:
+        FileNotFoundError, ValueError, ConnectionError: Something needed is missing or wrong; nothing was asked or written.
+        CallFailed: The hosted LLM refuses every call.
+    """
+    return _run_plan(settings, _make_plan(settings, track, model, **parameters))
+
+
+def _make_plan(
     settings: Settings,
     track: Track,
     model: str,
@@ -92,55 +135,16 @@ def run_model(
     concurrency: int = 8,
     max_new_tokens: int = 256,
     fresh: bool = False,
-) -> Run:
-    """Run one model on one split, or go on with the run that was killed.
-
-    Args:
-        settings: Says where everything lies.
-        track: `structured` or `toolcall`.
-        model: `azure`, `slm` or `slm_ft`.
-        split: `train`, `val` or `test`.
-        limit: Only the first rows of the split; None for all. SWAP_ROW_LIMIT caps it.
-        batch_size: Rows in a local batch.
-        concurrency: Hosted calls in flight.
-        max_new_tokens: The limit of each answer, in tokens.
-        fresh: Start a new run even when one with the same question exists.
-
-    Returns:
-        The run. `metrics["complete"]` is False when rows ended in `error`; the same call asks those again.
-
-    Raises:
-        FileNotFoundError, ValueError, ConnectionError: Something needed is missing or wrong; nothing was asked or written.
-        CallFailed: The hosted LLM refuses every call.
-    """
-    tracing.check_tracing(settings)
-    client = make_model(settings, track, model, batch_size, concurrency)
-    plan = _make_plan(settings, client, track, model, split, limit, max_new_tokens)
-    folder = _find_run(settings, plan, fresh)
-    ledger = read_ledger(folder / "ledger.jsonl")
-    waiting = [i for i in range(len(plan.rows)) if i not in ledger or ledger[i].generation.status == "error"]
-    metrics_file = folder / "metrics.json"
-    print(_describe_plan(plan, waiting, show_path(folder)))
-    if waiting or not metrics_file.is_file():
-        client.check()
-        parameters = {"batch_size": batch_size, "concurrency": concurrency, "max_new_tokens": max_new_tokens}
-        metrics = _run_plan(settings, plan, client, folder, ledger, waiting, parameters)
-        write_json(metrics_file, metrics)
-        print(tracing.describe_delivery(tracing.Delivery(**metrics["run"]["trace"]), settings))
-    metrics = json.loads(metrics_file.read_text(encoding="utf-8"))
-    write_json(settings.evaluation / f"{track}_{model}_{split}.json", metrics)
-    if not metrics["complete"]:
-        print(f"{metrics['n_by_status']['error']} row(s) ended in error. Run this again to ask only those.")
-    return Run(folder, metrics, tuple(ledger[i] for i in sorted(ledger)))
-
-
-def _make_plan(
-    settings: Settings, client: Any, track: Track, model: str, split: str, limit: int | None, max_new_tokens: int
 ) -> _Plan:
+    """Check everything, find or name the run, and print what is to come."""
+    check_tracing(settings)
+    check_track(track)
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}: expected one of {', '.join(SPLITS)}")
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit={limit}: expected 1 or more, or None for the whole split")
+    sizes = {"limit": limit, "batch_size": batch_size, "concurrency": concurrency, "max_new_tokens": max_new_tokens}
+    if wrong := [f"{name}={value}" for name, value in sizes.items() if value is not None and value < 1]:
+        raise ValueError(f"{', '.join(wrong)}: expected 1 or more (limit=None is the whole split)")
+    client = make_model(settings, track, model, batch_size, concurrency)
     path = settings.dataset / track / f"{split}.jsonl"
     caps = [cap for cap in (limit, settings.swap_row_limit) if cap is not None]
     rows = read_rows(path, track)[: min(caps, default=None)]
@@ -156,72 +160,94 @@ def _make_plan(
         "max_new_tokens": max_new_tokens,
         "temperature": 0,
     }
-    return _Plan(track, model, split, rows, messages, facts)
+    key = hash_text(canonical_json(facts))[:12]
+    known = sorted(settings.runs.glob(f"*-{key}"))
+    folder = known[-1] if known and not fresh else settings.runs / provenance.make_run_id(track, model, split, key)
+    parameters = {**sizes, "fresh": fresh, "swap_row_limit": settings.swap_row_limit}
+    plan = _Plan(client, track, model, split, rows, messages, facts, parameters, folder)
+    if plan.find_waiting():
+        client.check()
+    print(plan.describe())
+    return plan
 
 
-def _find_run(settings: Settings, plan: _Plan, fresh: bool) -> Path:
-    """The folder of the newest run with the same key, or a new one (not made yet)."""
-    known = sorted(settings.runs.glob(f"*-{plan.key}"))
-    if known and not fresh:
-        return known[-1]
-    return settings.runs / provenance.make_run_id(plan.track, plan.model, plan.split, plan.key)
+def _run_plan(settings: Settings, plan: _Plan) -> Run:
+    """Ask what is waiting, unless nothing is; bring the metrics file up to date."""
+    metrics_file = plan.folder / "metrics.json"
+    if (waiting := plan.find_waiting()) or not metrics_file.is_file():
+        with _locked(settings, plan):
+            metrics_file.unlink(missing_ok=True)  # while rows are asked, there are no metrics
+            trace = _ask_rows(settings, plan, waiting)
+            ledger = read_ledger(plan.ledger_file)
+            metrics = _summarise(plan, ledger) | {"run": _describe_run(settings, plan)}
+            write_json(metrics_file, metrics | {"run": metrics["run"] | {"trace": asdict(trace.count())}})
+            delivery = trace.deliver()  # may take its time, and now everything else is on disk
+            write_json(metrics_file, metrics | {"run": metrics["run"] | {"trace": asdict(delivery)}})
+            print(describe_delivery(delivery, settings))
+    metrics = json.loads(metrics_file.read_text(encoding="utf-8"))
+    write_json(settings.evaluation / f"{plan.track}_{plan.model}_{plan.split}.json", metrics)
+    ledger = read_ledger(plan.ledger_file)
+    if not metrics["complete"]:
+        reasons = Counter(line.generation.error for line in ledger.values() if line.generation.status == "error")
+        listed = "; ".join(f"{n} × {reason}" for reason, n in reasons.most_common(3))
+        print(f"{reasons.total()} row(s) ended in error ({listed}). Run this again to ask only those.")
+    return Run(plan.folder, metrics, tuple(ledger[i] for i in sorted(ledger)))
 
 
-def _describe_plan(plan: _Plan, waiting: Sequence[int], folder: str) -> str:
-    characters = sum(len(message["content"]) for i in waiting for message in plan.messages[i])
-    done = len(plan.rows) - len(waiting)
-    what = f"{len(waiting)} to ask (about {characters // 4:,} prompt tokens, at 4 characters each)"
-    return (
-        f"{plan.track} {plan.model} {plan.split}: {len(plan.rows)} rows, {done} answered before, {what}\nrun {folder}"
-    )
+@contextlib.contextmanager
+def _locked(settings: Settings, plan: _Plan) -> Iterator[None]:
+    """Keep a second process from asking the same rows; the lock goes with the process, however it ends."""
+    settings.runs.mkdir(parents=True, exist_ok=True)
+    with (settings.runs / f".lock-{plan.folder.name.rpartition('-')[2]}").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RuntimeError(
+                f"another process is asking these rows: wait for it ({show_path(plan.folder)})"
+            ) from None
+        yield
 
 
-def _run_plan(
-    settings: Settings,
-    plan: _Plan,
-    client: HostedLLM | LocalSLM,
-    folder: Path,
-    ledger: dict[int, LedgerLine],
-    waiting: list[int],
-    parameters: dict[str, Any],
-) -> dict[str, Any]:
-    """Ask the waiting rows, fill the ledger, and return the content of the metrics file."""
-    started = provenance.now_utc()
-    dataset = settings.dataset / plan.track / f"{plan.split}.jsonl"
-    inputs = {"dataset": show_path(dataset), "model": plan.facts["identity"], "parameters": parameters}
+def _ask_rows(settings: Settings, plan: _Plan, waiting: list[int]) -> tracing.RunTrace:
+    """Ask the waiting rows; every answer goes to the ledger, then to the trace, as it comes."""
+    model, limit = plan.facts["identity"]["model"], plan.facts["max_new_tokens"]
+    inputs = {"dataset": f"{plan.track}/{plan.split}.jsonl", **plan.facts, "parameters": plan.parameters}
     name = f"eval {plan.track} {plan.model} {plan.split}"
-    limit = parameters["max_new_tokens"]
-    with tracing.RunTrace(settings, folder.name, folder, name, inputs, [plan.track, plan.model, plan.split]) as trace:
-        for line in ledger.values():  # rows whose span a kill has lost
-            trace.add_generation(line, plan.messages[line.index], plan.facts["identity"]["model"], limit)
-        answers = client.generate([plan.messages[i] for i in waiting], limit)
-        for position, generation in tqdm(
-            answers, f"{plan.track} {plan.model}", len(waiting), file=sys.stdout, unit="row"
-        ):
-            index = waiting[position]
-            row = plan.rows[index]
-            scores = score_row(plan.track, row.completion, generation.output)
-            line = LedgerLine(index, hash_text(row.prompt), generation, scores)
-            append_line(folder / "ledger.jsonl", line.to_json())
-            ledger[index] = line
-            trace.add_generation(line, plan.messages[index], plan.facts["identity"]["model"], limit)
-        metrics = _summarise(plan, ledger)
+    tags = [plan.track, plan.model, plan.split]
+    with tracing.RunTrace(settings, plan.folder.name, plan.folder, name, inputs, tags) as trace:
+        for line in read_ledger(plan.ledger_file).values():  # rows whose span a kill has lost
+            trace.add_generation(line, plan.messages[line.index], model, limit)
+        # closed at once when something fails below, so that no call is made whose answer nobody keeps
+        with contextlib.closing(plan.client.generate([plan.messages[i] for i in waiting], limit)) as answers:
+            bar = tqdm(answers, f"{plan.track} {plan.model}", len(waiting), file=sys.stdout, unit="row")
+            for position, generation in bar:
+                index = waiting[position]
+                row = plan.rows[index]
+                scores = score_row(plan.track, row.completion, generation.output)
+                line = LedgerLine(index, hash_text(row.prompt), generation, scores)
+                append_line(plan.ledger_file, line.to_json())
+                trace.add_generation(line, plan.messages[index], model, limit)
+        metrics = _summarise(plan, read_ledger(plan.ledger_file))
         rates = {metric: metrics[metric] for metric in core_metrics(plan.track)}
-        trace.finish({**rates, "n_by_status": metrics["n_by_status"], "folder": show_path(folder)}, rates)
-    run = {
-        "run_id": folder.name,
-        "started": started,
+        trace.finish({**rates, "n_by_status": metrics["n_by_status"], "folder": show_path(plan.folder)}, rates)
+    return trace
+
+
+def _describe_run(settings: Settings, plan: _Plan) -> dict[str, Any]:
+    """The `run` section of a metrics file: what was asked of whom, when, where, with what."""
+    return {
+        "run_id": plan.folder.name,
+        "started": provenance.read_start(plan.folder.name),
         "ended": provenance.now_utc(),
         "model": plan.model,
-        "rows_asked": len(waiting),
+        "rows_asked": len(plan.ledger_file.read_text(encoding="utf-8").splitlines()),
         "rows_scored": len(plan.rows),
         **plan.facts,
-        "dataset": show_path(dataset),
-        "parameters": parameters | {"swap_row_limit": settings.swap_row_limit},
+        "dataset": show_path(settings.dataset / plan.track / f"{plan.split}.jsonl"),
+        "model_path": None if plan.model == "azure" else show_path(settings.slm_model_path),
+        "parameters": plan.parameters,
         **provenance.describe_machine(),
-        "trace": asdict(trace.deliver()),
     }
-    return metrics | {"run": run}
 
 
 def _summarise(plan: _Plan, ledger: dict[int, LedgerLine]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ nothing and scores nothing: it keeps the text, the finish reason and the usage.
 import asyncio
 import contextlib
 import queue
+import re
 import socket
 import threading
 import time
@@ -45,12 +46,12 @@ class HostedLLM:
         """Build from AZURE_*; raises ValueError when a variable is missing or the endpoint has neither known shape."""
         settings.require("AZURE_ENDPOINT", "AZURE_API_KEY")
         endpoint = (settings.azure_endpoint or "").rstrip("/")
-        path = urlsplit(endpoint).path
-        if not endpoint.startswith(("http://", "https://")) or not ("/deployments/" in path or path.endswith("/v1")):
+        if not re.fullmatch(r"https?://[^/?#@<>\s]+(/[^?#<>\s]*)?(/deployments/[^/?#<>\s]+|/v1)", endpoint):
             raise ValueError(
-                f"AZURE_ENDPOINT={endpoint}: expected https://<host>/openai/deployments/<deployment>, or …/v1 with "
-                "AZURE_DEPLOYMENT as the model"
+                "AZURE_ENDPOINT: expected https://<host>/openai/deployments/<deployment>, or …/v1 with AZURE_DEPLOYMENT as "
+                "the model, and nothing behind it (no /chat/completions, no ?api-version, no user)"
             )
+        path = urlsplit(endpoint).path
         is_azure = "/deployments/" in path
         settings.require("AZURE_API_VERSION" if is_azure else "AZURE_DEPLOYMENT")
         deployment = path.rpartition("/deployments/")[2] if is_azure else settings.azure_deployment
@@ -72,8 +73,7 @@ class HostedLLM:
     def identity(self) -> dict[str, Any]:
         """What makes two runs of this model the same run: host, path and deployment (never the key)."""
         parts = urlsplit(self.endpoint)
-        host = parts.netloc.rpartition("@")[2]
-        return {"endpoint": f"{host}{parts.path}", "model": self.deployment, "api_version": self.api_version}
+        return {"endpoint": f"{parts.netloc}{parts.path}", "model": self.deployment, "api_version": self.api_version}
 
     def generate(
         self, conversations: Sequence[Sequence[Message]], max_new_tokens: int
@@ -136,36 +136,43 @@ class HostedLLM:
                 answer = await client.chat.completions.create(
                     model=self.deployment, messages=list(messages), temperature=0, max_tokens=limit
                 )
-            choice = answer.choices[0]
+            return _read_answer(answer, start)
         except TimeoutError:
             return _no_answer(start, f"no answer within {self.deadline_s:g} s")
         except openai.BadRequestError as error:
             return self._read_bad_request(error, start)
         except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
             raise CallFailed(
-                f"{self.endpoint} answered {error.status_code} ({error.code}). Check AZURE_ENDPOINT, AZURE_DEPLOYMENT, "
-                "AZURE_API_KEY and AZURE_API_VERSION."
+                f"{self.identity()['endpoint']} answered {error.status_code} ({error.code}). Check AZURE_ENDPOINT, "
+                "AZURE_DEPLOYMENT, AZURE_API_KEY and AZURE_API_VERSION."
             ) from None
-        except (openai.APIError, IndexError, TypeError) as error:
-            status = getattr(error, "status_code", "")
-            return _no_answer(
-                start, f"{type(error).__name__} {status} after {self.max_retries} retries".replace("  ", " ")
-            )
-        output, reason, usage = choice.message.content or "", choice.finish_reason, answer.usage
-        status = {"length": "truncated", "content_filter": "filtered"}.get(reason, "ok" if output.strip() else "empty")
-        tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (None, None)
-        return Generation(output, status, reason, *tokens, (time.perf_counter() - start) * 1000)
+        except openai.APIError as error:
+            status = getattr(error, "status_code", None)
+            reason = f"{type(error).__name__}{f' {status}' if status else ''}"
+            return _no_answer(start, f"{reason} after up to {self.max_retries} retries")
+        except (AttributeError, IndexError, TypeError, ValueError) as error:
+            return _no_answer(start, f"the answer is no chat completion ({type(error).__name__})")
 
     def _read_bad_request(self, error: Any, start: float) -> Generation:
-        """A 400: a filtered prompt is an answer; a refused parameter means that v0 cannot compare this model."""
-        if error.code == "content_filter":
-            return Generation("", "filtered", "content_filter", None, None, (time.perf_counter() - start) * 1000)
+        """A 400: a filtered or too long prompt is the model's own limit; a refused parameter stops the run."""
+        if status := {"content_filter": "filtered", "context_length_exceeded": "truncated"}.get(error.code or ""):
+            return Generation("", status, error.code, None, None, (time.perf_counter() - start) * 1000)
         if error.param in {"temperature", "max_tokens"}:
             raise CallFailed(
-                f"the deployment {self.deployment} refuses `{error.param}`, as reasoning models do. This workbook compares "
-                "models that decode greedily: choose a deployment that accepts temperature=0 and max_tokens."
+                f"the deployment {self.deployment} refuses `{error.param}` ({error.code or 'no code'}). This workbook "
+                "compares models that decode greedily with a token limit, which reasoning models do not. Choose another "
+                "deployment, or a lower max_new_tokens if the limit is too high for this one."
             ) from None
         return _no_answer(start, f"BadRequestError 400 ({error.code or error.type or 'no code'})")
+
+
+def _read_answer(answer: Any, start: float) -> Generation:
+    """Keep text, finish reason and usage; raises what reading something else than a chat completion raises."""
+    choice, usage = answer.choices[0], answer.usage
+    output, reason = choice.message.content or "", choice.finish_reason
+    status = {"length": "truncated", "content_filter": "filtered"}.get(reason, "ok" if output.strip() else "empty")
+    tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (None, None)
+    return Generation(output, status, reason, *tokens, (time.perf_counter() - start) * 1000)
 
 
 def _no_answer(start: float, reason: str) -> Generation:

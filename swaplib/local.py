@@ -11,7 +11,7 @@ from logging import ERROR, getLogger
 from pathlib import Path
 from typing import Any, Literal
 
-from swaplib.checkpoints import check_checkpoint, hash_weights
+from swaplib.checkpoints import check_checkpoint, hash_checkpoint
 from swaplib.prompts import Message
 from swaplib.rows import Generation
 
@@ -39,13 +39,14 @@ class LocalSLM:
             raise FileNotFoundError(f"no adapter at {self.adapter}. Run notebooks/04_finetune.ipynb first.")
 
     def identity(self) -> dict[str, Any]:
-        """What makes two runs of this model the same run: weights, adapter and precision (never where they lie)."""
+        """What makes two runs of this model the same run: name, weights, tokenizer and template, adapter, arithmetic."""
         self.check()
         return {
             "model": self.path.name,
-            "weights_sha256": hash_weights(self.path),
-            "adapter_sha256": hash_weights(self.adapter) if self.adapter else None,
-            "quantisation": "nf4, double quantisation" if self.precision == "4bit" else self.precision,
+            "checkpoint_sha256": hash_checkpoint(self.path),
+            "adapter_sha256": hash_checkpoint(self.adapter) if self.adapter else None,
+            "quantisation": "nf4, double quantisation" if self.precision == "4bit" else None,
+            "arithmetic": "float32" if self._is_float32 else "bfloat16",
         }
 
     @cached_property
@@ -65,6 +66,10 @@ class LocalSLM:
 
         return "cuda" if torch.cuda.is_available() else "cpu"
 
+    @property
+    def _is_float32(self) -> bool:
+        return self.precision == "float32" or (self.precision == "4bit" and self.device == "cpu")
+
     @cached_property
     def model(self) -> Any:
         """The loaded model, ready for greedy generation: its own sampling settings and penalties are dropped."""
@@ -76,10 +81,7 @@ class LocalSLM:
         logging.disable_progress_bar()
         logging.set_verbosity_error()  # what is dequantised is said above, not in every notebook
         getLogger("bitsandbytes").setLevel(ERROR)
-        on_cpu = self.device == "cpu"
-        dtype = (
-            torch.float32 if self.precision == "float32" or (self.precision == "4bit" and on_cpu) else torch.bfloat16
-        )
+        dtype = torch.float32 if self._is_float32 else torch.bfloat16
         quantisation = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
         )
@@ -91,7 +93,7 @@ class LocalSLM:
             use_safetensors=True,
             trust_remote_code=False,
         )
-        if self.precision == "4bit" and on_cpu:
+        if self.precision == "4bit" and self.device == "cpu":
             model = model.dequantize()
         eos = model.generation_config.eos_token_id
         model.generation_config = GenerationConfig(
@@ -115,13 +117,24 @@ class LocalSLM:
             max_new_tokens: The limit of each answer, in tokens.
 
         Yields:
-            The index of a conversation and its generation, batch by batch.
+            The index of a conversation and its generation, batch by batch. A prompt that leaves no room for its answer in
+            the model's context is `truncated` with an empty output.
         """
         texts = [self.render(messages) for messages in conversations]
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]), reverse=True)
+        lengths = [len(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]] if texts else []
+        room = self.context - max_new_tokens
+        for i, length in enumerate(lengths):
+            if length > room:
+                yield i, Generation("", "truncated", "context_length_exceeded", length, 0, 0.0)
+        order = sorted((i for i, n in enumerate(lengths) if n <= room), key=lambda i: lengths[i], reverse=True)
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
             yield from zip(batch, self.generate_batch([texts[i] for i in batch], max_new_tokens), strict=True)
+
+    @property
+    def context(self) -> int:
+        """The most tokens that prompt and answer may have together."""
+        return self.model.config.max_position_embeddings
 
     def render(self, messages: Sequence[Message]) -> str:
         """The text a model is prompted with: the checkpoint's own chat template, up to where the answer begins."""
@@ -144,11 +157,10 @@ class LocalSLM:
             self.device
         )
         width = inputs["input_ids"].shape[1]
-        context = self.model.config.max_position_embeddings
-        if width + max_new_tokens > context:
+        if width + max_new_tokens > self.context:
             raise ValueError(
                 f"the longest prompt has {width} tokens; with max_new_tokens={max_new_tokens} it would not fit into the "
-                f"model's context of {context}. Shorten the prompt or lower max_new_tokens."
+                f"model's context of {self.context}. Shorten the prompt or lower max_new_tokens."
             )
         with torch.inference_mode():
             tokens = self.model.generate(**inputs, max_new_tokens=max_new_tokens)

@@ -33,6 +33,7 @@ def run_notebook(
         RuntimeError: A cell failed; both files exist and show it, and the cell's error ends the message.
     """
     import papermill
+    from jupyter_client.kernelspec import NoSuchKernel
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
@@ -63,6 +64,8 @@ def run_notebook(
         failure = f"a cell of {notebook.name} took longer than {timeout_s} s (--timeout-s)"
     except DeadKernelError:
         failure = f"the kernel of {notebook.name} died; the machine may be out of memory"
+    except NoSuchKernel as error:
+        raise RuntimeError(f"{notebook.name} asks for the Jupyter kernel {error.name!r}: run `make setup`") from None
     html = write_html(executed)
     if failure:
         raise RuntimeError(failure)
@@ -104,7 +107,9 @@ def write_html(executed: Path) -> Path:
     from nbconvert import HTMLExporter
     from nbconvert.preprocessors import CoalesceStreamsPreprocessor  # a progress bar becomes its last line
 
-    html, _ = HTMLExporter(embed_images=True, preprocessors=[CoalesceStreamsPreprocessor]).from_filename(str(executed))
+    html, _ = HTMLExporter(
+        embed_images=True, mathjax_url="", require_js_url="", preprocessors=[CoalesceStreamsPreprocessor]
+    ).from_filename(str(executed))
     path = executed.with_suffix(".html")
     write_text(path, html)
     return path

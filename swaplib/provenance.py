@@ -36,7 +36,8 @@ def describe_device() -> str:
     if torch.cuda.is_available():
         gpu = torch.cuda.get_device_properties(0)
         return f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB"
-    return f"CPU, {os.cpu_count()} cores, {platform.machine()}"
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"CPU, {os.cpu_count()} cores, {memory:.0f} GiB, {platform.machine()}"
 
 
 def now_utc() -> str:
@@ -47,6 +48,12 @@ def now_utc() -> str:
 def make_run_id(*words: str) -> str:
     """A new run id: UTC time to the millisecond, then words; sorts by time."""
     return "-".join([datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")[:-3] + "Z", *words])
+
+
+def read_start(run_id: str) -> str:
+    """The UTC time at which a run began, ISO 8601 to the second, from its id."""
+    start = datetime.strptime(run_id.partition("-")[0], "%Y%m%dT%H%M%S%fZ").replace(tzinfo=UTC)
+    return start.isoformat(timespec="seconds")
 
 
 def _git(*arguments: str) -> str | None:

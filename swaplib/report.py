@@ -1,5 +1,6 @@
 """Tables and figures for the notebooks. It computes nothing: every number comes from a metrics file or a ledger."""
 
+from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,9 @@ def _style(frame: pd.DataFrame, caption: str = "") -> "Styler":
 def _style_texts(frame: pd.DataFrame, caption: str = "") -> "Styler":
     """A table of long texts: escaped, lines kept, each cell scrolling when it is long."""
     box = "max-height:18em;max-width:27em;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere;font-size:0.85em"
-    return _style(frame, caption).format(lambda text: f'<div style="{box}">{escape(str(text))}</div>')
+    return _style(frame, caption).format(
+        lambda text: f'<div class="tex2jax_ignore" style="{box}">{escape(str(text))}</div>'
+    )
 
 
 def show_manifest(manifest: dict[str, Any]) -> "Styler":
@@ -52,6 +55,12 @@ def show_manifest(manifest: dict[str, Any]) -> "Styler":
     return _style(pd.DataFrame(records))
 
 
+def show_left_out(manifest: dict[str, Any]) -> "Styler":
+    """Why source rows did not become rows, with counts; own rows are all kept."""
+    left_out = manifest.get("left_out", {"(own rows: all kept)": 0})
+    return _style(pd.DataFrame({"reason": left_out.keys(), "rows": left_out.values()}))
+
+
 def show_records(records: list[dict[str, Any]]) -> "Styler":
     """Flat records as a table; underscores in the heads become spaces."""
     return _style(pd.DataFrame(records).rename(columns=lambda name: name.replace("_", " ")))
@@ -63,9 +72,11 @@ def show_answerability(manifest: dict[str, Any]) -> "Styler":
     return show_records([{"track": track, **numbers} for track, numbers in counts.items()] or [{"track": "own rows"}])
 
 
-def show_rows(rows: list[Row], n: int = 3) -> "Styler":
-    """The first n rows, prompt beside completion."""
-    return _style_texts(pd.DataFrame([{"prompt": r.prompt, "completion": r.completion} for r in rows[:n]]))
+def show_rows(rows: dict[str, dict[str, list[Row]]], track: Track, n: int = 3) -> "Styler":
+    """The first n test rows of a track, prompt beside completion; an empty table when the dataset lacks the track."""
+    found = rows.get(track, {}).get("test", [])
+    table = pd.DataFrame([{"prompt": r.prompt, "completion": r.completion} for r in found[:n]])
+    return _style_texts(table, f"{track}: {min(n, len(found))} of {len(found)} test rows")
 
 
 def format_rate(rate: float, interval: list[float]) -> str:
@@ -127,14 +138,38 @@ def show_failures(run: "Run", rows: list[Row], n: int = 5) -> "Styler":
 
 
 def _make_failure(line: LedgerLine, row: Row) -> dict[str, Any]:
+    record = {"row": line.index, "verdict": _describe_verdict(line), "prompt": row.prompt, "gold": row.completion}
+    return record | {"output": _show_output(line)}
+
+
+def _describe_verdict(line: LedgerLine) -> str:
     missed = ", ".join(name for name, is_right in line.scores.items() if not is_right)
-    return {
-        "row": line.index,
-        "verdict": f"{'wrong: ' + missed if missed else 'right'}\n({line.generation.status})",
-        "prompt": row.prompt,
-        "gold": row.completion,
-        "output": line.generation.output or f"(nothing: {line.generation.error or line.generation.finish_reason})",
-    }
+    return f"{f'wrong: {missed}' if missed else 'right'}\n({line.generation.status})"
+
+
+def _show_output(line: LedgerLine) -> str:
+    return line.generation.output or f"(nothing: {line.generation.error or line.generation.finish_reason})"
+
+
+def show_differences(azure: Sequence[LedgerLine], slm: Sequence[LedgerLine], rows: list[Row], n: int = 5) -> "Styler":
+    """Rows for a person to read: first those on which only Azure was right, then only the SLM, none, and both."""
+
+    def order(pair: tuple[LedgerLine, LedgerLine]) -> tuple[bool, bool, int]:
+        azure_right, slm_right = (all(line.scores.values()) for line in pair)
+        return azure_right == slm_right, slm_right, pair[0].index
+
+    pairs = sorted(zip(azure, slm, strict=True), key=order)
+    records = [
+        {
+            "row": a.index,
+            "prompt": rows[a.index].prompt,
+            "gold": rows[a.index].completion,
+            "azure": f"{_describe_verdict(a)}\n\n{_show_output(a)}",
+            "slm": f"{_describe_verdict(s)}\n\n{_show_output(s)}",
+        }
+        for a, s in pairs[:n]
+    ]
+    return _style_texts(pd.DataFrame(records), f"{len(records)} of {len(pairs)} rows, those that differ first")
 
 
 def show_decision(decision: dict[str, Any]) -> "Styler":
@@ -143,7 +178,9 @@ def show_decision(decision: dict[str, Any]) -> "Styler":
     for name, gap in decision["gaps"].items():
         pairs = decision["evidence"]["pairs"][name]
         record = {"metric": name}
-        record |= {m: format_rate(r[name]["rate"], r[name]["interval"]) for m, r in decision["rates"].items()}
+        record |= {
+            m: format_rate(r[name]["rate"], r[name]["interval"]) for m, r in decision["evidence"]["rates"].items()
+        }
         record |= {"gap": f"{gap:+.2f}", "worse than delta": "yes" if name in decision["worse_on"] else "no"}
         record |= {"only azure right": pairs["first_only"], "only slm right": pairs["second_only"]}
         records.append(record)
@@ -153,10 +190,9 @@ def show_decision(decision: dict[str, Any]) -> "Styler":
 def describe_decision(decision: dict[str, Any]) -> str:
     """The rule's bit as one sentence for a manager."""
     n, delta = decision["n_rows"], decision["delta"]
-    if not any(metric["rate"] for metric in decision["rates"]["azure"].values()):
-        return (
-            f"FINE_TUNE={decision['FINE_TUNE']}, but on {n} rows the hosted LLM got none right: nothing was compared."
-        )
+    rates = [metric["rate"] for model in decision["evidence"]["rates"].values() for metric in model.values()]
+    if not any(rates):
+        return f"FINE_TUNE={decision['FINE_TUNE']}, but on {n} rows neither model got one right: this says nothing yet."
     if decision["FINE_TUNE"]:
         return f"FINE_TUNE=1: on {n} rows the SLM is worse by more than {delta:g} on {', '.join(decision['worse_on'])}."
     return (

@@ -123,6 +123,8 @@ def _parse_row(line: bytes, track: Track) -> Row:
     for key, value in row.items():
         if not isinstance(value, str) or not value.strip():
             raise ValueError(f"{key} must be a text that is not blank, found {type(value).__name__}")
+        if not value.isprintable() and any("\ud800" <= character <= "\udfff" for character in value):
+            raise ValueError(f"{key} holds half of a surrogate pair, which cannot be sent or written")
     try:
         parse_gold(track, row["completion"])
     except ValueError as error:
@@ -130,9 +132,14 @@ def _parse_row(line: bytes, track: Track) -> Row:
     return Row(**row)
 
 
+def format_rows(rows: Iterable[Row]) -> str:
+    """Rows as JSONL."""
+    return "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)
+
+
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """Write a split as JSONL, atomically."""
-    write_text(path, "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows))
+    write_text(path, format_rows(rows))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -5,6 +5,8 @@ sampling, streaming or several choices is refused, not ignored. It serves the de
 """
 
 import asyncio
+import os
+import socket
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -15,7 +17,7 @@ from typing import Any, Literal
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from swaplib.local import LocalSLM
@@ -32,7 +34,9 @@ class ChatMessage(BaseModel):
 
 
 class ChatRequest(BaseModel):
-    """The part of OpenAI's chat completion request that greedy decoding can honour."""
+    """The part of OpenAI's chat completion request that greedy decoding can honour; other fields are refused."""
+
+    model_config = ConfigDict(extra="forbid")
 
     messages: list[ChatMessage] = Field(min_length=1)
     model: str | None = None
@@ -41,6 +45,9 @@ class ChatRequest(BaseModel):
     temperature: Literal[0] | None = None
     n: Literal[1] = 1
     stream: Literal[False] = False
+    top_p: float | None = None  # with greedy decoding these three change nothing
+    seed: int | None = None
+    user: str | None = None
 
     @property
     def limit(self) -> int:
@@ -114,7 +121,7 @@ def make_app(slm: LocalSLM, name: str) -> FastAPI:
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
-        return {"status": "ok", "model": name, "requests": batcher.requests}
+        return {"status": "ok", "model": name, "pid": os.getpid(), "requests": batcher.requests}
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -127,7 +134,7 @@ def make_app(slm: LocalSLM, name: str) -> FastAPI:
         try:
             generation = await batcher.ask(text, body.limit)
         except ValueError as error:  # the prompt does not fit into the context
-            return _make_error(400, str(error), "messages")
+            return _make_error(400, str(error), "messages", "context_length_exceeded")
         return _make_answer(generation, name)
 
     return app
@@ -146,9 +153,9 @@ def _make_answer(generation: Generation, name: str) -> dict[str, Any]:
     }
 
 
-def _make_error(status: int, message: str, param: str | None) -> JSONResponse:
+def _make_error(status: int, message: str, param: str | None, code: str | None = None) -> JSONResponse:
     kind = "invalid_request_error" if status < 500 else "server_error"
-    return JSONResponse({"error": {"message": message, "type": kind, "param": param, "code": None}}, status)
+    return JSONResponse({"error": {"message": message, "type": kind, "param": param, "code": code}}, status)
 
 
 def serve(slm: LocalSLM, name: str, port: int) -> None:
@@ -161,4 +168,10 @@ def serve(slm: LocalSLM, name: str, port: int) -> None:
     import uvicorn
 
     slm.check()
-    uvicorn.run(make_app(slm, name), host="127.0.0.1", port=port, log_level="warning")
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise OSError(f"port {port} on loopback is taken ({error.strerror}). Choose another with --port.") from None
+        uvicorn.Server(uvicorn.Config(make_app(slm, name), log_level="warning")).run(sockets=[listener])

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,12 +36,12 @@ class Settings(BaseSettings):
     )
 
     azure_endpoint: str | None = None
-    azure_api_key: str | None = None
+    azure_api_key: str | None = Field(None, repr=False)
     azure_api_version: str | None = None
     azure_deployment: str | None = None
     slm_model_path: Path = Path("slm_swap/models/qwen2.5-7b-instruct")
-    langfuse_public_key: str | None = None
-    langfuse_secret_key: str | None = None
+    langfuse_public_key: str | None = Field(None, repr=False)
+    langfuse_secret_key: str | None = Field(None, repr=False)
     langfuse_host: str = "https://cloud.langfuse.com"
     swap_home: Path = Path("slm_swap")
     swap_row_limit: int | None = None

@@ -6,10 +6,12 @@ of it; a real deployment differs by the environment only.
 
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 from urllib.parse import urlsplit
 
 import httpx
@@ -42,27 +44,30 @@ def running_stand_in(endpoint: str) -> Iterator[str]:
     check_checkpoint(CHECKPOINT)
     root = f"http://127.0.0.1:{parts.port}"
     command = [sys.executable, "-m", "swaplib.cli", "serve", "--model", str(CHECKPOINT), "--dtype", "float32"]
-    server = subprocess.Popen(
-        [*command, "--port", str(parts.port), "--name", "stand-in"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    try:
-        _wait_until_healthy(server, root)
-        yield root
-    finally:
-        server.terminate()
-        server.wait(timeout=30)
+    with tempfile.TemporaryFile() as log:
+        server = subprocess.Popen(
+            [*command, "--port", str(parts.port), "--name", "stand-in"], stdout=log, stderr=subprocess.STDOUT
+        )
+        try:
+            _wait_until_healthy(server, root, log)
+            yield root
+        finally:
+            server.terminate()
+            server.wait(timeout=30)
 
 
-def _wait_until_healthy(server: subprocess.Popen, root: str) -> None:
+def _wait_until_healthy(server: subprocess.Popen, root: str, log: IO[bytes]) -> None:
+    """Wait for our own server: its process id is in its answer, so another server at the port is not taken for it."""
     for _ in range(START_LIMIT_S * 2):
         if server.poll() is not None:
-            output = server.stdout.read().decode(errors="replace") if server.stdout else ""
+            log.seek(0)
+            output = log.read().decode(errors="replace")
             raise RuntimeError(f"the stand-in at {root} ended while starting:\n{output[-2000:]}")
-        try:
-            if httpx.get(f"{root}/health", timeout=5).status_code == 200:
+        with suppress(httpx.TransportError, ValueError, AttributeError):
+            answer = httpx.get(f"{root}/health", timeout=5, trust_env=False).json()
+            if answer.get("pid") == server.pid:
                 return
-        except httpx.TransportError:
-            time.sleep(0.5)
+        time.sleep(0.5)
     raise RuntimeError(f"the stand-in at {root} did not answer within {START_LIMIT_S} s")
 
 

@@ -1,18 +1,15 @@
-"""One Langfuse trace for each run: made with the Langfuse SDK, kept in a local outbox, delivered and counted.
+"""One Langfuse trace for each run, made with the Langfuse SDK and written to the run's outbox.
 
-The SDK's spans and scores go to the run's `trace.jsonl` first, each line synced to disk. A line is the body of a request
-that Langfuse takes as it is: OTLP/JSON spans, or a list of scores. With keys set, the same lines are posted during the
-run and at its end; what a server did not take is sent later by `swap push-traces`. Ids are derived from the run id, so a
-resumed run goes on with its trace, and a line sent twice makes no duplicate.
+The SDK's exporter and its HTTP transport are the outbox itself, so it needs no keys and nothing leaves here; `outbox.py`
+sends. Ids are derived from the run id, so a resumed run goes on with its trace and doubles nothing.
 """
 
 import base64
 import hashlib
 import json
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,28 +18,15 @@ import httpx
 from langfuse import Langfuse, LangfuseGeneration, propagate_attributes
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
+from swaplib.outbox import LINES_PER_POST, SCORES_PATH, Delivery, Sender, check_tracing, list_spans, read_outbox
 from swaplib.prompts import Message
-from swaplib.rows import LedgerLine, append_line, write_json
-from swaplib.settings import Settings, show_path
-
-SPANS_PATH, SCORES_PATH = "/api/public/otel/v1/traces", "/api/public/scores"
-LINES_PER_POST = 200
-TIMEOUT_S = 10.0
-
-
-@dataclass(frozen=True)
-class Delivery:
-    """What became of a trace: spans and scores made, delivered to the server, and failed so far."""
-
-    trace_id: str
-    outbox: str
-    made: int
-    delivered: int
-    failed: int
+from swaplib.rows import LedgerLine, append_line
+from swaplib.settings import Settings
 
 
 class _Outbox(SpanExporter, httpx.BaseTransport):
@@ -64,7 +48,7 @@ class _Outbox(SpanExporter, httpx.BaseTransport):
         from google.protobuf.json_format import MessageToDict
 
         body = MessageToDict(encode_spans(spans))
-        for span in _spans_of(body):  # OTLP/JSON writes ids in hex, where protobuf's JSON has base64
+        for span in list_spans(body):  # OTLP/JSON writes ids in hex, where protobuf's JSON has base64
             for key in span.keys() & {"traceId", "spanId", "parentSpanId"}:
                 span[key] = base64.b64decode(span[key]).hex()
         self._append(body)
@@ -104,30 +88,22 @@ class _Tracer:
 def _get_tracer() -> _Tracer:
     """The process's one Langfuse client; its exporter and its HTTP transport are the outbox, so it needs no keys."""
     outbox, ids = _Outbox(), _Ids()
-    provider = TracerProvider(id_generator=ids, resource=Resource.create({"service.name": "slm-swap"}))
+    # given here, so that the environment's OTEL_* and LANGFUSE_* variables can neither drop nor cut a span
+    limits = SpanLimits(max_span_attributes=128, max_span_attribute_length=SpanLimits.UNSET)
+    provider = TracerProvider(
+        sampler=ALWAYS_ON, span_limits=limits, id_generator=ids, resource=Resource.create({"service.name": "slm-swap"})
+    )
     client = Langfuse(
         public_key="outbox",
         secret_key="outbox",  # noqa: S106 - no secret: nothing leaves through this client
         base_url="http://outbox",
+        tracing_enabled=True,
         tracer_provider=provider,
         span_exporter=outbox,
         httpx_client=httpx.Client(transport=outbox),
         should_export_span=lambda _: True,
     )
     return _Tracer(client, provider, outbox, ids)
-
-
-def check_tracing(settings: Settings) -> None:
-    """Stop when a run could not be traced.
-
-    Raises:
-        ValueError: Langfuse keys are missing, and SWAP_TRACING=outbox does not say that the local outbox alone is wanted.
-    """
-    if settings.swap_tracing == "langfuse":
-        try:
-            settings.require("LANGFUSE_PUBLIC_KEY", "LANGFUSE_SECRET_KEY")
-        except ValueError as error:
-            raise ValueError(f"{error}\nOr set SWAP_TRACING=outbox to keep traces in the local outbox alone.") from None
 
 
 class RunTrace:
@@ -152,7 +128,7 @@ class RunTrace:
         self.path = folder / "trace.jsonl"
         self._settings, self._run_id, self._name, self._inputs, self._tags = settings, run_id, name, inputs, tags
         self._tracer = _get_tracer()
-        self._written = {span["spanId"] for line in read_outbox(self.path) for span in _spans_of(line)}
+        self._written = {span["spanId"] for line in read_outbox(self.path) for span in list_spans(line)}
         self._sender = Sender(settings, self.path)
         self._stack = ExitStack()
 
@@ -174,6 +150,7 @@ class RunTrace:
         self._stack.close()
         try:
             self._flush()
+            self._check_complete()
         finally:
             self._tracer.outbox.path = None
 
@@ -185,6 +162,15 @@ class RunTrace:
         self._tracer.client.flush()
         if self._tracer.outbox.problem:
             raise OSError(f"cannot write the trace to {self.path}: {self._tracer.outbox.problem}")
+
+    def _check_complete(self) -> None:
+        """Tracing is mandatory: what was made must be in the outbox, whatever the SDK's own settings say."""
+        found = {span["spanId"] for line in read_outbox(self.path) for span in list_spans(line)}
+        if lost := (self._written | {self._make_id("root")}) - found:
+            raise RuntimeError(
+                f"{len(lost)} span(s) did not reach {self.path}. Is tracing switched off in the environment "
+                "(LANGFUSE_TRACING_ENABLED, OTEL_SDK_DISABLED)? Unset it and run again."
+            )
 
     def add_generation(self, line: LedgerLine, messages: list[Message], model: str, limit: int) -> None:
         """Add the generation of one ledger line, unless the trace holds it already.
@@ -208,8 +194,8 @@ class RunTrace:
         LangfuseGeneration(
             otel_span=span,
             langfuse_client=self._tracer.client,
-            input=messages,
-            output=generation.output,
+            input=[{key: _clean(text) for key, text in message.items()} for message in messages],
+            output=_clean(generation.output),
             model=model,
             model_parameters={"temperature": 0, "max_tokens": limit},
             usage_details={k: v for k, v in usage.items() if v is not None},
@@ -235,135 +221,15 @@ class RunTrace:
             score_id = self._make_id(f"score {name}")
             self._tracer.client.create_score(name=name, value=value, trace_id=self.trace_id, score_id=score_id)
 
+    def count(self) -> Delivery:
+        """What was made and delivered so far, without sending anything."""
+        return self._sender.count()
+
     def deliver(self) -> Delivery:
-        """Send what was not sent yet and count; call it after the context manager closed. Never raises for a server."""
+        """Send what was not sent yet, and count. Never raises for what a server does."""
         return self._sender.send()
 
 
-class Sender:
-    """Posts an outbox's lines to Langfuse; with SWAP_TRACING=outbox it only counts them.
-
-    Attributes:
-        problem: Why the server did not take the last request, or None.
-    """
-
-    def __init__(self, settings: Settings, path: Path):
-        self.path = path
-        self.problem: str | None = None
-        self._settings, self._sent = settings, 0
-
-    def send(self) -> Delivery:
-        """Post the lines that were not posted yet, until the server refuses one; count spans and scores by id."""
-        lines, is_on = list(read_outbox(self.path)), self._settings.swap_tracing == "langfuse"
-        if is_on:
-            self.problem = None
-            self._post_all(lines[self._sent :])
-        made, delivered = count_items(lines), count_items(lines[: self._sent])
-        trace_id = next((span["traceId"] for line in lines for span in _spans_of(line)), "")
-        return Delivery(trace_id, show_path(self.path), made, delivered, made - delivered if is_on else 0)
-
-    def _post_all(self, lines: list[Any]) -> None:
-        auth = (self._settings.langfuse_public_key or "", self._settings.langfuse_secret_key or "")
-        headers = {"x-langfuse-ingestion-version": "4", "x-langfuse-sdk-name": "python"}
-        with httpx.Client(
-            base_url=self._settings.langfuse_host, auth=auth, headers=headers, timeout=TIMEOUT_S
-        ) as client:
-            for path, body, count in _merge(lines):
-                try:
-                    answer = client.post(path, json=body)
-                except httpx.HTTPError as error:
-                    self.problem = type(error).__name__
-                    return
-                if reason := _find_refusal(answer):
-                    self.problem = reason
-                    return
-                self._sent += count
-
-
-def _find_refusal(answer: httpx.Response) -> str | None:
-    """Why Langfuse did not take a whole request, or None when it did."""
-    if answer.status_code not in (200, 202, 207):
-        return f"status {answer.status_code}"
-    try:
-        body = answer.json() if answer.content else {}
-    except ValueError:
-        return f"status {answer.status_code} without JSON: is LANGFUSE_HOST a Langfuse server?"
-    if isinstance(body, dict) and (body.get("errors") or body.get("partialSuccess", {}).get("rejectedSpans")):
-        return "refused some of the spans or scores"
-    return None
-
-
-def _merge(lines: list[Any]) -> Iterator[tuple[str, Any, int]]:
-    """Requests of up to LINES_PER_POST lines of one kind, in order: path, body, and how many lines it holds."""
-    start = 0
-    while start < len(lines):
-        kind, end = type(lines[start]), start
-        while end < len(lines) and end - start < LINES_PER_POST and type(lines[end]) is kind:
-            end += 1
-        batch = lines[start:end]
-        if kind is dict:
-            yield SPANS_PATH, {"resourceSpans": [r for line in batch for r in line["resourceSpans"]]}, len(batch)
-        else:
-            yield SCORES_PATH, [score for line in batch for score in line], len(batch)
-        start = end
-
-
-def read_outbox(path: Path) -> Iterator[Any]:
-    """The lines of an outbox; a line left torn by a kill is passed over, its row is traced again on resume."""
-    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            yield json.loads(text)
-        except ValueError:
-            continue
-
-
-def _spans_of(line: Any) -> Iterator[dict[str, Any]]:
-    """The spans of one OTLP/JSON line; none for a line of scores."""
-    if isinstance(line, dict):
-        for resource in line["resourceSpans"]:
-            for scope in resource["scopeSpans"]:
-                yield from scope["spans"]
-
-
-def count_items(lines: list[Any]) -> int:
-    """Spans and scores in outbox lines, each id once."""
-    ids = {span["spanId"] for line in lines for span in _spans_of(line)}
-    return len(ids | {score["id"] for line in lines if isinstance(line, list) for score in line})
-
-
-def push_traces(settings: Settings) -> list[dict[str, Any]]:
-    """Send the outbox of every run that is not on the server yet; what is there already is not doubled.
-
-    The runs' metrics and decision files get the new counts.
-
-    Returns:
-        One record for each run that was sent: `run_id`, the fields of Delivery, and the server's `problem` or None.
-
-    Raises:
-        ValueError: Langfuse keys are missing.
-    """
-    settings = settings.model_copy(update={"swap_tracing": "langfuse"})
-    check_tracing(settings)
-    records = []
-    for path in sorted(settings.runs.glob("*/trace.jsonl")):
-        run_id, sender = path.parent.name, Sender(settings, path)
-        files = [f for f in (path.parent / "metrics.json", *settings.evaluation.glob("*.json")) if f.is_file()]
-        contents = {f: c for f in files if (c := json.loads(f.read_text()))["run"]["run_id"] == run_id}
-        if contents and all(c["run"]["trace"]["delivered"] == c["run"]["trace"]["made"] for c in contents.values()):
-            continue
-        delivery = asdict(sender.send())
-        for file, content in contents.items():
-            content["run"]["trace"] = delivery
-            write_json(file, content)
-        records.append({"run_id": run_id, **delivery, "problem": sender.problem})
-    return records
-
-
-def describe_delivery(delivery: Delivery, settings: Settings) -> str:
-    """One line for a person: where the trace is, and what to do when the server did not take all of it."""
-    text = f"trace {delivery.trace_id}: {delivery.made} spans and scores in the run's trace.jsonl"
-    if settings.swap_tracing == "outbox":
-        return f"{text}; none sent (SWAP_TRACING=outbox)"
-    if delivery.failed:
-        return f"{text}; {delivery.failed} NOT delivered to {settings.langfuse_host}. Send them: swap push-traces"
-    return f"{text}; all delivered to {settings.langfuse_host}"
+def _clean(text: str) -> str:
+    """A text that OTLP can carry: half of a surrogate pair becomes a question mark."""
+    return text.encode("utf-8", "replace").decode()

@@ -119,8 +119,8 @@ def _read_hub() -> list[dict[str, Any]]:
         return list(load_dataset(HUB_ID, split="train"))
     except Exception as error:  # the library raises many kinds for one cause; all of them end here
         raise PermissionError(
-            f"the hub did not give {HUB_ID} ({type(error).__name__}). The set is gated: accept its terms on its page and run "
-            "`hf auth login`; check the network too. Or use source='sample' or the path of a downloaded file."
+            f"the hub did not give {HUB_ID} ({type(error).__name__}). The set is gated: accept its terms on its page and "
+            "run `hf auth login`; check the network too. Or use source='sample' or the path of a downloaded file."
         ) from error
 
 
@@ -137,7 +137,10 @@ def make_examples(raw: list[dict[str, Any]]) -> tuple[dict[Track, list[Example]]
     left_out: Counter[str] = Counter()
     seen: set[str] = set()
     for row in raw:
-        calls, tools = _parse_list(row, "answers", {"name", "arguments"}), _parse_list(row, "tools", {"name", "parameters"})
+        calls, tools = (
+            _parse_list(row, "answers", {"name", "arguments"}),
+            _parse_list(row, "tools", {"name", "parameters"}),
+        )
         if reason := _reason_to_leave_out(calls, tools):
             left_out[reason] += 1
             continue

@@ -9,8 +9,6 @@ from swaplib.local import LocalSLM
 from swaplib.rows import Row, write_rows
 from swaplib.settings import ROOT, Settings, load_settings
 
-CHECKPOINT = ROOT / "slm_swap" / "models" / "smollm2-135m-instruct"
-
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:

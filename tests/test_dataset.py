@@ -185,6 +185,16 @@ def test_own_rows_are_taken_as_they_are(settings, tmp_path):
     assert read_rows(settings.dataset / "structured" / "test.jsonl", "structured") == made.rows["structured"]["test"]
 
 
+def test_rows_of_another_source_do_not_end_up_beside_those_of_this_one(settings, tmp_path):
+    for folder in ("own", "other"):
+        for split in SPLITS:
+            write_rows(tmp_path / folder / "structured" / f"{split}.jsonl", [Row(f"Sum up {split}", '{"total": 5}')])
+    dataset.build_dataset(settings, str(tmp_path / "own"), SIZES)
+    dataset.build_dataset(settings, str(tmp_path / "own"), SIZES)
+    with pytest.raises(ValueError, match=r"made from own, not from other.*SWAP_HOME"):
+        dataset.build_dataset(settings, str(tmp_path / "other"), SIZES)
+
+
 def test_own_rows_with_problems_list_all_of_them(settings, tmp_path):
     folder = tmp_path / "own" / "toolcall"
     write_rows(folder / "train.jsonl", [Row("p", "prose")])
@@ -215,7 +225,9 @@ def test_sources_that_are_not_there_or_not_raw_rows_say_what_was_expected(settin
         xlam.read_source("smaple", settings.sample)
     bad = tmp_path / "raw.jsonl"
     shutil.copy(COMMITTED / "toolcall" / "test.jsonl", bad)
-    with pytest.raises(ValueError, match=r"100 bad row[^$]*raw.jsonl:1: expected an object with id, query, answers and tools"):
+    with pytest.raises(
+        ValueError, match=r"100 bad row[^$]*raw.jsonl:1: expected an object with id, query, answers and tools"
+    ):
         xlam.read_source(str(bad), settings.sample)
 
 

@@ -4,7 +4,7 @@ import pytest
 from servers import completion, serving
 from test_evaluate import right, run_azure, wrong_for
 
-from swaplib import decision, tracing
+from swaplib import decision, outbox
 from swaplib.rows import write_json
 
 
@@ -75,7 +75,7 @@ def test_a_decision_writes_the_bit_the_gaps_and_what_was_compared(two_runs, caps
     }
     assert "FINE_TUNE=1" in capsys.readouterr().out
     folder = two_runs.runs / decided["run"]["run_id"]
-    spans = [span for line in tracing.read_outbox(folder / "trace.jsonl") for span in tracing._spans_of(line)]
+    spans = [span for line in outbox.read_outbox(folder / "trace.jsonl") for span in outbox.list_spans(line)]
     assert sorted(span["name"] for span in spans) == ["decision", "decision toolcall"]
 
 
@@ -93,6 +93,18 @@ def test_runs_that_answered_another_question_are_refused_with_what_differs(two_r
     with pytest.raises(ValueError, match=rf"{key}: .* against other"):
         decision.decide(two_runs, "toolcall")
     assert not (two_runs.evaluation / "toolcall_decision.json").exists()
+
+
+def test_rows_that_changed_since_the_runs_are_noticed(two_runs):
+    with (two_runs.dataset / "toolcall" / "test.jsonl").open("a") as file:
+        file.write("\n")
+    with pytest.raises(ValueError, match="other rows than those in"):
+        decision.decide(two_runs, "toolcall")
+
+
+def test_an_unknown_track_names_the_known_ones(settings):
+    with pytest.raises(ValueError, match="structured, toolcall"):
+        decision.decide(settings, "tool")
 
 
 def test_an_incomplete_run_is_refused(two_runs):

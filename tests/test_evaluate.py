@@ -8,7 +8,7 @@ import time
 import pytest
 from servers import completion, refusal, serving
 
-from swaplib import evaluate, tracing
+from swaplib import evaluate, outbox, tracing
 from swaplib.hosted import CallFailed
 from swaplib.rows import read_ledger
 from swaplib.settings import ROOT
@@ -55,7 +55,12 @@ def test_no_key_is_in_any_file_of_a_run(toolcall_home):
         run_azure(settings, root)
     assert exchanges[0].headers["api-key"] == "canary-key"
     files = [path for path in toolcall_home.evaluation.rglob("*") if path.is_file()]
-    assert len(files) == 4
+    assert {path.name for path in files if path.name[0] != "."} == {
+        "toolcall_azure_test.json",
+        "metrics.json",
+        "ledger.jsonl",
+        "trace.jsonl",
+    }
     assert not any("canary-key" in path.read_text() for path in files)
 
 
@@ -147,10 +152,87 @@ def test_a_refused_key_stops_the_run_and_leaves_no_metrics(toolcall_home):
     assert not list(toolcall_home.evaluation.rglob("*.json"))
 
 
-@pytest.mark.parametrize(("parameter", "value"), [("limit", 0), ("split", "dev")])
-def test_parameters_that_do_not_fit_say_what_does(toolcall_home, parameter, value):
+@pytest.mark.parametrize(
+    "parameters", [{"limit": 0}, {"batch_size": -1}, {"concurrency": 0}, {"max_new_tokens": 0}, {"split": "dev"}]
+)
+def test_parameters_that_do_not_fit_say_what_does(toolcall_home, parameters):
+    [value] = parameters.values()
     with pytest.raises(ValueError, match=f"{value}.*expected"):
-        evaluate.run_model(toolcall_home, "toolcall", "azure", **{parameter: value})
+        evaluate.run_model(toolcall_home, "toolcall", "azure", **parameters)
+
+
+def test_all_models_are_checked_before_any_is_asked(toolcall_home):
+    with serving(right) as (root, exchanges):
+        settings = toolcall_home.model_copy(update={"azure_endpoint": f"{root}/openai/deployments/gpt"})
+        with pytest.raises(ValueError, match="unknown model 'smll'"):
+            evaluate.run_models(settings, "toolcall", "azure,smll")
+        with pytest.raises(FileNotFoundError, match="swap download"):
+            nowhere = settings.model_copy(update={"slm_model_path": toolcall_home.swap_home / "none"})
+            evaluate.run_models(nowhere, "toolcall", "azure,slm")
+    assert not exchanges
+
+
+def test_a_run_that_lost_its_metrics_file_gets_it_back_without_a_call(toolcall_home):
+    with serving(right) as (root, exchanges):
+        first = run_azure(toolcall_home, root)
+        (first.folder / "metrics.json").unlink()
+    again = run_azure(toolcall_home, root)  # the server is gone: nothing is asked
+    assert again.metrics["valid_call_rate"] == 1.0
+    assert len(exchanges) == 6
+
+
+def test_metrics_do_not_outlive_the_ledger_they_were_made_from(toolcall_home, monkeypatch):
+    answers = [wrong_for([1], refusal(400, code="odd")), right]
+    with serving(lambda exchange: answers[0](exchange)) as (root, _):
+        run = run_azure(toolcall_home, root)
+        assert run.metrics["complete"] is False
+        del answers[0]
+        monkeypatch.setattr(evaluate, "_summarise", lambda *_: 1 / 0)  # dies after the last answer, before the metrics
+        with pytest.raises(ZeroDivisionError):
+            run_azure(toolcall_home, root)
+        monkeypatch.undo()
+        assert not (run.folder / "metrics.json").exists()
+        assert run_azure(toolcall_home, root).metrics["complete"] is True
+
+
+def test_a_failure_at_our_side_stops_the_calls(toolcall_home):
+    settings = toolcall_home.model_copy(update={"swap_home": toolcall_home.swap_home})
+
+    def answer(exchange):
+        for folder in settings.runs.glob("*-toolcall-*"):
+            folder.joinpath("ledger.jsonl").unlink(missing_ok=True)
+            folder.joinpath("ledger.jsonl").mkdir(exist_ok=True)  # the ledger cannot be written any more
+        time.sleep(0.1)
+        return right(exchange)
+
+    with serving(answer) as (root, exchanges):
+        with pytest.raises(OSError) as caught:
+            run_azure(settings, root, concurrency=1)
+        asked = len(exchanges)
+        time.sleep(0.5)
+        assert len(exchanges) == asked < 6
+    assert caught.value is not None  # held, as a notebook holds it
+
+
+def test_a_second_process_on_the_same_rows_is_refused(toolcall_home, env_of_tests):
+    with serving(lambda e: time.sleep(0.3) or right(e)) as (root, exchanges):
+        env = env_of_tests | {
+            "AZURE_ENDPOINT": f"{root}/openai/deployments/gpt",
+            "SWAP_HOME": str(toolcall_home.swap_home),
+            "SWAP_ROW_LIMIT": "",
+        }
+        code = (
+            "from swaplib import evaluate, settings\n"
+            "evaluate.run_model(settings.load_settings(), 'toolcall', 'azure', concurrency=1)"
+        )
+        first = subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.DEVNULL)
+        while not exchanges:
+            assert first.poll() is None
+            time.sleep(0.02)
+        with pytest.raises(RuntimeError, match="another process is asking these rows"):
+            run_azure(toolcall_home, root)
+        assert first.wait() == 0
+    assert len(exchanges) == 6
 
 
 def test_the_local_model_is_scored_like_the_hosted_one(toolcall_home, slm):
@@ -200,7 +282,7 @@ def test_a_killed_notebook_goes_on_and_asks_no_finished_row_twice(toolcall_home,
     metrics = json.loads((toolcall_home.evaluation / "toolcall_azure_test.json").read_text())
     assert (metrics["complete"], metrics["valid_call_rate"]) == (True, 1.0)
     spans = {
-        s["spanId"]: s for line in tracing.read_outbox(ledger.parent / "trace.jsonl") for s in tracing._spans_of(line)
+        s["spanId"]: s for line in outbox.read_outbox(ledger.parent / "trace.jsonl") for s in outbox.list_spans(line)
     }
     assert sorted(span["name"] for span in spans.values()) == [
         "eval toolcall azure test",

@@ -2,7 +2,7 @@ import threading
 import time
 
 import pytest
-from servers import completion, refusal, serving
+from servers import as_json, completion, refusal, serving
 
 from swaplib.hosted import CallFailed, HostedLLM
 from swaplib.prompts import build_messages
@@ -72,6 +72,13 @@ def test_every_answer_belongs_to_its_question_and_calls_in_flight_are_bounded():
         (completion(" \n"), "empty", " \n"),
         (refusal(400, code="content_filter"), "filtered", ""),
         (refusal(400, code="something_else"), "error", ""),
+        (refusal(400, code="context_length_exceeded"), "truncated", ""),
+        ((200, {"content-type": "text/html"}, b"<html>log in</html>"), "error", ""),
+        ((200, {}, b'{"choices": [{"mess'), "error", ""),
+        (as_json([]), "error", ""),
+        (as_json({"choices": []}), "error", ""),
+        (as_json({"choices": [{"message": None, "finish_reason": "stop"}]}), "error", ""),
+        (completion(["a list of parts"]), "error", ""),
     ],
 )
 def test_how_an_answer_ended_is_kept(answer, status, output):
@@ -145,7 +152,17 @@ def test_a_closed_port_is_said_before_any_call():
         HostedLLM(f"{root}/openai/deployments/gpt", "k", "v", "gpt").check()
 
 
-@pytest.mark.parametrize("endpoint", ["https://host/openai", "host/v1", "ftp://host/v1"])
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "https://host/openai",
+        "host/v1",
+        "ftp://host/v1",
+        "https://host/openai/deployments/gpt/chat/completions?api-version=2024-10-21",
+        "https://<host>/openai/deployments/<deployment>",
+        "https://user:password@host/v1",
+    ],
+)
 def test_an_endpoint_of_neither_shape_says_which_shapes_there_are(monkeypatch, endpoint):
     monkeypatch.setenv("AZURE_ENDPOINT", endpoint)
     with pytest.raises(ValueError, match=r"openai/deployments/<deployment>, or …/v1"):

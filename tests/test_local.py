@@ -73,6 +73,14 @@ def test_a_prompt_that_does_not_fit_says_by_how_much(slm):
         slm.generate_batch(["Hello there, friend"], 8190)
 
 
+def test_a_prompt_without_room_for_an_answer_is_truncated_and_does_not_stop_the_others(slm):
+    chats = [[{"role": "user", "content": "word " * 8200}], [{"role": "user", "content": "Hi"}]]
+    answers = dict(slm.generate(chats, 2))
+    assert (answers[0].status, answers[0].finish_reason) == ("truncated", "context_length_exceeded")
+    assert answers[0].prompt_tokens > 8192
+    assert answers[1].completion_tokens == 2
+
+
 def test_identity_follows_the_weights_and_not_the_place(slm, tmp_path):
     copy = tmp_path / slm.path.name
     shutil.copytree(slm.path, copy)
@@ -80,6 +88,13 @@ def test_identity_follows_the_weights_and_not_the_place(slm, tmp_path):
     with (copy / "model.safetensors").open("r+b") as file:
         file.seek(-1, 2)
         file.write(b"\x7f")
+    assert LocalSLM(copy).identity() != slm.identity()
+
+
+def test_identity_follows_the_chat_template(slm, tmp_path):
+    copy = tmp_path / slm.path.name
+    shutil.copytree(slm.path, copy)
+    (copy / "chat_template.jinja").write_text("{{ messages[0].content }}")
     assert LocalSLM(copy).identity() != slm.identity()
 
 

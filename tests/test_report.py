@@ -58,12 +58,22 @@ def test_a_decision_reads_as_one_sentence():
             "n_rows": 9,
             "delta": 0.05,
             "worse_on": ["valid_call_rate"],
-            "rates": {"azure": {"valid_call_rate": {"rate": 0.5}}},
+            "evidence": {"rates": {"azure": {"valid_call_rate": {"rate": 0.5}}}},
         }
     )
 
 
-def test_a_comparison_with_a_hosted_model_that_got_nothing_right_says_so():
-    rates = {"azure": {"valid_call_rate": {"rate": 0.0}}}
-    text = report.describe_decision({"FINE_TUNE": 0, "n_rows": 9, "delta": 0, "worse_on": [], "rates": rates})
-    assert text.startswith("FINE_TUNE=0, but on 9 rows the hosted LLM got none right")
+def test_a_comparison_in_which_nobody_was_right_says_so():
+    rates = {model: {"valid_call_rate": {"rate": 0.0}} for model in ("azure", "slm")}
+    decision = {"FINE_TUNE": 0, "n_rows": 9, "delta": 0, "worse_on": [], "evidence": {"rates": rates}}
+    assert "neither model got one right" in report.describe_decision(decision)
+
+
+def test_rows_that_differ_come_first():
+    right, wrong = ({"valid_call": bit} for bit in (True, False))
+    generation = Generation("text", "ok", "stop", 1, 1, 1.0)
+    azure = [LedgerLine(i, "", generation, scores) for i, scores in enumerate([right, wrong, right, wrong])]
+    slm = [LedgerLine(i, "", generation, scores) for i, scores in enumerate([right, right, wrong, wrong])]
+    html = report.show_differences(azure, slm, [Row(f"prompt {i}", "gold") for i in range(4)]).to_html()
+    places = [html.index(f"prompt {i}") for i in (2, 1, 3, 0)]
+    assert places == sorted(places)

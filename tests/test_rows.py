@@ -40,13 +40,14 @@ def test_every_bad_line_is_listed_with_its_reason(tmp_path):
         '{"prompt": "p", "completion": "just prose"}',
         '{"prompt": "p", "prompt": "q", "completion": "c"}',
         "[1]",
+        r'{"prompt": "\ud800", "completion": "c"}',
     ]
     path = tmp_path / "test.jsonl"
     path.write_bytes("\n".join(lines).encode() + b"\n\xff\n")
     with pytest.raises(ValueError) as caught:
         read_rows(path, "toolcall")
     message = str(caught.value)
-    assert "9 bad line(s)" in message
+    assert "10 bad line(s)" in message
     for expected in (
         "test.jsonl:2: not JSON",
         "test.jsonl:3: a blank line",
@@ -56,7 +57,8 @@ def test_every_bad_line_is_listed_with_its_reason(tmp_path):
         "test.jsonl:7: completion is not a toolcall answer",
         "test.jsonl:8: not JSON (duplicate key 'prompt')",
         "test.jsonl:9: expected an object",
-        "test.jsonl:10: not UTF-8",
+        "test.jsonl:10: prompt holds half of a surrogate pair",
+        "test.jsonl:11: not UTF-8",
     ):
         assert expected in message
 

@@ -64,6 +64,7 @@ def test_health_counts_requests(root):
         ({"messages": [{"role": "user", "content": "x"}], "max_tokens": 0}, "max_tokens"),
         ({"messages": [{"role": "user", "content": "x"}], "stream": True}, "stream"),
         ({"messages": [{"role": "user", "content": "x"}], "n": 2}, "n"),
+        ({"messages": [{"role": "user", "content": "x"}], "stop": ["x"]}, "stop"),
         ({"messages": [{"role": "user", "content": "x"}], "max_tokens": 9000}, "messages"),
     ],
 )
@@ -79,3 +80,17 @@ def test_a_body_that_is_no_json_and_a_path_that_is_not_there(root):
     answer = httpx.get(f"{root}/v1/nothing")
     assert answer.status_code == 404
     assert "GET /v1/nothing" in answer.json()["error"]["message"]
+
+
+def test_a_port_that_is_taken_is_named(root, slm):
+    from swaplib.serve import serve
+
+    with pytest.raises(OSError, match=r"port \d+ on loopback is taken"):
+        serve(slm, "second", int(root.rpartition(":")[2]))
+
+
+def test_another_server_at_the_port_is_not_taken_for_the_stand_in(root):
+    from swaplib.stand_in import running_stand_in
+
+    with pytest.raises(RuntimeError, match="is taken"), running_stand_in(f"{root}/v1"):
+        pass

@@ -33,3 +33,10 @@ def test_a_value_of_the_wrong_form_names_the_variable_and_not_the_value(monkeypa
     with pytest.raises(ValueError, match=name) as caught:
         load_settings()
     assert f"'{value}'" not in str(caught.value)
+
+
+def test_no_representation_of_the_settings_shows_a_key(monkeypatch):
+    for name in ("AZURE_API_KEY", "LANGFUSE_PUBLIC_KEY", "LANGFUSE_SECRET_KEY"):
+        monkeypatch.setenv(name, "canary")
+    assert load_settings().langfuse_secret_key == "canary"
+    assert "canary" not in repr(load_settings())

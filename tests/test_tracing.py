@@ -1,10 +1,12 @@
 import gzip
 import json
+import subprocess
+import sys
 
 import pytest
 from servers import as_json, serving
 
-from swaplib import tracing
+from swaplib import outbox, tracing
 from swaplib.prompts import build_messages
 from swaplib.rows import Generation, LedgerLine
 
@@ -31,7 +33,7 @@ def trace_run(settings, run_id="run-1", n=3):
 
 
 def spans_in(lines) -> dict[str, dict]:
-    return {span["spanId"]: span for line in lines for span in tracing._spans_of(line)}
+    return {span["spanId"]: span for line in lines for span in outbox.list_spans(line)}
 
 
 def attributes(span) -> dict[str, str]:
@@ -50,17 +52,17 @@ class Langfuse:
             return as_json({}, self.failing)
         is_zipped = exchange.headers.get("content-encoding") == "gzip"
         body = json.loads(gzip.decompress(exchange.body) if is_zipped else exchange.body)
-        if exchange.path == tracing.SPANS_PATH:
+        if exchange.path == outbox.SPANS_PATH:
             self.spans |= spans_in([body])
             return as_json({})
-        assert exchange.path == tracing.SCORES_PATH
+        assert exchange.path == outbox.SCORES_PATH
         self.scores |= {score["id"]: score for score in body}
         return as_json({"successes": [], "errors": []}, 207)
 
 
 def test_a_run_is_one_trace_with_root_children_event_and_scores(settings):
     trace = trace_run(settings)
-    lines = list(tracing.read_outbox(trace.path))
+    lines = list(outbox.read_outbox(trace.path))
     spans = spans_in(lines)
     assert {span["traceId"] for span in spans.values()} == {trace.trace_id}
     [root] = [span for span in spans.values() if "parentSpanId" not in span]
@@ -75,7 +77,7 @@ def test_a_run_is_one_trace_with_root_children_event_and_scores(settings):
 
 
 def test_a_generation_tells_model_usage_latency_and_messages(settings):
-    spans = spans_in(tracing.read_outbox(trace_run(settings).path))
+    spans = spans_in(outbox.read_outbox(trace_run(settings).path))
     [row] = [span for span in spans.values() if span["name"] == "row 1"]
     found = attributes(row)
     assert found["langfuse.observation.model.name"] == "model-x"
@@ -88,7 +90,7 @@ def test_a_generation_tells_model_usage_latency_and_messages(settings):
 def test_a_resumed_run_goes_on_with_its_trace_and_doubles_nothing(settings):
     first = trace_run(settings, n=2)
     again = trace_run(settings, n=3)
-    spans = spans_in(tracing.read_outbox(again.path))
+    spans = spans_in(outbox.read_outbox(again.path))
     assert first.trace_id == again.trace_id
     assert sorted(span["name"] for span in spans.values()) == [
         "decision",
@@ -97,7 +99,7 @@ def test_a_resumed_run_goes_on_with_its_trace_and_doubles_nothing(settings):
         "row 1",
         "row 2",
     ]
-    written = [s["name"] for line in tracing.read_outbox(again.path) for s in tracing._spans_of(line)]
+    written = [s["name"] for line in outbox.read_outbox(again.path) for s in outbox.list_spans(line)]
     assert written.count("row 0") == written.count("row 2") == 1
     assert again.deliver().made == 6
 
@@ -106,7 +108,7 @@ def test_an_error_inside_a_run_ends_its_root_as_an_error(settings):
     folder = settings.runs / "run-1"
     with pytest.raises(RuntimeError), tracing.RunTrace(settings, "run-1", folder, "eval", {}, []):
         raise RuntimeError("told to nobody")
-    [root] = spans_in(tracing.read_outbox(folder / "trace.jsonl")).values()
+    [root] = spans_in(outbox.read_outbox(folder / "trace.jsonl")).values()
     assert attributes(root)["langfuse.observation.level"] == "ERROR"
     assert "told to nobody" not in json.dumps(root)
 
@@ -132,14 +134,14 @@ def test_a_server_that_refuses_costs_no_trace_and_gets_it_later_once(settings, f
         langfuse.failing = failing
         delivery = trace_run(settings).deliver()
         assert (delivery.made, delivery.delivered, delivery.failed) == (6, 0, 6)
-        assert "swap push-traces" in tracing.describe_delivery(delivery, settings)
-        [refused] = tracing.push_traces(settings)
+        assert "swap push-traces" in outbox.describe_delivery(delivery, settings)
+        [refused] = outbox.push_traces(settings)
         assert refused["failed"] == 6
         assert str(failing) in refused["problem"]
         langfuse.failing = 0
-        [pushed] = tracing.push_traces(settings)
+        [pushed] = outbox.push_traces(settings)
         assert (pushed["delivered"], pushed["failed"]) == (6, 0)
-        tracing.push_traces(settings)
+        outbox.push_traces(settings)
     assert (len(langfuse.spans), len(langfuse.scores)) == (5, 1)
 
 
@@ -158,6 +160,7 @@ def test_a_web_page_in_place_of_langfuse_counts_as_not_delivered(settings):
 
 def test_long_runs_send_while_they_go(settings, monkeypatch):
     monkeypatch.setattr(tracing, "LINES_PER_POST", 4)
+    monkeypatch.setattr(outbox, "LINES_PER_POST", 4)
     langfuse = Langfuse()
     with serving(langfuse) as (root, exchanges):
         settings = settings.model_copy(update=KEYS | {"langfuse_host": root})
@@ -173,7 +176,7 @@ def test_long_runs_send_while_they_go(settings, monkeypatch):
 def test_without_keys_a_run_stops_and_says_how_to_go_on(settings):
     settings = settings.model_copy(update={"swap_tracing": "langfuse"})
     with pytest.raises(ValueError, match=r"LANGFUSE_PUBLIC_KEY.*\n.*LANGFUSE_SECRET_KEY[^$]*SWAP_TRACING=outbox"):
-        tracing.check_tracing(settings)
+        outbox.check_tracing(settings)
 
 
 def test_a_trace_that_cannot_be_written_stops_the_run(settings):
@@ -193,3 +196,91 @@ def test_two_runs_at_once_in_one_process_are_refused(settings):
         tracing.RunTrace(settings, "b", settings.runs / "b", "b", {}, []),
     ):
         pass
+
+
+def test_requests_are_bounded_in_bytes_and_a_refused_one_does_not_hold_up_the_others(settings, monkeypatch):
+    monkeypatch.setattr(outbox, "BYTES_PER_POST", 6_000)
+    langfuse = Langfuse()
+
+    def answer(exchange):
+        return as_json({}, 413) if len(exchange.body) > 9_000 else langfuse(exchange)
+
+    with serving(answer) as (root, exchanges):
+        settings = settings.model_copy(update=KEYS | {"langfuse_host": root})
+        folder = settings.runs / "run-1"
+        with tracing.RunTrace(settings, "run-1", folder, "eval", {}, []) as trace:
+            for i in range(6):
+                prompt = "x" * (20_000 if i == 2 else 1_000)
+                trace.add_generation(make_line(i), build_messages("toolcall", prompt), "m", 1)
+        delivery = trace.deliver()
+    assert (delivery.made, delivery.delivered, delivery.failed) == (7, 6, 1)
+    assert len(exchanges) > 2
+
+
+@pytest.mark.parametrize(
+    ("body", "delivered"),
+    [
+        ({"partialSuccess": None}, 6),
+        ({"partialSuccess": {"rejectedSpans": "0"}}, 6),
+        ({"partialSuccess": {"rejectedSpans": "2"}}, 0),
+        ({"errors": [{"id": "x"}]}, 0),
+        ([], 6),
+    ],
+)
+def test_what_a_server_says_of_a_request_decides_what_counts(settings, body, delivered):
+    with serving(lambda _: as_json(body)) as (root, _):
+        settings = settings.model_copy(update=KEYS | {"langfuse_host": root})
+        assert trace_run(settings).deliver().delivered == delivered
+
+
+@pytest.mark.parametrize("host", ["http://lf.local:30O0", "lf.local", "https://lf.local\n"])
+def test_an_address_that_is_none_stops_before_the_run(settings, host):
+    with pytest.raises(ValueError, match="LANGFUSE_HOST"):
+        outbox.check_tracing(settings.model_copy(update=KEYS | {"langfuse_host": host}))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "is_refused"),
+    [
+        ("LANGFUSE_TRACING_ENABLED", "false", True),
+        ("OTEL_TRACES_SAMPLER", "always_off", False),
+        ("OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", "20", False),
+        ("LANGFUSE_SAMPLE_RATE", "0", False),
+        ("OTEL_SDK_DISABLED", "true", True),
+    ],
+)
+def test_the_environment_cannot_switch_tracing_off_silently(settings, env_of_tests, name, value, is_refused):
+    code = (
+        "import sys; from pathlib import Path; from swaplib import tracing; from swaplib.settings import load_settings\n"
+        "with tracing.RunTrace(load_settings(), 'r', Path(sys.argv[1]), 'a run', {'text': 'x' * 99}, []) as trace:\n"
+        "    trace.finish({}, {'rate': 1.0})\n"
+    )
+    command = [sys.executable, "-c", code, str(settings.swap_home)]
+    done = subprocess.run(command, env=env_of_tests | {name: value}, capture_output=True, text=True)
+    if is_refused:
+        assert done.returncode == 1
+        assert name in done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
+        [root] = spans_in(outbox.read_outbox(settings.swap_home / "trace.jsonl")).values()
+        assert "x" * 99 in attributes(root)["langfuse.observation.input"]
+
+
+def test_half_a_surrogate_pair_in_an_output_costs_one_character_and_not_the_output(settings):
+    folder = settings.runs / "run-1"
+    line = LedgerLine(0, "0" * 64, Generation("before \ud83d after", "ok", "stop", 1, 1, 1.0), {})
+    with tracing.RunTrace(settings, "run-1", folder, "eval", {}, []) as trace:
+        trace.add_generation(line, build_messages("toolcall", "q"), "m", 1)
+    [row] = [s for s in spans_in(outbox.read_outbox(trace.path)).values() if s["name"] == "row 0"]
+    assert attributes(row)["langfuse.observation.output"] == "before ? after"
+
+
+def test_other_files_in_the_evaluation_folder_do_not_disturb_a_push(settings):
+    langfuse = Langfuse()
+    with serving(langfuse) as (root, _):
+        settings = settings.model_copy(update=KEYS | {"langfuse_host": root})
+        trace_run(settings)
+        for name, text in {"notes.json": "[1]", "other.json": '{"a": 1}', "torn.json": "{"}.items():
+            (settings.evaluation / name).write_text(text)
+        [record] = outbox.push_traces(settings)
+    assert record["delivered"] == 6

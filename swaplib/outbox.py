@@ -1,0 +1,213 @@
+"""A run's `trace.jsonl`: what the Langfuse SDK made, kept line by line, sent to the server and counted.
+
+A line is the body of a request that Langfuse takes as it is: OTLP/JSON spans (an object) or scores (a list). Lines are
+appended with fsync before anything is sent; a line sent twice makes no duplicate, because its ids stay.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from swaplib.rows import write_json
+from swaplib.settings import Settings, show_path
+
+SPANS_PATH, SCORES_PATH = "/api/public/otel/v1/traces", "/api/public/scores"
+LINES_PER_POST, BYTES_PER_POST = 200, 2_000_000
+TIMEOUT_S = 10.0
+BODY_REFUSED = (400, 413, 422)  # this request's fault: the next one may pass
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What became of a trace: spans and scores made, delivered to the server, and failed so far."""
+
+    trace_id: str
+    outbox: str
+    made: int
+    delivered: int
+    failed: int
+
+
+def check_tracing(settings: Settings) -> None:
+    """Stop when a run could not be traced.
+
+    Raises:
+        ValueError: Langfuse keys are missing, and SWAP_TRACING=outbox does not say that the local outbox alone is wanted;
+            or LANGFUSE_HOST is no address.
+    """
+    if settings.swap_tracing == "outbox":
+        return
+    try:
+        settings.require("LANGFUSE_PUBLIC_KEY", "LANGFUSE_SECRET_KEY")
+    except ValueError as error:
+        raise ValueError(f"{error}\nOr set SWAP_TRACING=outbox to keep traces in the local outbox alone.") from None
+    try:
+        has_host = httpx.URL(settings.langfuse_host).scheme in ("http", "https")
+    except httpx.InvalidURL:
+        has_host = False
+    if not has_host:
+        raise ValueError("LANGFUSE_HOST: expected an address like https://cloud.langfuse.com")
+
+
+def read_outbox(path: Path) -> Iterator[Any]:
+    """The lines of an outbox; a line left torn by a kill is passed over, its row is traced again on resume."""
+    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            yield json.loads(text)
+        except ValueError:
+            continue
+
+
+def list_spans(line: Any) -> Iterator[dict[str, Any]]:
+    """The spans of one OTLP/JSON line; none for a line of scores."""
+    if isinstance(line, dict):
+        for resource in line["resourceSpans"]:
+            for scope in resource["scopeSpans"]:
+                yield from scope["spans"]
+
+
+def count_items(lines: list[Any]) -> int:
+    """Spans and scores in outbox lines, each id once."""
+    ids = {span["spanId"] for line in lines for span in list_spans(line)}
+    return len(ids | {score["id"] for line in lines if isinstance(line, list) for score in line})
+
+
+class Sender:
+    """Posts an outbox's lines to Langfuse; with SWAP_TRACING=outbox it only counts them.
+
+    Attributes:
+        problem: Why the server did not take a request, or None.
+    """
+
+    def __init__(self, settings: Settings, path: Path):
+        self.path = path
+        self.problem: str | None = None
+        self._settings = settings
+        self._delivered: set[int] = set()  # positions of lines
+
+    def count(self) -> Delivery:
+        """What was made and delivered so far."""
+        lines = list(read_outbox(self.path))
+        made, delivered = count_items(lines), count_items([lines[i] for i in self._delivered])
+        trace_id = next((span["traceId"] for line in lines for span in list_spans(line)), "")
+        failed = made - delivered if self._settings.swap_tracing == "langfuse" else 0
+        return Delivery(trace_id, show_path(self.path), made, delivered, failed)
+
+    def send(self) -> Delivery:
+        """Post the lines that were not delivered yet, then count. Never raises for what a server does."""
+        if self._settings.swap_tracing == "langfuse":
+            self.problem = None
+            lines = list(read_outbox(self.path))
+            self._post([(i, line) for i, line in enumerate(lines) if i not in self._delivered])
+        return self.count()
+
+    def _post(self, lines: list[tuple[int, Any]]) -> None:
+        auth = (self._settings.langfuse_public_key or "", self._settings.langfuse_secret_key or "")
+        headers = {"x-langfuse-ingestion-version": "4", "x-langfuse-sdk-name": "python"}
+        options = {"base_url": self._settings.langfuse_host, "auth": auth, "headers": headers, "timeout": TIMEOUT_S}
+        with httpx.Client(**options) as client:
+            for path, body, positions in _merge(lines):
+                try:
+                    answer = client.post(path, json=body)
+                except httpx.HTTPError as error:
+                    self.problem = type(error).__name__
+                    return
+                if (reason := _find_refusal(answer)) is None:
+                    self._delivered.update(positions)
+                    continue
+                self.problem = reason
+                if answer.status_code not in BODY_REFUSED:
+                    return
+
+
+def _find_refusal(answer: httpx.Response) -> str | None:
+    """Why Langfuse did not take a whole request, or None when it did."""
+    if answer.status_code not in (200, 202, 207):
+        return f"status {answer.status_code}"
+    try:
+        body = answer.json() if answer.content else {}
+    except ValueError:
+        return f"status {answer.status_code} without JSON: is LANGFUSE_HOST a Langfuse server?"
+    if not isinstance(body, dict):
+        return None
+    rejected = (body.get("partialSuccess") or {}).get("rejectedSpans") or 0  # a number, or its text
+    return "refused some of the spans or scores" if body.get("errors") or int(rejected) else None
+
+
+def _merge(lines: list[tuple[int, Any]]) -> Iterator[tuple[str, Any, list[int]]]:
+    """Requests of lines of one kind, in order, bounded in lines and bytes: path, body, and the lines' positions."""
+    batch: list[tuple[int, Any]] = []
+    size = 0
+    for position, line in lines:
+        length = len(json.dumps(line))
+        is_full = len(batch) == LINES_PER_POST or size + length > BYTES_PER_POST
+        if batch and (is_full or type(batch[0][1]) is not type(line)):
+            yield _make_request(batch)
+            batch, size = [], 0
+        batch.append((position, line))
+        size += length
+    if batch:
+        yield _make_request(batch)
+
+
+def _make_request(batch: list[tuple[int, Any]]) -> tuple[str, Any, list[int]]:
+    positions = [position for position, _ in batch]
+    if isinstance(batch[0][1], dict):
+        spans = [resource for _, line in batch for resource in line["resourceSpans"]]
+        return SPANS_PATH, {"resourceSpans": spans}, positions
+    return SCORES_PATH, [score for _, line in batch for score in line], positions
+
+
+def push_traces(settings: Settings) -> list[dict[str, Any]]:
+    """Send the outbox of every run that is not on the server yet; what is there already is not doubled.
+
+    The runs' metrics and decision files get the new counts.
+
+    Returns:
+        One record for each run that was sent: `run_id`, the fields of Delivery, and the server's `problem` or None.
+
+    Raises:
+        ValueError: Langfuse keys are missing.
+    """
+    settings = settings.model_copy(update={"swap_tracing": "langfuse"})
+    check_tracing(settings)
+    records = []
+    for path in sorted(settings.runs.glob("*/trace.jsonl")):
+        run_id, sender = path.parent.name, Sender(settings, path)
+        files = _find_files_of(settings, run_id)
+        if files and all(c["run"]["trace"]["delivered"] == c["run"]["trace"]["made"] for c in files.values()):
+            continue
+        delivery = asdict(sender.send())
+        for file, content in files.items():
+            content["run"]["trace"] = delivery
+            write_json(file, content)
+        records.append({"run_id": run_id, **delivery, "problem": sender.problem})
+    return records
+
+
+def _find_files_of(settings: Settings, run_id: str) -> dict[Path, dict[str, Any]]:
+    """The metrics and decision files that tell of a run, with their contents; other JSON files are left alone."""
+    files = {}
+    for file in (*(settings.runs / run_id).glob("*.json"), *settings.evaluation.glob("*.json")):
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError:
+            continue
+        run = content.get("run") if isinstance(content, dict) else None
+        if isinstance(run, dict) and run.get("run_id") == run_id and "trace" in run:
+            files[file] = content
+    return files
+
+
+def describe_delivery(delivery: Delivery, settings: Settings) -> str:
+    """One line for a person: where the trace is, and what to do when the server did not take all of it."""
+    text = f"trace {delivery.trace_id}: {delivery.made} spans and scores in {delivery.outbox}"
+    if settings.swap_tracing == "outbox":
+        return f"{text}; none sent (SWAP_TRACING=outbox)"
+    if delivery.failed:
+        return f"{text}; {delivery.failed} NOT delivered to {settings.langfuse_host}. Send them: swap push-traces"
+    return f"{text}; all delivered to {settings.langfuse_host}"
