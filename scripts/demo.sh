@@ -10,7 +10,7 @@ step() {
 begin=$(date +%s)
 step swap run notebooks/01_data.ipynb
 for track in toolcall structured; do
-    step swap run notebooks/02_eval.ipynb -p track "$track" -p limit 8 -p max_new_tokens 96
+    step swap run notebooks/02_eval.ipynb -p track "$track" -p limit 8 -p max_new_tokens 128
     step swap run notebooks/03_decision.ipynb -p track "$track"
 done
 printf '\nThe demo took %s s. Open these:\n' "$(($(date +%s) - begin))"

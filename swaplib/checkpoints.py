@@ -178,13 +178,14 @@ def _special_token_ids(gguf: Path) -> dict[str, int]:
 
 
 def _fetch_snapshot(repo_id: str, revision: str | None, folder: Path) -> None:
+    import httpx
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         commit = HfApi().model_info(repo_id, revision=revision).sha
         snapshot_download(repo_id, revision=commit, local_dir=folder, allow_patterns=list(HUB_FILES))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
         raise RuntimeError(
             f"the hub did not give {repo_id} at {revision or 'its main branch'} ({type(error).__name__}). Check the id, the "
             "revision and the network; for a gated model accept its terms and run `hf auth login`. Run again to go on."

@@ -46,7 +46,7 @@ def build_dataset(settings: Settings, source: str, sizes: dict[Track, str], seed
     """
     folder = ROOT / Path(source).expanduser()
     if folder.is_dir():
-        rows, facts = _read_own_rows(folder), {"source": folder.name, "split_rule": "as given"}
+        rows, facts = _read_own_rows(folder), {"source": show_path(folder), "split_rule": "as given"}
     else:
         rows, facts = _make_rows(settings, source, {track: parse_sizes(sizes[track]) for track in TRACKS}, seed)
     counts = {track: {split: len(of_split) for split, of_split in splits.items()} for track, splits in rows.items()}
@@ -69,6 +69,11 @@ def build_dataset(settings: Settings, source: str, sizes: dict[Track, str], seed
 def _check_home(settings: Settings, source: str) -> None:
     """Keep rows of one source from ending up beside, or in place of, rows of another."""
     manifest = settings.dataset / "manifest.json"
+    rows = [path for path in settings.dataset.glob("*/*.jsonl") if path.parent.name in TRACKS]
+    if rows and not manifest.is_file():
+        raise ValueError(
+            f"{show_path(rows[0])} is there already, and no manifest says whose it is. Move it away first."
+        )
     known = json.loads(manifest.read_text(encoding="utf-8"))["source"] if manifest.is_file() else source
     if known != source:
         raise ValueError(

@@ -11,7 +11,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from swaplib import evidence, provenance, tracing
 from swaplib.hosted import HostedLLM
 from swaplib.local import LocalSLM
 from swaplib.metrics import Track, aggregate, canonical_json, check_track, core_metrics, rates_of, score_row
-from swaplib.outbox import check_tracing, describe_delivery
+from swaplib.outbox import Delivery, check_tracing, describe_delivery
 from swaplib.prompts import Message, build_messages
 from swaplib.rows import (
     SPLITS,
@@ -63,6 +63,7 @@ class _Plan:
     facts: dict[str, Any]
     parameters: dict[str, Any]
     folder: Path
+    key: str
 
     @property
     def ledger_file(self) -> Path:
@@ -100,7 +101,10 @@ def run_models(settings: Settings, track: Track, models: str, **parameters: Any)
 
     All of them are checked, and what is to come is printed, before the first call of any.
     """
-    plans = [_make_plan(settings, track, model.strip(), **parameters) for model in models.split(",")]
+    names = [name.strip() for name in models.split(",")]
+    if len(set(names)) < len(names):
+        raise ValueError(f"models={models!r} names a model twice")
+    plans = [_make_plan(settings, track, name, **parameters) for name in names]
     return [_run_plan(settings, plan) for plan in plans]
 
 
@@ -161,29 +165,30 @@ def _make_plan(
         "temperature": 0,
     }
     key = hash_text(canonical_json(facts))[:12]
-    known = sorted(settings.runs.glob(f"*-{key}"))
-    folder = known[-1] if known and not fresh else settings.runs / provenance.make_run_id(track, model, split, key)
+    folder = None if fresh else _find_run(settings, key)
+    folder = folder or settings.runs / provenance.make_run_id(track, model, split, key)
     parameters = {**sizes, "fresh": fresh, "swap_row_limit": settings.swap_row_limit}
-    plan = _Plan(client, track, model, split, rows, messages, facts, parameters, folder)
+    plan = _Plan(client, track, model, split, rows, messages, facts, parameters, folder, key)
     if plan.find_waiting():
         client.check()
     print(plan.describe())
     return plan
 
 
+def _find_run(settings: Settings, key: str) -> Path | None:
+    """The newest run of a question; run ids begin with the year, so a lock is none."""
+    return max((folder for folder in settings.runs.glob(f"2*-{key}") if folder.is_dir()), default=None)
+
+
 def _run_plan(settings: Settings, plan: _Plan) -> Run:
     """Ask what is waiting, unless nothing is; bring the metrics file up to date."""
+    if plan.find_waiting() or not (plan.folder / "metrics.json").is_file():
+        with _locked(settings, plan.key):
+            # another process may have asked these rows between the planning and the lock
+            if not plan.parameters["fresh"]:
+                plan = replace(plan, folder=_find_run(settings, plan.key) or plan.folder)
+            _ask_and_write(settings, plan)
     metrics_file = plan.folder / "metrics.json"
-    if (waiting := plan.find_waiting()) or not metrics_file.is_file():
-        with _locked(settings, plan):
-            metrics_file.unlink(missing_ok=True)  # while rows are asked, there are no metrics
-            trace = _ask_rows(settings, plan, waiting)
-            ledger = read_ledger(plan.ledger_file)
-            metrics = _summarise(plan, ledger) | {"run": _describe_run(settings, plan)}
-            write_json(metrics_file, metrics | {"run": metrics["run"] | {"trace": asdict(trace.count())}})
-            delivery = trace.deliver()  # may take its time, and now everything else is on disk
-            write_json(metrics_file, metrics | {"run": metrics["run"] | {"trace": asdict(delivery)}})
-            print(describe_delivery(delivery, settings))
     metrics = json.loads(metrics_file.read_text(encoding="utf-8"))
     write_json(settings.evaluation / f"{plan.track}_{plan.model}_{plan.split}.json", metrics)
     ledger = read_ledger(plan.ledger_file)
@@ -194,17 +199,28 @@ def _run_plan(settings: Settings, plan: _Plan) -> Run:
     return Run(plan.folder, metrics, tuple(ledger[i] for i in sorted(ledger)))
 
 
+def _ask_and_write(settings: Settings, plan: _Plan) -> None:
+    """Ask what is waiting, write the metrics file, deliver the trace. While rows are asked, there is no metrics file."""
+    metrics_file = plan.folder / "metrics.json"
+    metrics_file.unlink(missing_ok=True)
+    trace = _ask_rows(settings, plan, plan.find_waiting())
+    metrics = _summarise(plan, read_ledger(plan.ledger_file)) | {"run": _describe_run(settings, plan)}
+    metrics["run"]["trace"] = asdict(trace.count())
+    write_json(metrics_file, metrics)
+    metrics["run"]["trace"] = asdict(trace.deliver())  # may take its time, and now everything else is on disk
+    write_json(metrics_file, metrics)
+    print(describe_delivery(Delivery(**metrics["run"]["trace"]), settings))
+
+
 @contextlib.contextmanager
-def _locked(settings: Settings, plan: _Plan) -> Iterator[None]:
+def _locked(settings: Settings, key: str) -> Iterator[None]:
     """Keep a second process from asking the same rows; the lock goes with the process, however it ends."""
     settings.runs.mkdir(parents=True, exist_ok=True)
-    with (settings.runs / f".lock-{plan.folder.name.rpartition('-')[2]}").open("w") as file:
+    with (settings.runs / f".lock-{key}").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise RuntimeError(
-                f"another process is asking these rows: wait for it ({show_path(plan.folder)})"
-            ) from None
+            raise RuntimeError(f"another process is asking these rows: wait until it is done ({key})") from None
         yield
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from swaplib.prompts import Message
 from swaplib.rows import Generation
@@ -61,6 +62,8 @@ class HostedLLM:
     def check(self) -> None:
         """Raise ConnectionError when nothing listens at the endpoint; asks no paid call."""
         parts = urlsplit(self.endpoint)
+        if getproxies().get(parts.scheme) and not proxy_bypass(parts.hostname or ""):
+            return  # the SDK goes through the proxy, where this machine may not reach the endpoint itself
         port = parts.port or (443 if parts.scheme == "https" else 80)
         try:
             socket.create_connection((parts.hostname or "", port), timeout=10).close()
@@ -155,9 +158,9 @@ class HostedLLM:
 
     def _read_bad_request(self, error: Any, start: float) -> Generation:
         """A 400: a filtered or too long prompt is the model's own limit; a refused parameter stops the run."""
-        if status := {"content_filter": "filtered", "context_length_exceeded": "truncated"}.get(error.code or ""):
+        if status := {"content_filter": "filtered", "context_length_exceeded": "truncated"}.get(str(error.code)):
             return Generation("", status, error.code, None, None, (time.perf_counter() - start) * 1000)
-        if error.param in {"temperature", "max_tokens"}:
+        if str(error.param) in {"temperature", "max_tokens"}:
             raise CallFailed(
                 f"the deployment {self.deployment} refuses `{error.param}` ({error.code or 'no code'}). This workbook "
                 "compares models that decode greedily with a token limit, which reasoning models do not. Choose another "
@@ -169,9 +172,11 @@ class HostedLLM:
 def _read_answer(answer: Any, start: float) -> Generation:
     """Keep text, finish reason and usage; raises what reading something else than a chat completion raises."""
     choice, usage = answer.choices[0], answer.usage
-    output, reason = choice.message.content or "", choice.finish_reason
+    reason = choice.finish_reason
+    output = "" if reason == "content_filter" and choice.message is None else choice.message.content or ""
     status = {"length": "truncated", "content_filter": "filtered"}.get(reason, "ok" if output.strip() else "empty")
-    tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (None, None)
+    counts = (usage.prompt_tokens, usage.completion_tokens) if usage else (None, None)
+    tokens = [count if isinstance(count, int) else None for count in counts]
     return Generation(output, status, reason, *tokens, (time.perf_counter() - start) * 1000)
 
 

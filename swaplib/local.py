@@ -120,8 +120,10 @@ class LocalSLM:
             The index of a conversation and its generation, batch by batch. A prompt that leaves no room for its answer in
             the model's context is `truncated` with an empty output.
         """
+        if not conversations:
+            return  # nothing to ask, so nothing to load
         texts = [self.render(messages) for messages in conversations]
-        lengths = [len(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]] if texts else []
+        lengths = [self.count_tokens(text) for text in texts]
         room = self.context - max_new_tokens
         for i, length in enumerate(lengths):
             if length > room:
@@ -134,7 +136,11 @@ class LocalSLM:
     @property
     def context(self) -> int:
         """The most tokens that prompt and answer may have together."""
-        return self.model.config.max_position_embeddings
+        return self.model.config.get_text_config().max_position_embeddings
+
+    def count_tokens(self, text: str) -> int:
+        """The length of a rendered prompt, in tokens."""
+        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def render(self, messages: Sequence[Message]) -> str:
         """The text a model is prompted with: the checkpoint's own chat template, up to where the answer begins."""

@@ -182,7 +182,7 @@ def push_traces(settings: Settings) -> list[dict[str, Any]]:
         if files and all(c["run"]["trace"]["delivered"] == c["run"]["trace"]["made"] for c in files.values()):
             continue
         delivery = asdict(sender.send())
-        for file, content in files.items():
+        for file, content in _find_files_of(settings, run_id).items():  # read anew: a run may have gone on meanwhile
             content["run"]["trace"] = delivery
             write_json(file, content)
         records.append({"run_id": run_id, **delivery, "problem": sender.problem})

@@ -95,7 +95,7 @@ def read_rows(path: Path, track: Track) -> list[Row]:
         ValueError: Lines are bad; every one is listed with file:line and reason. None is dropped.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"no rows at {path}. Run notebooks/01_data.ipynb first, or put your own rows there.")
+        raise FileNotFoundError(f"no rows at {path}. Run notebooks/01_data.ipynb first.")
     rows, problems = [], []
     for number, line in enumerate(path.read_bytes().removesuffix(b"\n").split(b"\n"), start=1):
         try:

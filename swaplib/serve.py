@@ -40,7 +40,7 @@ class ChatRequest(BaseModel):
 
     messages: list[ChatMessage] = Field(min_length=1)
     model: str | None = None
-    max_tokens: int = Field(256, ge=1)
+    max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     temperature: Literal[0] | None = None
     n: Literal[1] = 1
@@ -51,8 +51,8 @@ class ChatRequest(BaseModel):
 
     @property
     def limit(self) -> int:
-        """The limit of the answer in tokens, under its new name or its old one."""
-        return self.max_completion_tokens or self.max_tokens
+        """The limit of the answer in tokens, under its new name or its old one; 256 when none is given."""
+        return self.max_completion_tokens or self.max_tokens or 256
 
 
 @dataclass
@@ -132,9 +132,14 @@ def make_app(slm: LocalSLM, name: str) -> FastAPI:
     async def chat_completions(body: ChatRequest) -> Any:
         text = slm.render([message.model_dump() for message in body.messages])
         try:
-            generation = await batcher.ask(text, body.limit)
-        except ValueError as error:  # the prompt does not fit into the context
-            return _make_error(400, str(error), "messages", "context_length_exceeded")
+            text.encode()
+        except UnicodeEncodeError:
+            return _make_error(400, "a message holds half of a surrogate pair", "messages")
+        # checked here, so that one long prompt does not fail the others of its batch
+        if (asked := slm.count_tokens(text)) + body.limit > slm.context:
+            what = f"the prompt has {asked} tokens and the answer may have {body.limit}; together at most {slm.context}"
+            return _make_error(400, what, "messages", "context_length_exceeded")
+        generation = await batcher.ask(text, body.limit)
         return _make_answer(generation, name)
 
     return app

@@ -1,9 +1,11 @@
-"""The demo's hosted LLM: the packaged checkpoint served on loopback, at the address that AZURE_ENDPOINT names.
+"""The demo's hosted LLM: the packaged checkpoint with a small adapter, served on loopback at AZURE_ENDPOINT's address.
 
-It plays the part of the hosted model where there is none: in the demo and in the tests. Nothing else in the project knows
-of it; a real deployment differs by the environment only.
+It plays the part of the hosted model where there is none: in the demo and in the tests. The adapter was trained on the
+train rows of both tracks (`slm_swap/stand_in/run_card.json`), so it knows the task, as a hosted LLM would. Nothing else in
+the project knows of it; a real deployment differs by the environment only.
 """
 
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,6 +22,7 @@ from swaplib.checkpoints import PACKAGED_NAME, check_checkpoint
 from swaplib.settings import ROOT
 
 CHECKPOINT = ROOT / "slm_swap" / "models" / PACKAGED_NAME
+ADAPTER = ROOT / "slm_swap" / "stand_in"
 START_LIMIT_S = 180
 
 
@@ -43,11 +46,10 @@ def running_stand_in(endpoint: str) -> Iterator[str]:
         raise ValueError(f"the stand-in serves on loopback only, and AZURE_ENDPOINT is {endpoint}. Use demo.env.")
     check_checkpoint(CHECKPOINT)
     root = f"http://127.0.0.1:{parts.port}"
-    command = [sys.executable, "-m", "swaplib.cli", "serve", "--model", str(CHECKPOINT), "--dtype", "float32"]
+    command = [sys.executable, "-m", "swaplib.cli", "serve", "--model", CHECKPOINT, "--adapter", ADAPTER]
+    command += ["--dtype", "float32", "--port", str(parts.port), "--name", "stand-in"]
     with tempfile.TemporaryFile() as log:
-        server = subprocess.Popen(
-            [*command, "--port", str(parts.port), "--name", "stand-in"], stdout=log, stderr=subprocess.STDOUT
-        )
+        server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         try:
             _wait_until_healthy(server, root, log)
             yield root
@@ -73,6 +75,7 @@ def _wait_until_healthy(server: subprocess.Popen, root: str, log: IO[bytes]) -> 
 
 def run_with_stand_in(endpoint: str, command: list[str | Path]) -> int:
     """Run a command while the stand-in is up, or, without one, serve until interrupted; returns the exit status."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server is stopped then, too
     with running_stand_in(endpoint) as root:
         if command:
             return subprocess.run(command, cwd=ROOT).returncode

@@ -135,20 +135,25 @@ class RunTrace:
     def __enter__(self) -> "RunTrace":
         if self._tracer.outbox.path is not None:
             raise RuntimeError("another run is being traced in this process; runs go one after the other")
-        self._tracer.outbox.path, self._tracer.outbox.problem = self.path, None
-        self._stack.enter_context(propagate_attributes(trace_name=self._name, tags=self._tags))
-        self._tracer.ids.trace_id, self._tracer.ids.span_id = self.trace_id, self._make_id("root")
-        observation = self._tracer.client.start_as_current_observation(
-            name=self._name, as_type="span", input=self._inputs, metadata={"run_id": self._run_id}
-        )
-        self._root = self._stack.enter_context(observation)
+        try:
+            self._tracer.outbox.path, self._tracer.outbox.problem = self.path, None
+            self._stack.enter_context(propagate_attributes(trace_name=self._name, tags=self._tags))
+            self._tracer.ids.trace_id, self._tracer.ids.span_id = self.trace_id, self._make_id("root")
+            observation = self._tracer.client.start_as_current_observation(
+                name=self._name, as_type="span", input=self._inputs, metadata={"run_id": self._run_id}
+            )
+            self._root = self._stack.enter_context(observation)
+        except BaseException:  # an interrupt, too, must leave the process able to trace the next run
+            self._stack.close()
+            self._tracer.outbox.path = None
+            raise
         return self
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
-        if error is not None:
-            self._root.update(level="ERROR", status_message=kind.__name__)
-        self._stack.close()
         try:
+            if error is not None:
+                self._root.update(level="ERROR", status_message=kind.__name__)
+            self._stack.close()
             self._flush()
             self._check_complete()
         finally:

@@ -44,7 +44,8 @@ def serving(answer: Callable[[Exchange], Answer]) -> Iterator[tuple[str, list[Ex
                 self.send_header(name, value)
             self.send_header("content-length", str(len(content)))
             self.end_headers()
-            self.wfile.write(content)
+            if self.command != "HEAD":
+                self.wfile.write(content)
 
         do_GET = do_POST = do_HEAD = _handle  # noqa: N815 - http.server's names
 

@@ -191,8 +191,15 @@ def test_rows_of_another_source_do_not_end_up_beside_those_of_this_one(settings,
             write_rows(tmp_path / folder / "structured" / f"{split}.jsonl", [Row(f"Sum up {split}", '{"total": 5}')])
     dataset.build_dataset(settings, str(tmp_path / "own"), SIZES)
     dataset.build_dataset(settings, str(tmp_path / "own"), SIZES)
-    with pytest.raises(ValueError, match=r"made from own, not from other.*SWAP_HOME"):
+    with pytest.raises(ValueError, match=r"made from .*own, not from .*other.*SWAP_HOME"):
         dataset.build_dataset(settings, str(tmp_path / "other"), SIZES)
+
+
+def test_rows_that_nobody_owns_are_not_overwritten(settings):
+    write_rows(settings.dataset / "toolcall" / "test.jsonl", [toolcall_row("mine", "a")])
+    with pytest.raises(ValueError, match=r"no manifest says whose it is"):
+        dataset.build_dataset(settings, "sample", SIZES)
+    assert len(read_rows(settings.dataset / "toolcall" / "test.jsonl", "toolcall")) == 1
 
 
 def test_own_rows_with_problems_list_all_of_them(settings, tmp_path):

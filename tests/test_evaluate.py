@@ -195,6 +195,31 @@ def test_metrics_do_not_outlive_the_ledger_they_were_made_from(toolcall_home, mo
         assert run_azure(toolcall_home, root).metrics["complete"] is True
 
 
+def test_a_kill_before_the_first_answer_leaves_a_question_that_can_be_asked(toolcall_home, env_of_tests):
+    with serving(lambda e: time.sleep(0.5) or right(e)) as (root, exchanges):
+        env = env_of_tests | {
+            "AZURE_ENDPOINT": f"{root}/openai/deployments/gpt",
+            "SWAP_HOME": str(toolcall_home.swap_home),
+            "SWAP_ROW_LIMIT": "",
+        }
+        code = (
+            "from swaplib import evaluate, settings\nevaluate.run_model(settings.load_settings(), 'toolcall', 'azure')"
+        )
+        first = subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.DEVNULL)
+        while not exchanges:
+            assert first.poll() is None
+            time.sleep(0.01)
+        first.kill()
+        first.wait()
+        assert not list(toolcall_home.runs.glob("*/ledger.jsonl"))
+        assert run_azure(toolcall_home, root, concurrency=8).metrics["complete"] is True
+
+
+def test_a_model_named_twice_is_refused(toolcall_home):
+    with pytest.raises(ValueError, match="names a model twice"):
+        evaluate.run_models(toolcall_home, "toolcall", "azure, azure")
+
+
 def test_a_failure_at_our_side_stops_the_calls(toolcall_home):
     settings = toolcall_home.model_copy(update={"swap_home": toolcall_home.swap_home})
 

@@ -76,6 +76,8 @@ def test_every_answer_belongs_to_its_question_and_calls_in_flight_are_bounded():
         ((200, {"content-type": "text/html"}, b"<html>log in</html>"), "error", ""),
         ((200, {}, b'{"choices": [{"mess'), "error", ""),
         (as_json([]), "error", ""),
+        (as_json({"choices": [{"message": None, "finish_reason": "content_filter"}]}), "filtered", ""),
+        (as_json({"error": {"message": "no", "code": ["x"], "param": {}}}, 400), "error", ""),
         (as_json({"choices": []}), "error", ""),
         (as_json({"choices": [{"message": None, "finish_reason": "stop"}]}), "error", ""),
         (completion(["a list of parts"]), "error", ""),
@@ -171,3 +173,8 @@ def test_an_endpoint_of_neither_shape_says_which_shapes_there_are(monkeypatch, e
 
 def test_the_key_is_in_no_representation():
     assert "key-of-the-test" not in repr(HostedLLM("http://h/v1", "key-of-the-test"))
+
+
+def test_behind_a_proxy_the_endpoint_is_not_asked_directly(monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    HostedLLM("https://gpt.corp.invalid/openai/deployments/gpt", "k", "v", "gpt").check()

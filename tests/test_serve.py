@@ -6,9 +6,14 @@ import openai
 import pytest
 
 from swaplib.local import LocalSLM
+from swaplib.metrics import score_row
 from swaplib.prompts import build_messages
+from swaplib.rows import read_rows
+from swaplib.settings import ROOT
+from swaplib.stand_in import ADAPTER
 
 pytestmark = pytest.mark.stand_in
+ROW = read_rows(ROOT / "slm_swap" / "02_dataset" / "toolcall" / "train.jsonl", "toolcall")[0]
 
 
 @pytest.fixture
@@ -21,7 +26,7 @@ def test_official_clients_work_unchanged_on_both_paths(root):
         base_url=os.environ["AZURE_ENDPOINT"], api_key="any", api_version=os.environ["AZURE_API_VERSION"]
     )
     plain = openai.OpenAI(base_url=f"{root}/v1", api_key="any")
-    messages = build_messages("toolcall", "Say yes.")
+    messages = build_messages("toolcall", ROW.prompt)
     answers = [c.chat.completions.create(model="stand-in", messages=messages, max_tokens=4) for c in (azure, plain)]
     assert answers[0].choices[0].message.content == answers[1].choices[0].message.content
     assert answers[0].choices[0].finish_reason == "length"
@@ -32,7 +37,7 @@ def test_official_clients_work_unchanged_on_both_paths(root):
 
 def test_requests_that_arrive_together_are_answered_together_each_its_own(root, slm):
     prompts = [f"Count from {i} to {i + 3}." for i in range(6)]
-    in_process = LocalSLM(slm.path, precision="float32")
+    in_process = LocalSLM(slm.path, ADAPTER, "float32")
 
     def ask(prompt: str) -> str:
         body = {"messages": build_messages("structured", prompt), "max_tokens": 8}
@@ -94,3 +99,32 @@ def test_another_server_at_the_port_is_not_taken_for_the_stand_in(root):
 
     with pytest.raises(RuntimeError, match="is taken"), running_stand_in(f"{root}/v1"):
         pass
+
+
+def test_one_long_prompt_does_not_fail_the_others_of_its_batch(root):
+    def ask(prompt: str) -> httpx.Response:
+        body = {"messages": [{"role": "user", "content": prompt}], "max_tokens": 2}
+        return httpx.post(f"{root}/v1/chat/completions", json=body, timeout=120)
+
+    with ThreadPoolExecutor(3) as pool:
+        answers = list(pool.map(ask, ["word " * 9000, "hi", "hello"]))
+    assert [answer.status_code for answer in answers] == [400, 200, 200]
+    assert answers[0].json()["error"]["code"] == "context_length_exceeded"
+
+
+def test_half_a_surrogate_pair_is_a_wrong_body(root):
+    body = b'{"messages": [{"role": "user", "content": "\\ud800"}]}'
+    answer = httpx.post(f"{root}/v1/chat/completions", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_the_stand_in_knows_the_task_and_the_base_model_does_not(root, slm):
+    messages = build_messages("toolcall", ROW.prompt)
+    body = {"messages": messages, "max_tokens": 96}
+    served = httpx.post(f"{root}/v1/chat/completions", json=body, timeout=120).json()["choices"][0]["message"][
+        "content"
+    ]
+    [alone] = slm.generate_batch([slm.render(messages)], 32)
+    assert score_row("toolcall", ROW.completion, served)["valid_call"]
+    assert not score_row("toolcall", ROW.completion, alone.output)["valid_call"]

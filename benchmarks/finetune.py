@@ -1,0 +1,126 @@
+"""What fine-tuning does to the packaged checkpoint, on a GPU: batch size chosen on val, base against fine-tuned on test.
+
+    python benchmarks/finetune.py stand-in             # the adapter of the demo's stand-in
+    python benchmarks/finetune.py train TRACK N …      # the specification's settings, once for each batch size N
+    python benchmarks/finetune.py evaluate             # val for every adapter, test for base and chosen; writes the records
+
+Training and evaluation are processes of their own, because Unsloth patches transformers where it trains. Everything runs
+through swaplib; each batch size has a home of its own below SWAP_HOME. Records and tables: benchmarks/results/.
+"""
+
+import json
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from swaplib import evaluate, training
+from swaplib.local import LocalSLM
+from swaplib.metrics import TRACKS, core_metrics, rates_of, score_rows
+from swaplib.prompts import build_messages
+from swaplib.provenance import describe_machine
+from swaplib.rows import read_rows, write_json, write_text
+from swaplib.settings import ROOT, Settings, load_settings
+
+RESULTS = Path(os.environ.get("OUT", Path(__file__).parent / "results"))
+STAND_IN = ROOT / "slm_swap" / "stand_in"
+BATCH_SIZES = (8, 4, 2, 1)
+STAND_IN_RECIPE = training.Recipe(rank=8, learning_rate=5e-4, epochs=5, batch_size=8)
+
+
+def home_of(settings: Settings, batch_size: int) -> Settings:
+    """Settings whose home belongs to one batch size; its rows are the committed ones."""
+    home = settings.swap_home / f"batch_{batch_size}"
+    if not (home / "02_dataset").exists():
+        shutil.copytree(ROOT / "slm_swap" / "02_dataset", home / "02_dataset", dirs_exist_ok=True)
+    return settings.model_copy(update={"swap_home": home})
+
+
+def train_stand_in(settings: Settings) -> None:
+    """Train the adapter of the demo's stand-in, on the train rows of both tracks."""
+    rows = {
+        track: {s: read_rows(ROOT / f"slm_swap/02_dataset/{track}/{s}.jsonl", track) for s in ("train", "val")}
+        for track in TRACKS
+    }
+    card = training.train_adapter(settings, rows, STAND_IN, STAND_IN_RECIPE, is_compact=True)
+    print("stand-in", card["steps"], card["final"], flush=True)
+
+
+def train(settings: Settings, batch_size: int, track: str) -> None:
+    """Train one track's adapter with the specification's settings and one batch size."""
+    start = time.perf_counter()
+    recipe = training.Recipe(batch_size=batch_size)
+    card = training.fine_tune(home_of(settings, batch_size), track, force=True, recipe=recipe)
+    print(track, batch_size, card["steps"], card["final"], f"{time.perf_counter() - start:.0f} s", flush=True)
+
+
+def evaluate_all(settings: Settings) -> None:
+    """Score every adapter on val, choose, score base and chosen on test; write the records."""
+    machine, options = describe_machine(), {"batch_size": 128, "max_new_tokens": 256}
+    about = {"machine": machine["device"], "versions": machine["versions"], "git_commit": machine["git_commit"]}
+    choices, records = [], []
+    for track in ("toolcall", "structured"):
+        scored = {}
+        for batch_size in BATCH_SIZES:
+            home = home_of(settings, batch_size)
+            card = json.loads((home.swap_home / "04_ft" / f"adapter_{track}" / "run_card.json").read_text())
+            run = evaluate.run_model(home, track, "slm_ft", split="val", **options)
+            rates = {name: run.metrics[name] for name in core_metrics(track)}
+            scored[batch_size] = (sum(rates.values()), -card["final"]["val_loss"])
+            choices.append({"track": track, "batch_size": batch_size, "steps": card["steps"], **card["final"], **rates})
+        best = max(scored, key=scored.get)
+        choices = [c | ({"is_chosen": c["batch_size"] == best} if c["track"] == track else {}) for c in choices]
+        for model in ("slm", "slm_ft"):
+            run = evaluate.run_model(home_of(settings, best), track, model, **options)
+            rates = {name: run.metrics[name] for name in core_metrics(track)}
+            record = {"track": track, "model": model, "n_rows": run.metrics["n_rows"], **rates}
+            record |= {"intervals": run.metrics["intervals"], "n_by_status": run.metrics["n_by_status"]}
+            records.append(record | ({"batch_size": best} if model == "slm_ft" else {}) | about)
+    write_json(RESULTS / "batch_size.json", [choice | about for choice in choices])
+    write_json(RESULTS / "finetune.json", records)
+    write_json(RESULTS / "stand_in.json", [score_stand_in(settings, track) | about for track in TRACKS])
+
+
+def score_stand_in(settings: Settings, track: str) -> dict:
+    """The stand-in as it is served, in full precision, on the test split."""
+    rows = read_rows(ROOT / "slm_swap" / "02_dataset" / track / "test.jsonl", track)
+    slm = LocalSLM(settings.slm_model_path, STAND_IN, precision="float32", batch_size=128)
+    answers = dict(slm.generate([build_messages(track, row.prompt) for row in rows], 256))
+    scores = score_rows(track, [row.completion for row in rows], [answers[i].output for i in range(len(rows))])
+    return {"track": track, "model": "stand_in", "n_rows": len(rows), **rates_of(scores)}
+
+
+def write_tables() -> None:
+    """Render the records as Markdown beside them."""
+    for name in ("batch_size", "finetune", "stand_in"):
+        records = json.loads((RESULTS / f"{name}.json").read_text())
+        heads = [
+            k for k in dict.fromkeys(k for r in records for k in r) if k not in ("versions", "git_commit", "intervals")
+        ]
+        lines = [f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
+        lines += [f"| {' | '.join(_show(record.get(head, '')) for head in heads)} |" for record in records]
+        write_text(RESULTS / f"{name}.md", "\n".join(lines) + "\n")
+
+
+def _show(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {n}" for key, n in value.items() if n)
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def main(command: str, *arguments: str) -> None:
+    """Run one of the commands above."""
+    settings = load_settings()
+    if command == "stand-in":
+        train_stand_in(settings)
+    elif command == "train":
+        for batch_size in arguments[1:]:
+            train(settings, int(batch_size), arguments[0])
+    else:
+        evaluate_all(settings)
+        write_tables()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
