@@ -33,9 +33,6 @@ def run_notebook(
         RuntimeError: A cell failed; both files exist and show it, and the cell's error ends the message.
     """
     import papermill
-    from jupyter_client.kernelspec import NoSuchKernel
-    from nbclient.exceptions import CellTimeoutError, DeadKernelError
-    from papermill.exceptions import PapermillExecutionError
 
     if not notebook.is_file():
         raise FileNotFoundError(f"no notebook at {notebook}. They lie in notebooks/.")
@@ -44,8 +41,21 @@ def run_notebook(
     track = parameters.get("track", ast.literal_eval(known["track"]["default"]) if "track" in known else None)
     executed = settings.reports / f"{notebook.stem}{f'_{track}' if track else ''}.ipynb"
     executed.parent.mkdir(parents=True, exist_ok=True)
+    failure = _execute(notebook, executed, parameters, timeout_s)
+    html = write_html(executed)
+    if failure:
+        raise RuntimeError(failure)
+    return executed, html
+
+
+def _execute(notebook: Path, executed: Path, parameters: dict[str, Any], timeout_s: int) -> str | None:
+    """Run a notebook to its end or to its first failure, and say in a few words what failed; None when nothing did."""
+    import papermill
+    from jupyter_client.kernelspec import NoSuchKernel
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
     logging.getLogger("papermill").setLevel(logging.WARNING)
-    failure = None
     try:
         papermill.execute_notebook(
             notebook,
@@ -57,19 +67,16 @@ def run_notebook(
             extra_arguments=["--IPKernelApp.log_level=ERROR"],
         )
     except PapermillExecutionError as error:
-        failure = (
+        return (
             f"{notebook.name}, cell [{error.exec_count}] (see {executed}):\n{error.ename}: {strip_ansi(error.evalue)}"
         )
     except CellTimeoutError:
-        failure = f"a cell of {notebook.name} took longer than {timeout_s} s (--timeout-s)"
+        return f"a cell of {notebook.name} took longer than {timeout_s} s (--timeout-s)"
     except DeadKernelError:
-        failure = f"the kernel of {notebook.name} died; the machine may be out of memory"
+        return f"the kernel of {notebook.name} died; the machine may be out of memory"
     except NoSuchKernel as error:
         raise RuntimeError(f"{notebook.name} asks for the Jupyter kernel {error.name!r}: run `make setup`") from None
-    html = write_html(executed)
-    if failure:
-        raise RuntimeError(failure)
-    return executed, html
+    return None
 
 
 def parse_parameters(known: dict[str, Any], assignments: list[tuple[str, str]]) -> dict[str, Any]:

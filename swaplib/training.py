@@ -1,27 +1,25 @@
-"""Fine-tunes the SLM with Unsloth QLoRA on prompt -> completion rows, and proves what was trained.
+"""Fine-tunes the SLM with Unsloth QLoRA on prompt -> completion rows: adapter and run card.
 
-The loss is on the completion and its end-of-turn token only. Prompts are rendered by the code that renders them for
-evaluation. Without a GPU the same code trains through Unsloth's CPU mode, on float32 weights; the run card says so.
+The loss is on the completion and its end-of-turn token only (labels.py). Without a GPU the same code trains through
+Unsloth's CPU mode, on float32 weights; the run card says so.
 """
 
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from swaplib import provenance, tracing
+from swaplib.labels import IGNORED, Example, label_rows, prove_labels
 from swaplib.local import LocalSLM
 from swaplib.metrics import Track, canonical_json
 from swaplib.outbox import check_tracing, describe_delivery
-from swaplib.prompts import build_messages
 from swaplib.rows import Row, hash_rows, hash_text, read_rows, write_json
 from swaplib.settings import Settings, show_path
 
-IGNORED = -100  # the label of a token that carries no loss
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -37,92 +35,6 @@ class Recipe:
     sequence_length: int = 2048
     batch_size: int = 1  # chosen on val: benchmarks/results/batch_size.json
     seed: int = 42
-
-
-@dataclass(frozen=True)
-class Example:
-    """One row as tokens: `input_ids` and `labels` of equal length; a label of IGNORED carries no loss."""
-
-    input_ids: list[int]
-    labels: list[int]
-
-
-def label_row(slm: LocalSLM, track: Track, row: Row) -> Example:
-    """Tokenise a row; labels cover the completion and the token that ends its turn.
-
-    Prompt and completion are tokenised apart, because that is how generation meets them.
-
-    Raises:
-        ValueError: The checkpoint's chat template renders the whole chat in another way than prompt, completion, end of
-            turn; a model trained on it would be prompted with something else than it learned.
-    """
-    messages, end = build_messages(track, row.prompt), slm.tokenizer.eos_token
-    prompt = slm.render(messages)
-    chat = [*messages, {"role": "assistant", "content": row.completion}]
-    whole = slm.tokenizer.apply_chat_template(chat, tokenize=False)
-    if not whole.startswith(prompt) or whole[len(prompt) :].rstrip() != row.completion + end:
-        raise ValueError(
-            f"the chat template of {slm.path.name} does not render a training text as prompt, completion and {end!r}: "
-            f"after the prompt come {whole[len(prompt) :][-80:]!r}"
-        )
-    asked, answered = (
-        slm.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, row.completion + end)
-    )
-    return Example(asked + answered, [IGNORED] * len(asked) + answered)
-
-
-def label_rows(slm: LocalSLM, track: Track, rows: Sequence[Row], limit: int) -> list[Example]:
-    """Tokenise a split.
-
-    Raises:
-        ValueError: Rows are longer than `limit` tokens. All are listed; none is cut.
-    """
-    examples = [label_row(slm, track, row) for row in rows]
-    too_long = [f"  row {i}: {len(e.input_ids)} tokens" for i, e in enumerate(examples) if len(e.input_ids) > limit]
-    if too_long:
-        raise ValueError(f"{len(too_long)} {track} row(s) exceed {limit} tokens; shorten them:\n" + "\n".join(too_long))
-    return examples
-
-
-def prove_labels(slm: LocalSLM, track: Track, rows: Sequence[Row], examples: Sequence[Example]) -> list[dict[str, Any]]:
-    """Decode what would be trained and compare it with the rows, so that nobody has to believe the mask.
-
-    Args:
-        slm: Has the tokenizer, and the rendering that evaluation uses.
-        track: `structured` or `toolcall`.
-        rows: The rows.
-        examples: Their tokens and labels, in the same order.
-
-    Returns:
-        One record for each row: `row`, `tokens`, `trained_tokens`, `trained_text` (its end of turn made visible).
-
-    Raises:
-        ValueError: Names the first row where the prompt is not evaluation's, a prompt token is trained, the completion is
-            cut or changed, the end of turn is not trained, or nothing is.
-    """
-    records, end = [], slm.tokenizer.eos_token
-    for index, (row, example) in enumerate(zip(rows, examples, strict=True)):
-        trained = [label for label in example.labels if label != IGNORED]
-        start = len(example.labels) - len(trained)
-        text = slm.tokenizer.decode(trained)
-        prompt = slm.tokenizer.decode(example.input_ids[:start])
-        problem = None
-        if not trained:
-            problem = "no token is trained"
-        elif any(label != IGNORED for label in example.labels[:start]) or trained != example.input_ids[start:]:
-            problem = "the trained tokens are not the end of the row"
-        elif trained[-1] != slm.tokenizer.eos_token_id:
-            problem = f"the end of turn {end!r} is not trained, so the model would not stop"
-        elif text != row.completion + end:
-            problem = f"the trained text is {text[:80]!r}, the completion {row.completion[:80]!r}"
-        elif prompt != slm.render(build_messages(track, row.prompt)):
-            problem = "the prompt is not the one that evaluation renders"
-        if problem:
-            raise ValueError(f"label proof, {track} row {index}: {problem}. Nothing was trained.")
-        records.append(
-            {"row": index, "tokens": len(example.labels), "trained_tokens": len(trained), "trained_text": text}
-        )
-    return records
 
 
 def fine_tune(
@@ -187,16 +99,7 @@ def train_adapter(
     import unsloth  # noqa: F401 - before transformers and trl, which it patches
 
     slm = LocalSLM(settings.slm_model_path)
-    identity = slm.identity()
-    examples = {
-        split: [e for track in rows for e in label_rows(slm, track, rows[track][split], recipe.sequence_length)]
-        for split in ("train", "val")
-    }
-    start = 0
-    for track, splits in rows.items():
-        end = start + len(splits["train"])
-        prove_labels(slm, track, splits["train"], examples["train"][start:end])
-        start = end
+    identity, examples = slm.identity(), _label_and_prove(slm, rows, recipe.sequence_length)
     data = {track: {split: hash_rows(of_split) for split, of_split in splits.items()} for track, splits in rows.items()}
     question = {"recipe": asdict(recipe), "rows_sha256": data, "checkpoint": identity["checkpoint_sha256"]}
     key = hash_text(canonical_json(question))[:12]
@@ -226,6 +129,17 @@ def train_adapter(
     return card
 
 
+def _label_and_prove(slm: LocalSLM, rows: dict[Track, dict[str, list[Row]]], limit: int) -> dict[str, list[Example]]:
+    """The examples of train and val, the tracks one after the other; every row's labels are proved."""
+    examples: dict[str, list[Example]] = {"train": [], "val": []}
+    for track, splits in rows.items():
+        for split, labelled in examples.items():
+            made = label_rows(slm, track, splits[split], limit)
+            prove_labels(slm, track, splits[split], made)
+            labelled += made
+    return examples
+
+
 def _train(
     path: Path, tokenizer: Any, examples: dict[str, list[Example]], recipe: Recipe, work: Path, trace: tracing.RunTrace
 ) -> tuple[dict[str, Any], Any]:
@@ -233,32 +147,11 @@ def _train(
     import torch
     from datasets import Dataset
     from transformers import DataCollatorForSeq2Seq, TrainerCallback
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTTrainer
 
     has_gpu = torch.cuda.is_available()
     model = _load_for_training(path, recipe, has_gpu)
-    steps = max(1, len(examples["train"]) * recipe.epochs // recipe.batch_size)
-    config = SFTConfig(
-        output_dir=str(work),
-        per_device_train_batch_size=recipe.batch_size,
-        per_device_eval_batch_size=recipe.batch_size,
-        gradient_accumulation_steps=1,  # Unsloth's own default was 2
-        learning_rate=recipe.learning_rate,
-        num_train_epochs=recipe.epochs,
-        max_length=recipe.sequence_length,
-        dataset_kwargs={"skip_prepare_dataset": True},  # the labels are ours, and proved
-        remove_unused_columns=False,
-        eval_strategy="steps",
-        eval_steps=max(1, steps // 4),
-        save_steps=max(1, steps // 8),
-        save_total_limit=2,
-        logging_steps=1,
-        optim="adamw_8bit" if has_gpu else "adamw_torch",
-        bf16=has_gpu,
-        use_cpu=not has_gpu,
-        seed=recipe.seed,
-        report_to="none",
-    )
+    config = _make_config(recipe, work, len(examples["train"]), has_gpu)
 
     class LogToTrace(TrainerCallback):
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
@@ -288,6 +181,34 @@ def _train(
         "peak_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if has_gpu else None,
     }
     return outcome, trainer.model
+
+
+def _make_config(recipe: Recipe, work: Path, n_rows: int, has_gpu: bool) -> Any:
+    """The recipe in TRL's words, with about four validations and eight checkpoints on the way."""
+    from trl import SFTConfig
+
+    steps = max(1, n_rows * recipe.epochs // recipe.batch_size)
+    return SFTConfig(
+        output_dir=str(work),
+        per_device_train_batch_size=recipe.batch_size,
+        per_device_eval_batch_size=recipe.batch_size,
+        gradient_accumulation_steps=1,  # Unsloth's own default was 2
+        learning_rate=recipe.learning_rate,
+        num_train_epochs=recipe.epochs,
+        max_length=recipe.sequence_length,
+        dataset_kwargs={"skip_prepare_dataset": True},  # the labels are ours, and proved
+        remove_unused_columns=False,
+        eval_strategy="steps",
+        eval_steps=max(1, steps // 4),
+        save_steps=max(1, steps // 8),
+        save_total_limit=2,
+        logging_steps=1,
+        optim="adamw_8bit" if has_gpu else "adamw_torch",
+        bf16=has_gpu,
+        use_cpu=not has_gpu,
+        seed=recipe.seed,
+        report_to="none",
+    )
 
 
 def _load_for_training(path: Path, recipe: Recipe, has_gpu: bool) -> Any:

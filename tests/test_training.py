@@ -3,11 +3,11 @@ import shutil
 
 import pytest
 
-from swaplib import outbox, training
+from swaplib import labels, outbox, training
+from swaplib.labels import IGNORED, Example
 from swaplib.local import LocalSLM
 from swaplib.rows import read_rows, write_json, write_rows
 from swaplib.settings import ROOT
-from swaplib.training import IGNORED, Example
 
 DATA = ROOT / "slm_swap" / "02_dataset"
 ROWS = {track: read_rows(DATA / track / "train.jsonl", track)[:5] for track in ("toolcall", "structured")}
@@ -15,14 +15,14 @@ ROWS = {track: read_rows(DATA / track / "train.jsonl", track)[:5] for track in (
 
 @pytest.mark.parametrize("track", ["toolcall", "structured"])
 def test_labels_are_the_completion_and_its_end_of_turn_and_nothing_else(slm, track):
-    examples = training.label_rows(slm, track, ROWS[track], 2048)
+    examples = labels.label_rows(slm, track, ROWS[track], 2048)
     for row, example in zip(ROWS[track], examples, strict=True):
         trained = [label for label in example.labels if label != IGNORED]
         assert slm.tokenizer.decode(trained) == row.completion + "<|im_end|>"
         start = len(example.labels) - len(trained)
         assert set(example.labels[:start]) == {IGNORED}
         assert example.input_ids[start:] == trained
-    records = training.prove_labels(slm, track, ROWS[track], examples)
+    records = labels.prove_labels(slm, track, ROWS[track], examples)
     assert [record["trained_text"] for record in records] == [row.completion + "<|im_end|>" for row in ROWS[track]]
 
 
@@ -39,10 +39,10 @@ def test_labels_are_the_completion_and_its_end_of_turn_and_nothing_else(slm, tra
 )
 def test_the_label_proof_fails_on_planted_labels(slm, spoil, message):
     rows = ROWS["toolcall"]
-    examples = training.label_rows(slm, "toolcall", rows, 2048)
+    examples = labels.label_rows(slm, "toolcall", rows, 2048)
     examples[2] = spoil(examples[2])
     with pytest.raises(ValueError) as caught:
-        training.prove_labels(slm, "toolcall", rows, examples)
+        labels.prove_labels(slm, "toolcall", rows, examples)
     assert f"toolcall row 2: {message}" in str(caught.value)
 
 
@@ -52,12 +52,12 @@ def test_a_template_that_renders_training_otherwise_than_evaluation_is_refused(s
     template = (copy / "chat_template.jinja").read_text()
     (copy / "chat_template.jinja").write_text(template.replace("assistant\n", "assistant\nSure! "))
     with pytest.raises(ValueError, match="does not render a training text as prompt, completion"):
-        training.label_row(LocalSLM(copy), "toolcall", ROWS["toolcall"][0])
+        labels.label_row(LocalSLM(copy), "toolcall", ROWS["toolcall"][0])
 
 
 def test_rows_that_are_too_long_are_all_listed_and_none_is_cut(slm):
     with pytest.raises(ValueError, match=r"5 toolcall row\(s\) exceed 50 tokens[^$]*row 0: \d+ tokens[^$]*row 4"):
-        training.label_rows(slm, "toolcall", ROWS["toolcall"], 50)
+        labels.label_rows(slm, "toolcall", ROWS["toolcall"], 50)
 
 
 def test_nothing_is_trained_when_the_decision_says_0_and_a_missing_one_names_the_notebook(settings, capsys):
