@@ -20,6 +20,7 @@ _stack = ExitStack()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    """Give the session an environment of its own, before anything reads it."""
     config.addinivalue_line("markers", "stand_in: needs the hosted stand-in, which answers at AZURE_ENDPOINT")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -39,6 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
+    """Start the stand-in when a notebook or a marked test was collected."""
     is_needed = any(item.path.suffix == ".ipynb" or item.get_closest_marker("stand_in") for item in session.items)
     if is_needed and not session.config.option.collectonly:
         from swaplib.stand_in import running_stand_in
@@ -48,5 +50,6 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Stop the stand-in and remove the session's home."""
     _stack.close()
     shutil.rmtree(os.environ["SWAP_HOME"], ignore_errors=True)

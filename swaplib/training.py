@@ -111,6 +111,7 @@ def train_adapter(
         outcome, model = _train(slm.path, slm.tokenizer, examples, recipe, folder / "checkpoints", trace)
         _save_adapter(model, slm.tokenizer, slm.path.name, target, is_compact)
         trace.finish({**outcome["final"], "adapter": show_path(target)}, outcome["final"])
+    delivery = trace.deliver()
     card = {
         "run_id": folder.name,
         "started": provenance.read_start(folder.name),
@@ -120,12 +121,12 @@ def train_adapter(
         **outcome,
         "base": identity["model"],
         **provenance.describe_machine(),
-        "trace": asdict(trace.deliver()),
+        "trace": asdict(delivery),
     }
     write_json(target / "run_card.json", card)
     write_json(folder / "run_card.json", card)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    print(describe_delivery(trace.count(), settings))
+    print(describe_delivery(delivery, settings))
     return card
 
 

@@ -195,20 +195,27 @@ def test_metrics_do_not_outlive_the_ledger_they_were_made_from(toolcall_home, mo
         assert run_azure(toolcall_home, root).metrics["complete"] is True
 
 
+def start_run(settings, root: str, env: dict, exchanges: list, parameters: str = "") -> subprocess.Popen:
+    """Run azure on the toolcall rows in a process of its own; returns once its first call has arrived."""
+    env = env | {
+        "AZURE_ENDPOINT": f"{root}/openai/deployments/gpt",
+        "SWAP_HOME": str(settings.swap_home),
+        "SWAP_ROW_LIMIT": "",
+    }
+    code = (
+        "from swaplib import evaluate, settings\n"
+        f"evaluate.run_model(settings.load_settings(), 'toolcall', 'azure', {parameters})"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.DEVNULL)
+    while not exchanges:
+        assert process.poll() is None
+        time.sleep(0.01)
+    return process
+
+
 def test_a_kill_before_the_first_answer_leaves_a_question_that_can_be_asked(toolcall_home, env_of_tests):
     with serving(lambda e: time.sleep(0.5) or right(e)) as (root, exchanges):
-        env = env_of_tests | {
-            "AZURE_ENDPOINT": f"{root}/openai/deployments/gpt",
-            "SWAP_HOME": str(toolcall_home.swap_home),
-            "SWAP_ROW_LIMIT": "",
-        }
-        code = (
-            "from swaplib import evaluate, settings\nevaluate.run_model(settings.load_settings(), 'toolcall', 'azure')"
-        )
-        first = subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.DEVNULL)
-        while not exchanges:
-            assert first.poll() is None
-            time.sleep(0.01)
+        first = start_run(toolcall_home, root, env_of_tests, exchanges)
         first.kill()
         first.wait()
         assert not list(toolcall_home.runs.glob("*/ledger.jsonl"))
@@ -241,19 +248,7 @@ def test_a_failure_at_our_side_stops_the_calls(toolcall_home):
 
 def test_a_second_process_on_the_same_rows_is_refused(toolcall_home, env_of_tests):
     with serving(lambda e: time.sleep(0.3) or right(e)) as (root, exchanges):
-        env = env_of_tests | {
-            "AZURE_ENDPOINT": f"{root}/openai/deployments/gpt",
-            "SWAP_HOME": str(toolcall_home.swap_home),
-            "SWAP_ROW_LIMIT": "",
-        }
-        code = (
-            "from swaplib import evaluate, settings\n"
-            "evaluate.run_model(settings.load_settings(), 'toolcall', 'azure', concurrency=1)"
-        )
-        first = subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.DEVNULL)
-        while not exchanges:
-            assert first.poll() is None
-            time.sleep(0.02)
+        first = start_run(toolcall_home, root, env_of_tests, exchanges, "concurrency=1")
         with pytest.raises(RuntimeError, match="another process is asking these rows"):
             run_azure(toolcall_home, root)
         assert first.wait() == 0
