@@ -2,7 +2,9 @@
 
     python benchmarks/finetune.py stand-in             # the adapter of the demo's stand-in
     python benchmarks/finetune.py train TRACK N …      # the specification's settings, once for each batch size N
-    python benchmarks/finetune.py evaluate             # val for every adapter, test for base and chosen; writes the records
+    python benchmarks/finetune.py choose               # val for every adapter: batch_size.json
+    python benchmarks/finetune.py evaluate             # test for base, fine-tuned and stand-in: finetune.json, stand_in.json
+    python benchmarks/finetune.py parity               # equal outputs of the fine-tuned model run in other ways: parity.json
 
 Training and evaluation are processes of their own, because Unsloth patches transformers where it trains. Everything runs
 through swaplib; each batch size has a home of its own below SWAP_HOME. Records and tables: benchmarks/results/.
@@ -15,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from swaplib import evaluate, training
+from swaplib import evaluate, parity, training
 from swaplib.local import LocalSLM
 from swaplib.metrics import TRACKS, core_metrics, rates_of, score_rows
 from swaplib.prompts import build_messages
@@ -26,6 +28,7 @@ from swaplib.settings import ROOT, Settings, load_settings
 RESULTS = Path(os.environ.get("OUT", Path(__file__).parent / "results"))
 STAND_IN = ROOT / "slm_swap" / "stand_in"
 BATCH_SIZES = (8, 4, 2, 1)
+OPTIONS = {"batch_size": 128, "max_new_tokens": 256}
 STAND_IN_RECIPE = training.Recipe(rank=8, learning_rate=5e-4, epochs=5, batch_size=8)
 
 
@@ -55,31 +58,55 @@ def train(settings: Settings, batch_size: int, track: str) -> None:
     print(track, batch_size, card["steps"], card["final"], f"{time.perf_counter() - start:.0f} s", flush=True)
 
 
-def evaluate_all(settings: Settings) -> None:
-    """Score every adapter on val, choose, score base and chosen on test; write the records."""
-    machine, options = describe_machine(), {"batch_size": 128, "max_new_tokens": 256}
-    about = {"machine": machine["device"], "versions": machine["versions"], "git_commit": machine["git_commit"]}
-    choices, records = [], []
+def choose(settings: Settings) -> list[dict]:
+    """Score every adapter on val."""
+    choices = []
     for track in ("toolcall", "structured"):
-        scored = {}
+        found = []
         for batch_size in BATCH_SIZES:
             home = home_of(settings, batch_size)
-            card = json.loads((home.swap_home / "04_ft" / f"adapter_{track}" / "run_card.json").read_text())
-            run = evaluate.run_model(home, track, "slm_ft", split="val", **options)
+            card = json.loads((home.adapter_of(track) / "run_card.json").read_text())
+            run = evaluate.run_model(home, track, "slm_ft", split="val", **OPTIONS)
             rates = {name: run.metrics[name] for name in core_metrics(track)}
-            scored[batch_size] = (sum(rates.values()), -card["final"]["val_loss"])
-            choices.append({"track": track, "batch_size": batch_size, "steps": card["steps"], **card["final"], **rates})
-        best = max(scored, key=scored.get)
-        choices = [c | ({"is_chosen": c["batch_size"] == best} if c["track"] == track else {}) for c in choices]
+            found.append({"track": track, "batch_size": batch_size, "steps": card["steps"], **card["final"], **rates})
+        best = max(found, key=lambda c: (sum(c[name] for name in core_metrics(track)), -c["val_loss"]))
+        choices += [c | {"is_chosen": c is best} for c in found]
+    return choices
+
+
+def evaluate_all(settings: Settings) -> list[dict]:
+    """Score the base and the adapter of the recipe's batch size on test; what its training took stands beside it."""
+    records = []
+    for track in ("toolcall", "structured"):
+        home = home_of(settings, training.Recipe().batch_size)
+        card = json.loads((home.adapter_of(track) / "run_card.json").read_text())
+        taken = {
+            "batch_size": card["recipe"]["batch_size"],
+            "steps": card["steps"],
+            "training_seconds": card["seconds"],
+        }
+        taken |= {"training_peak_memory_gib": card["peak_memory_gib"]}
         for model in ("slm", "slm_ft"):
-            run = evaluate.run_model(home_of(settings, best), track, model, **options)
+            run = evaluate.run_model(home, track, model, **OPTIONS)
             rates = {name: run.metrics[name] for name in core_metrics(track)}
             record = {"track": track, "model": model, "n_rows": run.metrics["n_rows"], **rates}
             record |= {"intervals": run.metrics["intervals"], "n_by_status": run.metrics["n_by_status"]}
-            records.append(record | ({"batch_size": best} if model == "slm_ft" else {}) | about)
-    write_json(RESULTS / "batch_size.json", [choice | about for choice in choices])
-    write_json(RESULTS / "finetune.json", records)
-    write_json(RESULTS / "stand_in.json", [score_stand_in(settings, track) | about for track in TRACKS])
+            records.append(record | (taken if model == "slm_ft" else {}))
+    return records
+
+
+def measure_parity(settings: Settings, rows: int = 16) -> list[dict]:
+    """The share of equal outputs of the fine-tuned model, run in other ways."""
+    records = []
+    for track in ("toolcall", "structured"):
+        home = home_of(settings, training.Recipe().batch_size)
+        found = parity.measure_parity(home, track, "slm_ft", rows, OPTIONS["max_new_tokens"], rows)
+        for c in found["comparisons"]:
+            first = c["differing"][0] if c["differing"] else None
+            records.append(
+                {"track": track, **{k: c[k] for k in ("compared", "rows", "equal", "share")}, "first": first}
+            )
+    return records
 
 
 def score_stand_in(settings: Settings, track: str) -> dict:
@@ -91,16 +118,16 @@ def score_stand_in(settings: Settings, track: str) -> dict:
     return {"track": track, "model": "stand_in", "n_rows": len(rows), **rates_of(scores)}
 
 
-def write_tables() -> None:
-    """Render the records as Markdown beside them."""
-    for name in ("batch_size", "finetune", "stand_in"):
-        records = json.loads((RESULTS / f"{name}.json").read_text())
-        heads = [
-            k for k in dict.fromkeys(k for r in records for k in r) if k not in ("versions", "git_commit", "intervals")
-        ]
-        lines = [f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
-        lines += [f"| {' | '.join(_show(record.get(head, '')) for head in heads)} |" for record in records]
-        write_text(RESULTS / f"{name}.md", "\n".join(lines) + "\n")
+def write_records(name: str, records: list[dict]) -> None:
+    """The records as a flat list, with the machine, and as a Markdown table beside it."""
+    machine = describe_machine()
+    about = {"machine": machine["device"], "versions": machine["versions"], "git_commit": machine["git_commit"]}
+    write_json(RESULTS / f"{name}.json", [record | about for record in records])
+    heads = [key for key in dict.fromkeys(key for r in records for key in r) if key not in ("intervals", "first")]
+    lines = [f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
+    lines += [f"| {' | '.join(_show(record.get(head, '')) for head in heads)} |" for record in records]
+    versions = ", ".join(f"{package} {machine['versions'][package]}" for package in ("torch", "unsloth"))
+    write_text(RESULTS / f"{name}.md", "\n".join([f"Machine: {machine['device']}; {versions}.", "", *lines]) + "\n")
 
 
 def _show(value: object) -> str:
@@ -117,9 +144,13 @@ def main(command: str, *arguments: str) -> None:
     elif command == "train":
         for batch_size in arguments[1:]:
             train(settings, int(batch_size), arguments[0])
+    elif command == "choose":
+        write_records("batch_size", choose(settings))
+    elif command == "evaluate":
+        write_records("finetune", evaluate_all(settings))
+        write_records("stand_in", [score_stand_in(settings, track) for track in TRACKS])
     else:
-        evaluate_all(settings)
-        write_tables()
+        write_records("parity", measure_parity(settings))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 #!/bin/sh
-# The main job on the embedded default: both tracks from raw rows to a decision. Run it with `make demo`.
+# The main job on the embedded default: both tracks from raw rows to a decision, and toolcall on to the verdict after a
+# short fine-tune on 40 rows. Run it with `make demo`.
 set -eu
 step() {
     start=$(date +%s)
@@ -13,8 +14,11 @@ for track in toolcall structured; do
     step swap run notebooks/02_eval.ipynb -p track "$track" -p limit 8 -p max_new_tokens 128
     step swap run notebooks/03_decision.ipynb -p track "$track"
 done
+step swap run notebooks/04_finetune.ipynb -p track toolcall -p row_limit 40
+step swap run notebooks/05_post_eval.ipynb -p track toolcall -p parity_rows 4
 printf '\nThe demo took %s s. Open these:\n' "$(($(date +%s) - begin))"
-for name in 01_data 02_eval_toolcall 03_decision_toolcall 02_eval_structured 03_decision_structured; do
+for name in 01_data 02_eval_toolcall 03_decision_toolcall 02_eval_structured 03_decision_structured \
+    04_finetune_toolcall 05_post_eval_toolcall; do
     echo "  demo/05_eval/reports/$name.html"
 done
-echo "Metrics: demo/05_eval/*.json. Ledgers and traces: demo/05_eval/runs/"
+echo "Metrics: demo/05_eval/*.json. Ledgers and traces: demo/05_eval/runs/. Adapter: demo/04_ft/"

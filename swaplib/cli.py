@@ -1,4 +1,7 @@
-"""The command line: `swap doctor | download | serve | run | push-traces`. Each command calls the package and prints."""
+"""The command line: `swap doctor | download | serve | run | export | push-traces | stand-in`.
+
+Each command calls the package and prints.
+"""
 
 from pathlib import Path
 from typing import Annotated
@@ -64,6 +67,24 @@ def run(
         load_settings(), notebook, list(zip(words[1::3], words[2::3], strict=True)), timeout_s
     )
     print(f"{show_path(executed)}\n{show_path(html)}")
+
+
+@app.command()
+def export(
+    track: Annotated[str, typer.Argument(help="toolcall or structured")],
+    target: Annotated[Path, typer.Argument(help="the folder to make")],
+    merged: Annotated[bool, typer.Option("--merged", help="one checkpoint: the adapter merged into its base")] = False,
+) -> None:
+    """Take a track's adapter out: as a PEFT folder, or merged into the 4-bit weights it was evaluated with (bfloat16)."""
+    from swaplib.export import export_adapter, export_merged
+    from swaplib.local import LocalSLM
+    from swaplib.metrics import check_track
+
+    check_track(track)
+    settings = load_settings()
+    slm = LocalSLM(settings.slm_model_path, settings.adapter_of(track))
+    (export_merged if merged else export_adapter)(slm, ROOT / target)
+    print(show_path(ROOT / target))
 
 
 @app.command("stand-in", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})

@@ -4,7 +4,7 @@ The rule is computed only from two complete runs over the same rows, and nothing
 """
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -75,6 +75,31 @@ def apply_rule(track: Track, azure: dict[str, Any], slm: dict[str, Any], delta: 
     return {"FINE_TUNE": int(bool(worse_on)), "worse_on": worse_on, "gaps": {m: float(g) for m, g in gaps.items()}}
 
 
+def read_compared(settings: Settings, track: Track, *models: str) -> dict[str, dict[str, Any]]:
+    """Read the metrics files of models on the test split, and check that they may be compared.
+
+    Args:
+        settings: Says where they lie.
+        track: `structured` or `toolcall`.
+        *models: Two or more of `azure`, `slm`, `slm_ft`.
+
+    Returns:
+        The content of each model's metrics file, in the order asked.
+
+    Raises:
+        FileNotFoundError, ValueError: A run is missing or incomplete, the runs do not answer the same question, or the
+            rows have changed since.
+    """
+    metrics = {model: read_metrics(settings, track, model) for model in models}
+    first, *others = metrics.values()
+    for other in others:
+        check_comparable(first, other)
+    dataset = settings.dataset / track / f"{first['run']['split']}.jsonl"
+    if not dataset.is_file() or hash_file(dataset) != first["run"]["dataset_sha256"]:
+        raise ValueError(f"the runs were made on other rows than those in {show_path(dataset)} now. Run 02_eval again.")
+    return metrics
+
+
 def decide(settings: Settings, track: Track, delta: float = 0.0) -> dict[str, Any]:
     """Apply the rule to the last runs of `azure` and `slm` on the test split; write and trace the decision.
 
@@ -87,43 +112,120 @@ def decide(settings: Settings, track: Track, delta: float = 0.0) -> dict[str, An
         The content of `<track>_decision.json`.
 
     Raises:
-        FileNotFoundError, ValueError: A run is missing or incomplete, the two are not comparable, or the rows have changed
-            since. Nothing was written.
+        FileNotFoundError, ValueError: The two runs may not be compared (read_compared). Nothing was written.
     """
     check_tracing(settings)
     check_track(track)
-    metrics = {model: read_metrics(settings, track, model) for model in ("azure", "slm")}
-    check_comparable(metrics["azure"], metrics["slm"])
-    shared = {key: metrics["azure"]["run"][key] for key in MUST_AGREE}
-    dataset = settings.dataset / track / f"{shared['split']}.jsonl"
-    if not dataset.is_file() or hash_file(dataset) != shared["dataset_sha256"]:
-        raise ValueError(f"the runs were made on other rows than those in {show_path(dataset)} now. Run 02_eval again.")
+    metrics = read_compared(settings, track, "azure", "slm")
     rule = apply_rule(track, metrics["azure"], metrics["slm"], delta)
+    found = _gather_evidence(settings, track, metrics, "azure", "slm")
+    content = _write(settings, "decision", metrics, {**rule, "track": track, "model": "slm", "delta": delta}, found)
+    print(f"FINE_TUNE={rule['FINE_TUNE']}  ({show_path(settings.evaluation / f'{track}_decision.json')})")
+    return content
+
+
+def read_decision(settings: Settings, track: Track) -> dict[str, Any]:
+    """Read `<track>_decision.json`; raises FileNotFoundError, which names 03_decision, when it is not there."""
+    check_track(track)
+    path = settings.evaluation / f"{track}_decision.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"no decision at {path}. Run notebooks/03_decision.ipynb with track={track!r} first.")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True)
+class PostEval:
+    """What 05 asks: which local model could take over, and the question that the others have answered.
+
+    `question` holds run_model's `limit`, `max_new_tokens` and `batch_size`.
+    """
+
+    candidate: str
+    question: dict[str, int]
+
+
+def plan_post_eval(settings: Settings, track: Track) -> PostEval:
+    """Find the model that could replace the hosted LLM: `slm_ft` where there is an adapter, else `slm` when that is enough.
+
+    Raises:
+        FileNotFoundError, ValueError: There is no decision, it was made on other runs than the last ones, or it says
+            FINE_TUNE=1 and there is no adapter.
+    """
+    decided = read_decision(settings, track)
+    metrics = read_compared(settings, track, "azure", "slm")
+    if decided["run"]["compared"] != {model: content["run"]["run_id"] for model, content in metrics.items()}:
+        raise ValueError(f"the {track} decision was made on other runs than the last ones. Run 03_decision again.")
+    has_adapter = settings.adapter_of(track).is_dir()
+    if not has_adapter and decided["FINE_TUNE"]:
+        raise FileNotFoundError(
+            f"FINE_TUNE=1 for {track}, and no adapter at {settings.adapter_of(track)}. "
+            "Run notebooks/04_finetune.ipynb first."
+        )
+    run = metrics["slm"]["run"]
+    question = {"limit": run["n_rows"], "max_new_tokens": run["max_new_tokens"]}
+    return PostEval("slm_ft" if has_adapter else "slm", question | {"batch_size": run["parameters"]["batch_size"]})
+
+
+def decide_again(settings: Settings, track: Track, candidate: str) -> dict[str, Any]:
+    """Apply the rule to the candidate, with 03's delta; write and trace it with the verdict.
+
+    Args:
+        settings: Says where the metrics files lie.
+        track: `structured` or `toolcall`.
+        candidate: `slm_ft`, or `slm` when no adapter was needed.
+
+    Returns:
+        The content of `<track>_post_decision.json`: as the decision's, and `verdict`: `swap` (the SLM as it is is good
+        enough), `swap with the adapter`, or `stay`; `changes` counts, for each core metric, the rows on which only the SLM
+        (`first_only`) or only the candidate (`second_only`) was right.
+
+    Raises:
+        FileNotFoundError, ValueError: The runs may not be compared (read_compared). Nothing was written.
+    """
+    check_tracing(settings)
+    delta = read_decision(settings, track)["delta"]
+    metrics = read_compared(settings, track, "azure", "slm", candidate)
+    base, rule = (apply_rule(track, metrics["azure"], metrics[model], delta) for model in ("slm", candidate))
+    verdict = "swap" if not base["FINE_TUNE"] else "stay" if rule["FINE_TUNE"] else "swap with the adapter"
+    found = _gather_evidence(settings, track, metrics, "azure", candidate)
+    found["changes"] = _gather_evidence(settings, track, metrics, "slm", candidate)["pairs"]
+    facts = {**rule, "track": track, "model": candidate, "delta": delta, "verdict": verdict}
+    content = _write(settings, "post_decision", metrics, facts, found)
+    print(f"verdict: {verdict}  ({show_path(settings.evaluation / f'{track}_post_decision.json')})")
+    return content
+
+
+def _write(
+    settings: Settings, kind: str, metrics: dict[str, dict[str, Any]], facts: dict[str, Any], found: dict[str, Any]
+) -> dict[str, Any]:
+    """Trace a decision and write its file; `kind` is `decision` or `post_decision`."""
+    track, first = facts["track"], metrics["azure"]["run"]
+    shared = {key: first[key] for key in MUST_AGREE}
     compared = {model: content["run"]["run_id"] for model, content in metrics.items()}
-    run_id = provenance.make_run_id(track, "decision")
-    inputs, folder = {"delta": delta, "compared": compared, **shared}, settings.runs / run_id
-    with tracing.RunTrace(settings, run_id, folder, f"decision {track}", inputs, [track, "decision"]) as trace:
-        trace.add_event("decision", rule)
-        trace.finish(rule, {"FINE_TUNE": rule["FINE_TUNE"]})
+    run_id = provenance.make_run_id(track, kind)
+    inputs, folder = {"delta": facts["delta"], "compared": compared, **shared}, settings.runs / run_id
+    with tracing.RunTrace(settings, run_id, folder, f"{kind} {track}", inputs, [track, kind]) as trace:
+        trace.add_event(kind, facts)
+        trace.finish(facts, {"FINE_TUNE": facts["FINE_TUNE"]})
     delivery = trace.deliver()
     run = {"run_id": run_id, "ended": provenance.now_utc(), "compared": compared, **shared}
     run |= {**provenance.describe_machine(), "trace": asdict(delivery)}
-    content = {**rule, "track": track, "delta": delta, "n_rows": shared["n_rows"]}
-    content |= {"evidence": _gather_evidence(settings, track, metrics), "run": run}
-    write_json(folder / "decision.json", content)
-    write_json(settings.evaluation / f"{track}_decision.json", content)
-    print(f"FINE_TUNE={rule['FINE_TUNE']}  ({show_path(settings.evaluation / f'{track}_decision.json')})")
+    content = {**facts, "n_rows": shared["n_rows"], "evidence": found, "run": run}
+    write_json(folder / f"{kind}.json", content)
+    write_json(settings.evaluation / f"{track}_{kind}.json", content)
     print(describe_delivery(delivery, settings))
     return content
 
 
-def _gather_evidence(settings: Settings, track: Track, metrics: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What stands beside the bit: each model's rates with intervals, and on how many rows which of the two was right."""
-    ledgers = [evaluate.read_ledger_of(settings, metrics[model]) for model in ("azure", "slm")]
+def _gather_evidence(
+    settings: Settings, track: Track, metrics: dict[str, dict[str, Any]], first: str, second: str
+) -> dict[str, Any]:
+    """What stands beside the bit: all models' rates with intervals, and on how many rows which of the two was right."""
+    ledgers = evaluate.read_ledgers(settings, metrics)
     pairs = {}
     for metric in core_metrics(track):
-        first, second = ([line.scores[metric.removesuffix("_rate")] for line in ledger] for ledger in ledgers)
-        pairs[metric] = evidence.count_pairs(first, second)
+        sides = ([line.scores[metric.removesuffix("_rate")] for line in ledgers[model]] for model in (first, second))
+        pairs[metric] = evidence.count_pairs(*sides)
     rates = {
         model: {m: {"rate": content[m], "interval": content["intervals"][m]} for m in core_metrics(track)}
         for model, content in metrics.items()

@@ -6,11 +6,9 @@ asks only rows that have no ledger line or an `error` line. A complete run is fo
 """
 
 import contextlib
-import fcntl
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -92,7 +90,7 @@ def make_model(settings: Settings, track: Track, model: str, batch_size: int, co
         return HostedLLM.from_settings(settings, concurrency)
     if model not in MODELS:
         raise ValueError(f"unknown model {model!r}: expected one of {', '.join(MODELS)}")
-    adapter = settings.swap_home / "04_ft" / f"adapter_{track}" if model == "slm_ft" else None
+    adapter = settings.adapter_of(track) if model == "slm_ft" else None
     return LocalSLM(settings.slm_model_path, adapter, batch_size=batch_size)
 
 
@@ -183,7 +181,7 @@ def _find_run(settings: Settings, key: str) -> Path | None:
 def _run_plan(settings: Settings, plan: _Plan) -> Run:
     """Ask what is waiting, unless nothing is; bring the metrics file up to date."""
     if plan.find_waiting() or not (plan.folder / "metrics.json").is_file():
-        with _locked(settings, plan.key):
+        with provenance.locked(settings.runs, plan.key):
             # another process may have asked these rows between the planning and the lock
             if not plan.parameters["fresh"]:
                 plan = replace(plan, folder=_find_run(settings, plan.key) or plan.folder)
@@ -210,18 +208,6 @@ def _ask_and_write(settings: Settings, plan: _Plan) -> None:
     metrics["run"]["trace"] = asdict(trace.deliver())  # may take its time, and now everything else is on disk
     write_json(metrics_file, metrics)
     print(describe_delivery(Delivery(**metrics["run"]["trace"]), settings))
-
-
-@contextlib.contextmanager
-def _locked(settings: Settings, key: str) -> Iterator[None]:
-    """Keep a second process from asking the same rows; the lock goes with the process, however it ends."""
-    settings.runs.mkdir(parents=True, exist_ok=True)
-    with (settings.runs / f".lock-{key}").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RuntimeError(f"another process is asking these rows: wait until it is done ({key})") from None
-        yield
 
 
 def _ask_rows(settings: Settings, plan: _Plan, waiting: list[int]) -> tracing.RunTrace:
@@ -298,3 +284,8 @@ def read_ledger_of(settings: Settings, metrics: dict[str, Any]) -> tuple[LedgerL
         raise FileNotFoundError(f"no ledger at {path}. Run notebooks/02_eval.ipynb again.")
     ledger = read_ledger(path)
     return tuple(ledger[i] for i in sorted(ledger))
+
+
+def read_ledgers(settings: Settings, metrics: dict[str, dict[str, Any]]) -> dict[str, tuple[LedgerLine, ...]]:
+    """The ledgers behind several models' metrics files, by model."""
+    return {model: read_ledger_of(settings, content) for model, content in metrics.items()}

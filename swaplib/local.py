@@ -73,6 +73,13 @@ class LocalSLM:
     @cached_property
     def model(self) -> Any:
         """The loaded model, ready for greedy generation: its own sampling settings and penalties are dropped."""
+        return self._load(is_dequantised=self.device == "cpu")
+
+    def load_merged(self) -> Any:
+        """A model of its own: the 4-bit weights as numbers of the arithmetic's type, the adapter added to them."""
+        return self._load(is_dequantised=True).merge_and_unload()
+
+    def _load(self, is_dequantised: bool) -> Any:
         import torch
         from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
         from transformers.utils import logging
@@ -93,7 +100,7 @@ class LocalSLM:
             use_safetensors=True,
             trust_remote_code=False,
         )
-        if self.precision == "4bit" and self.device == "cpu":
+        if self.precision == "4bit" and is_dequantised:
             model = model.dequantize()
         eos = model.generation_config.eos_token_id
         model.generation_config = GenerationConfig(

@@ -1,9 +1,13 @@
-"""Where a number comes from: commit, package versions, machine and time. Every metrics file and run card carries it."""
+"""Where a number comes from: run, commit, package versions, machine and time. Every metrics file and run card has it."""
 
+import contextlib
+import fcntl
 import platform
 import subprocess
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from swaplib.settings import ROOT
@@ -54,6 +58,26 @@ def read_start(run_id: str) -> str:
     """The UTC time at which a run began, ISO 8601 to the second, from its id."""
     start = datetime.strptime(run_id.partition("-")[0], "%Y%m%dT%H%M%S%fZ").replace(tzinfo=UTC)
     return start.isoformat(timespec="seconds")
+
+
+@contextlib.contextmanager
+def locked(runs: Path, key: str) -> Iterator[None]:
+    """Keep a second process from a run; the lock goes with the process, however it ends.
+
+    Args:
+        runs: The folder of runs.
+        key: The hash of the run's question.
+
+    Raises:
+        RuntimeError: Another process has the lock.
+    """
+    runs.mkdir(parents=True, exist_ok=True)
+    with (runs / f".lock-{key}").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RuntimeError(f"another process is at this run: wait until it is done ({key})") from None
+        yield
 
 
 def _git(*arguments: str) -> str | None:

@@ -1,6 +1,6 @@
-"""Tables and figures for the notebooks. It computes nothing: every number comes from a metrics file or a ledger."""
+"""Tables and sentences for the notebooks. It computes nothing: every number comes from a file that a run left."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +10,10 @@ from swaplib.metrics import Track, core_metrics
 from swaplib.rows import LedgerLine, Row
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from pandas.io.formats.style import Styler
 
     from swaplib.evaluate import Run
 
-# Okabe-Ito colours, which colour-blind readers can tell apart; the hatches survive greyscale.
-STYLES = {"azure": ("#0072B2", ""), "slm": ("#E69F00", "//"), "slm_ft": ("#009E73", "..")}
 NAMES = {"azure": "azure (hosted)", "slm": "slm (local)", "slm_ft": "slm_ft (local, adapter)"}
 
 
@@ -84,49 +81,16 @@ def format_rate(rate: float, interval: list[float]) -> str:
     return f"{rate:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]"
 
 
-def show_metrics(track: Track, runs: "list[Run]") -> "Styler":
+def show_metrics(track: Track, metrics: Iterable[dict[str, Any]]) -> "Styler":
     """Core metrics with Wilson 95% intervals side by side, and how the rows ended."""
     records = []
-    for run in runs:
-        m = run.metrics
+    for m in metrics:
         record = {"model": NAMES[m["run"]["model"]], "rows": m["n_rows"]}
         record |= {name: format_rate(m[name], m["intervals"][name]) for name in core_metrics(track)}
         record |= {status: n for status, n in m["n_by_status"].items() if status == "ok" or n}
         record |= {"tokens out": m["extra"]["completion_tokens"]}
         records.append(record)
     return _style(pd.DataFrame(records).astype(object).where(lambda frame: frame.notna(), 0))
-
-
-def plot_metrics(track: Track, metrics: list[dict[str, Any]]) -> "Figure":
-    """Core metrics as bars with Wilson 95% intervals, one colour and hatch for each model."""
-    import matplotlib.pyplot as plt
-
-    names = core_metrics(track)
-    figure, axes = plt.subplots(figsize=(7.5, 3.2), layout="constrained")
-    width = 0.8 / len(metrics)
-    for offset, content in enumerate(metrics):
-        model = content["run"]["model"]
-        rates = [content[name] for name in names]
-        # a rate of 0 or 1 lies on its interval's end; rounding must not make an error bar negative
-        errors = [
-            [max(0.0, rate - content["intervals"][n][0]) for n, rate in zip(names, rates, strict=True)],
-            [max(0.0, content["intervals"][n][1] - rate) for n, rate in zip(names, rates, strict=True)],
-        ]
-        places = [i + (offset - (len(metrics) - 1) / 2) * width for i in range(len(names))]
-        colour, hatch = STYLES[model]
-        style = {"color": colour, "hatch": hatch, "edgecolor": "white", "error_kw": {"ecolor": "#333333", "capsize": 4}}
-        axes.bar(places, rates, width * 0.92, yerr=errors, label=NAMES[model], **style)
-        for place, rate, top in zip(places, rates, errors[1], strict=True):
-            axes.annotate(f"{rate:.2f}", (place, rate + top), (0, 3), textcoords="offset points", ha="center")
-    axes.set_xticks(range(len(names)), names)
-    axes.set_ylim(0, 1.12)
-    axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
-    axes.set_ylabel("rate over all rows")
-    axes.set_title(f"{track}, {metrics[0]['n_rows']} rows, 95% Wilson intervals", loc="left")
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside right upper", frameon=False)
-    plt.close(figure)
-    return figure
 
 
 def show_failures(run: "Run", rows: list[Row], n: int = 5) -> "Styler":
@@ -151,50 +115,118 @@ def _show_output(line: LedgerLine) -> str:
     return line.generation.output or f"(nothing: {line.generation.error or line.generation.finish_reason})"
 
 
-def show_differences(azure: Sequence[LedgerLine], slm: Sequence[LedgerLine], rows: list[Row], n: int = 5) -> "Styler":
-    """Rows for a person to read: first those on which only Azure was right, then only the SLM, none, and both."""
+def show_differences(
+    ledgers: dict[str, Sequence[LedgerLine]], models: tuple[str, str], rows: list[Row], n: int = 5
+) -> "Styler":
+    """Rows for a person to read: those that the second model did worse, then those it did better, then the others.
 
-    def order(pair: tuple[LedgerLine, LedgerLine]) -> tuple[bool, bool, int]:
-        azure_right, slm_right = (all(line.scores.values()) for line in pair)
-        return azure_right == slm_right, slm_right, pair[0].index
+    Args:
+        ledgers: Ledgers over the same rows, in row order, by model.
+        models: The two to compare.
+        rows: The rows of the split.
+        n: How many to show.
+    """
 
-    pairs = sorted(zip(azure, slm, strict=True), key=order)
-    records = [
-        {
-            "row": a.index,
-            "prompt": rows[a.index].prompt,
-            "gold": rows[a.index].completion,
-            "azure": f"{_describe_verdict(a)}\n\n{_show_output(a)}",
-            "slm": f"{_describe_verdict(s)}\n\n{_show_output(s)}",
-        }
-        for a, s in pairs[:n]
-    ]
-    return _style_texts(pd.DataFrame(records), f"{len(records)} of {len(pairs)} rows, those that differ first")
+    def order(pair: tuple[LedgerLine, LedgerLine]) -> tuple[bool, bool, bool, int]:
+        first, second = (line.scores for line in pair)
+        is_worse, is_better = (any(a[name] > b[name] for name in a) for a, b in ((first, second), (second, first)))
+        return not is_worse, not is_better, all(second.values()), pair[0].index
+
+    pairs = sorted(zip(*(ledgers[model] for model in models), strict=True), key=order)
+    records = []
+    for pair in pairs[:n]:
+        row = rows[pair[0].index]
+        record = {"row": pair[0].index, "prompt": row.prompt, "gold": row.completion}
+        outputs = (f"{_describe_verdict(line)}\n\n{_show_output(line)}" for line in pair)
+        records.append(record | dict(zip(models, outputs, strict=True)))
+    return _style_texts(
+        pd.DataFrame(records), f"{len(records)} of {len(pairs)} rows: worse first, then better, then as good"
+    )
 
 
 def show_decision(decision: dict[str, Any]) -> "Styler":
-    """The rule's numbers: both rates, the gap, and on how many rows only one of the two models was right."""
-    records = []
+    """The rule's numbers: all rates, the gap, and on how many rows only one of the two models was right."""
+    model, records = decision["model"], []
     for name, gap in decision["gaps"].items():
         pairs = decision["evidence"]["pairs"][name]
         record = {"metric": name}
         record |= {
             m: format_rate(r[name]["rate"], r[name]["interval"]) for m, r in decision["evidence"]["rates"].items()
         }
-        record |= {"gap": f"{gap:+.2f}", "worse than delta": "yes" if name in decision["worse_on"] else "no"}
-        record |= {"only azure right": pairs["first_only"], "only slm right": pairs["second_only"]}
+        record |= {
+            f"gap to {model}": f"{gap:+.2f}",
+            "worse than delta": "yes" if name in decision["worse_on"] else "no",
+        }
+        record |= {"only azure right": pairs["first_only"], f"only {model} right": pairs["second_only"]}
         records.append(record)
+    return _style(pd.DataFrame(records))
+
+
+def show_changes(decision: dict[str, Any]) -> "Styler":
+    """What the adapter changed against the SLM without it, in rows, both ways; from a post-decision."""
+    records = [
+        {"metric": name, "gained": n["second_only"], "lost": n["first_only"], "right in both": n["both"]}
+        | {"wrong in both": n["neither"]}
+        for name, n in decision["evidence"]["changes"].items()
+    ]
     return _style(pd.DataFrame(records))
 
 
 def describe_decision(decision: dict[str, Any]) -> str:
     """The rule's bit as one sentence for a manager."""
     n, delta = decision["n_rows"], decision["delta"]
-    rates = [metric["rate"] for model in decision["evidence"]["rates"].values() for metric in model.values()]
-    if not any(rates):
-        return f"FINE_TUNE={decision['FINE_TUNE']}, but on {n} rows neither model got one right: this says nothing yet."
+    if not _is_any_right(decision):
+        return f"FINE_TUNE={decision['FINE_TUNE']}, but on {n} rows no model got one right: this says nothing yet."
     if decision["FINE_TUNE"]:
         return f"FINE_TUNE=1: on {n} rows the SLM is worse by more than {delta:g} on {', '.join(decision['worse_on'])}."
     return (
         f"FINE_TUNE=0: on {n} rows the SLM is not worse than the hosted LLM by more than {delta:g} on any core metric."
     )
+
+
+def describe_verdict(decision: dict[str, Any]) -> str:
+    """A post-decision's verdict as one sentence for a manager."""
+    n, delta, where = decision["n_rows"], decision["delta"], ", ".join(decision["worse_on"])
+    if not _is_any_right(decision):
+        return f"Verdict: {decision['verdict']}, but on {n} rows no model got one right: this says nothing yet."
+    good = f"is not worse than the hosted LLM by more than {delta:g} on any core metric"
+    reason = {
+        "swap": f"the SLM without an adapter {good}",
+        "swap with the adapter": f"the SLM with its adapter {good}",
+        "stay": f"the SLM with its adapter is still worse than the hosted LLM by more than {delta:g} on {where}",
+    }
+    return f"Verdict: {decision['verdict']}. On {n} rows, {reason[decision['verdict']]}."
+
+
+def _is_any_right(decision: dict[str, Any]) -> bool:
+    return any(metric["rate"] for model in decision["evidence"]["rates"].values() for metric in model.values())
+
+
+def show_run_card(card: dict[str, Any] | None) -> "Styler":
+    """What a training did, from its run card; an empty table when none was needed."""
+    if card is None:
+        return _style(pd.DataFrame({"training": ["none was needed"]}))
+    recipe = {
+        name: card["recipe"][name] for name in ("rank", "alpha", "dropout", "learning_rate", "batch_size", "seed")
+    }
+    facts = {"base": card["base"], "rows": card["rows"], "steps": card["steps"], **card["final"], **recipe}
+    facts |= {"seconds": card["seconds"], "resumed from": card["resumed_from"], "device": card["device"]}
+    facts |= {"departures from the fixed settings": "; ".join(card["departures"]) or "none"}
+    return _style(pd.DataFrame({"what": facts.keys(), "value": [str(value) for value in facts.values()]}))
+
+
+def show_parity(parity: dict[str, Any]) -> "Styler":
+    """The share of equal outputs in each comparison."""
+    records = [
+        {"compared": c["compared"], "rows": c["rows"], "equal": c["equal"], "share": f"{c['share']:.2f}"}
+        for c in parity["comparisons"]
+    ]
+    return _style(pd.DataFrame(records))
+
+
+def show_unequal(parity: dict[str, Any], n: int = 3) -> "Styler":
+    """The first n rows of each comparison whose outputs differ, side by side."""
+    records = [{"compared": c["compared"], **row} for c in parity["comparisons"] for row in c["differing"][:n]]
+    total = sum(len(c["differing"]) for c in parity["comparisons"])
+    caption = f"{len(records)} of {total} differing outputs" if records else "no output differs"
+    return _style_texts(pd.DataFrame(records, columns=["compared", "row", "first", "second"]), caption)

@@ -84,6 +84,10 @@ class Settings(BaseSettings):
         """Executed notebooks, their HTML, and figures."""
         return self.evaluation / "reports"
 
+    def adapter_of(self, track: str) -> Path:
+        """The folder of a track's adapter, with its run card."""
+        return self.swap_home / "04_ft" / f"adapter_{track}"
+
     @cached_property
     def models(self) -> Path:
         """Where `swap download` puts checkpoints: beside SLM_MODEL_PATH, whatever SWAP_HOME says."""

@@ -1,40 +1,24 @@
 """Fine-tunes the SLM with Unsloth QLoRA on prompt -> completion rows: adapter and run card.
 
 The loss is on the completion and its end-of-turn token only (labels.py). Without a GPU the same code trains through
-Unsloth's CPU mode, on float32 weights; the run card says so.
+Unsloth's CPU mode, on float32 weights; the run card lists this and every other departure from the fixed settings.
 """
 
 import json
-import os
 import shutil
-import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from swaplib import provenance, tracing
-from swaplib.labels import IGNORED, Example, label_rows, prove_labels
+from swaplib.decision import read_decision
+from swaplib.labels import Example, label_rows, prove_labels
 from swaplib.local import LocalSLM
-from swaplib.metrics import Track, canonical_json
+from swaplib.metrics import Track, canonical_json, check_track
 from swaplib.outbox import check_tracing, describe_delivery
 from swaplib.rows import Row, hash_rows, hash_text, read_rows, write_json
 from swaplib.settings import Settings, show_path
-
-LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Settings of a training; the defaults are the specification's, but for the batch size, which is ours to choose."""
-
-    rank: int = 64
-    alpha: int = 16
-    dropout: float = 0.1
-    learning_rate: float = 2e-4
-    epochs: int = 1
-    sequence_length: int = 2048
-    batch_size: int = 1  # chosen on val: benchmarks/results/batch_size.json
-    seed: int = 42
+from swaplib.trainer import Recipe, import_unsloth, save_adapter, train
 
 
 def fine_tune(
@@ -46,32 +30,50 @@ def fine_tune(
         settings: Says where rows, checkpoint and results lie.
         track: `structured` or `toolcall`.
         force: Train whatever the decision says, or without one.
-        row_limit: Only the first rows of train and val; None for all.
+        row_limit: Only the first rows of train, and a quarter as many of val; None for all, and SWAP_ROW_LIMIT caps it.
         recipe: The settings; None for the specification's.
 
     Returns:
-        The run card, or None when nothing is to be done.
+        The run card, or None when nothing is to be done. An adapter that was trained on the same rows with the same recipe
+        is not trained again.
 
     Raises:
         FileNotFoundError, ValueError: The decision, the rows or the checkpoint are missing or do not fit.
     """
     check_tracing(settings)
-    if not force and not _must_fine_tune(settings, track):
+    if not force and not read_decision(settings, track)["FINE_TUNE"]:
         print(f"FINE_TUNE=0 for {track}: the SLM is good enough as it is, so there is nothing to train.")
         return None
-    splits = {
-        split: read_rows(settings.dataset / track / f"{split}.jsonl", track)[:row_limit] for split in ("train", "val")
-    }
-    return train_adapter(
-        settings, {track: splits}, settings.swap_home / "04_ft" / f"adapter_{track}", recipe or Recipe()
-    )
+    limit = _find_limit(settings, row_limit)
+    rows = {split: _read_first(settings, track, split, limit) for split in ("train", "val")}
+    return train_adapter(settings, {track: rows}, settings.adapter_of(track), recipe or Recipe(), row_limit=limit)
 
 
-def _must_fine_tune(settings: Settings, track: Track) -> bool:
-    path = settings.evaluation / f"{track}_decision.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"no decision at {path}. Run notebooks/03_decision.ipynb first, or pass force=True.")
-    return json.loads(path.read_text(encoding="utf-8"))["FINE_TUNE"] == 1
+def _find_limit(settings: Settings, row_limit: int | None) -> int | None:
+    if row_limit is not None and row_limit < 1:
+        raise ValueError(f"row_limit={row_limit}: expected 1 or more, or None for the whole split")
+    return min((limit for limit in (row_limit, settings.swap_row_limit) if limit is not None), default=None)
+
+
+def _read_first(settings: Settings, track: Track, split: str, limit: int | None) -> list[Row]:
+    """The rows of a split under a limit, which stands for the train rows; a quarter as many validate."""
+    check_track(track)
+    rows = read_rows(settings.dataset / track / f"{split}.jsonl", track)
+    return rows if limit is None else rows[: limit if split == "train" else max(1, limit // 4)]
+
+
+def preview_labels(settings: Settings, track: Track, n: int = 3) -> list[dict[str, Any]]:
+    """The label proof of the first n train rows, for a person to read; fine_tune proves every row.
+
+    Returns:
+        One record for each row, as prove_labels makes them.
+
+    Raises:
+        FileNotFoundError, ValueError: The rows or the checkpoint are missing, or the proof fails.
+    """
+    import_unsloth()
+    slm, rows = LocalSLM(settings.slm_model_path), _read_first(settings, track, "train", n)
+    return prove_labels(slm, track, rows, label_rows(slm, track, rows, Recipe().sequence_length))
 
 
 def train_adapter(
@@ -79,6 +81,7 @@ def train_adapter(
     rows: dict[Track, dict[str, list[Row]]],
     target: Path,
     recipe: Recipe,
+    row_limit: int | None = None,
     is_compact: bool = False,
 ) -> dict[str, Any]:
     """Train an adapter on rows of one track or more, and put it in its place when it is whole.
@@ -89,45 +92,73 @@ def train_adapter(
     Args:
         settings: Says where the checkpoint and the runs lie.
         rows: The rows of `train` and `val` for each track.
-        target: The adapter's folder; an older one there is replaced.
+        target: The adapter's folder; another one there is replaced.
         recipe: The settings.
+        row_limit: What cut the rows, for the run card.
         is_compact: Save the weights in bfloat16, half the size, and no tokenizer.
 
     Returns:
         The run card, which also lies in the adapter's folder as `run_card.json`.
     """
-    import unsloth  # noqa: F401 - before transformers and trl, which it patches
-
+    import_unsloth()
     slm = LocalSLM(settings.slm_model_path)
     identity, examples = slm.identity(), _label_and_prove(slm, rows, recipe.sequence_length)
     data = {track: {split: hash_rows(of_split) for split, of_split in splits.items()} for track, splits in rows.items()}
     question = {"recipe": asdict(recipe), "rows_sha256": data, "checkpoint": identity["checkpoint_sha256"]}
     key = hash_text(canonical_json(question))[:12]
-    unfinished = [f for f in sorted(settings.runs.glob(f"*-{key}")) if not (f / "run_card.json").is_file()]
+    if card := _read_card(target, key):
+        print(f"trained before: {show_path(target)} (run {card['run_id']}). Delete the folder to train anew.")
+        return card
+    unfinished = [f for f in sorted(settings.runs.glob(f"2*-{key}")) if not (f / "run_card.json").is_file()]
     folder = unfinished[-1] if unfinished else settings.runs / provenance.make_run_id("-".join(rows), "train", key)
+    counts = {track: {split: len(of_split) for split, of_split in splits.items()} for track, splits in rows.items()}
+    facts = {**question, "rows": counts, "row_limit": row_limit, "base": identity["model"]}
+    with provenance.locked(settings.runs, key):
+        return _train_run(settings, slm, examples, recipe, folder, facts, target, is_compact)
+
+
+def _read_card(target: Path, key: str) -> dict[str, Any] | None:
+    """The run card of the adapter at a place, when it answers the same question."""
+    path = target / "run_card.json"
+    card = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return card if card and card["run_id"].endswith(f"-{key}") else None
+
+
+def _train_run(
+    settings: Settings,
+    slm: LocalSLM,
+    examples: dict[str, list[Example]],
+    recipe: Recipe,
+    folder: Path,
+    facts: dict[str, Any],
+    target: Path,
+    is_compact: bool,
+) -> dict[str, Any]:
+    """Train under one trace, put the adapter in its place with its card, deliver the trace."""
+    tracks = list(facts["rows"])
     print(f"training on {len(examples['train'])} rows, validating on {len(examples['val'])} · run {show_path(folder)}")
-    name, inputs = f"train {' '.join(rows)}", {**question, "model": identity["model"]}
-    with tracing.RunTrace(settings, folder.name, folder, name, inputs, [*rows, "train"]) as trace:
-        outcome, model = _train(slm.path, slm.tokenizer, examples, recipe, folder / "checkpoints", trace)
-        _save_adapter(model, slm.tokenizer, slm.path.name, target, is_compact)
+    with tracing.RunTrace(
+        settings, folder.name, folder, f"train {' '.join(tracks)}", facts, [*tracks, "train"]
+    ) as trace:
+        outcome, model = train(slm, examples, recipe, folder / "checkpoints", trace)
         trace.finish({**outcome["final"], "adapter": show_path(target)}, outcome["final"])
-    delivery = trace.deliver()
-    card = {
-        "run_id": folder.name,
-        "started": provenance.read_start(folder.name),
-        "ended": provenance.now_utc(),
-        "rows": {track: {split: len(of_split) for split, of_split in splits.items()} for track, splits in rows.items()},
-        **question,
-        **outcome,
-        "base": identity["model"],
-        **provenance.describe_machine(),
-        "trace": asdict(delivery),
-    }
+    times = {"started": provenance.read_start(folder.name), "ended": provenance.now_utc()}
+    outcome["departures"] += _list_departures(recipe, facts["row_limit"])
+    card = {"run_id": folder.name, **times, **facts, **outcome, **provenance.describe_machine()}
+    save_adapter(model, slm, target, card | {"trace": asdict(trace.count())}, is_compact)
+    card["trace"] = asdict(delivery := trace.deliver())
     write_json(target / "run_card.json", card)
     write_json(folder / "run_card.json", card)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    print(describe_delivery(delivery, settings))
+    print(f"adapter: {show_path(target)}\n{describe_delivery(delivery, settings)}")
     return card
+
+
+def _list_departures(recipe: Recipe, row_limit: int | None) -> list[str]:
+    """Where a training's settings are not the specification's, in words."""
+    fixed, used = asdict(Recipe()), asdict(recipe)
+    found = [f"{name} {used[name]} in place of {value}" for name, value in fixed.items() if used[name] != value]
+    return found + ([f"only the first {row_limit} train rows"] if row_limit else [])
 
 
 def _label_and_prove(slm: LocalSLM, rows: dict[Track, dict[str, list[Row]]], limit: int) -> dict[str, list[Example]]:
@@ -139,123 +170,3 @@ def _label_and_prove(slm: LocalSLM, rows: dict[Track, dict[str, list[Row]]], lim
             prove_labels(slm, track, splits[split], made)
             labelled += made
     return examples
-
-
-def _train(
-    path: Path, tokenizer: Any, examples: dict[str, list[Example]], recipe: Recipe, work: Path, trace: tracing.RunTrace
-) -> tuple[dict[str, Any], Any]:
-    """Train with Unsloth; returns what happened, for the run card, and the model with its adapter."""
-    import torch
-    from datasets import Dataset
-    from transformers import DataCollatorForSeq2Seq, TrainerCallback
-    from trl import SFTTrainer
-
-    has_gpu = torch.cuda.is_available()
-    model = _load_for_training(path, recipe, has_gpu)
-    config = _make_config(recipe, work, len(examples["train"]), has_gpu)
-
-    class LogToTrace(TrainerCallback):
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-            trace.add_event(f"step {state.global_step} {'validation' if 'eval_loss' in logs else 'loss'}", dict(logs))
-
-    trainer = SFTTrainer(
-        model=model,
-        args=config,
-        processing_class=tokenizer,
-        train_dataset=Dataset.from_list([asdict(e) for e in examples["train"]]),
-        eval_dataset=Dataset.from_list([asdict(e) for e in examples["val"]]),
-        data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED),
-        callbacks=[LogToTrace()],
-    )
-    trainer.train(resume_from_checkpoint=_find_checkpoint(work))
-    evaluated = trainer.evaluate()
-    history = trainer.state.log_history
-    losses = [{"step": log["step"], "loss": log["loss"]} for log in history if "loss" in log]
-    validation = [{"step": log["step"], "loss": log["eval_loss"]} for log in history if "eval_loss" in log]
-    outcome = {
-        "steps": trainer.state.global_step,
-        "rows_trained": len(examples["train"]) * recipe.epochs,
-        "final": {"train_loss": losses[-1]["loss"], "val_loss": evaluated["eval_loss"]},
-        "losses": losses,
-        "validation": validation,
-        "departures": [] if has_gpu else ["no GPU: float32 weights in place of 4-bit, AdamW in place of 8-bit AdamW"],
-        "peak_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if has_gpu else None,
-    }
-    return outcome, trainer.model
-
-
-def _make_config(recipe: Recipe, work: Path, n_rows: int, has_gpu: bool) -> Any:
-    """The recipe in TRL's words, with about four validations and eight checkpoints on the way."""
-    from trl import SFTConfig
-
-    steps = max(1, n_rows * recipe.epochs // recipe.batch_size)
-    return SFTConfig(
-        output_dir=str(work),
-        per_device_train_batch_size=recipe.batch_size,
-        per_device_eval_batch_size=recipe.batch_size,
-        gradient_accumulation_steps=1,  # Unsloth's own default was 2
-        learning_rate=recipe.learning_rate,
-        num_train_epochs=recipe.epochs,
-        max_length=recipe.sequence_length,
-        dataset_kwargs={"skip_prepare_dataset": True},  # the labels are ours, and proved
-        remove_unused_columns=False,
-        eval_strategy="steps",
-        eval_steps=max(1, steps // 4),
-        save_steps=max(1, steps // 8),
-        save_total_limit=2,
-        logging_steps=1,
-        optim="adamw_8bit" if has_gpu else "adamw_torch",
-        bf16=has_gpu,
-        use_cpu=not has_gpu,
-        seed=recipe.seed,
-        report_to="none",
-    )
-
-
-def _load_for_training(path: Path, recipe: Recipe, has_gpu: bool) -> Any:
-    import torch
-    from unsloth import FastLanguageModel
-
-    model, _ = FastLanguageModel.from_pretrained(
-        str(path),
-        max_seq_length=recipe.sequence_length,
-        load_in_4bit=has_gpu,
-        dtype=None if has_gpu else torch.float32,
-    )
-    return FastLanguageModel.get_peft_model(
-        model,
-        r=recipe.rank,
-        lora_alpha=recipe.alpha,
-        lora_dropout=recipe.dropout,
-        target_modules=list(LINEAR_LAYERS),
-        bias="none",
-        use_gradient_checkpointing=False,
-        random_state=recipe.seed,
-    )
-
-
-def _find_checkpoint(work: Path) -> str | None:
-    """The newest checkpoint that was written whole (its trainer_state.json comes last)."""
-    whole = [path.parent for path in work.glob("checkpoint-*/trainer_state.json")]
-    return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
-
-
-def _save_adapter(model: Any, tokenizer: Any, base: str, target: Path, is_compact: bool) -> None:
-    """Write adapter and tokenizer beside their place, then rename: a half-written adapter never loads."""
-    import torch
-    from safetensors.torch import load_file, save_file
-
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".adapter-") as work:
-        built = Path(work) / "adapter"
-        model.peft_config["default"].base_model_name_or_path = base  # a name; where the checkpoint lay says nothing
-        model.save_pretrained(built)
-        if not is_compact:
-            tokenizer.save_pretrained(built)
-        else:
-            (built / "README.md").unlink(missing_ok=True)
-            file = built / "adapter_model.safetensors"
-            save_file({name: weight.to(torch.bfloat16) for name, weight in load_file(file).items()}, file)
-        if target.exists():
-            os.replace(target, Path(work) / "old")
-        os.replace(built, target)

@@ -116,3 +116,45 @@ def test_an_incomplete_run_is_refused(two_runs):
 def test_a_missing_run_names_the_notebook(settings):
     with pytest.raises(FileNotFoundError, match="02_eval"):
         decision.decide(settings, "structured")
+
+
+def copy_run(settings, source: str, target: str) -> None:
+    """Give one model's run to another model, as its metrics file."""
+    content = json.loads((settings.evaluation / f"toolcall_{source}_test.json").read_text())
+    content["run"]["model"] = target
+    write_json(settings.evaluation / f"toolcall_{target}_test.json", content)
+
+
+@pytest.mark.parametrize(("adapted", "verdict", "gained"), [("azure", "swap with the adapter", 2), ("slm", "stay", 0)])
+def test_the_rule_is_applied_to_the_adapted_model_on_the_same_rows(two_runs, capsys, adapted, verdict, gained):
+    decision.decide(two_runs, "toolcall")
+    two_runs.adapter_of("toolcall").mkdir(parents=True)
+    post = decision.plan_post_eval(two_runs, "toolcall")
+    assert post.candidate == "slm_ft"
+    assert (post.question["limit"], post.question["max_new_tokens"]) == (6, 256)
+    copy_run(two_runs, adapted, "slm_ft")
+    decided = decision.decide_again(two_runs, "toolcall", post.candidate)
+    assert decided == json.loads((two_runs.evaluation / "toolcall_post_decision.json").read_text())
+    assert decided["verdict"] == verdict
+    assert set(decided["evidence"]["rates"]) == {"azure", "slm", "slm_ft"}
+    assert decided["evidence"]["changes"]["args_exact_rate"]["second_only"] == gained
+    assert f"verdict: {verdict}" in capsys.readouterr().out
+
+
+def test_a_slm_that_is_good_enough_needs_no_adapter(two_runs):
+    copy_run(two_runs, "azure", "slm")
+    decision.decide(two_runs, "toolcall")
+    post = decision.plan_post_eval(two_runs, "toolcall")
+    assert post.candidate == "slm"
+    assert decision.decide_again(two_runs, "toolcall", post.candidate)["verdict"] == "swap"
+
+
+def test_a_post_evaluation_names_what_is_missing_or_old(two_runs):
+    with pytest.raises(FileNotFoundError, match="03_decision"):
+        decision.plan_post_eval(two_runs, "toolcall")
+    decision.decide(two_runs, "toolcall")
+    with pytest.raises(FileNotFoundError, match=r"FINE_TUNE=1 .* no adapter .*04_finetune"):
+        decision.plan_post_eval(two_runs, "toolcall")
+    copy_run(two_runs, "azure", "slm")
+    with pytest.raises(ValueError, match=r"other runs than the last ones\. Run 03_decision again"):
+        decision.plan_post_eval(two_runs, "toolcall")

@@ -249,7 +249,7 @@ def test_a_failure_at_our_side_stops_the_calls(toolcall_home):
 def test_a_second_process_on_the_same_rows_is_refused(toolcall_home, env_of_tests):
     with serving(lambda e: time.sleep(0.3) or right(e)) as (root, exchanges):
         first = start_run(toolcall_home, root, env_of_tests, exchanges, "concurrency=1")
-        with pytest.raises(RuntimeError, match="another process is asking these rows"):
+        with pytest.raises(RuntimeError, match="another process is at this run"):
             run_azure(toolcall_home, root)
         assert first.wait() == 0
     assert len(exchanges) == 6

@@ -1,4 +1,4 @@
-from swaplib import report
+from swaplib import figures, report
 from swaplib.rows import Generation, LedgerLine, Row
 
 METRICS = {
@@ -37,7 +37,7 @@ def test_failures_come_first_and_outputs_are_shown_as_text():
 
 
 def test_metrics_show_intervals_and_only_statuses_that_occurred():
-    html = report.show_metrics("toolcall", [SmallRun]).to_html()
+    html = report.show_metrics("toolcall", [METRICS]).to_html()
     assert "0.50 [0.09, 0.91]" in html
     assert "filtered" in html
     assert "truncated" not in html
@@ -45,7 +45,7 @@ def test_metrics_show_intervals_and_only_statuses_that_occurred():
 
 def test_the_figure_has_a_bar_for_each_metric_and_model_with_its_interval():
     azure = METRICS | {"run": {"model": "azure"}, "valid_call_rate": 0.75}
-    figure = report.plot_metrics("toolcall", [azure, METRICS])
+    figure = figures.plot_metrics("toolcall", [azure, METRICS])
     [axes] = figure.axes
     assert sorted(round(bar.get_height(), 2) for bar in axes.patches) == [0, 0, 0.5, 0.5, 0.75, 1]
     assert {text.get_text() for text in figure.legends[0].get_texts()} == {"azure (hosted)", "slm (local)"}
@@ -66,7 +66,7 @@ def test_a_decision_reads_as_one_sentence():
 def test_a_comparison_in_which_nobody_was_right_says_so():
     rates = {model: {"valid_call_rate": {"rate": 0.0}} for model in ("azure", "slm")}
     decision = {"FINE_TUNE": 0, "n_rows": 9, "delta": 0, "worse_on": [], "evidence": {"rates": rates}}
-    assert "neither model got one right" in report.describe_decision(decision)
+    assert "no model got one right" in report.describe_decision(decision)
 
 
 def test_rows_that_differ_come_first():
@@ -74,6 +74,36 @@ def test_rows_that_differ_come_first():
     generation = Generation("text", "ok", "stop", 1, 1, 1.0)
     azure = [LedgerLine(i, "", generation, scores) for i, scores in enumerate([right, wrong, right, wrong])]
     slm = [LedgerLine(i, "", generation, scores) for i, scores in enumerate([right, right, wrong, wrong])]
-    html = report.show_differences(azure, slm, [Row(f"prompt {i}", "gold") for i in range(4)]).to_html()
+    html = report.show_differences(
+        {"azure": azure, "slm": slm}, ("azure", "slm"), [Row(f"prompt {i}", "gold") for i in range(4)]
+    ).to_html()
     places = [html.index(f"prompt {i}") for i in (2, 1, 3, 0)]
     assert places == sorted(places)
+
+
+def test_a_verdict_reads_as_one_sentence():
+    rates = {"slm_ft": {"valid_call_rate": {"rate": 0.5}}}
+    post = {"n_rows": 9, "delta": 0.05, "worse_on": ["valid_call_rate"], "evidence": {"rates": rates}}
+    assert "still worse than the hosted LLM by more than 0.05 on valid_call_rate" in report.describe_verdict(
+        post | {"verdict": "stay"}
+    )
+    assert "with its adapter is not worse" in report.describe_verdict(post | {"verdict": "swap with the adapter"})
+    assert "without an adapter is not worse" in report.describe_verdict(post | {"verdict": "swap"})
+
+
+def test_the_loss_curve_has_every_step_and_every_validation():
+    card = {"rows": {"toolcall": {}}, "rows_trained": 3, "steps": 3}
+    card["losses"] = [{"step": i, "loss": 1.0 / i} for i in (1, 2, 3)]
+    card["validation"] = [{"step": 3, "loss": 0.5}]
+    train, validation = figures.plot_losses(card).axes[0].lines
+    assert list(train.get_xdata()) == [1, 2, 3]
+    assert list(validation.get_ydata()) == [0.5]
+
+
+def test_differing_outputs_are_shown_as_text():
+    c = {"compared": "a against b", "rows": 2, "equal": 1, "share": 0.5}
+    html = report.show_unequal(
+        {"comparisons": [c | {"differing": [{"row": 1, "first": "<b>", "second": "x"}]}]}
+    ).to_html()
+    assert "&lt;b&gt;" in html
+    assert "1 of 1 differing" in html

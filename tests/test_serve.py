@@ -5,12 +5,11 @@ import httpx
 import openai
 import pytest
 
-from swaplib.local import LocalSLM
 from swaplib.metrics import score_row
 from swaplib.prompts import build_messages
 from swaplib.rows import read_rows
 from swaplib.settings import ROOT
-from swaplib.stand_in import ADAPTER
+from swaplib.stand_in import STAND_IN
 
 pytestmark = pytest.mark.stand_in
 ROW = read_rows(ROOT / "slm_swap" / "02_dataset" / "toolcall" / "train.jsonl", "toolcall")[0]
@@ -37,7 +36,7 @@ def test_official_clients_work_unchanged_on_both_paths(root):
 
 def test_requests_that_arrive_together_are_answered_together_each_its_own(root, slm):
     prompts = [f"Count from {i} to {i + 3}." for i in range(6)]
-    in_process = LocalSLM(slm.path, ADAPTER, "float32")
+    in_process = STAND_IN
 
     def ask(prompt: str) -> str:
         body = {"messages": build_messages("structured", prompt), "max_tokens": 8}

@@ -1,15 +1,22 @@
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
-from swaplib import labels, outbox, training
+from swaplib import labels, outbox, trainer, training
 from swaplib.labels import IGNORED, Example
 from swaplib.local import LocalSLM
+from swaplib.prompts import build_messages
+from swaplib.provenance import describe_device
 from swaplib.rows import read_rows, write_json, write_rows
-from swaplib.settings import ROOT
+from swaplib.settings import ROOT, Settings, load_settings
 
 DATA = ROOT / "slm_swap" / "02_dataset"
+NO_GPU = describe_device().startswith("CPU")
 ROWS = {track: read_rows(DATA / track / "train.jsonl", track)[:5] for track in ("toolcall", "structured")}
 
 
@@ -74,29 +81,107 @@ def test_an_interrupted_checkpoint_is_not_resumed_from(tmp_path):
         (tmp_path / f"checkpoint-{step}").mkdir()
         (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
     (tmp_path / "checkpoint-12").mkdir()
-    assert training._find_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+    assert trainer._find_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
 
 
-def test_a_short_training_on_this_machine_lowers_the_loss_and_leaves_an_adapter_that_loads(settings):
-    rows = ROWS["toolcall"][:2]
-    for split in ("train", "val"):
+RECIPE = trainer.Recipe(rank=8, epochs=4, batch_size=1, learning_rate=1e-3)
+SPLITS = {split: ROWS["toolcall"][:2] for split in ("train", "val")}
+
+
+def write_home(settings: Settings) -> Settings:
+    for split, rows in SPLITS.items():
         write_rows(settings.dataset / "toolcall" / f"{split}.jsonl", rows)
     write_json(settings.evaluation / "toolcall_decision.json", {"FINE_TUNE": 1})
-    card = training.fine_tune(
-        settings, "toolcall", recipe=training.Recipe(rank=8, epochs=3, batch_size=2, learning_rate=1e-3)
+    return settings
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Settings whose home holds an adapter after eight steps, its run card, and the model as training left it."""
+    home = tmp_path_factory.mktemp("trained")
+    settings = write_home(load_settings().model_copy(update={"swap_home": home, "swap_row_limit": None}))
+    models = []
+    with pytest.MonkeyPatch.context() as patch:
+        save = training.save_adapter
+        patch.setattr(training, "save_adapter", lambda model, *rest: (models.append(model), save(model, *rest)))
+        card = training.fine_tune(settings, "toolcall", recipe=RECIPE)
+    return settings, card, models[0]
+
+
+def test_a_short_training_on_this_machine_lowers_the_loss_on_the_trained_rows(trained):
+    settings, card, _ = trained
+    assert card == json.loads((settings.adapter_of("toolcall") / "run_card.json").read_text())
+    assert (card["steps"], card["rows_trained"], card["resumed_from"]) == (8, 8, None)
+    losses = [point["loss"] for point in card["losses"]]
+    assert max(losses[-2:]) < min(losses[:2])
+    assert card["validation"][-1]["loss"] < card["validation"][0]["loss"]
+    assert "epochs 4 in place of 1" in card["departures"]
+    trace = outbox.read_outbox(settings.runs / card["run_id"] / "trace.jsonl")
+    names = {span["name"] for line in trace for span in outbox.list_spans(line)}
+    assert {"train toolcall", "step 1 loss", "step 8 loss", "step 8 validation"} <= names
+
+
+def test_the_adapter_reloads_with_the_outputs_of_the_model_in_memory(trained):
+    import torch
+
+    settings, _, model = trained
+    # float32 weights, as training had them on a machine without a GPU
+    reloaded = LocalSLM(settings.slm_model_path, settings.adapter_of("toolcall"), "float32" if NO_GPU else "4bit")
+    texts = [reloaded.render(build_messages("toolcall", row.prompt)) for row in ROWS["toolcall"][:2]]
+    expected = [g.output for g in reloaded.generate_batch(texts, 16)]
+    inputs = reloaded.tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(model.device)
+    model.eval()
+    with torch.inference_mode():
+        tokens = model.generate(**inputs, max_new_tokens=16, generation_config=reloaded.model.generation_config)
+    width = inputs["input_ids"].shape[1]
+    assert reloaded.tokenizer.batch_decode(tokens[:, width:], skip_special_tokens=True) == expected
+    base = LocalSLM(settings.slm_model_path, None, reloaded.precision)
+    assert [g.output for g in base.generate_batch(texts, 16)] != expected
+
+
+def test_the_same_training_asked_again_is_read_from_its_card(trained, capsys):
+    settings, card, _ = trained
+    assert training.fine_tune(settings, "toolcall", recipe=RECIPE) == card
+    assert "trained before" in capsys.readouterr().out
+
+
+TRAIN = """
+from swaplib import trainer, training
+from swaplib.settings import load_settings
+recipe = trainer.Recipe(rank=8, epochs=4, batch_size=1, learning_rate=1e-3)
+training.fine_tune(load_settings(), "toolcall", recipe=recipe)
+"""
+
+
+def test_a_training_that_is_killed_resumes_and_ends_as_an_undisturbed_one(trained, settings, env_of_tests):
+    write_home(settings)
+    env = env_of_tests | {"SWAP_HOME": str(settings.swap_home), "SWAP_ROW_LIMIT": ""}
+    process = subprocess.Popen([sys.executable, "-c", TRAIN], env=env, stdout=subprocess.DEVNULL)
+    while not list(settings.runs.glob("*/checkpoints/checkpoint-3/trainer_state.json")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    [folder] = settings.runs.glob("2*-train-*")
+    assert not settings.adapter_of("toolcall").exists()
+    done = subprocess.run([sys.executable, "-c", TRAIN], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    card = json.loads((settings.adapter_of("toolcall") / "run_card.json").read_text())
+    assert card["run_id"] == folder.name
+    assert card["resumed_from"].startswith("checkpoint-")
+    undisturbed = trained[1]
+    assert [card[key] for key in ("steps", "rows_trained")] == [undisturbed[key] for key in ("steps", "rows_trained")]
+    assert [point["step"] for point in card["losses"]] == list(range(1, 9))
+    assert [point["loss"] for point in card["losses"]] == pytest.approx(
+        [point["loss"] for point in undisturbed["losses"]], rel=0.05
     )
-    target = settings.swap_home / "04_ft" / "adapter_toolcall"
-    assert card == json.loads((target / "run_card.json").read_text())
-    assert card["steps"] == 3
-    assert card["losses"][-1]["loss"] < card["losses"][0]["loss"]
-    names = {
-        s["name"]
-        for line in outbox.read_outbox(settings.runs / card["run_id"] / "trace.jsonl")
-        for s in outbox.list_spans(line)
-    }
-    assert {"train toolcall", "step 1 loss", "step 3 loss"} <= names
-    adapted, base = LocalSLM(settings.slm_model_path, target), LocalSLM(settings.slm_model_path)
-    assert adapted.identity()["adapter_sha256"]
-    chat = [{"role": "user", "content": rows[0].prompt}]
-    outputs = [model.generate_batch([model.render(chat)], 12)[0].output for model in (adapted, base)]
-    assert outputs[0] != outputs[1]
+    assert not (folder / "checkpoints").exists()
+
+
+def test_a_row_limit_takes_the_first_rows_and_a_quarter_as_many_to_validate(settings):
+    write_rows(settings.dataset / "toolcall" / "train.jsonl", ROWS["toolcall"])
+    assert training._read_first(settings, "toolcall", "train", 4) == ROWS["toolcall"][:4]
+    write_rows(settings.dataset / "toolcall" / "val.jsonl", ROWS["toolcall"])
+    assert training._read_first(settings, "toolcall", "val", 4) == ROWS["toolcall"][:1]
+    with pytest.raises(ValueError, match="row_limit=0"):
+        training.fine_tune(settings, "toolcall", force=True, row_limit=0)

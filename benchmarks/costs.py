@@ -1,0 +1,243 @@
+"""What training and evaluation cost on a GPU: Unsloth beside plain TRL + PEFT, and a 7B in 4-bit.
+
+    python benchmarks/costs.py small      # the packaged checkpoint: both trainers in turn, twice
+    python benchmarks/costs.py 7b         # a model of Qwen2.5-7B's shape with random weights: evaluation, both trainers
+
+Random weights cost what trained ones cost, and answer nonsense: nothing here is a score. Every measurement is a process of
+its own, so that neither trainer sees the other's patches or memory. Records: benchmarks/results/costs_*.json and .md.
+"""
+
+import gc
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from swaplib import trainer
+from swaplib.labels import Example, label_rows
+from swaplib.local import LocalSLM
+from swaplib.prompts import build_messages
+from swaplib.provenance import describe_machine
+from swaplib.rows import read_rows, write_json, write_text
+from swaplib.settings import ROOT, load_settings
+
+RESULTS = Path(os.environ.get("OUT", Path(__file__).parent / "results"))
+SEVEN_B = Path(tempfile.gettempdir()) / "qwen2.5-7b-shaped-random"
+WARM_UP = 5  # steps that are not timed
+SHAPE = {
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "vocab_size": 152064,
+    "max_position_embeddings": 32768,
+    "rope_theta": 1000000.0,
+    "tie_word_embeddings": False,
+}
+
+
+def make_7b() -> str:
+    """Write the 7B-shaped checkpoint, unless it is there; its tokenizer is the packaged one's, of a smaller vocabulary."""
+    import torch
+    from transformers import AutoModelForCausalLM, GenerationConfig, Qwen2Config
+
+    if (SEVEN_B / "model.safetensors.index.json").is_file():
+        return str(SEVEN_B)
+    tokenizer = LocalSLM(load_settings().slm_model_path).tokenizer
+    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    torch.manual_seed(0)
+    with torch.device("cuda"):
+        model = AutoModelForCausalLM.from_config(Qwen2Config(**SHAPE, **ids), dtype=torch.bfloat16)
+    model.generation_config = GenerationConfig(**ids)
+    tokenizer.save_pretrained(SEVEN_B)
+    model.save_pretrained(SEVEN_B)
+    return str(SEVEN_B)
+
+
+def make_examples(slm: LocalSLM, n: int, tokens: int | None) -> list[Example]:
+    """The first n toolcall train rows; with `tokens`, each filled up to that length by those that follow."""
+    rows = read_rows(ROOT / "slm_swap" / "02_dataset" / "toolcall" / "train.jsonl", "toolcall")
+    examples = label_rows(slm, "toolcall", rows, trainer.Recipe().sequence_length)
+    if tokens is None:
+        return examples[:n]
+    ids, labels = [i for e in examples for i in e.input_ids], [i for e in examples for i in e.labels]
+    return [Example(ids[k * tokens : (k + 1) * tokens], labels[k * tokens : (k + 1) * tokens]) for k in range(n)]
+
+
+def load_with_peft(path: Path, recipe: trainer.Recipe) -> Any:
+    """The same 4-bit base and adapter as Unsloth's, by transformers and PEFT alone."""
+    import torch
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    quantisation = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    model = AutoModelForCausalLM.from_pretrained(
+        path, dtype=torch.bfloat16, device_map={"": 0}, quantization_config=quantisation
+    )
+    model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=bool(trainer.GRADIENT_CHECKPOINTING))
+    lora = LoraConfig(
+        r=recipe.rank,
+        lora_alpha=recipe.alpha,
+        lora_dropout=recipe.dropout,
+        target_modules=list(trainer.LINEAR_LAYERS),
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, lora)
+
+
+def train_cases(name: str, path: Path, cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Measure every case with one trainer, each with a freshly loaded model."""
+    if name == "unsloth":
+        trainer.import_unsloth()
+    else:
+        trainer.load_for_training = lambda path, recipe, has_gpu: load_with_peft(path, recipe)
+    import torch
+
+    records = []
+    for case in cases:
+        trainer.GRADIENT_CHECKPOINTING = case["checkpointing"] and ("unsloth" if name == "unsloth" else True)
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        facts = train(LocalSLM(path), **{key: case[key] for key in ("batch_size", "rows", "tokens")})
+        records.append({"trainer": name, **case, **facts})
+        print(records[-1], flush=True)
+    return records
+
+
+def train(slm: LocalSLM, batch_size: int, rows: int, tokens: int | None) -> dict[str, Any]:
+    """Time the steps after the warm-up; the configuration and the trainer's wiring are the workbook's own."""
+    import torch
+    from transformers import TrainerCallback
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            torch.cuda.synchronize()
+            if state.global_step == WARM_UP:
+                self.start = time.perf_counter()
+            self.end = time.perf_counter()
+
+    clock, examples = Clock(), make_examples(slm, rows, tokens)
+    with tempfile.TemporaryDirectory() as work:
+        recipe, labelled = trainer.Recipe(batch_size=batch_size), {"train": examples, "val": examples[:1]}
+        made = trainer.make_trainer(slm, labelled, recipe, Path(work), True)
+        made.args.eval_strategy, made.args.save_strategy = "no", "no"
+        made.add_callback(clock)
+        made.train()
+    timed = examples[WARM_UP * batch_size :]
+    return {
+        "rows": len(timed),
+        "tokens": round(sum(len(e.input_ids) for e in timed) / len(timed)),
+        "rows_per_s": round(len(timed) / (clock.end - clock.start), 3),
+        "peak_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
+        "last_loss": round(next(log["loss"] for log in reversed(made.state.log_history) if "loss" in log), 3),
+    }
+
+
+def evaluate(path: Path) -> list[dict[str, Any]]:
+    """Memory after the 4-bit load, and greedy tokens a second at three batch sizes."""
+    import torch
+
+    slm, records = LocalSLM(path), []
+    rows = read_rows(ROOT / "slm_swap" / "02_dataset" / "toolcall" / "test.jsonl", "toolcall")
+    slm.generate_batch(["warm up"], 4)
+    loaded = round(torch.cuda.memory_allocated() / 2**30, 2)
+    for batch_size in (1, 8, 32):
+        texts = [slm.render(build_messages("toolcall", row.prompt)) for row in rows[:batch_size]]
+        speeds = []
+        for _ in range(3):
+            start = time.perf_counter()
+            answers = slm.generate_batch(texts, 64)
+            speeds.append(sum(a.completion_tokens for a in answers) / (time.perf_counter() - start))
+        record = {"batch_size": batch_size, "tokens_per_s": round(statistics.median(speeds), 1)}
+        record |= {"spread": [round(min(speeds), 1), round(max(speeds), 1)], "memory_after_load_gib": loaded}
+        records.append(record | {"peak_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2)})
+    return records
+
+
+def run_child(*arguments: Any) -> Any:
+    """Run one measurement in a process of its own, and read the record that it prints last."""
+    command = [sys.executable, __file__, "child", *map(str, arguments)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{arguments} ended with {done.returncode}: {done.stdout[-2000:]}")
+    print(arguments, done.stdout.splitlines()[-1], flush=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def child(kind: str, *arguments: str) -> None:
+    """One measurement; its record is the last line that it prints."""
+    if kind == "evaluate":
+        record = evaluate(Path(arguments[0]))
+    elif kind == "make-7b":
+        record = make_7b()
+    else:
+        record = train_cases(arguments[0], Path(arguments[1]), json.loads(arguments[2]))
+    print("\n" + json.dumps(record))
+
+
+def compare_trainers(path: Path, repeats: int, *cases: dict[str, Any]) -> list[dict[str, Any]]:
+    """Both trainers in turn over all cases; median rows a second, and Unsloth's ratios to the other."""
+    found: dict[str, list[list[dict]]] = {"unsloth": [], "trl + peft": []}
+    for _ in range(repeats):
+        for name, runs in found.items():
+            runs.append(run_child("train", name, path, json.dumps(cases)))
+    records = []
+    for i in range(len(cases)):
+        ours, other = ([run[i] for run in runs] for runs in found.values())
+        for runs in (ours, other):
+            speeds = [run["rows_per_s"] for run in runs]
+            records.append(runs[0] | {"rows_per_s": statistics.median(speeds), "repeats": speeds})
+        for name in ("rows_per_s", "peak_memory_gib"):
+            records[-2][f"{name}_ratio"] = round(records[-2][name] / records[-1][name], 2)
+    return records
+
+
+def make_case(case: str, batch_size: int, rows: int, tokens: int | None = None, checkpointing: bool = False) -> dict:
+    """One training to measure; `tokens` None takes the rows as they are."""
+    sizes = {"batch_size": batch_size, "rows": rows, "tokens": tokens}
+    return {"case": case, "checkpointing": checkpointing, **sizes}
+
+
+def write_records(name: str, records: list[dict[str, Any]], note: str) -> None:
+    """The records as a flat list, with the machine, and as a table beside it."""
+    machine = describe_machine()
+    about = {"machine": machine["device"], "versions": machine["versions"], "git_commit": machine["git_commit"]}
+    write_json(RESULTS / f"{name}.json", [record | about for record in records])
+    heads = list(dict.fromkeys(key for record in records for key in record))
+    lines = [f"{note} Machine: {machine['device']}, torch {machine['versions']['torch']}.", ""]
+    lines += [f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
+    lines += [f"| {' | '.join(str(record.get(head, '')) for head in heads)} |" for record in records]
+    write_text(RESULTS / f"{name}.md", "\n".join(lines) + "\n")
+
+
+def main(command: str, *arguments: str) -> None:
+    """Run one of the commands above."""
+    if command == "child":
+        child(*arguments)
+    elif command == "small":
+        cases = [make_case("SmolLM2-135M, toolcall rows", 1, 105), make_case("SmolLM2-135M, toolcall rows", 8, 320)]
+        records = compare_trainers(load_settings().slm_model_path, 2, *cases)
+        write_records("costs_small", records, "Training the packaged checkpoint with the fixed settings.")
+    else:
+        run_child("make-7b")
+        records = [{"case": "7B-shaped, evaluation", **r} for r in run_child("evaluate", SEVEN_B)]
+        cases = [make_case("7B-shaped, toolcall rows", 1, 45)]
+        cases += [make_case("7B-shaped, full sequences", 1, 15, 2048, is_on) for is_on in (False, True)]
+        records += compare_trainers(SEVEN_B, 1, *cases)
+        write_records("costs_7b", records, "Qwen2.5-7B's shape, random weights, 4-bit, the fixed settings.")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

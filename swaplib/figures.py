@@ -1,0 +1,67 @@
+"""Figures for the notebooks. It computes nothing: every number comes from a metrics file or a run card."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from swaplib.metrics import Track, core_metrics
+from swaplib.report import NAMES
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe-Ito colours, which colour-blind readers can tell apart; the hatches survive greyscale.
+STYLES = {"azure": ("#0072B2", ""), "slm": ("#E69F00", "//"), "slm_ft": ("#009E73", "..")}
+
+
+def plot_metrics(track: Track, metrics: Sequence[dict[str, Any]]) -> "Figure":
+    """Core metrics as bars with Wilson 95% intervals, one colour and hatch for each model."""
+    import matplotlib.pyplot as plt
+
+    names = core_metrics(track)
+    figure, axes = plt.subplots(figsize=(7.5, 3.2), layout="constrained")
+    width = 0.8 / len(metrics)
+    for offset, content in enumerate(metrics):
+        model = content["run"]["model"]
+        rates = [content[name] for name in names]
+        # a rate of 0 or 1 lies on its interval's end; rounding must not make an error bar negative
+        errors = [
+            [max(0.0, rate - content["intervals"][n][0]) for n, rate in zip(names, rates, strict=True)],
+            [max(0.0, content["intervals"][n][1] - rate) for n, rate in zip(names, rates, strict=True)],
+        ]
+        places = [i + (offset - (len(metrics) - 1) / 2) * width for i in range(len(names))]
+        colour, hatch = STYLES[model]
+        style = {"color": colour, "hatch": hatch, "edgecolor": "white", "error_kw": {"ecolor": "#333333", "capsize": 4}}
+        axes.bar(places, rates, width * 0.92, yerr=errors, label=NAMES[model], **style)
+        for place, rate, top in zip(places, rates, errors[1], strict=True):
+            axes.annotate(f"{rate:.2f}", (place, rate + top), (0, 3), textcoords="offset points", ha="center")
+    axes.set_xticks(range(len(names)), names)
+    axes.set_ylim(0, 1.12)
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
+    axes.set_ylabel("rate over all rows")
+    axes.set_title(f"{track}, {metrics[0]['n_rows']} rows, 95% Wilson intervals", loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right upper", frameon=False)
+    plt.close(figure)
+    return figure
+
+
+def plot_losses(card: dict[str, Any] | None) -> "Figure | None":
+    """A training's losses by step, from its run card: each batch of train as a line, validation as marks."""
+    import matplotlib.pyplot as plt
+
+    if card is None:
+        return None
+    figure, axes = plt.subplots(figsize=(7.5, 3.2), layout="constrained")
+    for name, style in {
+        "losses": {"color": "#56B4E9", "linewidth": 1, "label": "train, each step"},
+        "validation": {"color": "#D55E00", "marker": "o", "label": "validation"},
+    }.items():
+        axes.plot([point["step"] for point in card[name]], [point["loss"] for point in card[name]], **style)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("optimiser step")
+    axes.set_ylabel("loss of completion tokens")
+    axes.set_title(f"{' and '.join(card['rows'])}, {card['rows_trained']} rows, {card['steps']} steps", loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    plt.close(figure)
+    return figure

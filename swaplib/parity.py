@@ -1,0 +1,130 @@
+"""Is it one model? Compares the outputs of the same weights run in other ways; it scores nothing.
+
+Greedy outputs may differ by rounding: between batch sizes, between an adapter and its merge. Each comparison counts the
+share of equal outputs on the same rows and keeps the rows that differ, so that a score is not taken for more than it is.
+"""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from swaplib import provenance, tracing
+from swaplib.evaluate import make_model
+from swaplib.export import export_merged
+from swaplib.hosted import HostedLLM
+from swaplib.local import LocalSLM
+from swaplib.metrics import Track, canonical_json
+from swaplib.outbox import check_tracing, describe_delivery
+from swaplib.prompts import Message, build_messages
+from swaplib.rows import hash_text, read_rows, write_json
+from swaplib.server_process import running_server
+from swaplib.settings import Settings, show_path
+
+Chats = Sequence[Sequence[Message]]
+
+
+def measure_parity(
+    settings: Settings, track: Track, model: str, n_rows: int = 8, max_new_tokens: int = 128, batch_size: int = 16
+) -> dict[str, Any]:
+    """Compare batch N with batch 1, the adapter with its merge, and in process with served.
+
+    Args:
+        settings: Says where rows and models lie.
+        track: `structured` or `toolcall`.
+        model: `slm_ft`, or `slm`, which has nothing to merge.
+        n_rows: The first rows of the test split (SWAP_ROW_LIMIT caps them); their outputs are compared, not scored.
+        max_new_tokens: The limit of each answer; what comes after it is not compared.
+        batch_size: Batch N.
+
+    Returns:
+        The content of `<track>_parity.json`: `comparisons`, each with `compared`, `rows`, `equal`, `share` and `differing`
+        (`row`, `first`, `second`). The same question asked again is read from that file.
+
+    Raises:
+        FileNotFoundError, ValueError: Rows, checkpoint or adapter are missing or do not fit.
+    """
+    check_tracing(settings)
+    slm = make_model(settings, track, model, batch_size, concurrency=1)
+    if not isinstance(slm, LocalSLM) or n_rows < 1:
+        raise ValueError(f"model={model!r}, n_rows={n_rows}: expected a local model (slm, slm_ft) and at least 1 row")
+    limit = min(n_rows, settings.swap_row_limit or n_rows)
+    rows = read_rows(settings.dataset / track / "test.jsonl", track)[:limit]
+    chats = [build_messages(track, row.prompt) for row in rows]
+    question = {"model": model, "identity": slm.identity(), "messages_sha256": hash_text(canonical_json(chats))}
+    question |= {"batch_size": min(batch_size, len(chats)), "max_new_tokens": max_new_tokens}
+    path = settings.evaluation / f"{track}_parity.json"
+    if path.is_file() and (known := json.loads(path.read_text(encoding="utf-8")))["question"] == question:
+        print(f"parity was measured before: {show_path(path)}")
+        return known
+    content = _measure(settings, track, slm, chats, question)
+    write_json(path, content)
+    return content
+
+
+def _measure(settings: Settings, track: Track, slm: LocalSLM, chats: Chats, question: dict[str, Any]) -> dict[str, Any]:
+    """Make every comparison under a trace of its own."""
+    run_id = provenance.make_run_id(track, "parity")
+    folder, tags = settings.runs / run_id, [track, question["model"], "parity"]
+    with tracing.RunTrace(settings, run_id, folder, f"parity {track}", question, tags) as trace:
+        comparisons = _compare_all(slm, chats, question["max_new_tokens"])
+        trace.add_event("parity", comparisons)
+        trace.finish({c["compared"]: c["share"] for c in comparisons}, {})
+    delivery = trace.deliver()
+    run = {"run_id": run_id, **provenance.describe_machine(), "trace": asdict(delivery)}
+    content = {"question": question, "comparisons": comparisons, "run": run}
+    write_json(folder / "parity.json", content)
+    print(describe_delivery(delivery, settings))
+    return content
+
+
+def _compare_all(slm: LocalSLM, chats: Chats, limit: int) -> list[dict[str, Any]]:
+    batched, single = _answer(slm, chats, limit)
+    comparisons = [compare_outputs(f"batch {min(slm.batch_size, len(chats))} against batch 1", batched, single)]
+    if slm.adapter:
+        merged = _answer_merged(slm, chats, limit)
+        comparisons.append(compare_outputs("adapter against merged weights", batched, merged))
+    served = _answer_served(slm, chats, limit)
+    comparisons.append(compare_outputs("in process against served, batch 1", single, served))
+    return comparisons
+
+
+def _answer(slm: LocalSLM, chats: Chats, limit: int) -> tuple[list[str], list[str]]:
+    """The outputs in batches of the model's size, and one by one; the model is loaded once and let go after."""
+    slm = replace(slm)
+    return _in_order(slm, chats, limit), [_in_order(slm, [chat], limit)[0] for chat in chats]
+
+
+def _answer_merged(slm: LocalSLM, chats: Chats, limit: int) -> list[str]:
+    with tempfile.TemporaryDirectory() as work:
+        target = Path(work) / slm.path.name
+        export_merged(slm, target)
+        precision = "float32" if slm.device == "cpu" else "bfloat16"
+        return _in_order(LocalSLM(target, None, precision, slm.batch_size), chats, limit)
+
+
+def _answer_served(slm: LocalSLM, chats: Chats, limit: int) -> list[str]:
+    with running_server(slm, "slm") as root:
+        return _in_order(HostedLLM(f"{root}/v1", "local", None, "slm", concurrency=1), chats, limit)
+
+
+def _in_order(model: LocalSLM | HostedLLM, chats: Chats, limit: int) -> list[str]:
+    answers = dict(model.generate(chats, limit))
+    return [answers[i].output or answers[i].error or "" for i in range(len(chats))]
+
+
+def compare_outputs(compared: str, first: Sequence[str], second: Sequence[str]) -> dict[str, Any]:
+    """Count equal outputs.
+
+    Args:
+        compared: What the two sides are, in words.
+        first: One output for each row.
+        second: The outputs of the other side for the same rows in the same order.
+    """
+    pairs = list(zip(first, second, strict=True))
+    differing = [{"row": i, "first": a, "second": b} for i, (a, b) in enumerate(pairs) if a != b]
+    equal = len(pairs) - len(differing)
+    record = {"compared": compared, "rows": len(pairs), "equal": equal, "share": equal / len(pairs)}
+    return record | {"differing": differing}

@@ -1,0 +1,69 @@
+"""Runs `swap serve` in a process of its own, for as long as something needs it: the demo's stand-in, and parity."""
+
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import IO
+
+import httpx
+
+from swaplib.local import LocalSLM
+
+START_LIMIT_S = 180
+
+
+@contextmanager
+def running_server(slm: LocalSLM, name: str, port: int | None = None) -> Iterator[str]:
+    """Serve a model on loopback for as long as the context lasts.
+
+    Args:
+        slm: What to serve; it is loaded in the other process only.
+        name: The model's name in answers.
+        port: The port; None for a free one.
+
+    Yields:
+        The server's root, for example `http://127.0.0.1:8199`.
+
+    Raises:
+        FileNotFoundError, ValueError: The checkpoint or the adapter is not there or not whole.
+        RuntimeError: The server ended instead of answering; its output is in the message.
+    """
+    slm.check()
+    port = port or _find_free_port()
+    command = [sys.executable, "-m", "swaplib.cli", "serve", "--model", slm.path, "--dtype", slm.precision]
+    command += ["--batch-size", str(slm.batch_size), "--port", str(port), "--name", name]
+    command += ["--adapter", slm.adapter] if slm.adapter else []
+    root = f"http://127.0.0.1:{port}"
+    with tempfile.TemporaryFile() as log:
+        server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            _wait_until_healthy(server, root, log)
+            yield root
+        finally:
+            server.terminate()
+            server.wait(timeout=30)
+
+
+def _find_free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _wait_until_healthy(server: subprocess.Popen, root: str, log: IO[bytes]) -> None:
+    """Wait for our own server: its process id is in its answer, so another server at the port is not taken for it."""
+    for _ in range(START_LIMIT_S * 2):
+        if server.poll() is not None:
+            log.seek(0)
+            output = log.read().decode(errors="replace")
+            raise RuntimeError(f"the server at {root} ended while starting:\n{output[-2000:]}")
+        with suppress(httpx.TransportError, ValueError, AttributeError):
+            answer = httpx.get(f"{root}/health", timeout=5, trust_env=False).json()
+            if answer.get("pid") == server.pid:
+                return
+        time.sleep(0.5)
+    raise RuntimeError(f"the server at {root} did not answer within {START_LIMIT_S} s")

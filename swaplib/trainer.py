@@ -1,0 +1,213 @@
+"""One training with Unsloth: the fixed settings in TRL's words, progress, checkpoints, the adapter's folder.
+
+It takes examples (labels.py) and gives a model; it knows nothing of tracks, decisions or run cards.
+"""
+
+import contextlib
+import io
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from tqdm import tqdm
+
+from swaplib import tracing
+from swaplib.labels import IGNORED, Example
+from swaplib.local import LocalSLM
+from swaplib.rows import write_json
+
+LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+GRADIENT_CHECKPOINTING: bool | str = False  # or "unsloth": less memory, more time
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of a training; the defaults are the specification's, but for the batch size, which is ours to choose."""
+
+    rank: int = 64
+    alpha: int = 16
+    dropout: float = 0.1
+    learning_rate: float = 2e-4
+    epochs: int = 1
+    sequence_length: int = 2048
+    batch_size: int = 1  # chosen on val: benchmarks/results/batch_size.json
+    seed: int = 42
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep banners and loading bars out of notebooks; what fails inside is raised as ever."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+def import_unsloth() -> None:
+    """Import Unsloth, which patches transformers and trl and so must come before they are used."""
+    with _quiet():
+        import unsloth  # noqa: F401
+
+
+def train(
+    slm: LocalSLM, examples: dict[str, list[Example]], recipe: Recipe, work: Path, trace: tracing.RunTrace
+) -> tuple[dict[str, Any], Any]:
+    """Train with Unsloth; returns what happened, for the run card, and the model with its adapter."""
+    import torch
+
+    has_gpu = torch.cuda.is_available()
+    checkpoint = _find_checkpoint(work)
+    with _quiet():
+        trainer = make_trainer(slm, examples, recipe, work, has_gpu)
+    trainer.add_callback(_make_callback(trace))
+    result = trainer.train(resume_from_checkpoint=checkpoint)
+    history = trainer.state.log_history
+    if not any("eval_loss" in log and log["step"] == trainer.state.global_step for log in history):
+        trainer.evaluate()  # which adds its own line to the history
+    losses = [{"step": log["step"], "loss": log["loss"]} for log in history if "loss" in log]
+    validation = [{"step": log["step"], "loss": log["eval_loss"]} for log in history if "eval_loss" in log]
+    outcome = {
+        "steps": trainer.state.global_step,
+        "rows_trained": len(examples["train"]) * recipe.epochs,
+        "final": {"mean_train_loss": mean(point["loss"] for point in losses), "val_loss": validation[-1]["loss"]},
+        "losses": losses,
+        "validation": validation,
+        "departures": [] if has_gpu else ["no GPU: float32 weights in place of 4-bit, AdamW in place of 8-bit AdamW"],
+        "resumed_from": Path(checkpoint).name if checkpoint else None,
+        "seconds": round(result.metrics["train_runtime"], 1),  # validation included, loading not
+        "peak_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if has_gpu else None,
+    }
+    return outcome, trainer.model
+
+
+def make_trainer(slm: LocalSLM, examples: dict[str, list[Example]], recipe: Recipe, work: Path, has_gpu: bool) -> Any:
+    """TRL's trainer over the labelled examples; it makes no step yet."""
+    from datasets import Dataset
+    from transformers import DataCollatorForSeq2Seq, PrinterCallback
+    from trl import SFTTrainer
+
+    trainer = SFTTrainer(
+        model=load_for_training(slm.path, recipe, has_gpu),
+        args=_make_config(recipe, work, len(examples["train"]), has_gpu),
+        processing_class=slm.tokenizer,
+        train_dataset=Dataset.from_list([asdict(e) for e in examples["train"]]),
+        eval_dataset=Dataset.from_list([asdict(e) for e in examples["val"]]),
+        data_collator=DataCollatorForSeq2Seq(slm.tokenizer, label_pad_token_id=IGNORED),
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _make_callback(trace: tracing.RunTrace) -> Any:
+    """Every loss becomes an event of the trace, and a progress bar shows the last ones."""
+    from transformers import TrainerCallback
+
+    class Progress(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.bar = tqdm(
+                desc="training", total=state.max_steps, initial=state.global_step, unit="step", file=sys.stdout
+            )
+            self.shown: dict[str, str] = {}
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.bar.update(state.global_step - self.bar.n)
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            names = {"loss": "loss", "eval_loss": "val_loss"}
+            found = {names[key]: f"{value:.3f}" for key, value in logs.items() if key in names}
+            self.shown |= found
+            self.bar.set_postfix(self.shown)
+            kind = "validation" if "eval_loss" in logs else "loss" if "loss" in logs else "summary"
+            trace.add_event(f"step {state.global_step} {kind}", dict(logs))
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.bar.close()
+
+    return Progress()
+
+
+def _make_config(recipe: Recipe, work: Path, n_rows: int, has_gpu: bool) -> Any:
+    """The recipe in TRL's words, with about four validations and eight checkpoints on the way."""
+    from trl import SFTConfig
+
+    steps = max(1, n_rows * recipe.epochs // recipe.batch_size)
+    return SFTConfig(
+        output_dir=str(work),
+        per_device_train_batch_size=recipe.batch_size,
+        per_device_eval_batch_size=recipe.batch_size,
+        gradient_accumulation_steps=1,  # Unsloth's own default was 2
+        gradient_checkpointing=bool(GRADIENT_CHECKPOINTING),  # TRL's own default is True
+        learning_rate=recipe.learning_rate,
+        num_train_epochs=recipe.epochs,
+        max_length=recipe.sequence_length,
+        dataset_kwargs={"skip_prepare_dataset": True},  # the labels are ours, and proved
+        remove_unused_columns=False,
+        eval_strategy="steps",
+        eval_steps=max(1, steps // 4),
+        save_steps=max(1, steps // 8),
+        save_total_limit=2,
+        logging_steps=1,
+        optim="adamw_8bit" if has_gpu else "adamw_torch",
+        bf16=has_gpu,
+        use_cpu=not has_gpu,
+        seed=recipe.seed,
+        report_to="none",
+        disable_tqdm=True,  # the bar is ours: one line, also in a log
+    )
+
+
+def load_for_training(path: Path, recipe: Recipe, has_gpu: bool) -> Any:
+    """The base (4-bit on a GPU, else float32) with a fresh adapter on its linear layers."""
+    import torch
+    from unsloth import FastLanguageModel
+
+    model, _ = FastLanguageModel.from_pretrained(
+        str(path),
+        max_seq_length=recipe.sequence_length,
+        load_in_4bit=has_gpu,
+        dtype=None if has_gpu else torch.float32,
+    )
+    return FastLanguageModel.get_peft_model(
+        model,
+        r=recipe.rank,
+        lora_alpha=recipe.alpha,
+        lora_dropout=recipe.dropout,
+        target_modules=list(LINEAR_LAYERS),
+        bias="none",
+        use_gradient_checkpointing=GRADIENT_CHECKPOINTING,
+        random_state=recipe.seed,
+    )
+
+
+def _find_checkpoint(work: Path) -> str | None:
+    """The newest checkpoint that was written whole (its trainer_state.json comes last)."""
+    whole = [path.parent for path in work.glob("checkpoint-*/trainer_state.json")]
+    return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
+
+
+def save_adapter(model: Any, slm: LocalSLM, target: Path, card: dict[str, Any], is_compact: bool) -> None:
+    """Write adapter, tokenizer and card beside their place, then rename: a half-written adapter never loads."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".adapter-") as work:
+        built = Path(work) / "adapter"
+        # a name: where the checkpoint lay says nothing to others
+        model.peft_config["default"].base_model_name_or_path = slm.path.name
+        model.save_pretrained(built, save_embedding_layers=False)  # "auto" would ask the hub
+        (built / "README.md").unlink(missing_ok=True)
+        if is_compact:
+            file = built / "adapter_model.safetensors"
+            save_file({name: weight.to(torch.bfloat16) for name, weight in load_file(file).items()}, file)
+        else:
+            slm.tokenizer.save_pretrained(built)
+        write_json(built / "run_card.json", card)
+        if target.exists():
+            os.replace(target, Path(work) / "old")
+        os.replace(built, target)
