@@ -1,4 +1,4 @@
-"""The command line: `swap doctor | download | serve | run | export | push-traces | stand-in`.
+"""The command line: `swap doctor | download | serve | prompts | run | export | push-traces | stand-in`.
 
 Each command calls the package and prints.
 """
@@ -37,18 +37,42 @@ def serve(
     model: Annotated[Path, typer.Option(help="folder of the checkpoint")],
     adapter: Annotated[Path | None, typer.Option(help="folder of a PEFT adapter")] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or 4bit")] = "4bit",
+    host: Annotated[str, typer.Option(help="the address to listen at; others than loopback let other machines in")] = (
+        "127.0.0.1"
+    ),
     port: int = 8000,
     batch_size: int = 16,
-    name: Annotated[str | None, typer.Option(help="the model's name in answers; the folder's name by default")] = None,
+    name: Annotated[str | None, typer.Option(help="the model's name; slm, or slm_ft with an adapter")] = None,
+    api_key: Annotated[str | None, typer.Option(help="the key to ask for; SLM_API_KEY by default, '' for none")] = None,
+    max_body_bytes: int = 1_000_000,
+    max_new_tokens: int = 4096,
 ) -> None:
-    """Serve a checkpoint on loopback as an OpenAI-compatible endpoint."""
+    """Serve a checkpoint as an OpenAI-compatible endpoint, on loopback unless told otherwise."""
     from swaplib import serve as server
     from swaplib.local import LocalSLM
 
     if dtype not in ("4bit", "float32", "bfloat16"):
         raise ValueError(f"--dtype {dtype}: expected float32, bfloat16 or 4bit")
     slm = LocalSLM(ROOT / model, ROOT / adapter if adapter else None, dtype, batch_size)  # type: ignore[arg-type]
-    server.serve(slm, name or model.name, port)
+    key = load_settings().slm_api_key if api_key is None else api_key or None
+    options = server.ServeOptions(key, max_body_bytes, max_new_tokens)
+    server.serve(slm, name or ("slm_ft" if adapter else "slm"), port, host, options)
+
+
+@app.command()
+def prompts(
+    is_json: Annotated[
+        bool, typer.Option("--json", help="write mastra/src/prompts.json, which Mastra imports")
+    ] = False,
+) -> None:
+    """Show the system message of each track."""
+    from swaplib.prompts import SYSTEM_PROMPTS, write_prompts
+
+    if is_json:
+        print(show_path(write_prompts()))
+        return
+    for track, text in SYSTEM_PROMPTS.items():
+        print(f"{track}: {text}")
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
@@ -76,14 +100,11 @@ def export(
     merged: Annotated[bool, typer.Option("--merged", help="one checkpoint: the adapter merged into its base")] = False,
 ) -> None:
     """Take a track's adapter out: as a PEFT folder, or merged into the 4-bit weights it was evaluated with (bfloat16)."""
-    from swaplib.export import export_adapter, export_merged
-    from swaplib.local import LocalSLM
+    from swaplib.adapter import export_adapter
     from swaplib.metrics import check_track
 
     check_track(track)
-    settings = load_settings()
-    slm = LocalSLM(settings.slm_model_path, settings.adapter_of(track))
-    (export_merged if merged else export_adapter)(slm, ROOT / target)
+    export_adapter(load_settings(), track, ROOT / target, merged)  # type: ignore[arg-type]
     print(show_path(ROOT / target))
 
 

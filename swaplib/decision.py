@@ -9,7 +9,9 @@ from fractions import Fraction
 from typing import Any
 
 from swaplib import evaluate, evidence, provenance, tracing
-from swaplib.metrics import Track, check_track, core_metrics
+from swaplib.adapter import find_misfit
+from swaplib.checkpoints import hash_checkpoint
+from swaplib.metrics import Track, canonical_json, check_track, core_metrics
 from swaplib.outbox import check_tracing, describe_delivery
 from swaplib.rows import hash_file, write_json
 from swaplib.settings import Settings, show_path
@@ -94,10 +96,21 @@ def read_compared(settings: Settings, track: Track, *models: str) -> dict[str, d
     first, *others = metrics.values()
     for other in others:
         check_comparable(first, other)
+    if len({canonical_json(_base_of(content)) for model, content in metrics.items() if model != "azure"}) > 1:
+        raise ValueError(
+            "the local models' runs are not of one base: checkpoint, quantisation, arithmetic or server differ. "
+            "Run 02_eval, 03_decision and 05_post_eval with the same SLM on the same machine."
+        )
     dataset = settings.dataset / track / f"{first['run']['split']}.jsonl"
     if not dataset.is_file() or hash_file(dataset) != first["run"]["dataset_sha256"]:
         raise ValueError(f"the runs were made on other rows than those in {show_path(dataset)} now. Run 02_eval again.")
     return metrics
+
+
+def _base_of(metrics: dict[str, Any]) -> dict[str, Any]:
+    """A local model's identity without its adapter."""
+    identity = metrics["run"]["identity"]
+    return {key: value for key, value in identity.items() if key not in ("adapter_sha256", "model")}
 
 
 def decide(settings: Settings, track: Track, delta: float = 0.0) -> dict[str, Any]:
@@ -125,12 +138,26 @@ def decide(settings: Settings, track: Track, delta: float = 0.0) -> dict[str, An
 
 
 def read_decision(settings: Settings, track: Track) -> dict[str, Any]:
-    """Read `<track>_decision.json`; raises FileNotFoundError, which names 03_decision, when it is not there."""
+    """Read `<track>_decision.json`.
+
+    Raises:
+        FileNotFoundError, ValueError: It is not there, or was made on other runs or another SLM than the last ones.
+    """
     check_track(track)
     path = settings.evaluation / f"{track}_decision.json"
     if not path.is_file():
         raise FileNotFoundError(f"no decision at {path}. Run notebooks/03_decision.ipynb with track={track!r} first.")
-    return json.loads(path.read_text(encoding="utf-8"))
+    decided = json.loads(path.read_text(encoding="utf-8"))
+    metrics = read_compared(settings, track, "azure", "slm")
+    if decided["run"]["compared"] != {model: content["run"]["run_id"] for model, content in metrics.items()}:
+        raise ValueError(f"the {track} decision was made on other runs than the last ones. Run 03_decision again.")
+    evaluated = metrics["slm"]["run"]["identity"].get("checkpoint_sha256")
+    if not settings.slm_base_url and evaluated != hash_checkpoint(settings.slm_model_path):
+        raise ValueError(
+            f"the {track} decision is about another SLM than {show_path(settings.slm_model_path)}. Run 02_eval and "
+            "03_decision with it, or set SLM_MODEL_PATH back."
+        )
+    return decided
 
 
 @dataclass(frozen=True)
@@ -145,25 +172,24 @@ class PostEval:
 
 
 def plan_post_eval(settings: Settings, track: Track) -> PostEval:
-    """Find the model that could replace the hosted LLM: `slm_ft` where there is an adapter, else `slm` when that is enough.
+    """Find the model that could replace the hosted LLM: `slm_ft` where its adapter fits, else `slm` when that is enough.
 
     Raises:
-        FileNotFoundError, ValueError: There is no decision, it was made on other runs than the last ones, or it says
-            FINE_TUNE=1 and there is no adapter.
+        FileNotFoundError, ValueError: There is no decision, it is about other runs than the last ones, or it says
+            FINE_TUNE=1 and there is no adapter of this base and these rows.
     """
-    decided = read_decision(settings, track)
-    metrics = read_compared(settings, track, "azure", "slm")
-    if decided["run"]["compared"] != {model: content["run"]["run_id"] for model, content in metrics.items()}:
-        raise ValueError(f"the {track} decision was made on other runs than the last ones. Run 03_decision again.")
-    has_adapter = settings.adapter_of(track).is_dir()
-    if not has_adapter and decided["FINE_TUNE"]:
-        raise FileNotFoundError(
-            f"FINE_TUNE=1 for {track}, and no adapter at {settings.adapter_of(track)}. "
-            "Run notebooks/04_finetune.ipynb first."
-        )
-    run = metrics["slm"]["run"]
+    must_adapt, run = read_decision(settings, track)["FINE_TUNE"], read_metrics(settings, track, "slm")["run"]
+    # what a server serves, its list of models says; here, the adapter's run card
+    misfit = None if settings.slm_base_url else find_misfit(settings, track)
+    if misfit and must_adapt:
+        raise FileNotFoundError(f"FINE_TUNE=1 for {track}, and {misfit}. Run notebooks/04_finetune.ipynb first.")
+    if misfit or (settings.slm_base_url and not must_adapt):
+        candidate = "slm"
+        print(f"FINE_TUNE=0 for {track}, and {misfit or 'no adapter is asked for'}: the SLM as it is is the candidate.")
+    else:
+        candidate = "slm_ft"
     question = {"limit": run["n_rows"], "max_new_tokens": run["max_new_tokens"]}
-    return PostEval("slm_ft" if has_adapter else "slm", question | {"batch_size": run["parameters"]["batch_size"]})
+    return PostEval(candidate, question | {"batch_size": run["parameters"]["batch_size"]})
 
 
 def decide_again(settings: Settings, track: Track, candidate: str) -> dict[str, Any]:

@@ -89,7 +89,14 @@ def check_hosted(settings: Settings) -> str:
 
 
 def check_checkpoint_loads(settings: Settings) -> str:
-    """Whether the SLM loads in 4-bit and says a word."""
+    """Whether the SLM loads in 4-bit and says a word; one that is served elsewhere, whether it is listed and answers."""
+    if settings.slm_base_url:
+        served = HostedLLM.from_slm_settings(settings, "slm")
+        served.check()
+        [(_, answer)] = served.generate([[{"role": "user", "content": "Say yes."}]], 2)
+        if answer.status == "error":
+            raise ConnectionError(f"{served.endpoint} does not answer: {answer.error}")
+        return f"slm at {served.endpoint} answered in {answer.latency_ms:.0f} ms (SLM_BASE_URL)"
     slm = LocalSLM(settings.slm_model_path)
     slm.check()
     [(_, answer)] = slm.generate([[{"role": "user", "content": "Say yes."}]], 2)

@@ -83,6 +83,8 @@ class _Plan:
 def make_model(settings: Settings, track: Track, model: str, batch_size: int, concurrency: int) -> HostedLLM | LocalSLM:
     """The client of a model: `azure`, `slm`, or `slm_ft` (the SLM with the track's adapter).
 
+    With SLM_BASE_URL the SLM is asked there, under these names; else it runs in this process.
+
     Raises:
         ValueError: There is no such model, or a variable that it needs is missing.
     """
@@ -90,6 +92,8 @@ def make_model(settings: Settings, track: Track, model: str, batch_size: int, co
         return HostedLLM.from_settings(settings, concurrency)
     if model not in MODELS:
         raise ValueError(f"unknown model {model!r}: expected one of {', '.join(MODELS)}")
+    if settings.slm_base_url:
+        return HostedLLM.from_slm_settings(settings, model, concurrency)
     adapter = settings.adapter_of(track) if model == "slm_ft" else None
     return LocalSLM(settings.slm_model_path, adapter, batch_size=batch_size)
 
@@ -246,7 +250,7 @@ def _describe_run(settings: Settings, plan: _Plan) -> dict[str, Any]:
         "rows_scored": len(plan.rows),
         **plan.facts,
         "dataset": show_path(settings.dataset / plan.track / f"{plan.split}.jsonl"),
-        "model_path": None if plan.model == "azure" else show_path(settings.slm_model_path),
+        "model_path": show_path(settings.slm_model_path) if isinstance(plan.client, LocalSLM) else None,
         "parameters": plan.parameters,
         **provenance.describe_machine(),
     }

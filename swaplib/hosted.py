@@ -41,6 +41,7 @@ class HostedLLM:
     concurrency: int = 8
     max_retries: int = 5
     deadline_s: float = 180.0
+    is_slm: bool = False
 
     @classmethod
     def from_settings(cls, settings: Settings, concurrency: int = 8) -> "HostedLLM":
@@ -59,8 +60,52 @@ class HostedLLM:
         version = settings.azure_api_version if is_azure else None
         return cls(endpoint, settings.azure_api_key or "", version, deployment, concurrency)
 
+    @classmethod
+    def from_slm_settings(cls, settings: Settings, model: str, concurrency: int = 8) -> "HostedLLM":
+        """An SLM that is served at SLM_BASE_URL under the name `slm` or `slm_ft`; raises ValueError for another shape."""
+        endpoint = (settings.slm_base_url or "").rstrip("/")
+        if not re.fullmatch(r"https?://[^/?#@<>\s]+(/[^?#<>\s]*)?/v1", endpoint):
+            raise ValueError("SLM_BASE_URL: expected http(s)://<host>/v1, and nothing behind it (no /chat/completions)")
+        return cls(endpoint, settings.slm_api_key or "local", None, model, concurrency, is_slm=True)
+
+    @property
+    def _variables(self) -> str:
+        """What to look at when the endpoint refuses."""
+        azure = "AZURE_ENDPOINT, AZURE_DEPLOYMENT, AZURE_API_KEY and AZURE_API_VERSION"
+        return "SLM_BASE_URL and SLM_API_KEY" if self.is_slm else azure
+
     def check(self) -> None:
-        """Raise ConnectionError when nothing listens at the endpoint; asks no paid call."""
+        """Check the endpoint without a paid call.
+
+        Raises:
+            ConnectionError: Nothing listens there.
+            ValueError, PermissionError: A served SLM is not listed under its name there, or wants another key.
+        """
+        self._check_reachable()
+        if self.is_slm:
+            self._check_listed()
+
+    def _check_listed(self) -> None:
+        """A server that ignores the model's name must not answer for another model."""
+        import httpx
+
+        headers = {"authorization": f"Bearer {self.api_key}"}
+        try:
+            answer = httpx.get(f"{self.endpoint}/models", headers=headers, timeout=30)
+            names = [entry["id"] for entry in answer.json()["data"]] if answer.status_code == 200 else []
+        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+            raise ConnectionError(
+                f"{self.endpoint} is no OpenAI-compatible server ({type(error).__name__}). Check SLM_BASE_URL."
+            ) from None
+        if answer.status_code != 200:
+            raise PermissionError(f"{self.endpoint}/models answered {answer.status_code}. Check {self._variables}.")
+        if self.deployment not in names:
+            raise ValueError(
+                f"{self.endpoint} serves {', '.join(names) or 'no model'}, not {self.deployment}. Serve it under that name: "
+                "`swap serve --name`, or vLLM's --served-model-name and --lora-modules."
+            )
+
+    def _check_reachable(self) -> None:
         parts = urlsplit(self.endpoint)
         if getproxies().get(parts.scheme) and not proxy_bypass(parts.hostname or ""):
             return  # the SDK goes through the proxy, where this machine may not reach the endpoint itself
@@ -69,7 +114,7 @@ class HostedLLM:
             socket.create_connection((parts.hostname or "", port), timeout=10).close()
         except OSError as error:
             raise ConnectionError(
-                f"cannot reach {parts.hostname}:{port} ({error}). Check AZURE_ENDPOINT and the network; for the demo's "
+                f"cannot reach {parts.hostname}:{port} ({error}). Check {self._variables} and the network; for the demo's "
                 "stand-in, start it with `make stand-in`."
             ) from None
 
@@ -123,9 +168,11 @@ class HostedLLM:
                 group.create_task(ask(index, messages))
 
     def _client(self) -> Any:
-        from openai import AsyncAzureOpenAI, AsyncOpenAI
+        from openai import AsyncAzureOpenAI, AsyncOpenAI, DefaultAsyncHttpxClient
 
         shared = {"base_url": self.endpoint, "api_key": self.api_key, "max_retries": self.max_retries}
+        if urlsplit(self.endpoint).hostname in ("127.0.0.1", "localhost", "::1"):
+            shared["http_client"] = DefaultAsyncHttpxClient(trust_env=False)  # no proxy leads back to this machine
         if self.api_version:
             return AsyncAzureOpenAI(**shared, api_version=self.api_version)
         return AsyncOpenAI(**shared)
@@ -146,8 +193,7 @@ class HostedLLM:
             return self._read_bad_request(error, start)
         except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
             raise CallFailed(
-                f"{self.identity()['endpoint']} answered {error.status_code} ({error.code}). Check AZURE_ENDPOINT, "
-                "AZURE_DEPLOYMENT, AZURE_API_KEY and AZURE_API_VERSION."
+                f"{self.identity()['endpoint']} answered {error.status_code} ({error.code}). Check {self._variables}."
             ) from None
         except openai.APIError as error:
             status = getattr(error, "status_code", None)

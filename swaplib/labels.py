@@ -47,20 +47,29 @@ def label_row(slm: LocalSLM, track: Track, row: Row) -> Example:
     return Example(asked + answered, [IGNORED] * len(asked) + answered)
 
 
-def label_rows(slm: LocalSLM, track: Track, rows: Sequence[Row], limit: int) -> list[Example]:
-    """Tokenise a split.
+def label_splits(slm: LocalSLM, track: Track, splits: dict[str, Sequence[Row]], limit: int) -> dict[str, list[Example]]:
+    """Tokenise and prove the rows of several splits, such as train and val.
 
     Raises:
-        ValueError: Rows are longer than `limit` tokens. All are listed; none is cut.
+        ValueError: Rows are longer than `limit` tokens (all are listed, none is cut), or the label proof fails.
     """
-    examples = [label_row(slm, track, row) for row in rows]
-    too_long = [f"  row {i}: {len(e.input_ids)} tokens" for i, e in enumerate(examples) if len(e.input_ids) > limit]
+    examples = {split: [label_row(slm, track, row) for row in rows] for split, rows in splits.items()}
+    too_long = [
+        f"  {split}.jsonl:{number}: {len(example.input_ids)} tokens"
+        for split, made in examples.items()
+        for number, example in enumerate(made, start=1)
+        if len(example.input_ids) > limit
+    ]
     if too_long:
         raise ValueError(f"{len(too_long)} {track} row(s) exceed {limit} tokens; shorten them:\n" + "\n".join(too_long))
+    for split, made in examples.items():
+        prove_labels(slm, track, splits[split], made, split)
     return examples
 
 
-def prove_labels(slm: LocalSLM, track: Track, rows: Sequence[Row], examples: Sequence[Example]) -> list[dict[str, Any]]:
+def prove_labels(
+    slm: LocalSLM, track: Track, rows: Sequence[Row], examples: Sequence[Example], split: str = "train"
+) -> list[dict[str, Any]]:
     """Decode what would be trained and compare it with the rows, so that nobody has to believe the mask.
 
     Args:
@@ -68,6 +77,7 @@ def prove_labels(slm: LocalSLM, track: Track, rows: Sequence[Row], examples: Seq
         track: `structured` or `toolcall`.
         rows: The rows.
         examples: Their tokens and labels, in the same order.
+        split: Their split, for the error.
 
     Returns:
         One record for each row: `row`, `tokens`, `trained_tokens`, `trained_text` (its end of turn made visible).
@@ -81,7 +91,7 @@ def prove_labels(slm: LocalSLM, track: Track, rows: Sequence[Row], examples: Seq
         trained = [label for label in example.labels if label != IGNORED]
         start = len(example.labels) - len(trained)
         text = slm.tokenizer.decode(trained)
-        prompt = slm.tokenizer.decode(example.input_ids[:start])
+        prompt = slm.tokenizer(slm.render(build_messages(track, row.prompt)), add_special_tokens=False)["input_ids"]
         problem = None
         if not trained:
             problem = "no token is trained"
@@ -90,11 +100,11 @@ def prove_labels(slm: LocalSLM, track: Track, rows: Sequence[Row], examples: Seq
         elif trained[-1] != slm.tokenizer.eos_token_id:
             problem = f"the end of turn {end!r} is not trained, so the model would not stop"
         elif text != row.completion + end:
-            problem = f"the trained text is {text[:80]!r}, the completion {row.completion[:80]!r}"
-        elif prompt != slm.render(build_messages(track, row.prompt)):
+            problem = f"the trained text is {text[:80]!a}, the completion {row.completion[:80]!a}"
+        elif example.input_ids[:start] != prompt:
             problem = "the prompt is not the one that evaluation renders"
         if problem:
-            raise ValueError(f"label proof, {track} row {index}: {problem}. Nothing was trained.")
+            raise ValueError(f"label proof, {track}/{split}.jsonl:{index + 1}: {problem}. Nothing was trained.")
         records.append(
             {"row": index, "tokens": len(example.labels), "trained_tokens": len(trained), "trained_text": text}
         )

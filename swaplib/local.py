@@ -3,8 +3,9 @@
 `transformers` and `bitsandbytes` do the work; they are imported when a model is loaded, not before.
 """
 
+import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from logging import ERROR, getLogger
@@ -37,6 +38,13 @@ class LocalSLM:
         check_checkpoint(self.path)
         if self.adapter is not None and not (self.adapter / "adapter_config.json").is_file():
             raise FileNotFoundError(f"no adapter at {self.adapter}. Run notebooks/04_finetune.ipynb first.")
+        if self.adapter is not None:
+            config = json.loads((self.adapter / "adapter_config.json").read_text(encoding="utf-8"))
+            base = Path(config.get("base_model_name_or_path") or "").name
+            if base.lower() != self.path.name.lower():
+                raise ValueError(
+                    f"the adapter at {self.adapter} belongs to {base or 'no base'}, not to {self.path.name}"
+                )
 
     def identity(self) -> dict[str, Any]:
         """What makes two runs of this model the same run: name, weights, tokenizer and template, adapter, arithmetic."""
@@ -153,12 +161,15 @@ class LocalSLM:
         """The text a model is prompted with: the checkpoint's own chat template, up to where the answer begins."""
         return self.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
 
-    def generate_batch(self, texts: Sequence[str], max_new_tokens: int) -> list[Generation]:
+    def generate_batch(
+        self, texts: Sequence[str], max_new_tokens: int, on_tokens: Callable[[list[int]], None] | None = None
+    ) -> list[Generation]:
         """Answer rendered prompts in one batch.
 
         Args:
             texts: Rendered prompts; one batch of len(texts) rows.
             max_new_tokens: The limit of each answer, in tokens.
+            on_tokens: Called after each step with the next token's id of every row; rows that have ended get padding.
 
         Raises:
             ValueError: A prompt and its answer would not fit into the model's context.
@@ -176,16 +187,37 @@ class LocalSLM:
                 f"model's context of {self.context}. Shorten the prompt or lower max_new_tokens."
             )
         with torch.inference_mode():
-            tokens = self.model.generate(**inputs, max_new_tokens=max_new_tokens)
+            streamer = _StepStreamer(on_tokens) if on_tokens else None
+            tokens = self.model.generate(**inputs, max_new_tokens=max_new_tokens, streamer=streamer)
         latency_ms = (time.perf_counter() - start) * 1000
         asked = inputs["attention_mask"].sum(dim=1).tolist()
         return [self._read(row[width:].tolist(), n, latency_ms) for row, n in zip(tokens, asked, strict=True)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, special tokens left out."""
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
 
     def _read(self, ids: list[int], prompt_tokens: int, latency_ms: float) -> Generation:
         ends = self.model.generation_config.eos_token_id
         ends = {ends} if isinstance(ends, int) else set(ends)
         length = next((i for i, token in enumerate(ids) if token in ends), None)
-        output = self.tokenizer.decode(ids[:length], skip_special_tokens=True)
+        output = self.decode(ids[:length])
         status = "truncated" if length is None else "ok" if output.strip() else "empty"
         reason = "length" if length is None else "stop"
         return Generation(output, status, reason, prompt_tokens, len(ids) if length is None else length + 1, latency_ms)
+
+
+class _StepStreamer:
+    """What transformers calls a streamer, for batches: it hands on each step's tokens."""
+
+    def __init__(self, on_tokens: Callable[[list[int]], None]):
+        self.on_tokens, self.has_prompt = on_tokens, False
+
+    def put(self, value: Any) -> None:
+        """Take the prompt first, then one token of each row at a time."""
+        if self.has_prompt:
+            self.on_tokens(value.tolist())
+        self.has_prompt = True
+
+    def end(self) -> None:
+        """Nothing is held back, so nothing is left to do."""

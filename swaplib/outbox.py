@@ -165,7 +165,7 @@ def _make_request(batch: list[tuple[int, Any]]) -> tuple[str, Any, list[int]]:
 def push_traces(settings: Settings) -> list[dict[str, Any]]:
     """Send the outbox of every run that is not on the server yet; what is there already is not doubled.
 
-    The runs' metrics and decision files get the new counts.
+    The runs' metrics files, decisions and run cards get the new counts.
 
     Returns:
         One record for each run that was sent: `run_id`, the fields of Delivery, and the server's `problem` or None.
@@ -190,9 +190,10 @@ def push_traces(settings: Settings) -> list[dict[str, Any]]:
 
 
 def _find_files_of(settings: Settings, run_id: str) -> dict[Path, dict[str, Any]]:
-    """The metrics and decision files that tell of a run, with their contents; other JSON files are left alone."""
+    """Metrics files, decisions and run cards that tell of a run, with their contents; other JSON files are left alone."""
     files = {}
-    for file in (*(settings.runs / run_id).glob("*.json"), *settings.evaluation.glob("*.json")):
+    adapters = (settings.swap_home / "04_ft").glob("*/run_card.json")
+    for file in (*(settings.runs / run_id).glob("*.json"), *settings.evaluation.glob("*.json"), *adapters):
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
         except ValueError:

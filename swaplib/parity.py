@@ -4,6 +4,7 @@ Greedy outputs may differ by rounding: between batch sizes, between an adapter a
 share of equal outputs on the same rows and keeps the rows that differ, so that a score is not taken for more than it is.
 """
 
+import gc
 import json
 import tempfile
 from collections.abc import Sequence
@@ -12,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from swaplib import provenance, tracing
+from swaplib.adapter import write_merged
 from swaplib.evaluate import make_model
-from swaplib.export import export_merged
 from swaplib.hosted import HostedLLM
 from swaplib.local import LocalSLM
 from swaplib.metrics import Track, canonical_json
@@ -31,11 +32,14 @@ def measure_parity(
 ) -> dict[str, Any]:
     """Compare batch N with batch 1, the adapter with its merge, and in process with served.
 
+    An SLM that is served elsewhere is compared with itself: calls at once, and one at a time.
+
     Args:
         settings: Says where rows and models lie.
         track: `structured` or `toolcall`.
         model: `slm_ft`, or `slm`, which has nothing to merge.
-        n_rows: The first rows of the test split (SWAP_ROW_LIMIT caps them); their outputs are compared, not scored.
+        n_rows: The first rows of the test split (SWAP_ROW_LIMIT caps them); their outputs are compared, not scored. With
+            0 nothing is measured: a merge takes the memory and disk of the model in bfloat16.
         max_new_tokens: The limit of each answer; what comes after it is not compared.
         batch_size: Batch N.
 
@@ -45,11 +49,16 @@ def measure_parity(
 
     Raises:
         FileNotFoundError, ValueError: Rows, checkpoint or adapter are missing or do not fit.
+        RuntimeError: A server gave no answer. Nothing was written.
     """
     check_tracing(settings)
     slm = make_model(settings, track, model, batch_size, concurrency=1)
-    if not isinstance(slm, LocalSLM) or n_rows < 1:
-        raise ValueError(f"model={model!r}, n_rows={n_rows}: expected a local model (slm, slm_ft) and at least 1 row")
+    if model == "azure" or n_rows < 0:
+        raise ValueError(f"model={model!r}, n_rows={n_rows}: expected a local model (slm, slm_ft) and 0 rows or more")
+    if n_rows == 0:
+        print("parity was not measured: 0 rows were asked for")
+        return {"comparisons": []}
+    slm.check()
     limit = min(n_rows, settings.swap_row_limit or n_rows)
     rows = read_rows(settings.dataset / track / "test.jsonl", track)[:limit]
     chats = [build_messages(track, row.prompt) for row in rows]
@@ -64,12 +73,14 @@ def measure_parity(
     return content
 
 
-def _measure(settings: Settings, track: Track, slm: LocalSLM, chats: Chats, question: dict[str, Any]) -> dict[str, Any]:
+def _measure(
+    settings: Settings, track: Track, slm: LocalSLM | HostedLLM, chats: Chats, question: dict[str, Any]
+) -> dict[str, Any]:
     """Make every comparison under a trace of its own."""
     run_id = provenance.make_run_id(track, "parity")
     folder, tags = settings.runs / run_id, [track, question["model"], "parity"]
     with tracing.RunTrace(settings, run_id, folder, f"parity {track}", question, tags) as trace:
-        comparisons = _compare_all(slm, chats, question["max_new_tokens"])
+        comparisons = _compare_all(slm, chats, question["max_new_tokens"], folder)
         trace.add_event("parity", comparisons)
         trace.finish({c["compared"]: c["share"] for c in comparisons}, {})
     delivery = trace.deliver()
@@ -80,11 +91,14 @@ def _measure(settings: Settings, track: Track, slm: LocalSLM, chats: Chats, ques
     return content
 
 
-def _compare_all(slm: LocalSLM, chats: Chats, limit: int) -> list[dict[str, Any]]:
+def _compare_all(slm: LocalSLM | HostedLLM, chats: Chats, limit: int, place: Path) -> list[dict[str, Any]]:
+    if isinstance(slm, HostedLLM):  # served elsewhere: its batches are its own affair, but must not matter
+        one, many = (_in_order(replace(slm, concurrency=n), chats, limit) for n in (1, len(chats)))
+        return [compare_outputs(f"served: {len(chats)} calls at once against one at a time", many, one)]
     batched, single = _answer(slm, chats, limit)
     comparisons = [compare_outputs(f"batch {min(slm.batch_size, len(chats))} against batch 1", batched, single)]
     if slm.adapter:
-        merged = _answer_merged(slm, chats, limit)
+        merged = _answer_merged(slm, chats, limit, place)
         comparisons.append(compare_outputs("adapter against merged weights", batched, merged))
     served = _answer_served(slm, chats, limit)
     comparisons.append(compare_outputs("in process against served, batch 1", single, served))
@@ -97,22 +111,38 @@ def _answer(slm: LocalSLM, chats: Chats, limit: int) -> tuple[list[str], list[st
     return _in_order(slm, chats, limit), [_in_order(slm, [chat], limit)[0] for chat in chats]
 
 
-def _answer_merged(slm: LocalSLM, chats: Chats, limit: int) -> list[str]:
-    with tempfile.TemporaryDirectory() as work:
+def _answer_merged(slm: LocalSLM, chats: Chats, limit: int, place: Path) -> list[str]:
+    place.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place, prefix=".merged-") as work:
         target = Path(work) / slm.path.name
-        export_merged(slm, target)
+        write_merged(slm, target)
+        _free_memory()
         precision = "float32" if slm.device == "cpu" else "bfloat16"
         return _in_order(LocalSLM(target, None, precision, slm.batch_size), chats, limit)
 
 
 def _answer_served(slm: LocalSLM, chats: Chats, limit: int) -> list[str]:
+    _free_memory()
     with running_server(slm, "slm") as root:
         return _in_order(HostedLLM(f"{root}/v1", "local", None, "slm", concurrency=1), chats, limit)
 
 
+def _free_memory() -> None:
+    """Give back the memory of models that are no longer used, before another process or model asks for it."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def _in_order(model: LocalSLM | HostedLLM, chats: Chats, limit: int) -> list[str]:
     answers = dict(model.generate(chats, limit))
-    return [answers[i].output or answers[i].error or "" for i in range(len(chats))]
+    if failed := [f"row {i}: {answer.error}" for i, answer in sorted(answers.items()) if answer.status == "error"]:
+        raise RuntimeError(
+            f"parity was not measured: {len(failed)} row(s) got no answer ({failed[0]}). Run this again."
+        )
+    return [answers[i].output for i in range(len(chats))]
 
 
 def compare_outputs(compared: str, first: Sequence[str], second: Sequence[str]) -> dict[str, Any]:

@@ -4,7 +4,12 @@ The same list goes to Azure, to the local SLM, to training and to serving, so th
 The system message is always explicit, because chat templates otherwise put in their own.
 """
 
+import json
+from pathlib import Path
+
 from swaplib.metrics import Track, check_track
+from swaplib.rows import write_text
+from swaplib.settings import ROOT
 
 Message = dict[str, str]
 
@@ -22,3 +27,10 @@ def build_messages(track: Track, prompt: str) -> list[Message]:
     """
     check_track(track)
     return [{"role": "system", "content": SYSTEM_PROMPTS[track]}, {"role": "user", "content": prompt}]
+
+
+def write_prompts(path: Path = ROOT / "mastra" / "src" / "prompts.json") -> Path:
+    """Write the system messages where the TypeScript package imports them; returns the path."""
+    content = {track: {"system": text} for track, text in SYSTEM_PROMPTS.items()}
+    write_text(path, json.dumps(content, indent=2) + "\n")
+    return path

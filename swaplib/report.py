@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from swaplib.metrics import Track, core_metrics
-from swaplib.rows import LedgerLine, Row
+from swaplib.rows import STATUSES, LedgerLine, Row
 
 if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
@@ -83,14 +83,14 @@ def format_rate(rate: float, interval: list[float]) -> str:
 
 def show_metrics(track: Track, metrics: Iterable[dict[str, Any]]) -> "Styler":
     """Core metrics with Wilson 95% intervals side by side, and how the rows ended."""
-    records = []
+    metrics, records = list(metrics), []
+    statuses = [s for s in STATUSES if s == "ok" or any(m["n_by_status"][s] for m in metrics)]
     for m in metrics:
         record = {"model": NAMES[m["run"]["model"]], "rows": m["n_rows"]}
         record |= {name: format_rate(m[name], m["intervals"][name]) for name in core_metrics(track)}
-        record |= {status: n for status, n in m["n_by_status"].items() if status == "ok" or n}
-        record |= {"tokens out": m["extra"]["completion_tokens"]}
-        records.append(record)
-    return _style(pd.DataFrame(records).astype(object).where(lambda frame: frame.notna(), 0))
+        record |= {status: m["n_by_status"][status] for status in statuses}
+        records.append(record | {"tokens out": m["extra"]["completion_tokens"]})
+    return _style(pd.DataFrame(records))
 
 
 def show_failures(run: "Run", rows: list[Row], n: int = 5) -> "Styler":
@@ -190,10 +190,11 @@ def describe_verdict(decision: dict[str, Any]) -> str:
     if not _is_any_right(decision):
         return f"Verdict: {decision['verdict']}, but on {n} rows no model got one right: this says nothing yet."
     good = f"is not worse than the hosted LLM by more than {delta:g} on any core metric"
+    who = "the SLM with its adapter" if decision["model"] == "slm_ft" else "the SLM without an adapter"
     reason = {
         "swap": f"the SLM without an adapter {good}",
-        "swap with the adapter": f"the SLM with its adapter {good}",
-        "stay": f"the SLM with its adapter is still worse than the hosted LLM by more than {delta:g} on {where}",
+        "swap with the adapter": f"{who} {good}",
+        "stay": f"{who} is still worse than the hosted LLM by more than {delta:g} on {where}",
     }
     return f"Verdict: {decision['verdict']}. On {n} rows, {reason[decision['verdict']]}."
 
@@ -206,13 +207,21 @@ def show_run_card(card: dict[str, Any] | None) -> "Styler":
     """What a training did, from its run card; an empty table when none was needed."""
     if card is None:
         return _style(pd.DataFrame({"training": ["none was needed"]}))
-    recipe = {
-        name: card["recipe"][name] for name in ("rank", "alpha", "dropout", "learning_rate", "batch_size", "seed")
+    rows = [f"{track}: {n['train']} train, {n['val']} val" for track, n in card["rows"].items()]
+    losses = {name.replace("_", " "): f"{loss:.3f}" for name, loss in card["final"].items()}
+    facts = {"base": card["base"], "rows": "; ".join(rows), "steps": card["steps"], **losses}
+    facts |= {name.replace("_", " "): value for name, value in card["recipe"].items()}
+    facts |= {"seconds": card["seconds"] or "(unknown)", "resumed from": card["resumed_from"] or "(not killed)"}
+    facts |= {
+        "device": card["run"]["device"],
+        "departures from the fixed settings": "; ".join(card["departures"]) or "none",
     }
-    facts = {"base": card["base"], "rows": card["rows"], "steps": card["steps"], **card["final"], **recipe}
-    facts |= {"seconds": card["seconds"], "resumed from": card["resumed_from"], "device": card["device"]}
-    facts |= {"departures from the fixed settings": "; ".join(card["departures"]) or "none"}
     return _style(pd.DataFrame({"what": facts.keys(), "value": [str(value) for value in facts.values()]}))
+
+
+def show_labels(records: list[dict[str, Any]]) -> "Styler":
+    """The label proof's records: what would be trained of each row, its end of turn made visible."""
+    return _style_texts(pd.DataFrame(records).rename(columns=lambda name: name.replace("_", " ")))
 
 
 def show_parity(parity: dict[str, Any]) -> "Styler":

@@ -1,104 +1,93 @@
-"""An OpenAI-compatible endpoint over LocalSLM: plain `/v1/chat/completions` and the Azure-shaped path.
+"""An OpenAI-compatible endpoint over LocalSLM: `/v1/chat/completions` and the Azure-shaped path, whole or streamed.
 
-Requests that arrive while a batch is being answered are answered together in the next one. Greedy only: a request for
-sampling, streaming or several choices is refused, not ignored. It serves the demo's hosted stand-in.
+Requests that arrive while a batch is being answered are answered together in the next one (batcher.py). Greedy only: what
+greedy decoding cannot honour is refused, not ignored (chat_api.py).
 """
 
 import asyncio
 import os
+import secrets
 import socket
-import time
-import uuid
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from swaplib.batcher import Batcher
+from swaplib.chat_api import ChatRequest, ChunkMaker, make_answer, make_error, make_error_event
 from swaplib.local import LocalSLM
 from swaplib.rows import Generation
 
-GATHER_S = 0.02
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+STOP_LIMIT_S = 60
 
 
-class ChatMessage(BaseModel):
-    """One message of a request."""
+@dataclass(frozen=True)
+class ServeOptions:
+    """What a server takes: a key (None for anyone), the largest body in bytes, the longest answer in tokens."""
 
-    role: Literal["system", "user", "assistant"]
-    content: str
+    api_key: str | None = field(default=None, repr=False)
+    max_body_bytes: int = 1_000_000
+    max_new_tokens: int = 4096
 
 
-class ChatRequest(BaseModel):
-    """The part of OpenAI's chat completion request that greedy decoding can honour; other fields are refused."""
+class Guard:
+    """Turns away requests without the key, and bodies that are too large, before anything reads them."""
 
-    model_config = ConfigDict(extra="forbid")
+    def __init__(self, app: ASGIApp, options: ServeOptions):
+        self.app, self.options = app, options
 
-    messages: list[ChatMessage] = Field(min_length=1)
-    model: str | None = None
-    max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
-    temperature: Literal[0] | None = None
-    n: Literal[1] = 1
-    stream: Literal[False] = False
-    top_p: float | None = None  # with greedy decoding these three change nothing
-    seed: int | None = None
-    user: str | None = None
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request that is refused; hand on the others, their bodies counted as they come."""
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        if self.options.api_key and scope["path"] != "/health" and not self._has_key(headers):
+            refusal = make_error(401, "no valid key: send Authorization: Bearer KEY", code="invalid_api_key")
+            return await refusal(scope, receive, send)
+        if headers.get(b"content-length", "0").isdigit() and int(headers.get(b"content-length", "0")) > self._limit:
+            return await make_error(413, self._too_large)(scope, receive, send)
+        taken = 0
+
+        async def receive_limited() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > self._limit:
+                raise HTTPException(413, self._too_large)
+            return message
+
+        return await self.app(scope, receive_limited, send)
 
     @property
-    def limit(self) -> int:
-        """The limit of the answer in tokens, under its new name or its old one; 256 when none is given."""
-        return self.max_completion_tokens or self.max_tokens or 256
+    def _limit(self) -> int:
+        return self.options.max_body_bytes
+
+    @property
+    def _too_large(self) -> str:
+        return f"the body is larger than {self._limit} bytes"
+
+    def _has_key(self, headers: dict[bytes, str]) -> bool:
+        sent = headers.get(b"api-key") or headers.get(b"authorization", "").removeprefix("Bearer ")
+        return secrets.compare_digest(sent.encode(), (self.options.api_key or "").encode())
 
 
-@dataclass
-class Batcher:
-    """Answers requests in batches, one batch at a time; those waiting are taken together, in the order of arrival."""
-
-    slm: LocalSLM
-    requests: int = 0
-    _queue: asyncio.Queue = field(default_factory=asyncio.Queue)
-
-    async def ask(self, text: str, limit: int) -> Generation:
-        """Queue a rendered prompt and wait for its answer."""
-        self.requests += 1
-        answer: asyncio.Future[Generation] = asyncio.get_running_loop().create_future()
-        await self._queue.put((text, limit, answer))
-        return await answer
-
-    async def run(self) -> None:
-        """Answer batches until cancelled."""
-        while True:
-            batch = [await self._queue.get()]
-            await asyncio.sleep(GATHER_S)  # requests sent together arrive a moment apart
-            while not self._queue.empty() and len(batch) < self.slm.batch_size:
-                batch.append(self._queue.get_nowait())
-            for limit in sorted({limit for _, limit, _ in batch}):
-                await self._answer(limit, [(text, answer) for text, asked, answer in batch if asked == limit])
-
-    async def _answer(self, limit: int, batch: list[tuple[str, asyncio.Future]]) -> None:
-        try:
-            generations = await asyncio.to_thread(self.slm.generate_batch, [text for text, _ in batch], limit)
-        except Exception as error:  # each request of the batch is told
-            generations = [error] * len(batch)
-        for (_, answer), result in zip(batch, generations, strict=True):
-            if answer.cancelled():
-                continue
-            answer.set_exception(result) if isinstance(result, Exception) else answer.set_result(result)
-
-
-def make_app(slm: LocalSLM, name: str) -> FastAPI:
+def make_app(slm: LocalSLM, name: str, options: ServeOptions | None = None) -> FastAPI:
     """The application.
 
     Args:
         slm: The model to serve; loaded before the first request is taken.
-        name: The model's name in answers and in `/v1/models`.
+        name: The model's name in answers and in `/v1/models`; requests for another one are refused.
+        options: Key and limits.
     """
-    batcher = Batcher(slm)
+    options, batcher = options or ServeOptions(), Batcher(slm)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -107,17 +96,9 @@ def make_app(slm: LocalSLM, name: str) -> FastAPI:
         yield
         worker.cancel()
 
-    app = FastAPI(title="SLM swap", lifespan=lifespan, docs_url=None, redoc_url=None)
-
-    @app.exception_handler(RequestValidationError)
-    async def refuse_body(request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        param = ".".join(str(part) for part in first["loc"][1:]) or None
-        return _make_error(400, f"{param or 'body'}: {first['msg']}", param)
-
-    @app.exception_handler(HTTPException)
-    async def refuse_path(request: Request, error: HTTPException) -> JSONResponse:
-        return _make_error(error.status_code, f"{error.detail}: {request.method} {request.url.path}", None)
+    app = FastAPI(title="SLM swap", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(Guard, options=options)
+    _add_error_handlers(app)
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
@@ -128,55 +109,89 @@ def make_app(slm: LocalSLM, name: str) -> FastAPI:
         return {"object": "list", "data": [{"id": name, "object": "model", "created": 0, "owned_by": "local"}]}
 
     @app.post("/v1/chat/completions")
+    async def chat(body: ChatRequest) -> Any:
+        return await _answer(batcher, name, options, body, body.model or name)
+
     @app.post("/openai/deployments/{deployment}/chat/completions")
-    async def chat_completions(body: ChatRequest) -> Any:
-        text = slm.render([message.model_dump() for message in body.messages])
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            return _make_error(400, "a message holds half of a surrogate pair", "messages")
-        # checked here, so that one long prompt does not fail the others of its batch
-        if (asked := slm.count_tokens(text)) + body.limit > slm.context:
-            what = f"the prompt has {asked} tokens and the answer may have {body.limit}; together at most {slm.context}"
-            return _make_error(400, what, "messages", "context_length_exceeded")
-        generation = await batcher.ask(text, body.limit)
-        return _make_answer(generation, name)
+    async def chat_azure(deployment: str, body: ChatRequest) -> Any:
+        return await _answer(batcher, name, options, body, deployment)
 
     return app
 
 
-def _make_answer(generation: Generation, name: str) -> dict[str, Any]:
-    asked, answered = generation.prompt_tokens or 0, generation.completion_tokens or 0
-    message = {"role": "assistant", "content": generation.output}
-    return {
-        "id": f"chatcmpl-{uuid.uuid4().hex}",
-        "object": "chat.completion",
-        "created": int(time.time()),
-        "model": name,
-        "choices": [{"index": 0, "message": message, "finish_reason": generation.finish_reason}],
-        "usage": {"prompt_tokens": asked, "completion_tokens": answered, "total_tokens": asked + answered},
-    }
+def _add_error_handlers(app: FastAPI) -> None:
+    """Every error leaves in OpenAI's shape."""
+
+    @app.exception_handler(RequestValidationError)
+    async def refuse_body(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        param = ".".join(str(part) for part in first["loc"][1:]) or None
+        return make_error(400, f"{param or 'body'}: {first['msg']}", param)
+
+    @app.exception_handler(HTTPException)
+    async def refuse_request(request: Request, error: HTTPException) -> JSONResponse:
+        return make_error(error.status_code, f"{error.detail}: {request.method} {request.url.path}")
+
+    @app.exception_handler(Exception)
+    async def fail(request: Request, error: Exception) -> JSONResponse:
+        return make_error(500, f"the model failed ({type(error).__name__})")
 
 
-def _make_error(status: int, message: str, param: str | None, code: str | None = None) -> JSONResponse:
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    return JSONResponse({"error": {"message": message, "type": kind, "param": param, "code": code}}, status)
+async def _answer(batcher: Batcher, name: str, options: ServeOptions, body: ChatRequest, asked_model: str) -> Any:
+    """Check what only the model can check, then answer whole or as a stream."""
+    if asked_model != name:
+        return make_error(404, f"no model {asked_model!r} here: expected {name!r}", "model", "model_not_found")
+    text = batcher.slm.render([message.model_dump() for message in body.messages])
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return make_error(400, "a message holds half of a surrogate pair", "messages")
+    if body.limit > options.max_new_tokens:
+        return make_error(400, f"an answer may have at most {options.max_new_tokens} tokens here", "max_tokens")
+    # checked here, so that one long prompt does not fail the others of its batch
+    if (asked := batcher.slm.count_tokens(text)) + body.limit > batcher.slm.context:
+        what = f"the prompt has {asked} tokens and the answer may have {body.limit}"
+        what = f"{what}; together at most {batcher.slm.context}"
+        return make_error(400, what, "messages", "context_length_exceeded")
+    if body.stream:
+        events = _stream(batcher, text, body.limit, ChunkMaker(name, body.has_usage))
+        return StreamingResponse(events, media_type="text/event-stream")
+    return make_answer(await batcher.ask(text, body.limit), name)
 
 
-def serve(slm: LocalSLM, name: str, port: int) -> None:
-    """Serve on loopback until stopped.
+async def _stream(batcher: Batcher, text: str, limit: int, chunks: ChunkMaker) -> AsyncIterator[str]:
+    try:
+        async for part in batcher.stream(text, limit):
+            yield chunks.make_end(part) if isinstance(part, Generation) else chunks.make_text(part)
+    except Exception as error:  # the status has been sent, so the stream must say it
+        yield make_error_event(f"the model failed ({type(error).__name__})")
+
+
+def serve(slm: LocalSLM, name: str, port: int, host: str = "127.0.0.1", options: ServeOptions | None = None) -> None:
+    """Serve until stopped; SIGTERM and Ctrl-C let the requests in flight end first.
 
     Raises:
         FileNotFoundError, ValueError: The checkpoint or the adapter is not there or not whole.
-        OSError: The port is taken.
+        OSError: The address is taken, or is none of this machine's.
     """
     import uvicorn
 
     slm.check()
-    with socket.socket() as listener:
+    options = options or ServeOptions()
+    if host not in LOOPBACK:
+        who = "with the key" if options.api_key else "at all (there is no --api-key)"
+        print(f"warning: {host} is reachable from other machines, unencrypted, by anyone {who}.", file=sys.stderr)
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listener.bind(("127.0.0.1", port))
+            listener.bind((host, port))
         except OSError as error:
-            raise OSError(f"port {port} on loopback is taken ({error.strerror}). Choose another with --port.") from None
-        uvicorn.Server(uvicorn.Config(make_app(slm, name), log_level="warning")).run(sockets=[listener])
+            what = f"cannot serve at {host}, port {port} ({error.strerror}). Choose another --port or --host."
+            raise OSError(what) from None
+        print(
+            f"loading {slm.path.name}; then {name} answers at http://{host}:{listener.getsockname()[1]}/v1", flush=True
+        )
+        config = uvicorn.Config(
+            make_app(slm, name, options), log_level="warning", timeout_graceful_shutdown=STOP_LIMIT_S
+        )
+        uvicorn.Server(config).run(sockets=[listener])

@@ -35,7 +35,7 @@ def running_server(slm: LocalSLM, name: str, port: int | None = None) -> Iterato
     slm.check()
     port = port or _find_free_port()
     command = [sys.executable, "-m", "swaplib.cli", "serve", "--model", slm.path, "--dtype", slm.precision]
-    command += ["--batch-size", str(slm.batch_size), "--port", str(port), "--name", name]
+    command += ["--batch-size", str(slm.batch_size), "--port", str(port), "--name", name, "--api-key", ""]
     command += ["--adapter", slm.adapter] if slm.adapter else []
     root = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryFile() as log:

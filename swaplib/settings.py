@@ -6,7 +6,6 @@ repository's root, never from the working folder, so that notebooks, papermill a
 """
 
 import os
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +21,8 @@ PURPOSES = {
     "AZURE_API_VERSION": "the API version of an Azure deployment, for example 2024-10-21",
     "AZURE_DEPLOYMENT": "the model's name behind a plain …/v1 endpoint",
     "SLM_MODEL_PATH": "the folder of the local checkpoint",
+    "SLM_BASE_URL": "the address of an SLM that is served elsewhere, …/v1; without it the SLM runs in this process",
+    "SLM_API_KEY": "the key of that server, and of `swap serve`",
     "LANGFUSE_PUBLIC_KEY": "the public key of the Langfuse project that receives the traces",
     "LANGFUSE_SECRET_KEY": "the secret key of the Langfuse project that receives the traces",
     "LANGFUSE_HOST": "the address of the Langfuse server",
@@ -40,6 +41,8 @@ class Settings(BaseSettings):
     azure_api_version: str | None = None
     azure_deployment: str | None = None
     slm_model_path: Path = Path("slm_swap/models/qwen2.5-7b-instruct")
+    slm_base_url: str | None = None
+    slm_api_key: str | None = Field(None, repr=False)
     langfuse_public_key: str | None = Field(None, repr=False)
     langfuse_secret_key: str | None = Field(None, repr=False)
     langfuse_host: str = "https://cloud.langfuse.com"
@@ -59,27 +62,27 @@ class Settings(BaseSettings):
             raise ValueError("SWAP_ROW_LIMIT must be 1 or more; leave it out for whole splits")
         return limit
 
-    @cached_property
+    @property
     def sample(self) -> Path:
         """The shipped raw xLAM rows; they lie in the repository whatever SWAP_HOME says."""
         return ROOT / "slm_swap" / "02_dataset" / "source" / "xlam_sample.jsonl"
 
-    @cached_property
+    @property
     def dataset(self) -> Path:
         """The folder of rows: <track>/<split>.jsonl and manifest.json."""
         return self.swap_home / "02_dataset"
 
-    @cached_property
+    @property
     def evaluation(self) -> Path:
         """The folder of metric files, decisions, reports and runs."""
         return self.swap_home / "05_eval"
 
-    @cached_property
+    @property
     def runs(self) -> Path:
         """One folder for each run, named by its run id."""
         return self.evaluation / "runs"
 
-    @cached_property
+    @property
     def reports(self) -> Path:
         """Executed notebooks, their HTML, and figures."""
         return self.evaluation / "reports"
@@ -88,7 +91,7 @@ class Settings(BaseSettings):
         """The folder of a track's adapter, with its run card."""
         return self.swap_home / "04_ft" / f"adapter_{track}"
 
-    @cached_property
+    @property
     def models(self) -> Path:
         """Where `swap download` puts checkpoints: beside SLM_MODEL_PATH, whatever SWAP_HOME says."""
         return self.slm_model_path.parent

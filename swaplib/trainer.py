@@ -5,6 +5,7 @@ It takes examples (labels.py) and gives a model; it knows nothing of tracks, dec
 
 import contextlib
 import io
+import json
 import logging
 import os
 import sys
@@ -79,7 +80,8 @@ def train(
         "validation": validation,
         "departures": [] if has_gpu else ["no GPU: float32 weights in place of 4-bit, AdamW in place of 8-bit AdamW"],
         "resumed_from": Path(checkpoint).name if checkpoint else None,
-        "seconds": round(result.metrics["train_runtime"], 1),  # validation included, loading not
+        # validation included, loading not; of a training that was killed only the last part is known
+        "seconds": None if checkpoint else round(result.metrics["train_runtime"], 1),
         "peak_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if has_gpu else None,
     }
     return outcome, trainer.model
@@ -186,8 +188,15 @@ def load_for_training(path: Path, recipe: Recipe, has_gpu: bool) -> Any:
 
 def _find_checkpoint(work: Path) -> str | None:
     """The newest checkpoint that was written whole (its trainer_state.json comes last)."""
-    whole = [path.parent for path in work.glob("checkpoint-*/trainer_state.json")]
+    whole = [path.parent for path in work.glob("checkpoint-*/trainer_state.json") if _is_json(path)]
     return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        return isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
+    except ValueError:
+        return False
 
 
 def save_adapter(model: Any, slm: LocalSLM, target: Path, card: dict[str, Any], is_compact: bool) -> None:

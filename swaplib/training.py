@@ -12,7 +12,7 @@ from typing import Any
 
 from swaplib import provenance, tracing
 from swaplib.decision import read_decision
-from swaplib.labels import Example, label_rows, prove_labels
+from swaplib.labels import Example, label_row, label_splits, prove_labels
 from swaplib.local import LocalSLM
 from swaplib.metrics import Track, canonical_json, check_track
 from swaplib.outbox import check_tracing, describe_delivery
@@ -41,12 +41,20 @@ def fine_tune(
         FileNotFoundError, ValueError: The decision, the rows or the checkpoint are missing or do not fit.
     """
     check_tracing(settings)
-    if not force and not read_decision(settings, track)["FINE_TUNE"]:
-        print(f"FINE_TUNE=0 for {track}: the SLM is good enough as it is, so there is nothing to train.")
+    if not must_train(settings, track, force):
+        print(f"FINE_TUNE=0 for {track}: by the rule the SLM is good enough as it is, so there is nothing to train.")
         return None
     limit = _find_limit(settings, row_limit)
     rows = {split: _read_first(settings, track, split, limit) for split in ("train", "val")}
-    return train_adapter(settings, {track: rows}, settings.adapter_of(track), recipe or Recipe(), row_limit=limit)
+    is_cut = len(rows["train"]) < len(_read_first(settings, track, "train", None))
+    cut = f"only the first {len(rows['train'])} train rows and {len(rows['val'])} val rows" if is_cut else None
+    return train_adapter(settings, {track: rows}, settings.adapter_of(track), recipe or Recipe(), cut)
+
+
+def must_train(settings: Settings, track: Track, force: bool) -> bool:
+    """Whether the track's decision says FINE_TUNE=1, or training is forced."""
+    check_track(track)
+    return force or read_decision(settings, track)["FINE_TUNE"] == 1
 
 
 def _find_limit(settings: Settings, row_limit: int | None) -> int | None:
@@ -62,18 +70,20 @@ def _read_first(settings: Settings, track: Track, split: str, limit: int | None)
     return rows if limit is None else rows[: limit if split == "train" else max(1, limit // 4)]
 
 
-def preview_labels(settings: Settings, track: Track, n: int = 3) -> list[dict[str, Any]]:
+def preview_labels(settings: Settings, track: Track, force: bool = False, n: int = 3) -> list[dict[str, Any]]:
     """The label proof of the first n train rows, for a person to read; fine_tune proves every row.
 
     Returns:
-        One record for each row, as prove_labels makes them.
+        One record for each row, as prove_labels makes them; none when nothing is to be trained.
 
     Raises:
-        FileNotFoundError, ValueError: The rows or the checkpoint are missing, or the proof fails.
+        FileNotFoundError, ValueError: The decision, the rows or the checkpoint are missing, or the proof fails.
     """
+    if not must_train(settings, track, force):
+        return []
     import_unsloth()
     slm, rows = LocalSLM(settings.slm_model_path), _read_first(settings, track, "train", n)
-    return prove_labels(slm, track, rows, label_rows(slm, track, rows, Recipe().sequence_length))
+    return prove_labels(slm, track, rows, [label_row(slm, track, row) for row in rows])
 
 
 def train_adapter(
@@ -81,7 +91,7 @@ def train_adapter(
     rows: dict[Track, dict[str, list[Row]]],
     target: Path,
     recipe: Recipe,
-    row_limit: int | None = None,
+    cut: str | None = None,
     is_compact: bool = False,
 ) -> dict[str, Any]:
     """Train an adapter on rows of one track or more, and put it in its place when it is whole.
@@ -94,7 +104,7 @@ def train_adapter(
         rows: The rows of `train` and `val` for each track.
         target: The adapter's folder; another one there is replaced.
         recipe: The settings.
-        row_limit: What cut the rows, for the run card.
+        cut: How rows were left out, in words, for the run card.
         is_compact: Save the weights in bfloat16, half the size, and no tokenizer.
 
     Returns:
@@ -102,26 +112,28 @@ def train_adapter(
     """
     import_unsloth()
     slm = LocalSLM(settings.slm_model_path)
-    identity, examples = slm.identity(), _label_and_prove(slm, rows, recipe.sequence_length)
+    identity, examples = slm.identity(), _label_all(slm, rows, recipe.sequence_length)
     data = {track: {split: hash_rows(of_split) for split, of_split in splits.items()} for track, splits in rows.items()}
     question = {"recipe": asdict(recipe), "rows_sha256": data, "checkpoint": identity["checkpoint_sha256"]}
     key = hash_text(canonical_json(question))[:12]
-    if card := _read_card(target, key):
-        print(f"trained before: {show_path(target)} (run {card['run_id']}). Delete the folder to train anew.")
-        return card
-    unfinished = [f for f in sorted(settings.runs.glob(f"2*-{key}")) if not (f / "run_card.json").is_file()]
-    folder = unfinished[-1] if unfinished else settings.runs / provenance.make_run_id("-".join(rows), "train", key)
     counts = {track: {split: len(of_split) for split, of_split in splits.items()} for track, splits in rows.items()}
-    facts = {**question, "rows": counts, "row_limit": row_limit, "base": identity["model"]}
+    facts = {**question, "rows": counts, "base": identity["model"], "departures": _list_departures(recipe, cut)}
     with provenance.locked(settings.runs, key):
+        if card := _read_card(target, key):
+            print(
+                f"trained before: {show_path(target)} (run {card['run']['run_id']}). Delete the folder to train anew."
+            )
+            return card
+        unfinished = [f for f in sorted(settings.runs.glob(f"2*-{key}")) if not (f / "run_card.json").is_file()]
+        folder = unfinished[-1] if unfinished else settings.runs / provenance.make_run_id("-".join(rows), "train", key)
         return _train_run(settings, slm, examples, recipe, folder, facts, target, is_compact)
 
 
 def _read_card(target: Path, key: str) -> dict[str, Any] | None:
     """The run card of the adapter at a place, when it answers the same question."""
     path = target / "run_card.json"
-    card = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    return card if card and card["run_id"].endswith(f"-{key}") else None
+    card = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return card if card.get("run", {}).get("run_id", "").endswith(f"-{key}") else None
 
 
 def _train_run(
@@ -142,31 +154,28 @@ def _train_run(
     ) as trace:
         outcome, model = train(slm, examples, recipe, folder / "checkpoints", trace)
         trace.finish({**outcome["final"], "adapter": show_path(target)}, outcome["final"])
-    times = {"started": provenance.read_start(folder.name), "ended": provenance.now_utc()}
-    outcome["departures"] += _list_departures(recipe, facts["row_limit"])
-    card = {"run_id": folder.name, **times, **facts, **outcome, **provenance.describe_machine()}
-    save_adapter(model, slm, target, card | {"trace": asdict(trace.count())}, is_compact)
-    card["trace"] = asdict(delivery := trace.deliver())
-    write_json(target / "run_card.json", card)
+    outcome["departures"] += facts["departures"]
+    run = {"run_id": folder.name, "started": provenance.read_start(folder.name), "ended": provenance.now_utc()}
+    card = {**facts, **outcome, "run": run | provenance.describe_machine() | {"trace": asdict(trace.count())}}
+    save_adapter(model, slm, target, card, is_compact)
     write_json(folder / "run_card.json", card)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    delivery = trace.deliver()  # may take its time, and now everything else is on disk
+    card["run"]["trace"] = asdict(delivery)
+    write_json(target / "run_card.json", card)
+    write_json(folder / "run_card.json", card)
     print(f"adapter: {show_path(target)}\n{describe_delivery(delivery, settings)}")
     return card
 
 
-def _list_departures(recipe: Recipe, row_limit: int | None) -> list[str]:
+def _list_departures(recipe: Recipe, cut: str | None) -> list[str]:
     """Where a training's settings are not the specification's, in words."""
     fixed, used = asdict(Recipe()), asdict(recipe)
     found = [f"{name} {used[name]} in place of {value}" for name, value in fixed.items() if used[name] != value]
-    return found + ([f"only the first {row_limit} train rows"] if row_limit else [])
+    return found + ([cut] if cut else [])
 
 
-def _label_and_prove(slm: LocalSLM, rows: dict[Track, dict[str, list[Row]]], limit: int) -> dict[str, list[Example]]:
+def _label_all(slm: LocalSLM, rows: dict[Track, dict[str, list[Row]]], limit: int) -> dict[str, list[Example]]:
     """The examples of train and val, the tracks one after the other; every row's labels are proved."""
-    examples: dict[str, list[Example]] = {"train": [], "val": []}
-    for track, splits in rows.items():
-        for split, labelled in examples.items():
-            made = label_rows(slm, track, splits[split], limit)
-            prove_labels(slm, track, splits[split], made)
-            labelled += made
-    return examples
+    labelled = [label_splits(slm, track, splits, limit) for track, splits in rows.items()]
+    return {split: [example for of_track in labelled for example in of_track[split]] for split in ("train", "val")}

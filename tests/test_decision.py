@@ -5,7 +5,9 @@ from servers import completion, serving
 from test_evaluate import right, run_azure, wrong_for
 
 from swaplib import decision, outbox
-from swaplib.rows import write_json
+from swaplib.checkpoints import hash_checkpoint
+from swaplib.local import LocalSLM
+from swaplib.rows import Row, hash_rows, read_rows, write_json, write_rows
 
 
 def metrics(n: int, valid: int, name: int, args: int) -> dict:
@@ -51,7 +53,7 @@ def two_runs(toolcall_home):
     with serving(wrong_for([1, 3], completion('<tool_call name="tool_1">{"x":9}</tool_call>'))) as (root, _):
         run_azure(toolcall_home, root)
     slm = json.loads(azure_file.read_text())
-    slm["run"]["model"] = "slm"
+    slm["run"] |= {"model": "slm", "identity": LocalSLM(toolcall_home.slm_model_path).identity()}
     write_json(toolcall_home.evaluation / "toolcall_slm_test.json", slm)
     azure_file.write_text(azure)
     return toolcall_home
@@ -121,14 +123,22 @@ def test_a_missing_run_names_the_notebook(settings):
 def copy_run(settings, source: str, target: str) -> None:
     """Give one model's run to another model, as its metrics file."""
     content = json.loads((settings.evaluation / f"toolcall_{source}_test.json").read_text())
-    content["run"]["model"] = target
+    content["run"] |= {"model": target, "identity": LocalSLM(settings.slm_model_path).identity()}
     write_json(settings.evaluation / f"toolcall_{target}_test.json", content)
+
+
+def write_card(settings) -> None:
+    """The run card of an adapter that fits."""
+    rows = read_rows(settings.dataset / "toolcall" / "train.jsonl", "toolcall")
+    card = {"checkpoint": hash_checkpoint(settings.slm_model_path), "rows": {"toolcall": {"train": len(rows)}}}
+    card |= {"rows_sha256": {"toolcall": {"train": hash_rows(rows)}}}
+    write_json(settings.adapter_of("toolcall") / "run_card.json", card)
 
 
 @pytest.mark.parametrize(("adapted", "verdict", "gained"), [("azure", "swap with the adapter", 2), ("slm", "stay", 0)])
 def test_the_rule_is_applied_to_the_adapted_model_on_the_same_rows(two_runs, capsys, adapted, verdict, gained):
     decision.decide(two_runs, "toolcall")
-    two_runs.adapter_of("toolcall").mkdir(parents=True)
+    write_card(two_runs)
     post = decision.plan_post_eval(two_runs, "toolcall")
     assert post.candidate == "slm_ft"
     assert (post.question["limit"], post.question["max_new_tokens"]) == (6, 256)
@@ -147,6 +157,27 @@ def test_a_slm_that_is_good_enough_needs_no_adapter(two_runs):
     post = decision.plan_post_eval(two_runs, "toolcall")
     assert post.candidate == "slm"
     assert decision.decide_again(two_runs, "toolcall", post.candidate)["verdict"] == "swap"
+
+
+def test_an_old_adapter_of_other_rows_is_not_judged(two_runs, capsys):
+    decision.decide(two_runs, "toolcall")
+    write_card(two_runs)
+    write_rows(two_runs.dataset / "toolcall" / "train.jsonl", [Row("Another?", '<tool_call name="t">{}</tool_call>')])
+    with pytest.raises(FileNotFoundError, match=r"was trained on other rows than .*Run notebooks/04_finetune"):
+        decision.plan_post_eval(two_runs, "toolcall")
+    copy_run(two_runs, "azure", "slm")
+    decision.decide(two_runs, "toolcall")
+    assert decision.plan_post_eval(two_runs, "toolcall").candidate == "slm"
+    assert "trained on other rows" in capsys.readouterr().out
+
+
+def test_local_models_of_two_bases_are_not_compared(two_runs):
+    copy_run(two_runs, "azure", "slm_ft")
+    decision.read_compared(two_runs, "toolcall", "azure", "slm", "slm_ft")
+    path = two_runs.evaluation / "toolcall_slm_ft_test.json"
+    path.write_text(path.read_text().replace('"arithmetic": "', '"arithmetic": "b'))
+    with pytest.raises(ValueError, match="not of one base"):
+        decision.read_compared(two_runs, "toolcall", "azure", "slm", "slm_ft")
 
 
 def test_a_post_evaluation_names_what_is_missing_or_old(two_runs):

@@ -1,13 +1,15 @@
+import json
 import shutil
 import subprocess
 import sys
 
 import pytest
+from servers import as_json, refusal, serving
 
 from swaplib import outbox, parity
-from swaplib.checkpoints import check_checkpoint
+from swaplib.checkpoints import check_checkpoint, hash_checkpoint
 from swaplib.local import LocalSLM
-from swaplib.rows import read_rows, write_rows
+from swaplib.rows import read_rows, write_json, write_rows
 from swaplib.settings import ROOT
 from swaplib.stand_in import STAND_IN
 
@@ -19,6 +21,10 @@ def adapted(settings):
     """Settings whose home holds three test rows and a real adapter."""
     write_rows(settings.dataset / "toolcall" / "test.jsonl", ROWS)
     shutil.copytree(STAND_IN.adapter, settings.adapter_of("toolcall"))
+    card = json.loads((STAND_IN.adapter / "run_card.json").read_text())
+    # the stand-in was trained where the packaged checkpoint was converted by other versions
+    card |= {"checkpoint": hash_checkpoint(settings.slm_model_path), "run": {"trace": {"outbox": "/home/me"}}}
+    write_json(settings.adapter_of("toolcall") / "run_card.json", card)
     return settings
 
 
@@ -43,6 +49,15 @@ def test_the_same_weights_run_in_other_ways_are_compared_and_the_record_is_read_
     assert "measured before" in capsys.readouterr().out
 
 
+def test_rows_without_an_answer_are_no_outputs_to_compare(adapted):
+    with serving(lambda e: as_json({"data": [{"id": "slm"}]}) if e.method == "GET" else refusal(400)) as (root, _):
+        elsewhere = {"slm_base_url": f"{root}/v1"}
+        with pytest.raises(RuntimeError, match=r"parity was not measured: 3 row\(s\) got no answer"):
+            parity.measure_parity(adapted.model_copy(update=elsewhere), "toolcall", "slm")
+    assert not (adapted.evaluation / "toolcall_parity.json").exists()
+    assert parity.measure_parity(adapted, "toolcall", "slm_ft", n_rows=0) == {"comparisons": []}
+
+
 def test_parity_is_for_local_models(toolcall_home):
     with pytest.raises(ValueError, match="expected a local model"):
         parity.measure_parity(toolcall_home, "toolcall", "azure")
@@ -59,6 +74,7 @@ def test_an_adapter_is_exported_as_it_is_or_merged_into_one_checkpoint(adapted, 
 
     assert export("toolcall", tmp_path / "adapter").returncode == 0
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+    assert "/home/me" not in (tmp_path / "adapter" / "run_card.json").read_text()
     done = export("toolcall", tmp_path / "merged", "--merged")
     assert done.returncode == 0, done.stderr
     check_checkpoint(tmp_path / "merged")

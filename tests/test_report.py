@@ -83,7 +83,13 @@ def test_rows_that_differ_come_first():
 
 def test_a_verdict_reads_as_one_sentence():
     rates = {"slm_ft": {"valid_call_rate": {"rate": 0.5}}}
-    post = {"n_rows": 9, "delta": 0.05, "worse_on": ["valid_call_rate"], "evidence": {"rates": rates}}
+    post = {
+        "model": "slm_ft",
+        "n_rows": 9,
+        "delta": 0.05,
+        "worse_on": ["valid_call_rate"],
+        "evidence": {"rates": rates},
+    }
     assert "still worse than the hosted LLM by more than 0.05 on valid_call_rate" in report.describe_verdict(
         post | {"verdict": "stay"}
     )

