@@ -7,7 +7,7 @@ LAB := $(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks/01_data.ipynb
 DEMO := set -a; . ./demo.env; set +a;
 HAS_GPU := $(shell nvidia-smi -L 2>/dev/null | grep -q GPU && echo yes)
 
-.PHONY: setup demo test lab lint stand-in
+.PHONY: setup demo test mastra lab lint stand-in
 
 setup: .venv/.done
 
@@ -30,6 +30,10 @@ demo: .venv/.done $(CHECKPOINT)
 
 test: .venv/.done $(CHECKPOINT) lint
 	$(BIN)/python -m pytest --nbmake --durations=8
+
+# The TypeScript package alone: its tests against a real server. `make test` runs them, too.
+mastra: .venv/.done $(CHECKPOINT)
+	$(BIN)/python -m pytest tests/test_mastra.py
 
 # Opens on your .env when there is one, else on the demo's environment with the stand-in up.
 lab: .venv/.done $(CHECKPOINT)

@@ -35,7 +35,14 @@ def pytest_configure(config: pytest.Config) -> None:
         "SWAP_TRACING": "outbox",
         "HF_HUB_OFFLINE": "1",
     }
-    for name in ("LANGFUSE_PUBLIC_KEY", "LANGFUSE_SECRET_KEY", "LANGFUSE_HOST", "AZURE_DEPLOYMENT"):
+    for name in (
+        "LANGFUSE_PUBLIC_KEY",
+        "LANGFUSE_SECRET_KEY",
+        "LANGFUSE_HOST",
+        "AZURE_DEPLOYMENT",
+        "SLM_BASE_URL",
+        "SLM_API_KEY",
+    ):
         os.environ.pop(name, None)
 
 

