@@ -113,26 +113,29 @@ def _base_of(metrics: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in identity.items() if key not in ("adapter_sha256", "model")}
 
 
-def decide(settings: Settings, track: Track, delta: float = 0.0) -> dict[str, Any]:
+def decide(settings: Settings, track: Track, delta: float = 0.0, margin: float = 0.05) -> dict[str, Any]:
     """Apply the rule to the last runs of `azure` and `slm` on the test split; write and trace the decision.
 
     Args:
         settings: Says where the metrics files lie.
         track: `structured` or `toolcall`.
-        delta: How much worse is still good enough, a rate in 0..1.
+        delta: How much worse is still good enough for the rule, a rate in 0..1.
+        margin: How much worse still counts as not worse in the evidence beside it, a rate in 0..1.
 
     Returns:
         The content of `<track>_decision.json`.
 
     Raises:
-        FileNotFoundError, ValueError: The two runs may not be compared (read_compared). Nothing was written.
+        FileNotFoundError, ValueError: The two runs may not be compared (read_compared), or delta or margin is no rate.
+            Nothing was written.
     """
     check_tracing(settings)
     check_track(track)
     metrics = read_compared(settings, track, "azure", "slm")
     rule = apply_rule(track, metrics["azure"], metrics["slm"], delta)
-    found = _gather_evidence(settings, track, metrics, "azure", "slm")
-    content = _write(settings, "decision", metrics, {**rule, "track": track, "model": "slm", "delta": delta}, found)
+    found = _gather_evidence(settings, track, metrics, ("azure", "slm"), margin)
+    facts = {**rule, "track": track, "model": "slm", "delta": delta, "margin": margin}
+    content = _write(settings, "decision", metrics, facts, found)
     print(f"FINE_TUNE={rule['FINE_TUNE']}  ({show_path(settings.evaluation / f'{track}_decision.json')})")
     return content
 
@@ -209,13 +212,14 @@ def decide_again(settings: Settings, track: Track, candidate: str) -> dict[str, 
         FileNotFoundError, ValueError: The runs may not be compared (read_compared). Nothing was written.
     """
     check_tracing(settings)
-    delta = read_decision(settings, track)["delta"]
+    decided = read_decision(settings, track)
+    delta, margin = decided["delta"], decided["margin"]
     metrics = read_compared(settings, track, "azure", "slm", candidate)
     base, rule = (apply_rule(track, metrics["azure"], metrics[model], delta) for model in ("slm", candidate))
     verdict = "swap" if not base["FINE_TUNE"] else "stay" if rule["FINE_TUNE"] else "swap with the adapter"
-    found = _gather_evidence(settings, track, metrics, "azure", candidate)
-    found["changes"] = _gather_evidence(settings, track, metrics, "slm", candidate)["pairs"]
-    facts = {**rule, "track": track, "model": candidate, "delta": delta, "verdict": verdict}
+    found = _gather_evidence(settings, track, metrics, ("azure", candidate), margin)
+    found["changes"] = _gather_evidence(settings, track, metrics, ("slm", candidate), margin)["pairs"]
+    facts = {**rule, "track": track, "model": candidate, "delta": delta, "margin": margin, "verdict": verdict}
     content = _write(settings, "post_decision", metrics, facts, found)
     print(f"verdict: {verdict}  ({show_path(settings.evaluation / f'{track}_post_decision.json')})")
     return content
@@ -238,22 +242,24 @@ def _write(
     run |= {**provenance.describe_machine(), "trace": asdict(delivery)}
     content = {**facts, "n_rows": shared["n_rows"], "evidence": found, "run": run}
     write_json(folder / f"{kind}.json", content)
-    write_json(settings.evaluation / f"{track}_{kind}.json", content)
+    path = settings.evaluation / f"{track}_{kind}.json"
+    write_json(path, content)
     print(describe_delivery(delivery, settings))
-    return content
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _gather_evidence(
-    settings: Settings, track: Track, metrics: dict[str, dict[str, Any]], first: str, second: str
+    settings: Settings, track: Track, metrics: dict[str, dict[str, Any]], models: tuple[str, str], margin: float
 ) -> dict[str, Any]:
-    """What stands beside the bit: all models' rates with intervals, and on how many rows which of the two was right."""
+    """What stands beside the bit: all models' rates with intervals, and the paired evidence about two of them."""
     ledgers = evaluate.read_ledgers(settings, metrics)
-    pairs = {}
-    for metric in core_metrics(track):
-        sides = ([line.scores[metric.removesuffix("_rate")] for line in ledgers[model]] for model in (first, second))
-        pairs[metric] = evidence.count_pairs(*sides)
+    sides = {
+        metric: tuple([line.scores[metric.removesuffix("_rate")] for line in ledgers[model]] for model in models)
+        for metric in core_metrics(track)
+    }
     rates = {
         model: {m: {"rate": content[m], "interval": content["intervals"][m]} for m in core_metrics(track)}
         for model, content in metrics.items()
     }
-    return {"rates": rates, "pairs": pairs}
+    pairs = evidence.compare_metrics(sides, margin)
+    return {"rates": rates, "pairs": {metric: asdict(found) for metric, found in pairs.items()}}

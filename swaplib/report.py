@@ -162,6 +162,23 @@ def show_decision(decision: dict[str, Any]) -> "Styler":
     return _style(pd.DataFrame(records))
 
 
+def show_evidence(decision: dict[str, Any]) -> "Styler":
+    """How sure the gap is, metric by metric: intervals, exact McNemar with Holm's correction, a verdict, rows needed."""
+    records = []
+    for name, found in decision["evidence"]["pairs"].items():
+        record = {"metric": name, f"gap to {decision['model']}, 95%": _format_gap(found["gap"], found["interval"])}
+        record |= {"bootstrap 95%": "[{:+.2f}, {:+.2f}]".format(*found["bootstrap"])}
+        record |= {"only azure right": found["first_only"], f"only {decision['model']} right": found["second_only"]}
+        record |= {"McNemar p": f"{found['p_value']:.3g}", "after Holm": f"{found['p_adjusted']:.3g}"}
+        record |= {f"verdict (margin {decision['margin']:g})": found["verdict"]}
+        records.append(record | {"rows needed": found["rows_needed"] or ""})
+    return _style(pd.DataFrame(records))
+
+
+def _format_gap(gap: float, interval: list[float]) -> str:
+    return f"{gap:+.2f} [{interval[0]:+.2f}, {interval[1]:+.2f}]"
+
+
 def show_changes(decision: dict[str, Any]) -> "Styler":
     """What the adapter changed against the SLM without it, in rows, both ways; from a post-decision."""
     records = [
@@ -177,11 +194,16 @@ def describe_decision(decision: dict[str, Any]) -> str:
     n, delta = decision["n_rows"], decision["delta"]
     if not _is_any_right(decision):
         return f"FINE_TUNE={decision['FINE_TUNE']}, but on {n} rows no model got one right: this says nothing yet."
-    if decision["FINE_TUNE"]:
-        return f"FINE_TUNE=1: on {n} rows the SLM is worse by more than {delta:g} on {', '.join(decision['worse_on'])}."
-    return (
-        f"FINE_TUNE=0: on {n} rows the SLM is not worse than the hosted LLM by more than {delta:g} on any core metric."
+    note = (
+        f" One row is {1 / n:.3g} of the rate, more than delta={delta:g}: a single row decides."
+        if 1 / n > delta
+        else ""
     )
+    if decision["FINE_TUNE"]:
+        where = ", ".join(decision["worse_on"])
+        return f"FINE_TUNE=1: on {n} rows the SLM is worse by more than {delta:g} on {where}.{note}"
+    good = f"the SLM is not worse than the hosted LLM by more than {delta:g} on any core metric"
+    return f"FINE_TUNE=0: on {n} rows {good}.{note}"
 
 
 def describe_verdict(decision: dict[str, Any]) -> str:

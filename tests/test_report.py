@@ -63,6 +63,19 @@ def test_a_decision_reads_as_one_sentence():
     )
 
 
+def test_a_gate_finer_than_one_row_says_that_a_single_row_decides():
+    rates = {"azure": {"valid_call_rate": {"rate": 0.5}}}
+    decision = {
+        "FINE_TUNE": 1,
+        "n_rows": 50,
+        "delta": 0.01,
+        "worse_on": ["valid_call_rate"],
+        "evidence": {"rates": rates},
+    }
+    assert "One row is 0.02 of the rate, more than delta=0.01" in report.describe_decision(decision)
+    assert "One row" not in report.describe_decision(decision | {"delta": 0.02})
+
+
 def test_a_comparison_in_which_nobody_was_right_says_so():
     rates = {model: {"valid_call_rate": {"rate": 0.0}} for model in ("azure", "slm")}
     decision = {"FINE_TUNE": 0, "n_rows": 9, "delta": 0, "worse_on": [], "evidence": {"rates": rates}}
