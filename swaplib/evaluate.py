@@ -266,6 +266,8 @@ def _summarise(plan: _Plan, ledger: dict[int, LedgerLine]) -> dict[str, Any]:
         name: sum(getattr(line.generation, name) or 0 for line in lines)
         for name in ("prompt_tokens", "completion_tokens")
     }
+    answered = [line.scores for line in lines if line.generation.status == "ok"]
+    rates_answered = rates_of(aggregate(plan.track, answered)) if answered else {}
     latencies = sorted(line.generation.latency_ms for line in lines)
     return {
         **rates,
@@ -273,23 +275,24 @@ def _summarise(plan: _Plan, ledger: dict[int, LedgerLine]) -> dict[str, Any]:
         "n_rows": n,
         "n_by_status": {status: statuses[status] for status in STATUSES},
         "intervals": {metric: evidence.wilson_interval(round(rate * n), n) for metric, rate in rates.items()},
-        "extra": {**tokens, "median_latency_ms": round(latencies[n // 2], 1)},
+        "extra": {
+            **tokens,
+            "median_latency_ms": round(latencies[n // 2], 1),
+            "answered": {"n_rows": len(answered), **rates_answered},
+        },
     }
 
 
-def read_ledger_of(settings: Settings, metrics: dict[str, Any]) -> tuple[LedgerLine, ...]:
-    """The ledger behind a metrics file, in row order.
+def read_ledgers(settings: Settings, metrics: dict[str, dict[str, Any]]) -> dict[str, tuple[LedgerLine, ...]]:
+    """The ledgers behind several models' metrics files, in row order, by model.
 
     Raises:
-        FileNotFoundError: The run's folder is gone.
+        FileNotFoundError: A run's folder is gone.
     """
-    path = settings.runs / metrics["run"]["run_id"] / "ledger.jsonl"
-    if not path.is_file():
-        raise FileNotFoundError(f"no ledger at {path}. Run notebooks/02_eval.ipynb again.")
-    ledger = read_ledger(path)
-    return tuple(ledger[i] for i in sorted(ledger))
-
-
-def read_ledgers(settings: Settings, metrics: dict[str, dict[str, Any]]) -> dict[str, tuple[LedgerLine, ...]]:
-    """The ledgers behind several models' metrics files, by model."""
-    return {model: read_ledger_of(settings, content) for model, content in metrics.items()}
+    ledgers = {}
+    for model, content in metrics.items():
+        path = settings.runs / content["run"]["run_id"] / "ledger.jsonl"
+        if not path.is_file():
+            raise FileNotFoundError(f"no ledger at {path}. Run notebooks/02_eval.ipynb again.")
+        ledgers[model] = tuple(line for _, line in sorted(read_ledger(path).items()))
+    return ledgers

@@ -72,7 +72,7 @@ def compare_metrics(
     p_values = [compute_mcnemar(c["first_only"], c["second_only"]) for c in counts.values()]
     adjusted = multipletests(p_values, alpha=ALPHA, method="holm")[1]
     return {
-        metric: _judge(c, bootstrap_gap(*sides[metric], seed), float(p), float(p_holm), margin)
+        metric: _judge(c, bootstrap_gap(*sides[metric], seed), float(p), float(p_holm), margin, len(sides))
         for (metric, c), p, p_holm in zip(counts.items(), p_values, adjusted, strict=True)
     }
 
@@ -145,14 +145,20 @@ def newcombe_interval(counts: dict[str, int]) -> tuple[float, float]:
     return max(-1.0, gap - reach(p1 - low1, high2 - p2)), min(1.0, gap + reach(high1 - p1, p2 - low2))
 
 
-def find_rows_needed(counts: dict[str, int], margin: float) -> int | None:
+def find_rows_needed(counts: dict[str, int], margin: float, n_metrics: int = 1) -> int | None:
     """Rows that would settle the question at 80% power, if the models go on to disagree as on these rows.
 
     The question is that of a difference when the second model is worse by the margin or more, else that of
     non-inferiority.
 
+    Args:
+        counts: As count_pairs makes them.
+        margin: How much worse still counts as not worse.
+        n_metrics: Over how many metrics p is corrected; the strictest of Holm's levels is reckoned with.
+
     Returns:
-        A number of rows, or None when these rows show no disagreement to reckon with, or the gap lies on the margin.
+        More rows than there are, or None when these rows show no disagreement to reckon with, or the gap is 0 and so is
+        the margin.
 
     Source: R. J. Connor, Sample size for testing differences in proportions for the paired-sample design, Biometrics 43
     (1987); for non-inferiority, J.-M. Nam, Establishing equivalence of two treatments and sample size requirements in
@@ -166,16 +172,21 @@ def find_rows_needed(counts: dict[str, int], margin: float) -> int | None:
     share, gap = (b + c) / n, (b - c) / n
     z_power, variance = norm.ppf(POWER), share - gap * gap
     if gap >= margin and gap > 0:
-        needed = (norm.ppf(1 - ALPHA / 2) * math.sqrt(share) + z_power * math.sqrt(variance)) ** 2 / gap**2
+        needed = (norm.ppf(1 - ALPHA / 2 / n_metrics) * math.sqrt(share) + z_power * math.sqrt(variance)) ** 2 / gap**2
     elif gap < margin:
         needed = (norm.ppf(1 - ALPHA / 2) + z_power) ** 2 * variance / (margin - gap) ** 2
     else:
         return None
-    return math.ceil(needed)
+    return max(math.ceil(needed), n + 1)
 
 
 def _judge(
-    counts: dict[str, int], bootstrap: tuple[float, float], p_value: float, p_adjusted: float, margin: float
+    counts: dict[str, int],
+    bootstrap: tuple[float, float],
+    p_value: float,
+    p_adjusted: float,
+    margin: float,
+    n_metrics: int,
 ) -> PairedEvidence:
     n, interval = sum(counts.values()), newcombe_interval(counts)
     gap = (counts["first_only"] - counts["second_only"]) / n
@@ -185,7 +196,7 @@ def _judge(
         verdict = "worse"
     else:
         verdict = "not enough rows"
-    needed = find_rows_needed(counts, margin) if verdict == "not enough rows" else None
+    needed = find_rows_needed(counts, margin, n_metrics) if verdict == "not enough rows" else None
     return PairedEvidence(
         n,
         **counts,

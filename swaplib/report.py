@@ -93,6 +93,19 @@ def show_metrics(track: Track, metrics: Iterable[dict[str, Any]]) -> "Styler":
     return _style(pd.DataFrame(records))
 
 
+def show_answered(track: Track, metrics: Iterable[dict[str, Any]]) -> "Styler":
+    """Core metrics over all rows, which count, beside those over the rows that a model answered, which flatter it."""
+    records = []
+    for m in metrics:
+        answered = m["extra"]["answered"]
+        record = {"model": NAMES[m["run"]["model"]], "all rows": m["n_rows"], "answered": answered["n_rows"]}
+        for name in core_metrics(track):
+            record[name] = f"{m[name]:.3f}"
+            record[f"{name.removesuffix('_rate')}, answered only"] = f"{answered[name]:.3f}" if name in answered else ""
+        records.append(record)
+    return _style(pd.DataFrame(records))
+
+
 def show_failures(run: "Run", rows: list[Row], n: int = 5) -> "Styler":
     """Rows for a person to read, failures first: prompt, gold and output side by side."""
     ordered = sorted(run.ledger, key=lambda line: (all(line.scores.values()), line.index))

@@ -8,9 +8,9 @@ import time
 import pytest
 from servers import completion, refusal, serving
 
-from swaplib import evaluate, outbox, tracing
+from swaplib import evaluate, outbox, report, tracing
 from swaplib.hosted import CallFailed
-from swaplib.rows import read_ledger
+from swaplib.rows import Row, read_ledger, write_rows
 from swaplib.settings import ROOT
 
 
@@ -309,3 +309,25 @@ def test_a_killed_notebook_goes_on_and_asks_no_finished_row_twice(toolcall_home,
         *(f"row {i}" for i in range(6)),
     ]
     assert os.path.exists(toolcall_home.reports / "02_eval_toolcall.html")
+
+
+def test_rates_are_over_all_rows_and_those_over_answered_rows_stand_beside_them(settings):
+    rows = [Row(f"Request {i}?", f'<tool_call name="tool_{i}">{{"x": {i}}}</tool_call>') for i in range(50)]
+    write_rows(settings.dataset / "toolcall" / "test.jsonl", rows)
+    spoilt = {f"Request {i}?": completion("", "content_filter") for i in range(3)}
+    spoilt |= {f"Request {i}?": completion("prose", "length") for i in (3, 4)}
+    spoilt |= {"Request 5?": completion("")}
+    spoilt |= {f"Request {i}?": completion("no call") for i in range(6, 17)}  # answered, and wrong
+    with serving(lambda e: spoilt.get(e.json()["messages"][-1]["content"]) or right(e)) as (root, _):
+        metrics = run_azure(settings, root).metrics
+    assert metrics["n_by_status"] == {"ok": 44, "empty": 1, "truncated": 2, "filtered": 3, "error": 0}
+    assert metrics["valid_call_rate"] == 33 / 50
+    assert metrics["extra"]["answered"] == {
+        "n_rows": 44,
+        "valid_call_rate": 33 / 44,
+        "name_match_rate": 33 / 44,
+        "args_exact_rate": 33 / 44,
+    }
+    html = report.show_answered("toolcall", [metrics]).to_html()
+    assert "0.660" in html
+    assert "0.750" in html

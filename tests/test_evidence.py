@@ -88,6 +88,17 @@ def test_rows_needed_as_worked_by_hand():
     # no gap, 10% disagree, margin 0.05: (1.95996 + 0.84162)^2 * 0.1 / 0.0025 = 313.96
     assert evidence.find_rows_needed(evidence.count_pairs(*make_bits(60, 5, 5, 30)), 0.05) == 314
     assert evidence.find_rows_needed(evidence.count_pairs(*make_bits(60, 0, 0, 40)), 0.05) is None
+    # three metrics: (2.39398 * sqrt(0.5) + 0.84162 * sqrt(0.25))^2 / 0.25 = 17.8
+    four_of_eight = evidence.count_pairs(*make_bits(4, 4, 0, 0))
+    assert evidence.find_rows_needed(four_of_eight, 0.05, n_metrics=3) == 18
+
+
+def test_rows_needed_give_about_the_power_that_they_promise():
+    b, c, n = 15, 5, 100
+    needed = evidence.find_rows_needed(evidence.count_pairs(*make_bits(60, b, c, 20)), 0.0)
+    drawn = np.random.default_rng(5).multinomial(needed, [b / n, c / n, 0.8], size=400)
+    found = [evidence.compute_mcnemar(first, second) < 0.05 for first, second, _ in drawn.tolist()]
+    assert 0.7 <= np.mean(found) <= 0.87  # the exact test is a little strict, the formula is not
 
 
 @pytest.mark.parametrize(
