@@ -266,8 +266,6 @@ def _summarise(plan: _Plan, ledger: dict[int, LedgerLine]) -> dict[str, Any]:
         name: sum(getattr(line.generation, name) or 0 for line in lines)
         for name in ("prompt_tokens", "completion_tokens")
     }
-    answered = [line.scores for line in lines if line.generation.status == "ok"]
-    rates_answered = rates_of(aggregate(plan.track, answered)) if answered else {}
     latencies = sorted(line.generation.latency_ms for line in lines)
     return {
         **rates,
@@ -275,11 +273,7 @@ def _summarise(plan: _Plan, ledger: dict[int, LedgerLine]) -> dict[str, Any]:
         "n_rows": n,
         "n_by_status": {status: statuses[status] for status in STATUSES},
         "intervals": {metric: evidence.wilson_interval(round(rate * n), n) for metric, rate in rates.items()},
-        "extra": {
-            **tokens,
-            "median_latency_ms": round(latencies[n // 2], 1),
-            "answered": {"n_rows": len(answered), **rates_answered},
-        },
+        "extra": {**tokens, "median_latency_ms": round(latencies[n // 2], 1)},
     }
 
 

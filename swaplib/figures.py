@@ -45,6 +45,32 @@ def plot_metrics(track: Track, metrics: Sequence[dict[str, Any]]) -> "Figure":
     return figure
 
 
+def plot_reasons(diagnoses: dict[str, dict[str, Any]]) -> "Figure":
+    """Why rows failed: rows for each reason that occurred, one colour and hatch for each model."""
+    import matplotlib.pyplot as plt
+
+    counts = {model: {"right": d["right"], **d["reasons"]} for model, d in diagnoses.items()}
+    names = [name for name in next(iter(counts.values())) if any(of_model[name] for of_model in counts.values())]
+    height = 0.8 / len(counts)
+    figure, axes = plt.subplots(figsize=(7.5, 0.6 + 0.25 * len(names) * len(counts)), layout="constrained")
+    for offset, (model, of_model) in enumerate(counts.items()):
+        colour, hatch = STYLES[model]
+        places = [i + (offset - (len(counts) - 1) / 2) * height for i in range(len(names))]
+        values = [of_model[name] for name in names]
+        bars = axes.barh(
+            places, values, height * 0.92, color=colour, hatch=hatch, edgecolor="white", label=NAMES[model]
+        )
+        axes.bar_label(bars, [str(value) if value else "" for value in values], padding=3)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xlabel("rows")
+    axes.set_title(f"why rows failed, {next(iter(diagnoses.values()))['n_rows']} rows", loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right upper", frameon=False)
+    plt.close(figure)
+    return figure
+
+
 def plot_losses(card: dict[str, Any] | None) -> "Figure | None":
     """A training's losses by step, from its run card: each batch of train as a line, validation as marks."""
     import matplotlib.pyplot as plt

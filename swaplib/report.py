@@ -93,16 +93,29 @@ def show_metrics(track: Track, metrics: Iterable[dict[str, Any]]) -> "Styler":
     return _style(pd.DataFrame(records))
 
 
-def show_answered(track: Track, metrics: Iterable[dict[str, Any]]) -> "Styler":
+def show_answered(track: Track, diagnoses: dict[str, dict[str, Any]]) -> "Styler":
     """Core metrics over all rows, which count, beside those over the rows that a model answered, which flatter it."""
     records = []
-    for m in metrics:
-        answered = m["extra"]["answered"]
-        record = {"model": NAMES[m["run"]["model"]], "all rows": m["n_rows"], "answered": answered["n_rows"]}
+    for model, d in diagnoses.items():
+        record = {"model": NAMES[model], "all rows": d["n_rows"], "answered": d["answered"]["n_rows"]}
         for name in core_metrics(track):
-            record[name] = f"{m[name]:.3f}"
-            record[f"{name.removesuffix('_rate')}, answered only"] = f"{answered[name]:.3f}" if name in answered else ""
+            record[name] = f"{d['all_rows'][name]:.3f}"
+            flattering = d["answered"].get(name)
+            record[f"{name.removesuffix('_rate')}, answered only"] = "" if flattering is None else f"{flattering:.3f}"
         records.append(record)
+    return _style(pd.DataFrame(records))
+
+
+def show_diagnosis(diagnoses: dict[str, dict[str, Any]]) -> "Styler":
+    """Right rows and reasons of the others, counted; then how often the answer was there all the same, by model."""
+    reasons = next(iter(diagnoses.values()))["reasons"]
+    seen = [reason for reason in reasons if any(d["reasons"][reason] for d in diagnoses.values())]
+    records = []
+    for model, d in diagnoses.items():
+        record = {"model": NAMES[model], "rows": d["n_rows"], "right": d["right"]}
+        record |= {reason: d["reasons"][reason] for reason in seen}
+        rates = ("found_rate", "lenient_rate", "args_precision", "args_recall", "args_f1")
+        records.append(record | {name: f"{d[name]:.2f}" for name in rates if name in d})
     return _style(pd.DataFrame(records))
 
 

@@ -8,7 +8,7 @@ import time
 import pytest
 from servers import completion, refusal, serving
 
-from swaplib import evaluate, outbox, report, tracing
+from swaplib import diagnosis, evaluate, outbox, report, tracing
 from swaplib.hosted import CallFailed
 from swaplib.rows import Row, read_ledger, write_rows
 from swaplib.settings import ROOT
@@ -319,15 +319,13 @@ def test_rates_are_over_all_rows_and_those_over_answered_rows_stand_beside_them(
     spoilt |= {"Request 5?": completion("")}
     spoilt |= {f"Request {i}?": completion("no call") for i in range(6, 17)}  # answered, and wrong
     with serving(lambda e: spoilt.get(e.json()["messages"][-1]["content"]) or right(e)) as (root, _):
-        metrics = run_azure(settings, root).metrics
-    assert metrics["n_by_status"] == {"ok": 44, "empty": 1, "truncated": 2, "filtered": 3, "error": 0}
-    assert metrics["valid_call_rate"] == 33 / 50
-    assert metrics["extra"]["answered"] == {
-        "n_rows": 44,
-        "valid_call_rate": 33 / 44,
-        "name_match_rate": 33 / 44,
-        "args_exact_rate": 33 / 44,
-    }
-    html = report.show_answered("toolcall", [metrics]).to_html()
+        run = run_azure(settings, root)
+    assert run.metrics["n_by_status"] == {"ok": 44, "empty": 1, "truncated": 2, "filtered": 3, "error": 0}
+    assert run.metrics["valid_call_rate"] == 33 / 50
+    found = diagnosis.diagnose_all("toolcall", rows, {"azure": run.ledger})
+    names = ("valid_call_rate", "name_match_rate", "args_exact_rate")
+    assert found["azure"]["all_rows"] == {"n_rows": 50} | dict.fromkeys(names, 33 / 50)
+    assert found["azure"]["answered"] == {"n_rows": 44} | dict.fromkeys(names, 33 / 44)
+    html = report.show_answered("toolcall", found).to_html()
     assert "0.660" in html
     assert "0.750" in html

@@ -126,3 +126,16 @@ def test_differing_outputs_are_shown_as_text():
     ).to_html()
     assert "&lt;b&gt;" in html
     assert "1 of 1 differing" in html
+
+
+def test_reasons_that_occurred_are_counted_and_drawn_for_each_model():
+    reasons = {"empty": 0, "no wrapper": 2, "wrong argument": 1}
+    azure = {"n_rows": 4, "right": 1, "reasons": reasons, "found_rate": 0.5, "lenient_rate": 0.75}
+    slm = azure | {"right": 4, "reasons": dict.fromkeys(reasons, 0)}
+    html = report.show_diagnosis({"azure": azure, "slm": slm}).to_html()
+    assert "no wrapper" in html
+    assert "empty" not in html
+    assert "0.75" in html
+    [axes] = figures.plot_reasons({"azure": azure, "slm": slm}).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["right", "no wrapper", "wrong argument"]
+    assert sorted(bar.get_width() for bar in axes.patches) == [0, 0, 1, 1, 2, 4]

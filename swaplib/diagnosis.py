@@ -1,0 +1,195 @@
+"""Format or skill? Why rows failed, and whether the right answer was in the output all the same. It scores nothing.
+
+Strict metrics decide (metrics.py). Here the answer is looked for leniently: fences and prose around it are let go, so that a
+model that knows the answer and not the form can be told from one that knows neither.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from swaplib.metrics import (
+    JsonDocument,
+    Prediction,
+    ToolCall,
+    Track,
+    aggregate,
+    canonical_json,
+    parse_gold,
+    parse_output,
+    rates_of,
+    same_json,
+)
+from swaplib.rows import LedgerLine, Row
+
+REASONS = {
+    "toolcall": (
+        *("error", "filtered", "empty", "truncated", "no wrapper", "several wrappers", "prose around", "not JSON"),
+        *("wrong name", "missing argument", "extra argument", "wrong argument"),
+    ),
+    "structured": ("error", "filtered", "empty", "truncated", "not JSON", "prose around", "wrong answer"),
+}
+# how much is looked at, so that hostile text costs little: characters, and places where a JSON value may begin
+LENGTH, OPENINGS = 100_000, 50
+_OPENING, _CLOSING = re.compile(r'<tool_call name="[^"<>]{1,1000}">'), "</tool_call>"
+_IGNORED = re.compile(r"[ ,./\-_*^]")
+
+
+def find_answer(track: Track, output: str) -> Prediction | None:
+    """The first answer in an output, whatever stands around it; None when there is none. Never raises for any text."""
+    if (found := parse_output(track, output)) is not None:
+        return found
+    if track == "toolcall":
+        calls = (parse_output(track, wrapper) for wrapper in _find_wrappers(output))
+        return next((call for call in calls if call is not None), None)
+    return next((JsonDocument(value) for value in _find_json(output[:LENGTH])), None)
+
+
+def _find_wrappers(output: str) -> list[str]:
+    """Texts from the last opening before a closing up to it; one pass, however many are never closed."""
+    wrappers = []
+    for part in output[:LENGTH].split(_CLOSING)[:-1]:
+        start = part.rfind("<tool_call ")
+        if start >= 0 and _OPENING.match(part, start):
+            wrappers.append(part[start:] + _CLOSING)
+    return wrappers
+
+
+def _find_json(text: str) -> Iterator[Any]:
+    """JSON arrays and objects in a text, from the first opening bracket on."""
+    decoder = json.JSONDecoder()
+    for match, _ in zip(re.finditer(r"[\[{]", text), range(OPENINGS), strict=False):
+        try:
+            value, _ = decoder.raw_decode(text, match.start())
+        except (ValueError, RecursionError):
+            continue
+        yield value
+
+
+def name_reason(track: Track, gold: str, line: LedgerLine) -> str | None:
+    """Why a row is wrong, as one of the track's REASONS; None when it is right on every core metric.
+
+    Args:
+        track: `structured` or `toolcall`.
+        gold: The row's completion.
+        line: The row's ledger line.
+    """
+    if all(line.scores.values()):
+        return None
+    status, output = line.generation.status, line.generation.output
+    if status != "ok":
+        return status
+    found = parse_output(track, output)
+    if track == "structured":
+        if found is not None:
+            return "wrong answer"
+        return "not JSON" if find_answer(track, output) is None else "prose around"
+    if found is None:
+        wrappers = _find_wrappers(output)
+        if len(wrappers) != 1:
+            return "several wrappers" if wrappers else "no wrapper"
+        return "not JSON" if find_answer(track, output) is None else "prose around"
+    return _compare_calls(parse_gold(track, gold), found)
+
+
+def _compare_calls(gold: ToolCall, found: ToolCall) -> str:
+    if gold.name != found.name:
+        return "wrong name"
+    if gold.arguments.keys() - found.arguments.keys():
+        return "missing argument"
+    return "extra argument" if found.arguments.keys() - gold.arguments.keys() else "wrong argument"
+
+
+def same_value(gold: Any, found: Any) -> bool:
+    """Whether a value is right with the leniency of the Berkeley leaderboard.
+
+    Strings: case, spaces and the punctuation `,./-_*^` do not count. An int may stand for a float, not the other way round.
+    Lists keep their order; objects have the same keys.
+
+    Source: "BFCL v1: AST evaluation", gorilla.cs.berkeley.edu/blogs/8_berkeley_function_calling_leaderboard.html.
+    """
+    if isinstance(gold, str) and isinstance(found, str):
+        return _IGNORED.sub("", gold.lower()) == _IGNORED.sub("", found.lower())
+    if isinstance(gold, float) and isinstance(found, int) and not isinstance(found, bool):
+        return gold == found
+    if type(gold) is not type(found):
+        return False
+    if isinstance(gold, list):
+        return len(gold) == len(found) and all(map(same_value, gold, found))
+    if isinstance(gold, dict):
+        return gold.keys() == found.keys() and all(same_value(gold[key], found[key]) for key in gold)
+    return gold == found
+
+
+def _is_same(gold: Prediction, found: Prediction | None, is_lenient: bool) -> bool:
+    if found is None:
+        return False
+    if isinstance(gold, ToolCall):
+        if not isinstance(found, ToolCall) or gold.name != found.name:
+            return False
+        pair = (gold.arguments, found.arguments)
+    else:
+        pair = (gold.value, found.value if isinstance(found, JsonDocument) else None)
+    try:
+        return same_value(*pair) if is_lenient else same_json(*pair)
+    except RecursionError:
+        return False
+
+
+def diagnose(track: Track, rows: Sequence[Row], ledger: Sequence[LedgerLine]) -> dict[str, Any]:
+    """Look at a whole run.
+
+    Args:
+        track: `structured` or `toolcall`.
+        rows: The rows of the split.
+        ledger: The run's ledger, in row order.
+
+    Returns:
+        `right` and `reasons` (rows for each of the track's REASONS); `all_rows` and `answered`, each with `n_rows` and the
+        core metrics: over all rows, which count, and over those with status `ok`, which flatter a model; `found_rate`, rows
+        whose right answer is somewhere in the output; `lenient_rate`, the same with the leaderboard's leniency for values;
+        for toolcall, precision, recall and F1 of the arguments (name and value). These rates are over all rows.
+    """
+    reasons = Counter(name_reason(track, rows[line.index].completion, line) for line in ledger)
+    right, counted = reasons.pop(None, 0), {reason: reasons[reason] for reason in REASONS[track]}
+    golds = [parse_gold(track, rows[line.index].completion) for line in ledger]
+    found = [find_answer(track, line.generation.output) for line in ledger]
+    pairs = list(zip(golds, found, strict=True))
+    content: dict[str, Any] = {"n_rows": len(ledger), "right": right, "reasons": counted}
+    content["all_rows"] = _rate(track, [line.scores for line in ledger])
+    content["answered"] = _rate(track, [line.scores for line in ledger if line.generation.status == "ok"])
+    for name, is_lenient in (("found_rate", False), ("lenient_rate", True)):
+        content[name] = sum(_is_same(gold, answer, is_lenient) for gold, answer in pairs) / len(pairs)
+    return content | (_score_arguments(pairs) if track == "toolcall" else {})
+
+
+def _rate(track: Track, scores: list[dict[str, bool]]) -> dict[str, Any]:
+    return {"n_rows": len(scores)} | (rates_of(aggregate(track, scores)) if scores else {})
+
+
+def diagnose_all(
+    track: Track, rows: Sequence[Row], ledgers: dict[str, Sequence[LedgerLine]]
+) -> dict[str, dict[str, Any]]:
+    """Diagnose several models' ledgers over the same rows, by model."""
+    return {model: diagnose(track, rows, ledger) for model, ledger in ledgers.items()}
+
+
+def _score_arguments(pairs: list[tuple[Any, Any]]) -> dict[str, float]:
+    """Micro precision, recall and F1 of arguments, each a name with its canonical value."""
+    wanted = given = right = 0
+    for gold, found in pairs:
+        expected = {(key, canonical_json(value)) for key, value in gold.arguments.items()}
+        predicted = set(_list_arguments(found)) if found is not None else set()
+        wanted, given, right = wanted + len(expected), given + len(predicted), right + len(expected & predicted)
+    precision, recall = (right / n if n else 0.0 for n in (given, wanted))
+    f1 = 2 * precision * recall / (precision + recall) if right else 0.0
+    return {"args_precision": precision, "args_recall": recall, "args_f1": f1}
+
+
+def _list_arguments(call: ToolCall) -> list[tuple[str, str]]:
+    try:
+        return [(key, canonical_json(value)) for key, value in call.arguments.items()]
+    except RecursionError:
+        return []

@@ -1,0 +1,134 @@
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swaplib import diagnosis
+from swaplib.metrics import JsonDocument, ToolCall, score_row
+from swaplib.rows import Generation, LedgerLine, Row
+
+GOLD = '<tool_call name="area">{"radius":5,"unit":"cm"}</tool_call>'
+RIGHT = ToolCall("area", {"radius": 5, "unit": "cm"})
+
+
+def make_line(track: str, gold: str, output: str, status: str = "ok", index: int = 0) -> LedgerLine:
+    return LedgerLine(index, "", Generation(output, status, "stop", 1, 1, 1.0), score_row(track, gold, output))
+
+
+@pytest.mark.parametrize(
+    ("output", "status", "reason", "answer"),
+    [
+        (GOLD, "ok", None, RIGHT),
+        (f"Sure! {GOLD}", "ok", "prose around", RIGHT),
+        (f"```\n{GOLD}\n```", "ok", "prose around", RIGHT),
+        (GOLD + GOLD, "ok", "several wrappers", RIGHT),
+        ("area(radius=5)", "ok", "no wrapper", None),
+        ('<tool_call name="area">radius=5</tool_call>', "ok", "not JSON", None),
+        ('<tool_call name="area">[5]</tool_call>', "ok", "not JSON", None),
+        ('<tool_call name="volume">{"radius":5,"unit":"cm"}</tool_call>', "ok", "wrong name", None),
+        ('<tool_call name="area">{"radius":5}</tool_call>', "ok", "missing argument", None),
+        ('<tool_call name="area">{"radius":5,"unit":"cm","x":1}</tool_call>', "ok", "extra argument", None),
+        ('<tool_call name="area">{"radius":6,"unit":"cm"}</tool_call>', "ok", "wrong argument", None),
+        ('<tool_call name="area">{"ra', "truncated", "truncated", None),
+        ("", "empty", "empty", None),
+        ("", "filtered", "filtered", None),
+        ("", "error", "error", None),
+    ],
+)
+def test_each_reason_of_a_wrong_call(output, status, reason, answer):
+    assert diagnosis.name_reason("toolcall", GOLD, make_line("toolcall", GOLD, output, status)) == reason
+    assert reason is None or reason in diagnosis.REASONS["toolcall"]
+    if answer is not None:
+        assert diagnosis.find_answer("toolcall", output) == answer
+
+
+@pytest.mark.parametrize(
+    ("output", "reason", "answer"),
+    [
+        ('[{"a":1}]', None, [{"a": 1}]),
+        ('```json\n[{"a":1}]\n```', "prose around", [{"a": 1}]),
+        ('Here you are: [{"a": 1}]. Enjoy.', "prose around", [{"a": 1}]),
+        ('[{"a":2}]', "wrong answer", [{"a": 2}]),
+        ("no idea", "not JSON", None),
+    ],
+)
+def test_each_reason_of_a_wrong_document(output, reason, answer):
+    assert diagnosis.name_reason("structured", '[{"a":1}]', make_line("structured", '[{"a":1}]', output)) == reason
+    assert diagnosis.find_answer("structured", output) == (None if answer is None else JsonDocument(answer))
+
+
+@pytest.mark.parametrize(
+    ("gold", "found", "is_same"),
+    [
+        ("New York, NY", "new york NY", True),
+        ("2024-01-31", "2024/01/31", True),
+        ("a", "b", False),
+        (5.0, 5, True),
+        (5, 5.0, False),
+        (1, True, False),
+        (True, True, True),
+        ([1, "A b"], [1, "ab"], True),
+        ([1, 2], [2, 1], False),
+        ({"k": "X-y"}, {"k": "xY"}, True),
+        ({"k": 1}, {"k": 1, "l": 2}, False),
+        (None, None, True),
+        ("5", 5, False),
+    ],
+)
+def test_values_with_the_leaderboards_leniency(gold, found, is_same):
+    assert diagnosis.same_value(gold, found) is is_same
+
+
+def test_a_run_as_worked_by_hand():
+    outputs = [
+        GOLD,
+        f"Sure: {GOLD}",
+        '<tool_call name="area">{"radius":5,"unit":"CM"}</tool_call>',
+        '<tool_call name="area">{"radius":5}</tool_call>',
+        "prose",
+    ]
+    rows = [Row(f"Request {i}", GOLD) for i in range(5)]
+    found = diagnosis.diagnose(
+        "toolcall", rows, [make_line("toolcall", GOLD, o, index=i) for i, o in enumerate(outputs)]
+    )
+    assert (found["n_rows"], found["right"]) == (5, 1)
+    assert {reason: n for reason, n in found["reasons"].items() if n} == {
+        "prose around": 1,
+        "wrong argument": 1,
+        "missing argument": 1,
+        "no wrapper": 1,
+    }
+    assert found["found_rate"] == 2 / 5
+    assert found["lenient_rate"] == 3 / 5
+    # given 2 + 2 + 2 + 1 = 7 arguments, right 2 + 2 + 1 + 1 = 6, wanted 10
+    assert found["args_precision"] == 6 / 7
+    assert found["args_recall"] == 6 / 10
+    assert found["args_f1"] == pytest.approx(12 / 17)
+
+
+@given(st.text(alphabet='<>tool_cal name="{}[],:/1x ', max_size=200))
+def test_any_text_has_a_reason_and_never_raises(output):
+    for track, gold in (("toolcall", GOLD), ("structured", "[1]")):
+        line = make_line(track, gold, output, "ok" if output.strip() else "empty")
+        reason = diagnosis.name_reason(track, gold, line)
+        assert (reason is None) == all(line.scores.values())
+        assert reason is None or reason in diagnosis.REASONS[track]
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        "[" * 200_000,
+        '<tool_call name="x">' * 20_000,
+        "{" * 100_000 + "}" * 100_000,
+        '{"a":' * 5_000 + "1" + "}" * 5_000,
+    ],
+    ids=range(4),
+)
+def test_hostile_outputs_cost_little(output):
+    start = time.perf_counter()
+    for track, gold in (("toolcall", GOLD), ("structured", "[1]")):
+        rows = [Row("Request", gold)]
+        diagnosis.diagnose(track, rows, [make_line(track, gold, output)])
+    assert time.perf_counter() - start < 20
