@@ -5,7 +5,6 @@ nbmake's items are plain pytest items, so fixtures do not reach them; hooks do.
 
 import os
 import shutil
-import socket
 import tempfile
 from contextlib import ExitStack
 
@@ -14,6 +13,7 @@ import pytest
 os.environ["SWAP_ENV_FILE"] = os.devnull  # before settings are read: a person's .env has no say in the tests
 
 from swaplib.checkpoints import PACKAGED_NAME, download
+from swaplib.server_process import find_free_port
 from swaplib.settings import ROOT
 
 _stack = ExitStack()
@@ -22,11 +22,8 @@ _stack = ExitStack()
 def pytest_configure(config: pytest.Config) -> None:
     """Give the session an environment of its own, before anything reads it."""
     config.addinivalue_line("markers", "stand_in: needs the hosted stand-in, which answers at AZURE_ENDPOINT")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     os.environ |= {
-        "AZURE_ENDPOINT": f"http://127.0.0.1:{port}/openai/deployments/stand-in",
+        "AZURE_ENDPOINT": f"http://127.0.0.1:{find_free_port()}/openai/deployments/stand-in",
         "AZURE_API_KEY": "the-stand-in-needs-no-key",
         "AZURE_API_VERSION": "2024-10-21",
         "SLM_MODEL_PATH": str(ROOT / "slm_swap" / "models" / PACKAGED_NAME),

@@ -47,7 +47,7 @@ def make_7b() -> str:
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig, Qwen2Config
 
-    if (SEVEN_B / "model.safetensors.index.json").is_file():
+    if (SEVEN_B / "model.safetensors").is_file():
         return str(SEVEN_B)
     tokenizer = LocalSLM(load_settings().slm_model_path).tokenizer
     ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}

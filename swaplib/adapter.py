@@ -28,18 +28,16 @@ def find_misfit(settings: Settings, track: Track) -> str | None:
     folder = settings.adapter_of(track)
     if not folder.is_dir():
         return f"there is no adapter at {show_path(folder)}"
-    if problem := _find_other_base(settings, track):
+    card, path = read_card(folder), settings.dataset / track / "train.jsonl"
+    if problem := _find_other_base(settings, folder, card):
         return problem
-    card, path = _read_card(folder), settings.dataset / track / "train.jsonl"
     n, wanted = card["rows"].get(track, {}).get("train", 0), card["rows_sha256"].get(track, {}).get("train")
     if hash_rows(read_rows(path, track)[:n]) != wanted:
         return f"the adapter at {show_path(folder)} was trained on other rows than {show_path(path)}"
     return None
 
 
-def _find_other_base(settings: Settings, track: Track) -> str | None:
-    folder = settings.adapter_of(track)
-    card = _read_card(folder)
+def _find_other_base(settings: Settings, folder: Path, card: dict[str, Any]) -> str | None:
     if not card.get("checkpoint"):
         return f"the adapter at {show_path(folder)} has no run card that names its base and rows"
     if card["checkpoint"] != hash_checkpoint(settings.slm_model_path):
@@ -49,7 +47,8 @@ def _find_other_base(settings: Settings, track: Track) -> str | None:
     return None
 
 
-def _read_card(folder: Path) -> dict[str, Any]:
+def read_card(folder: Path) -> dict[str, Any]:
+    """The run card in an adapter's folder; empty when there is none."""
     path = folder / "run_card.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
@@ -68,9 +67,10 @@ def export_adapter(settings: Settings, track: Track, target: Path, is_merged: bo
     """
     slm = LocalSLM(settings.slm_model_path, settings.adapter_of(track))
     slm.check()
-    if problem := _find_other_base(settings, track):
+    if problem := _find_other_base(settings, slm.adapter, read_card(slm.adapter)):
         raise ValueError(f"{problem}. Set SLM_MODEL_PATH to its base, or run notebooks/04_finetune.ipynb again.")
-    write_folder(target, (lambda folder: write_merged(slm, folder)) if is_merged else (lambda f: _copy(slm, f)))
+    write = write_merged if is_merged else _copy
+    _write_folder(target, lambda folder: write(slm, folder))
 
 
 def write_merged(slm: LocalSLM, folder: Path) -> None:
@@ -85,12 +85,12 @@ def write_merged(slm: LocalSLM, folder: Path) -> None:
 
 def _copy(slm: LocalSLM, folder: Path) -> None:
     shutil.copytree(slm.adapter, folder)
-    card = _read_card(folder)
+    card = read_card(folder)
     card.get("run", {}).pop("trace", None)  # where the trace lies is this machine's affair
     write_json(folder / "run_card.json", card)
 
 
-def write_folder(target: Path, write: Callable[[Path], object]) -> None:
+def _write_folder(target: Path, write: Callable[[Path], object]) -> None:
     """Make a folder beside its place, then rename it: a half-written one is never there."""
     if target.exists():
         raise FileExistsError(f"{target} exists; name another folder, or delete it.")

@@ -41,10 +41,10 @@ class Batcher:
         request, ids, sent = self._queue(text, limit, is_streamed=True), [], ""
         while isinstance(item := await request.arrived.get(), int):
             ids.append(item)
-            text = self.slm.decode(ids)
-            if len(text) > len(sent) and not text.endswith("\ufffd"):  # a character may need several tokens
-                yield text[len(sent) :]
-                sent = text
+            said = self.slm.decode(ids)
+            if len(said) > len(sent) and not said.endswith("\ufffd"):  # a character may need several tokens
+                yield said[len(sent) :]
+                sent = said
         generation = self._check(item)
         if rest := generation.output[len(sent) :]:
             yield rest

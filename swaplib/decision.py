@@ -13,7 +13,7 @@ from swaplib.adapter import find_misfit
 from swaplib.checkpoints import hash_checkpoint
 from swaplib.metrics import Track, canonical_json, check_track, core_metrics
 from swaplib.outbox import check_tracing, describe_delivery
-from swaplib.rows import hash_file, write_json
+from swaplib.rows import LedgerLine, hash_file, write_json
 from swaplib.settings import Settings, show_path
 
 MUST_AGREE = ("split", "n_rows", "dataset_sha256", "rows_sha256", "messages_sha256", "max_new_tokens", "temperature")
@@ -133,7 +133,8 @@ def decide(settings: Settings, track: Track, delta: float = 0.0, margin: float =
     check_track(track)
     metrics = read_compared(settings, track, "azure", "slm")
     rule = apply_rule(track, metrics["azure"], metrics["slm"], delta)
-    found = _gather_evidence(settings, track, metrics, ("azure", "slm"), margin)
+    ledgers = evaluate.read_ledgers(settings, metrics)
+    found = {"rates": _list_rates(track, metrics), "pairs": _compare(track, ledgers, "azure", "slm", margin)}
     facts = {**rule, "track": track, "model": "slm", "delta": delta, "margin": margin}
     content = _write(settings, "decision", metrics, facts, found)
     print(f"FINE_TUNE={rule['FINE_TUNE']}  ({show_path(settings.evaluation / f'{track}_decision.json')})")
@@ -217,8 +218,9 @@ def decide_again(settings: Settings, track: Track, candidate: str) -> dict[str, 
     metrics = read_compared(settings, track, "azure", "slm", candidate)
     base, rule = (apply_rule(track, metrics["azure"], metrics[model], delta) for model in ("slm", candidate))
     verdict = "swap" if not base["FINE_TUNE"] else "stay" if rule["FINE_TUNE"] else "swap with the adapter"
-    found = _gather_evidence(settings, track, metrics, ("azure", candidate), margin)
-    found["changes"] = _gather_evidence(settings, track, metrics, ("slm", candidate), margin)["pairs"]
+    ledgers = evaluate.read_ledgers(settings, metrics)
+    found = {"rates": _list_rates(track, metrics), "pairs": _compare(track, ledgers, "azure", candidate, margin)}
+    found["changes"] = _compare(track, ledgers, "slm", candidate, margin)
     facts = {**rule, "track": track, "model": candidate, "delta": delta, "margin": margin, "verdict": verdict}
     content = _write(settings, "post_decision", metrics, facts, found)
     print(f"verdict: {verdict}  ({show_path(settings.evaluation / f'{track}_post_decision.json')})")
@@ -248,18 +250,20 @@ def _write(
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _gather_evidence(
-    settings: Settings, track: Track, metrics: dict[str, dict[str, Any]], models: tuple[str, str], margin: float
-) -> dict[str, Any]:
-    """What stands beside the bit: all models' rates with intervals, and the paired evidence about two of them."""
-    ledgers = evaluate.read_ledgers(settings, metrics)
-    sides = {
-        metric: tuple([line.scores[metric.removesuffix("_rate")] for line in ledgers[model]] for model in models)
-        for metric in core_metrics(track)
-    }
-    rates = {
+def _list_rates(track: Track, metrics: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """All models' rates with their intervals, by model and metric."""
+    return {
         model: {m: {"rate": content[m], "interval": content["intervals"][m]} for m in core_metrics(track)}
         for model, content in metrics.items()
     }
-    pairs = evidence.compare_metrics(sides, margin)
-    return {"rates": rates, "pairs": {metric: asdict(found) for metric, found in pairs.items()}}
+
+
+def _compare(
+    track: Track, ledgers: dict[str, tuple[LedgerLine, ...]], first: str, second: str, margin: float
+) -> dict[str, Any]:
+    """The paired evidence about two models, by metric."""
+    sides = {
+        metric: tuple([line.scores[metric.removesuffix("_rate")] for line in ledgers[m]] for m in (first, second))
+        for metric in core_metrics(track)
+    }
+    return {metric: asdict(found) for metric, found in evidence.compare_metrics(sides, margin).items()}

@@ -81,22 +81,24 @@ def check_machine(settings: Settings) -> str:
 def check_hosted(settings: Settings) -> str:
     """One real call of one token."""
     llm = HostedLLM.from_settings(settings)
+    latency_ms = _ask_once(llm, 1)
+    return f"{llm.deployment} at {llm.identity()['endpoint']} answered in {latency_ms:.0f} ms"
+
+
+def _ask_once(llm: HostedLLM, limit: int) -> float:
+    """The latency of one real call in ms; raises ConnectionError when there is no answer."""
     llm.check()
-    [(_, answer)] = llm.generate([[{"role": "user", "content": "Say yes."}]], 1)
+    [(_, answer)] = llm.generate([[{"role": "user", "content": "Say yes."}]], limit)
     if answer.status == "error":
         raise ConnectionError(f"{llm.endpoint} does not answer: {answer.error}")
-    return f"{llm.deployment} at {llm.identity()['endpoint']} answered in {answer.latency_ms:.0f} ms"
+    return answer.latency_ms
 
 
 def check_checkpoint_loads(settings: Settings) -> str:
     """Whether the SLM loads in 4-bit and says a word; one that is served elsewhere, whether it is listed and answers."""
     if settings.slm_base_url:
         served = HostedLLM.from_slm_settings(settings, "slm")
-        served.check()
-        [(_, answer)] = served.generate([[{"role": "user", "content": "Say yes."}]], 2)
-        if answer.status == "error":
-            raise ConnectionError(f"{served.endpoint} does not answer: {answer.error}")
-        return f"slm at {served.endpoint} answered in {answer.latency_ms:.0f} ms (SLM_BASE_URL)"
+        return f"slm at {served.endpoint} answered in {_ask_once(served, 2):.0f} ms (SLM_BASE_URL)"
     slm = LocalSLM(settings.slm_model_path)
     slm.check()
     [(_, answer)] = slm.generate([[{"role": "user", "content": "Say yes."}]], 2)

@@ -7,10 +7,26 @@ from swaplib.metrics import Track, core_metrics
 from swaplib.report import NAMES
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Okabe-Ito colours, which colour-blind readers can tell apart; the hatches survive greyscale.
 STYLES = {"azure": ("#0072B2", ""), "slm": ("#E69F00", "//"), "slm_ft": ("#009E73", "..")}
+
+
+def _list_places(n: int, position: int, n_models: int) -> list[float]:
+    """Where a model's bars stand beside those of the others, at n ticks; together they fill 0.8 of a tick's room."""
+    return [i + (position - (n_models - 1) / 2) * 0.8 / n_models for i in range(n)]
+
+
+def _finish(figure: "Figure", axes: "Axes", title: str) -> "Figure":
+    """The title and the open frame of every figure; closed, so that a notebook shows it once."""
+    import matplotlib.pyplot as plt
+
+    axes.set_title(title, loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    plt.close(figure)
+    return figure
 
 
 def plot_metrics(track: Track, metrics: Sequence[dict[str, Any]]) -> "Figure":
@@ -28,7 +44,7 @@ def plot_metrics(track: Track, metrics: Sequence[dict[str, Any]]) -> "Figure":
             [max(0.0, rate - content["intervals"][n][0]) for n, rate in zip(names, rates, strict=True)],
             [max(0.0, content["intervals"][n][1] - rate) for n, rate in zip(names, rates, strict=True)],
         ]
-        places = [i + (offset - (len(metrics) - 1) / 2) * width for i in range(len(names))]
+        places = _list_places(len(names), offset, len(metrics))
         colour, hatch = STYLES[model]
         style = {"color": colour, "hatch": hatch, "edgecolor": "white", "error_kw": {"ecolor": "#333333", "capsize": 4}}
         axes.bar(places, rates, width * 0.92, yerr=errors, label=NAMES[model], **style)
@@ -38,11 +54,8 @@ def plot_metrics(track: Track, metrics: Sequence[dict[str, Any]]) -> "Figure":
     axes.set_ylim(0, 1.12)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
     axes.set_ylabel("rate over all rows")
-    axes.set_title(f"{track}, {metrics[0]['n_rows']} rows, 95% Wilson intervals", loc="left")
-    axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right upper", frameon=False)
-    plt.close(figure)
-    return figure
+    return _finish(figure, axes, f"{track}, {metrics[0]['n_rows']} rows, 95% Wilson intervals")
 
 
 def plot_reasons(diagnoses: dict[str, dict[str, Any]]) -> "Figure":
@@ -55,7 +68,7 @@ def plot_reasons(diagnoses: dict[str, dict[str, Any]]) -> "Figure":
     figure, axes = plt.subplots(figsize=(7.5, 0.6 + 0.25 * len(names) * len(counts)), layout="constrained")
     for offset, (model, of_model) in enumerate(counts.items()):
         colour, hatch = STYLES[model]
-        places = [i + (offset - (len(counts) - 1) / 2) * height for i in range(len(names))]
+        places = _list_places(len(names), offset, len(counts))
         values = [of_model[name] for name in names]
         bars = axes.barh(
             places, values, height * 0.92, color=colour, hatch=hatch, edgecolor="white", label=NAMES[model]
@@ -64,11 +77,8 @@ def plot_reasons(diagnoses: dict[str, dict[str, Any]]) -> "Figure":
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.set_xlabel("rows")
-    axes.set_title(f"why rows failed, {next(iter(diagnoses.values()))['n_rows']} rows", loc="left")
-    axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right upper", frameon=False)
-    plt.close(figure)
-    return figure
+    return _finish(figure, axes, f"why rows failed, {next(iter(diagnoses.values()))['n_rows']} rows")
 
 
 def plot_losses(card: dict[str, Any] | None) -> "Figure | None":
@@ -86,8 +96,6 @@ def plot_losses(card: dict[str, Any] | None) -> "Figure | None":
     axes.set_ylim(bottom=0)
     axes.set_xlabel("optimiser step")
     axes.set_ylabel("loss of completion tokens")
-    axes.set_title(f"{' and '.join(card['rows'])}, {card['rows_trained']} rows, {card['steps']} steps", loc="left")
-    axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    plt.close(figure)
-    return figure
+    title = f"{' and '.join(card['rows'])}, {card['rows_trained']} rows, {card['steps']} steps"
+    return _finish(figure, axes, title)

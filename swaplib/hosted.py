@@ -19,7 +19,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from swaplib.prompts import Message
 from swaplib.rows import Generation
-from swaplib.settings import Settings
+from swaplib.settings import LOOPBACK, Settings
 
 
 class CallFailed(Exception):  # noqa: N818 - reads as what happened
@@ -171,7 +171,7 @@ class HostedLLM:
         from openai import AsyncAzureOpenAI, AsyncOpenAI, DefaultAsyncHttpxClient
 
         shared = {"base_url": self.endpoint, "api_key": self.api_key, "max_retries": self.max_retries}
-        if urlsplit(self.endpoint).hostname in ("127.0.0.1", "localhost", "::1"):
+        if urlsplit(self.endpoint).hostname in LOOPBACK:
             shared["http_client"] = DefaultAsyncHttpxClient(trust_env=False)  # no proxy leads back to this machine
         if self.api_version:
             return AsyncAzureOpenAI(**shared, api_version=self.api_version)

@@ -24,8 +24,8 @@ from swaplib.batcher import Batcher
 from swaplib.chat_api import ChatRequest, ChunkMaker, make_answer, make_error, make_error_event
 from swaplib.local import LocalSLM
 from swaplib.rows import Generation
+from swaplib.settings import LOOPBACK
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 STOP_LIMIT_S = 60
 
 

@@ -33,7 +33,7 @@ def running_server(slm: LocalSLM, name: str, port: int | None = None) -> Iterato
         RuntimeError: The server ended instead of answering; its output is in the message.
     """
     slm.check()
-    port = port or _find_free_port()
+    port = port or find_free_port()
     command = [sys.executable, "-m", "swaplib.cli", "serve", "--model", slm.path, "--dtype", slm.precision]
     command += ["--batch-size", str(slm.batch_size), "--port", str(port), "--name", name, "--api-key", ""]
     command += ["--adapter", slm.adapter] if slm.adapter else []
@@ -48,7 +48,8 @@ def running_server(slm: LocalSLM, name: str, port: int | None = None) -> Iterato
             server.wait(timeout=30)
 
 
-def _find_free_port() -> int:
+def find_free_port() -> int:
+    """A port on loopback that nothing listens at now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -15,6 +15,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 ROOT = Path(__file__).resolve().parent.parent
 ENV_FILE = ROOT / os.environ.get("SWAP_ENV_FILE", ".env")
 
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
 PURPOSES = {
     "AZURE_ENDPOINT": "the address of the hosted LLM, https://<host>/openai/deployments/<deployment> or …/v1",
     "AZURE_API_KEY": "the key of the hosted LLM",

@@ -4,13 +4,13 @@ The loss is on the completion and its end-of-turn token only (labels.py). Withou
 Unsloth's CPU mode, on float32 weights; the run card lists this and every other departure from the fixed settings.
 """
 
-import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from swaplib import provenance, tracing
+from swaplib.adapter import read_card
 from swaplib.decision import read_decision
 from swaplib.labels import Example, label_row, label_splits, prove_labels
 from swaplib.local import LocalSLM
@@ -119,7 +119,7 @@ def train_adapter(
     counts = {track: {split: len(of_split) for split, of_split in splits.items()} for track, splits in rows.items()}
     facts = {**question, "rows": counts, "base": identity["model"], "departures": _list_departures(recipe, cut)}
     with provenance.locked(settings.runs, key):
-        if card := _read_card(target, key):
+        if card := _find_card(target, key):
             print(
                 f"trained before: {show_path(target)} (run {card['run']['run_id']}). Delete the folder to train anew."
             )
@@ -129,10 +129,9 @@ def train_adapter(
         return _train_run(settings, slm, examples, recipe, folder, facts, target, is_compact)
 
 
-def _read_card(target: Path, key: str) -> dict[str, Any] | None:
+def _find_card(target: Path, key: str) -> dict[str, Any] | None:
     """The run card of the adapter at a place, when it answers the same question."""
-    path = target / "run_card.json"
-    card = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    card = read_card(target)
     return card if card.get("run", {}).get("run_id", "").endswith(f"-{key}") else None
 
 

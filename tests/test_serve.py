@@ -1,6 +1,5 @@
 import contextlib
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ import pytest
 from swaplib.metrics import score_row
 from swaplib.prompts import build_messages
 from swaplib.rows import Generation, read_rows
+from swaplib.server_process import find_free_port
 from swaplib.settings import ROOT
 from swaplib.stand_in import STAND_IN
 
@@ -257,9 +257,7 @@ def test_another_models_name_is_refused_not_answered(root):
 @pytest.fixture(scope="module")
 def guarded(slm):
     """A server process of our own, with a key, as `swap serve` starts it; yields the process and its root."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = find_free_port()
     command = [sys.executable, "-m", "swaplib.cli", "serve", "--model", slm.path, "--dtype", "float32"]
     env = os.environ | {"SLM_API_KEY": "open-sesame"}
     process = subprocess.Popen(
