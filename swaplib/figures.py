@@ -99,16 +99,17 @@ def plot_costs(volumes: dict[str, Any] | None) -> "Figure | None":
     figure, axes = plt.subplots(figsize=(7.5, 3.6), layout="constrained")
     for line, (model, usd) in zip(("-", "--", "-.", ":"), volumes["usd_per_day"].items(), strict=False):
         axes.plot(volumes["rows_per_day"], usd, line, color=_style_of(model)[0], linewidth=2, label=name_model(model))
-    for model, pay in volumes["pays"].items():
-        if rows := pay["from_rows_per_day"]:
-            axes.plot([rows], [pay["usd_per_day"]], "o", color=_style_of(model)[0], markeredgecolor="#333333")
-            axes.annotate(f"{rows:,.0f}", (rows, pay["usd_per_day"]), (0, 7), textcoords="offset points", ha="right")
+    crossings = {(pay["from_rows_per_day"], pay["usd_per_day"]) for pay in volumes["pays"].values()}
+    for rows, usd in crossings:
+        if rows is not None:
+            axes.plot([rows], [usd], "o", color="#333333")
+            axes.annotate(f"{rows:,.0f}", (rows, usd), (-4, 6), textcoords="offset points", ha="right")
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlabel("rows a day")
+    axes.set_xlabel("rows a day (dot: from here a machine of its own pays)")
     axes.set_ylabel("US dollars a day")
     figure.legend(loc="outside right upper", frameon=False)
-    return _finish(figure, axes, "cost against volume; a dot: from here a machine of its own pays")
+    return _finish(figure, axes, "cost against volume")
 
 
 def plot_losses(card: dict[str, Any] | None) -> "Figure | None":
