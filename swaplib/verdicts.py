@@ -75,8 +75,8 @@ def show_costs(decision: dict[str, Any]) -> "Styler":
         record |= {"rows/s": _format(found["rows_per_second"], ".2f")}
         if any(price is not None for price in costs["prices"].values()):
             pay = costs["pays"].get(model)
-            record |= {"$ for 1,000 rows": _format(found["usd_per_1000_rows"], ",.4f")}
-            record |= {"$ a right row": _format(found["usd_per_right_row"], ",.6f")}
+            record |= {"USD for 1,000 rows": _format(found["usd_per_1000_rows"], ",.4f")}
+            record |= {"USD a right row": _format(found["usd_per_right_row"], ",.6f")}
             record |= {"pays from, rows a day": _format(pay["from_rows_per_day"], ",.0f") or "never" if pay else ""}
         records.append(record)
     return style(pd.DataFrame(records))
@@ -144,11 +144,14 @@ def describe_evidence(decision: dict[str, Any]) -> str:
 
 
 def describe_costs(decision: dict[str, Any]) -> str:
-    """What it would cost, as one sentence for a manager; without prices it says where to set them."""
+    """What it would cost, as one sentence for a manager; without prices it says where to set them.
+
+    It says USD: between two dollar signs, JupyterLab would typeset mathematics.
+    """
     costs, parts = decision["costs"], []
     for model, found in costs["models"].items():
         if found["usd_per_1000_rows"] is not None:
-            parts.append(f"{model} ${found['usd_per_1000_rows']:,.3f}")
+            parts.append(f"{model} USD {found['usd_per_1000_rows']:,.3f}")
     if not parts:
         return (
             "No price is set (AZURE_USD_PER_MILLION_INPUT and _OUTPUT, SLM_USD_PER_HOUR), so costs are tokens and time."

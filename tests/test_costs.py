@@ -78,7 +78,7 @@ def test_without_prices_there_is_no_dollar_and_no_figure():
     assert priced["pays"] == {}
     assert figures.plot_costs(costs.trace_volumes(priced)) is None
     decision = {"model": "slm", "costs": priced}
-    assert "$" not in verdicts.show_costs(decision).to_html()
+    assert "USD" not in verdicts.show_costs(decision).to_html()
     assert verdicts.describe_costs(decision).startswith("No price is set")
 
 
@@ -86,7 +86,7 @@ def test_costs_read_as_a_sentence_and_a_table():
     hosted, local = (metrics([line(i, ms, 10.0 + i * ms / 1000) for i in range(10)]) for ms in (1000, 100))
     decision = {"model": "slm", "costs": costs.price_runs({"azure": hosted, "slm": local}, PRICES)}
     assert verdicts.describe_costs(decision) == (
-        "For 1,000 rows, with the machine always busy: azure $0.600, slm $0.100. "
+        "For 1,000 rows, with the machine always busy: azure USD 0.600, slm USD 0.100. "
         "A machine of its own pays from 144,000 rows a day on."
     )
     assert "144,000" in verdicts.show_costs(decision).to_html()
