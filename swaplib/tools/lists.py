@@ -1,6 +1,7 @@
 """Tools over lists, dictionaries, intervals and boards."""
 
 import heapq
+import itertools
 from collections import Counter
 from typing import Any
 
@@ -19,7 +20,7 @@ def binary_search(arr: list[int], target: int) -> int:
 def can_attend_all_meetings(intervals: list[list[float]]) -> bool:
     """Whether no two meetings overlap; one may begin when another ends."""
     ordered = sorted(intervals)
-    return all(earlier[1] <= later[0] for earlier, later in zip(ordered, ordered[1:], strict=False))
+    return all(earlier[1] <= later[0] for earlier, later in itertools.pairwise(ordered))
 
 
 def count_occurrences(lst: list[Any]) -> dict[Any, int]:
@@ -80,7 +81,7 @@ def find_missing_number(nums: list[int]) -> int:
 def find_missing_ranges(nums: list[int], lower: int, upper: int) -> list[list[int]]:
     """The stretches from lower to upper, both included, without a number of the list: pairs of first and last."""
     edges = [lower - 1, *nums, upper + 1]
-    return [[a + 1, b - 1] for a, b in zip(edges, edges[1:], strict=False) if b - a > 1]
+    return [[a + 1, b - 1] for a, b in itertools.pairwise(edges) if b - a > 1]
 
 
 def find_n_largest_numbers(nums: list[float], n: int) -> list[float]:
