@@ -24,6 +24,7 @@ from swaplib.outbox import Delivery, check_tracing, describe_delivery
 from swaplib.prompts import build_agent_messages
 from swaplib.rows import append_line, hash_text, write_json
 from swaplib.settings import Settings, show_path
+from swaplib.shim import Recorder
 from swaplib.tasks import Task, TaskSet, read_tasks
 from swaplib.trajectory import Trajectory, read_trajectories
 
@@ -215,6 +216,26 @@ def summarise(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
 def _read(folder: Path, facts: dict[str, Any]) -> Capture:
     found = read_trajectories(folder / "trajectories.jsonl")
     return Capture(folder, facts, tuple(found[i] for i in facts["task_ids"] if i in found))
+
+
+def record(client: Any, path: str | Path) -> Any:
+    """Record what a person's own `openai` client asks and gets, one line for each call of `chat.completions.create`.
+
+    The caller gets what the client made, unchanged, sync or async, streamed or not; keys are masked in the file. When
+    recording fails the call does not, and there is one warning. Copies of the client (`with_options`) and its other methods
+    (`parse`, `responses`) are not recorded. Lines have no gold: the filter counts them and keeps none.
+
+    Args:
+        client: An `OpenAI`, `AsyncOpenAI`, `AzureOpenAI` or `AsyncAzureOpenAI`.
+        path: A JSONL file of trajectories; lines are appended and synced to disk.
+
+    Returns:
+        The same client.
+    """
+    secrets = (client.api_key,) if client.api_key else ()
+    recorder = Recorder(Path(path), str(client.base_url), secrets)
+    client.chat.completions.create = recorder.wrap(client.chat.completions.create)
+    return client
 
 
 def read_capture(settings: Settings) -> Capture:

@@ -6,7 +6,7 @@ Below `02_dataset/captured/` lie the rows as `<track>/<split>.jsonl` (no file wh
 
     {"id": "98", "split": "train", "is_recovered": false,
      "messages": [{"role": "system", "content": "Solve the task …"}, {"role": "user", "content": "Task: …"},
-                  {"role": "assistant", "content": "I call … <code>…</code>"}, {"role": "user", "content": "Observation: …"}, …],
+                  {"role": "assistant", "content": "… <code>…</code>"}, {"role": "user", "content": "Observation…"}, …],
      "is_trained": [false, false, true, false, …]}
 
 `messages` are exactly those that the agent was asked with, then its last turn; `is_trained` says of each message whether it

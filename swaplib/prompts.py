@@ -49,8 +49,9 @@ You then see what the code printed, or its error. These functions are defined al
 
 {signatures}
 
-Make each call that the task asks for once, in the order asked. Leave out a parameter with a default unless the task sets \
-it. End with final_answer(value): the result of the call, or for several calls the list of their results in the order asked."""
+Make each call that the task asks for once, in the order asked. Leave out a parameter with a default unless the task \
+sets it. End with final_answer(value): the result of the call, or for several calls the list of their results in the order \
+asked."""
 
 CODE_TAGS = ("<code>", "</code>")
 
