@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from langfuse import Langfuse, LangfuseGeneration, propagate_attributes
+from langfuse import Langfuse, LangfuseGeneration, LangfuseSpan, propagate_attributes
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanLimits, TracerProvider
@@ -118,15 +118,24 @@ class RunTrace:
         name: The trace's name, for example `eval toolcall slm test`.
         inputs: The root span's input: dataset path, model, parameters.
         tags: At most a few words to find the trace by.
+        session_id: Joins the traces of several runs, such as the stages of one capture, in one Langfuse session.
     """
 
     def __init__(
-        self, settings: Settings, run_id: str, folder: Path, name: str, inputs: dict[str, Any], tags: list[str]
+        self,
+        settings: Settings,
+        run_id: str,
+        folder: Path,
+        name: str,
+        inputs: dict[str, Any],
+        tags: list[str],
+        session_id: str | None = None,
     ):
         check_tracing(settings)
         self.trace_id = Langfuse.create_trace_id(seed=run_id)
         self.path = folder / "trace.jsonl"
         self._settings, self._run_id, self._name, self._inputs, self._tags = settings, run_id, name, inputs, tags
+        self._session_id = session_id
         self._tracer = _get_tracer()
         self._written = {span["spanId"] for line in read_outbox(self.path) for span in list_spans(line)}
         self._sender = Sender(settings, self.path)
@@ -137,7 +146,7 @@ class RunTrace:
             raise RuntimeError("another run is being traced in this process; runs go one after the other")
         try:
             self._tracer.outbox.path, self._tracer.outbox.problem = self.path, None
-            self._stack.enter_context(propagate_attributes(trace_name=self._name, tags=self._tags))
+            self._stack.enter_context(self._propagate())
             self._tracer.ids.trace_id, self._tracer.ids.span_id = self.trace_id, self._make_id("root")
             observation = self._tracer.client.start_as_current_observation(
                 name=self._name, as_type="span", input=self._inputs, metadata={"run_id": self._run_id}
@@ -158,6 +167,9 @@ class RunTrace:
             self._check_complete()
         finally:
             self._tracer.outbox.path = None
+
+    def _propagate(self) -> Any:
+        return propagate_attributes(trace_name=self._name, tags=self._tags, session_id=self._session_id)
 
     def _make_id(self, key: str) -> str:
         return hashlib.sha256(f"{self._run_id}/{key}".encode()).hexdigest()[:16]
@@ -213,6 +225,29 @@ class RunTrace:
             self._flush()
         if len(self._written) % LINES_PER_POST == 0 and self._sender.problem is None:
             self._sender.send()  # during a long run; a server that failed once is asked again at the end only
+
+    def add_span(
+        self, key: str, name: str, values: dict[str, Any], latency_ms: float = 0.0, is_error: bool = False
+    ) -> None:
+        """Add a finished span below the root, for example a stage or a trajectory, unless the trace holds it already.
+
+        Args:
+            key: What makes it the same span when a resumed run adds it again.
+            name: Its name.
+            values: `input`, `output` and `metadata`, as far as there are any.
+            latency_ms: How long it took; it ended now.
+            is_error: Whether it is shown as an error.
+        """
+        span_id = self._make_id(f"span {key}")
+        if span_id in self._written:
+            return
+        self._written.add(span_id)
+        end = time.time_ns()
+        self._tracer.ids.span_id = span_id
+        span = self._tracer.provider.get_tracer("swaplib").start_span(name, start_time=end - int(latency_ms * 1e6))
+        level = "ERROR" if is_error else "DEFAULT"
+        LangfuseSpan(otel_span=span, langfuse_client=self._tracer.client, level=level, **values).end(end_time=end)
+        self._flush()
 
     def add_event(self, name: str, output: Any) -> None:
         """Add an event, for example a decision, below the root span."""

@@ -231,6 +231,11 @@ def split_by_tool(examples: dict[Track, list[Example]], sizes: dict[Track, dict[
     return splits
 
 
+def map_tools(examples: dict[Track, list[Example]], sizes: dict[Track, dict[str, int]], seed: int) -> dict[str, str]:
+    """The map from every called tool to its split that split_by_tool uses for the same arguments."""
+    return _assign_groups(examples, sizes, random.Random(seed))  # noqa: S311 - a seeded order, no secret
+
+
 def _assign_groups(
     examples: dict[Track, list[Example]], sizes: dict[Track, dict[str, int]], shuffler: random.Random
 ) -> dict[str, str]:

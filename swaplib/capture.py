@@ -1,0 +1,251 @@
+"""Captures how the hosted LLM solves tasks as an agent: one line of trajectories.jsonl for each request.
+
+A capture is a run: its folder's name ends in a hash of the question, every line is synced to disk as it comes, and the same
+call goes on where a killed one stopped. For agents that people have already, `record` writes what their own `openai` client
+asks and gets to the same kind of file.
+"""
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from swaplib import provenance, tracing
+from swaplib.agent import AgentOptions, run_agent
+from swaplib.hosted import HostedLLM
+from swaplib.metrics import canonical_json
+from swaplib.outbox import Delivery, check_tracing, describe_delivery
+from swaplib.prompts import build_agent_messages
+from swaplib.rows import append_line, hash_text, write_json
+from swaplib.settings import Settings, show_path
+from swaplib.shim import Recorder
+from swaplib.tasks import Task, TaskSet, read_tasks
+from swaplib.trajectory import Trajectory, read_trajectories
+
+if TYPE_CHECKING:
+    from swaplib.local import LocalSLM
+
+
+@dataclass(frozen=True)
+class Capture:
+    """A capture that has ended: its folder, the content of capture.json, and the trajectories in the order of the tasks."""
+
+    folder: Path
+    facts: dict[str, Any]
+    trajectories: tuple[Trajectory, ...]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be captured from whom."""
+
+    client: "HostedLLM | LocalSLM"
+    tasks: tuple[Task, ...]
+    options: AgentOptions
+    facts: dict[str, Any]
+    folder: Path
+    secrets: tuple[str, ...]
+    concurrency: int
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "trajectories.jsonl"
+
+    def find_waiting(self) -> list[Task]:
+        """Tasks that have no trajectory, or one that ended in error."""
+        found = read_trajectories(self.file)
+        return [task for task in self.tasks if task.id not in found or found[task.id].outcome == "error"]
+
+
+def capture_trajectories(
+    settings: Settings,
+    source: str = "sample",
+    limit: int | None = None,
+    max_steps: int = 6,
+    max_new_tokens: int = 256,
+    concurrency: int = 4,
+    fresh: bool = False,
+) -> Capture:
+    """Let the hosted LLM work at the tasks as an agent, or go on with the capture that was killed.
+
+    Args:
+        settings: Says where everything lies, and which LLM is asked (AZURE_*).
+        source: The raw rows that 01's dataset was made from.
+        limit: Only the first tasks; None for all, and SWAP_ROW_LIMIT caps it.
+        max_steps: Turns of the agent at most.
+        max_new_tokens: The limit of each turn.
+        concurrency: Tasks in work at once.
+        fresh: Start a new capture even when one with the same question exists.
+
+    Returns:
+        The capture. `facts["complete"]` is False when the LLM gave no answer to some; the same call asks those again.
+
+    Raises:
+        FileNotFoundError, ValueError, ConnectionError: Something needed is missing or wrong; nothing was asked or written.
+        CallFailed: The hosted LLM refuses every call.
+    """
+    check_tracing(settings)
+    sizes = {"limit": limit, "max_steps": max_steps, "max_new_tokens": max_new_tokens, "concurrency": concurrency}
+    if wrong := [f"{name}={value}" for name, value in sizes.items() if value is not None and value < 1]:
+        raise ValueError(f"{', '.join(wrong)}: expected 1 or more (limit=None is all tasks)")
+    client, options = HostedLLM.from_settings(settings), AgentOptions(max_steps, max_new_tokens)
+    caps = [cap for cap in (limit, settings.swap_row_limit) if cap is not None]
+    plan = _make_plan(
+        settings, client, read_tasks(settings, source), options, min(caps, default=None), fresh, concurrency
+    )
+    with provenance.locked(settings.runs, plan.facts["key"]):
+        if plan.find_waiting() or not (plan.folder / "capture.json").is_file():
+            _capture_and_write(settings, plan)
+    facts = json.loads((plan.folder / "capture.json").read_text(encoding="utf-8"))
+    write_json(settings.evaluation / "capture.json", facts)
+    return _read(plan.folder, facts)
+
+
+def _make_plan(
+    settings: Settings,
+    client: "HostedLLM | LocalSLM",
+    found: TaskSet,
+    options: AgentOptions,
+    limit: int | None,
+    fresh: bool,
+    concurrency: int,
+) -> _Plan:
+    """Find or name the run, check the endpoint, and print what is to come."""
+    tasks = found.tasks[:limit]
+    messages = [build_agent_messages(task.signatures, task.request) for task in tasks]
+    facts = {
+        "n_tasks": len(tasks),
+        "task_ids": [task.id for task in tasks],
+        "n_tools": len({name for task in tasks for name in task.example.called}),
+        "tasks_sha256": hash_text(canonical_json([[task.id, m] for task, m in zip(tasks, messages, strict=True)])),
+        "identity": client.identity(),
+        "options": asdict(options),
+        "temperature": 0,
+    }
+    key = hash_text(canonical_json(facts))[:12]
+    known = max((f for f in settings.runs.glob(f"2*-capture-{key}") if f.is_dir()), default=None)
+    folder = known if known and not fresh else settings.runs / provenance.make_run_id("capture", key)
+    secrets = settings.azure_api_key, settings.slm_api_key, settings.langfuse_public_key, settings.langfuse_secret_key
+    facts |= {"key": key, "tasks": found.facts}
+    plan = _Plan(client, tasks, options, facts, folder, tuple(s for s in secrets if s), concurrency)
+    waiting = plan.find_waiting()
+    if waiting:
+        client.check()
+    calls = f"at most {len(waiting) * options.max_steps} calls"
+    print(f"{len(tasks)} tasks, {len(tasks) - len(waiting)} captured before, {len(waiting)} to come ({calls})")
+    print(f"run {show_path(folder)}")
+    return plan
+
+
+def _capture_and_write(settings: Settings, plan: _Plan) -> None:
+    """Capture what is waiting, write capture.json, deliver the trace. While tasks are in work, there is no capture.json."""
+    file = plan.folder / "capture.json"
+    file.unlink(missing_ok=True)
+    run_id = plan.folder.name
+    inputs = {"tasks": plan.facts["n_tasks"], "identity": plan.facts["identity"], "options": plan.facts["options"]}
+    with tracing.RunTrace(settings, run_id, plan.folder, "capture", inputs, ["capture"], session_id=run_id) as trace:
+        for trajectory in read_trajectories(plan.file).values():  # those whose span a kill has lost
+            _trace_trajectory(trace, trajectory)
+        waiting = plan.find_waiting()
+        bar = tqdm(_run_agents(plan, waiting), "capture", len(waiting), file=sys.stdout, unit="task")
+        for trajectory in bar:
+            line = trajectory.to_json(plan.secrets)
+            append_line(plan.file, line)
+            _trace_trajectory(trace, Trajectory.from_json(line))
+        facts = plan.facts | summarise(list(read_trajectories(plan.file).values()))
+        trace.finish({"outcomes": facts["outcomes"], "folder": show_path(plan.folder)}, {})
+    run = {"run_id": run_id, "started": provenance.read_start(run_id), "ended": provenance.now_utc()}
+    facts["run"] = run | provenance.describe_machine() | {"trace": asdict(trace.count())}
+    write_json(file, facts)
+    facts["run"]["trace"] = asdict(trace.deliver())
+    write_json(file, facts)
+    print(describe_delivery(Delivery(**facts["run"]["trace"]), settings))
+
+
+def _run_agents(plan: _Plan, waiting: Sequence[Task]) -> Iterator[Trajectory]:
+    """Trajectories as they come. When one is refused, or the consumer stops, no further task is begun."""
+    with ThreadPoolExecutor(plan.concurrency) as pool:
+        try:
+            futures = [pool.submit(run_agent, plan.client, task, plan.options) for task in waiting]
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _trace_trajectory(trace: tracing.RunTrace, trajectory: Trajectory) -> None:
+    steps = [asdict(step) for step in trajectory.steps]
+    metadata = {
+        "id": trajectory.id,
+        "outcome": trajectory.outcome,
+        "usage": trajectory.usage,
+        "model": trajectory.model,
+    }
+    values = {"input": trajectory.task, "output": {"steps": steps, "final_answer": trajectory.final_answer}}
+    trace.add_span(
+        hash_text(trajectory.to_json()),
+        f"trajectory {trajectory.id}",
+        values | {"metadata": metadata},
+        trajectory.timing["latency_ms"],
+        is_error=trajectory.outcome == "error",
+    )
+
+
+def summarise(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
+    """`complete`, counts of outcomes, steps, failed steps and usage of some trajectories."""
+    outcomes = Counter(trajectory.outcome for trajectory in trajectories)
+    usage = Counter[str]()
+    for trajectory in trajectories:
+        usage.update(trajectory.usage)
+    steps = [step for trajectory in trajectories for step in trajectory.steps]
+    return {
+        "complete": outcomes["error"] == 0,
+        "outcomes": dict(outcomes),
+        "steps": len(steps),
+        "failed_steps": sum(step.error is not None for step in steps),
+        "usage": dict(usage),
+    }
+
+
+def _read(folder: Path, facts: dict[str, Any]) -> Capture:
+    found = read_trajectories(folder / "trajectories.jsonl")
+    return Capture(folder, facts, tuple(found[i] for i in facts["task_ids"] if i in found))
+
+
+def record(client: Any, path: str | Path) -> Any:
+    """Record what a person's own `openai` client asks and gets, one line for each call of `chat.completions.create`.
+
+    The caller gets what the client made, unchanged, sync or async, streamed or not; keys are masked in the file. When
+    recording fails the call does not, and there is one warning. Copies of the client (`with_options`) and its other methods
+    (`parse`, `responses`) are not recorded. Lines have no gold: the filter counts them and keeps none.
+
+    Args:
+        client: An `OpenAI`, `AsyncOpenAI`, `AzureOpenAI` or `AsyncAzureOpenAI`.
+        path: A JSONL file of trajectories; lines are appended and synced to disk.
+
+    Returns:
+        The same client.
+    """
+    secrets = (client.api_key,) if client.api_key else ()
+    recorder = Recorder(Path(path), str(client.base_url), secrets)
+    client.chat.completions.create = recorder.wrap(client.chat.completions.create)
+    return client
+
+
+def read_capture(settings: Settings) -> Capture:
+    """Read the last capture that has ended.
+
+    Raises:
+        FileNotFoundError: There is none; names the notebook that makes it.
+    """
+    path = settings.evaluation / "capture.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"no capture at {path}. Run notebooks/06_capture.ipynb first.")
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    return _read(settings.runs / facts["run"]["run_id"], facts)

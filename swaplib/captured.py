@@ -1,0 +1,196 @@
+"""Captured trajectories -> rows of both tracks and step-wise training texts, through 01's audit and its map of tools.
+
+It judges every trajectory first; those kept become what 01 makes of a raw row, with the calls made in place of the gold's.
+Below `02_dataset/captured/` lie the rows as `<track>/<split>.jsonl` (no file where there are none), `verdicts.jsonl`, and
+`steps.jsonl`, one chat for each kept trajectory:
+
+    {"id": "98", "split": "train", "is_recovered": false,
+     "messages": [{"role": "system", "content": "Solve the task …"}, {"role": "user", "content": "Task: …"},
+                  {"role": "assistant", "content": "… <code>…</code>"}, {"role": "user", "content": "Observation…"}, …],
+     "is_trained": [false, false, true, false, …]}
+
+`messages` are exactly those that the agent was asked with, then its last turn; `is_trained` says of each message whether it
+may carry loss: the agent's turns do, but for failed ones; the prompt, the task and observations never do.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from swaplib import dataset, provenance, tracing, xlam
+from swaplib.capture import Capture, read_capture
+from swaplib.checkpoints import check_checkpoint
+from swaplib.metrics import TRACKS, Track, canonical_json
+from swaplib.outbox import Delivery, check_tracing, describe_delivery
+from swaplib.prompts import build_agent_messages
+from swaplib.rows import SPLITS, format_rows, hash_file, hash_text, write_json, write_text
+from swaplib.settings import Settings, show_path
+from swaplib.tasks import Task, TaskSet, read_tasks
+from swaplib.trajectory import Verdict, count_verdicts, filter_trajectories
+
+MAX_TOKENS = 2048  # the training length
+
+
+@dataclass(frozen=True)
+class Build:
+    """What a build made: rows by track and split, the chats of steps.jsonl, the verdicts, and the manifest."""
+
+    rows: dataset.Rows
+    chats: tuple[dict[str, Any], ...]
+    verdicts: tuple[Verdict, ...]
+    manifest: dict[str, Any]
+
+
+def folder_of(settings: Settings) -> Path:
+    """Where captured rows lie."""
+    return settings.dataset / "captured"
+
+
+def filter_capture(settings: Settings, source: str = "sample") -> list[Verdict]:
+    """Judge the trajectories of the last capture against their tasks' golds.
+
+    Raises:
+        FileNotFoundError, ValueError: There is no capture or no dataset, or they are not of this source.
+    """
+    golds = {task.id: task.gold for task in read_tasks(settings, source).tasks}
+    return filter_trajectories(read_capture(settings).trajectories, golds)
+
+
+def build_captured(settings: Settings, source: str = "sample") -> Build:
+    """Make, audit and write the rows and step-wise texts of the last capture. The same capture gives the same bytes.
+
+    Args:
+        settings: Says where everything lies.
+        source: The raw rows that 01's dataset was made from.
+
+    Raises:
+        FileNotFoundError, ValueError: There is no capture or no dataset, they are not of this source, or a leak was found.
+            Nothing was written then.
+    """
+    check_tracing(settings)
+    tasks, capture = read_tasks(settings, source), read_capture(settings)
+    made_from = {
+        "capture": capture.folder.name,
+        "trajectories_sha256": hash_file(capture.folder / "trajectories.jsonl"),
+        "dataset_manifest_sha256": hash_file(settings.dataset / "manifest.json"),
+    }
+    key = hash_text(canonical_json(made_from))[:12]
+    with provenance.locked(settings.runs, key):
+        known = max((f for f in settings.runs.glob(f"2*-build-{key}") if f.is_dir()), default=None)
+        folder = known or settings.runs / provenance.make_run_id("build", key)
+        return _build_and_write(settings, folder, tasks, capture, made_from)
+
+
+def _build_and_write(
+    settings: Settings, folder: Path, tasks: TaskSet, capture: Capture, made_from: dict[str, Any]
+) -> Build:
+    """Filter and build as two spans of one trace, in the session of the capture; the manifest is written last."""
+    session, run_id = capture.folder.name, folder.name
+    with tracing.RunTrace(settings, run_id, folder, "build", made_from, ["build"], session_id=session) as trace:
+        verdicts = filter_trajectories(capture.trajectories, {task.id: task.gold for task in tasks.tasks})
+        counts = count_verdicts(verdicts)
+        trace.add_span("filter", "filter", {"input": made_from["capture"], "output": counts})
+        splits, chats, facts = _make_splits(tasks, verdicts)
+        rows: dataset.Rows = {t: {s: [e.row for e in es] for s, es in by.items()} for t, by in splits.items()}
+        dataset.check_leaks(rows)
+        facts |= {"answerability": {track: dataset.audit_answers(splits[track]) for track in TRACKS}}
+        hashes = _write_files(folder_of(settings), rows, chats, verdicts)
+        trace.add_span("build", "build", {"input": counts["kept"], "output": facts})
+        trace.finish(
+            {**counts, **facts, "folder": show_path(folder_of(settings))}, {"kept_share": counts["kept_share"]}
+        )
+    run = {"run_id": run_id, "session_id": session, "started": provenance.read_start(run_id)}
+    run |= {"ended": provenance.now_utc(), **provenance.describe_machine(), "trace": asdict(trace.deliver())}
+    manifest = {"made_from": made_from, "filter": counts, **facts, "sha256": hashes, "run": run}
+    write_json(folder / "build.json", manifest)
+    write_json(folder_of(settings) / "manifest.json", manifest)
+    print(describe_delivery(Delivery(**run["trace"]), settings))
+    return Build(rows, tuple(chats), tuple(verdicts), manifest)
+
+
+def _make_splits(
+    tasks: TaskSet, verdicts: Sequence[Verdict]
+) -> tuple[xlam.Splits, list[dict[str, Any]], dict[str, Any]]:
+    """Examples by track and split, the chats, and their counts; in the order of the tasks."""
+    splits: xlam.Splits = {track: {split: [] for split in SPLITS} for track in TRACKS}
+    kept = {verdict.trajectory.id: verdict for verdict in verdicts if verdict.is_kept}
+    chats = []
+    for task in tasks.tasks:
+        if verdict := kept.get(task.id):
+            track, example = _make_example(task, verdict)
+            splits[track][tasks.split_of[task.id]].append(example)
+            chats.append(_make_chat(task, verdict, tasks.split_of[task.id]))
+    facts = {
+        "rows": {track: {split: len(of_split) for split, of_split in by.items()} for track, by in splits.items()},
+        "chats": {split: n for split in SPLITS if (n := Counter(chat["split"] for chat in chats)[split])},
+        "tools": {split: len({n for by in splits.values() for e in by[split] for n in e.called}) for split in SPLITS},
+    }
+    return splits, chats, facts
+
+
+def _make_example(task: Task, verdict: Verdict) -> tuple[Track, xlam.Example]:
+    """What 01 makes of the task's raw row when its answers are the calls made."""
+    examples, _ = xlam.make_examples([task.raw | {"answers": json.dumps(verdict.trajectory.calls)}])
+    return next((track, of_track[0]) for track, of_track in examples.items() if of_track)
+
+
+def _make_chat(task: Task, verdict: Verdict, split: str) -> dict[str, Any]:
+    """A line of steps.jsonl."""
+    steps = verdict.trajectory.steps
+    messages = build_agent_messages(task.signatures, task.request, steps)
+    carries = iter([step.error is None for step in steps])
+    is_trained = [message["role"] == "assistant" and next(carries) for message in messages]
+    head = {"id": task.id, "split": split, "is_recovered": verdict.is_recovered}
+    return head | {"messages": messages, "is_trained": is_trained}
+
+
+def _write_files(
+    folder: Path, rows: dataset.Rows, chats: list[dict[str, Any]], verdicts: Sequence[Verdict]
+) -> dict[str, str]:
+    """Write everything but the manifest, which is taken away first: while it is missing, the files are not whole."""
+    (folder / "manifest.json").unlink(missing_ok=True)
+    texts = {f"{track}/{split}.jsonl": format_rows(rows[track][split]) for track in rows for split in SPLITS}
+    texts["steps.jsonl"] = _format_lines(chats)
+    texts["verdicts.jsonl"] = _format_lines(
+        [
+            {"id": v.trajectory.id, "is_kept": v.is_kept, "reason": v.reason, "is_recovered": v.is_recovered}
+            for v in verdicts
+        ]
+    )
+    for name, text in texts.items():
+        if text:
+            write_text(folder / name, text)
+        else:
+            (folder / name).unlink(missing_ok=True)
+    return {name: hash_file(folder / name) for name, text in texts.items() if text}
+
+
+def _format_lines(records: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+
+
+def count_chat_tokens(chats: Sequence[dict[str, Any]], checkpoint: Path) -> list[dict[str, Any]]:
+    """Lengths of whole chats in tokens, with a checkpoint's tokenizer and template: one record for each split.
+
+    Returns:
+        Records with `split`, `chats`, median and maximum, and `over_2048`: the ids of those that are too long to train on.
+    """
+    import numpy as np
+    from transformers import AutoTokenizer
+
+    check_checkpoint(checkpoint)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    records = []
+    for split in SPLITS:
+        of_split = [chat for chat in chats if chat["split"] == split]
+        texts = [tokenizer.apply_chat_template(chat["messages"], tokenize=False) for chat in of_split]
+        lengths = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+        record: dict[str, Any] = {"split": split, "chats": len(of_split)}
+        if lengths:
+            record |= {"tokens_median": int(np.median(lengths)), "tokens_max": max(lengths)}
+        too_long = [chat["id"] for chat, n in zip(of_split, lengths, strict=True) if n > MAX_TOKENS]
+        records.append(record | {f"over_{MAX_TOKENS}": ", ".join(too_long) or "none"})
+    return records

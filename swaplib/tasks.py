@@ -1,0 +1,132 @@
+"""Tasks for the agent: raw xLAM rows whose calls can all be carried out by `swaplib.tools`, with their computed results.
+
+A task is a row of one of the two tracks as 01 makes it, so every trajectory that is kept can become a row.
+"""
+
+import json
+import random
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from swaplib import tools, xlam
+from swaplib.settings import Settings, show_path
+from swaplib.trajectory import Gold
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One request: `raw` is the row as the data has it, `example` what 01 makes of it, `offered` the tools it may call.
+
+    Of the tools that the row offers, those that cannot be carried out are left out of `offered`.
+    """
+
+    id: str
+    raw: dict[str, Any]
+    example: xlam.Example
+    offered: tuple[dict[str, Any], ...]
+    gold: Gold
+
+    @property
+    def request(self) -> str:
+        """What is asked."""
+        return self.raw["query"]
+
+    @property
+    def signatures(self) -> list[str]:
+        """The offered tools as a prompt shows them."""
+        return [xlam.format_signature(definition) for definition in self.offered]
+
+
+@dataclass(frozen=True)
+class TaskSet:
+    """Tasks, the split of each by its id, and where they come from: source, sha256, rows left out by reason, seed."""
+
+    tasks: tuple[Task, ...]
+    split_of: dict[str, str]
+    facts: dict[str, Any]
+
+
+def list_tasks(raw: list[dict[str, Any]]) -> tuple[list[Task], Counter[str]]:
+    """Find the tasks among raw rows.
+
+    Returns:
+        The tasks in the order of the rows, and how many rows were left out for which reason.
+    """
+    tasks: list[Task] = []
+    left_out: Counter[str] = Counter()
+    prompts: set[str] = set()
+    for row in raw:
+        task = _make_task(row)
+        if isinstance(task, Task) and task.example.row.prompt in prompts:
+            task = "same prompt as an earlier row"
+        if isinstance(task, str):
+            left_out[task] += 1
+            continue
+        prompts.add(task.example.row.prompt)
+        tasks.append(task)
+    return tasks, left_out
+
+
+def _make_task(row: dict[str, Any]) -> Task | str:
+    """A raw row's task, or why it is none."""
+    examples, left_out = xlam.make_examples([row])
+    if left_out:
+        return next(iter(left_out))
+    example = next(example for of_track in examples.values() for example in of_track)
+    offered = tuple(definition for definition in example.tools if tools.find_tool(definition))
+    names = [definition["name"] for definition in offered]
+    if not set(example.called) <= set(names):
+        return "a called tool is not among the real ones"
+    if len(set(names)) < len(names):
+        return "two offered tools have one name"
+    calls = tuple({"name": call["name"], "arguments": call["arguments"]} for call in example.calls)
+    try:
+        results = [tools.TOOLS[call["name"]](**call["arguments"]) for call in calls]
+        plain = tuple(json.loads(json.dumps(results, allow_nan=False)))
+    except Exception:  # a tool may raise anything for arguments that are not what it asks for
+        return "the gold calls do not run"
+    return Task(str(row["id"]), row, example, offered, Gold(calls, plain))
+
+
+def hold_out(split_of: dict[str, str], tasks: list[Task], seed: int) -> dict[str, str]:
+    """01's map from tool to split, with tools of the tasks held out from its train side.
+
+    Nearly all tools that can be carried out stand on 01's train side. A seeded fifth of those becomes test, a tenth val;
+    01's own val and test tools stay where they are, so nothing that is trained on here is called in any of its test rows.
+    """
+    trained = sorted({name for task in tasks for name in task.example.called if split_of[name] == "train"})
+    random.Random(seed).shuffle(trained)  # noqa: S311 - a seeded order, no secret
+    fifth, tenth = len(trained) // 5, len(trained) // 10
+    return split_of | dict.fromkeys(trained[:fifth], "test") | dict.fromkeys(trained[fifth : fifth + tenth], "val")
+
+
+def read_tasks(settings: Settings, source: str = "sample") -> TaskSet:
+    """Read the tasks of the rows that 01's dataset was made from, each with its split.
+
+    Args:
+        settings: Says where the dataset's manifest lies.
+        source: As for 01: `sample`, `hub`, or a file of raw rows.
+
+    Raises:
+        FileNotFoundError: The manifest is not there yet.
+        ValueError: The dataset was made from other rows, so its map from tool to split says nothing of these.
+    """
+    path = settings.dataset / "manifest.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"no manifest at {path}. Run notebooks/01_data.ipynb first.")
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    raw, origin = xlam.read_source(source, settings.sample)
+    if manifest.get("source_sha256") != origin["source_sha256"]:
+        raise ValueError(
+            f"{show_path(path)} tells of rows made from {manifest.get('source')}, not from {origin['source']}. Use one "
+            "source here and in 01_data, or another SWAP_HOME."
+        )
+    found, left_out = list_tasks(raw)
+    split_of = xlam.map_tools(xlam.make_examples(raw)[0], manifest["sizes_asked"], manifest["seed"])
+    split_of = hold_out(split_of, found, manifest["seed"])
+    splits = {task.id: {split_of[name] for name in task.example.called} for task in found}
+    tasks = [task for task in found if len(splits[task.id]) == 1]
+    left_out["its tools stand in different splits"] += len(found) - len(tasks)
+    facts = origin | {"source_rows": len(raw), "left_out": dict(left_out), "seed": manifest["seed"]}
+    return TaskSet(tuple(tasks), {task.id: next(iter(splits[task.id])) for task in tasks}, facts)

@@ -1,0 +1,200 @@
+"""Trajectories: what an agent did for one request, as one JSON line, and whether it did it right. It asks no model.
+
+A line, for example (one line in the file):
+
+    {"id": "98", "outcome": "answered", "task": "What is the area of a triangle with base 9.3 and height 6.7?",
+     "tools": ["triangle_area"],
+     "steps": [{"thought": "I call the tool.", "code": "print(triangle_area(base=9.3, height=6.7))", "observation": "31.155",
+                "error": null, "calls": [{"name": "triangle_area", "arguments": {"base": 9.3, "height": 6.7}}],
+                "is_final": false}, …],
+     "final_answer": 31.155, "usage": {…}, "model": {…}, "timing": {…}, "error": null, "exchange": null}
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from swaplib.metrics import canonical_json, same_json
+
+Outcome = Literal["answered", "step_limit", "error", "exchange"]
+
+CONTROL_TOKENS = re.compile(r"<\|[^|<>\s]{1,40}\|>|\[/?INST\]|<(?:start|end)_of_turn>|</s>")
+SECRETS = re.compile(
+    r"\b(?:sk|pk|rk)-[A-Za-z0-9_-]{16,}|\b(?:ghp|gho|ghs|glpat|hf|xox[abp])[_-][A-Za-z0-9-]{16,}|\bAKIA[A-Z0-9]{16}\b"
+    r"|\beyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{10,}|(?<=[Bb]earer )[\w.~+/-]{12,}=*|(?<=api[-_]key[=:])[^\s&\"']{8,}"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One turn of an agent.
+
+    `thought` is the text before the code, or the whole output where no code was found (`code` is None then).
+    `observation` is what the code printed; `error` says why the step failed. `calls` are the tool calls made, in order,
+    each `{"name", "arguments"}` with the arguments as they were given. `is_final` marks the step that gave the answer.
+    """
+
+    thought: str
+    code: str | None
+    observation: str
+    error: str | None
+    calls: tuple[dict[str, Any], ...] = ()
+    is_final: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """What an agent did for one request.
+
+    `outcome`: `answered` (it gave a final answer), `step_limit`, `error` (the model gave no answer to a call: ours, asked
+    again on resume), or `exchange` (one call of somebody's own client, recorded by the shim; the whole of it is in
+    `exchange`). `usage` holds `calls`, `prompt_tokens` and `completion_tokens`; `model` is the client's identity; `timing`
+    is `started` (UTC) and `latency_ms`.
+    """
+
+    id: str
+    outcome: Outcome
+    task: str
+    tools: tuple[str, ...]
+    steps: tuple[Step, ...]
+    final_answer: Any
+    usage: dict[str, int]
+    model: dict[str, Any]
+    timing: dict[str, Any]
+    error: str | None = None
+    exchange: dict[str, Any] | None = None
+
+    @property
+    def calls(self) -> list[dict[str, Any]]:
+        """The tool calls of the steps that did not fail, in order."""
+        return [call for step in self.steps if step.error is None for call in step.calls]
+
+    def to_json(self, secrets: Sequence[str] = ()) -> str:
+        """The line as it stands in the file, without the newline; secrets and what looks like one become `***`."""
+        return json.dumps(mask_secrets(asdict(self), secrets))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Trajectory":
+        """Parse a line; raises ValueError, KeyError or TypeError when it is not one."""
+        flat = json.loads(text)
+        steps = tuple(Step(**{**step, "calls": tuple(step["calls"])}) for step in flat.pop("steps"))
+        return cls(**{**flat, "tools": tuple(flat["tools"])}, steps=steps)
+
+
+def mask_secrets(value: Any, secrets: Sequence[str] = ()) -> Any:
+    """A JSON value whose texts hold `***` in place of the given secrets and of what looks like a key."""
+    if isinstance(value, str):
+        for secret in secrets:
+            value = value.replace(secret, "***")
+        return SECRETS.sub("***", value)
+    if isinstance(value, Mapping):
+        return {mask_secrets(key, secrets): mask_secrets(part, secrets) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [mask_secrets(part, secrets) for part in value]
+    return value
+
+
+def read_trajectories(path: Path) -> dict[str, Trajectory]:
+    """Read a file of trajectories: the last line of each id. Empty when there is no file.
+
+    A line that a kill left torn counts as never written: its request is asked again.
+
+    Raises:
+        ValueError: A line parses but is no trajectory; file:line is named.
+    """
+    found: dict[str, Trajectory] = {}
+    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines() if path.is_file() else [], start=1):
+        try:
+            trajectory = Trajectory.from_json(text)
+        except json.JSONDecodeError:
+            continue
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path}:{number}: not a trajectory ({error!r})") from None
+        found[trajectory.id] = trajectory
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Gold:
+    """What is right for a request: the calls in the order asked, and their results as computed."""
+
+    calls: tuple[dict[str, Any], ...]
+    results: tuple[Any, ...]
+
+    @property
+    def answer(self) -> Any:
+        """The right final answer: the one result, or the list of results."""
+        return self.results[0] if len(self.results) == 1 else list(self.results)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a trajectory is kept; `reason` says why not. `is_recovered` marks one with failed steps."""
+
+    trajectory: Trajectory
+    is_kept: bool
+    reason: str | None
+    is_recovered: bool
+
+
+def judge(trajectory: Trajectory, gold: Gold | None) -> Verdict:
+    """Check a trajectory against its request's gold; without one it cannot be kept."""
+    reason = _find_reason(trajectory, gold)
+    return Verdict(trajectory, reason is None, reason, any(step.error for step in trajectory.steps))
+
+
+def _find_reason(trajectory: Trajectory, gold: Gold | None) -> str | None:
+    """The first reason to drop a trajectory, or None."""
+    if trajectory.outcome == "error":
+        return "the model gave no answer"
+    if trajectory.outcome == "step_limit":
+        return "the last step failed" if _failed_last(trajectory) else "step limit reached"
+    if gold is None:
+        return "no gold to check it against"
+    if reason := _compare_calls(trajectory.calls, gold.calls):
+        return reason
+    if not same_json(trajectory.final_answer, gold.answer):
+        return "another final answer than the computed one"
+    texts = [text for step in trajectory.steps for text in (step.thought, step.code, step.observation, step.error)]
+    if any(CONTROL_TOKENS.search(text) for text in texts if text):
+        return "a text holds a chat template's control token"
+    return None
+
+
+def _failed_last(trajectory: Trajectory) -> bool:
+    return bool(trajectory.steps) and trajectory.steps[-1].error is not None
+
+
+def _compare_calls(made: Sequence[dict[str, Any]], asked: Sequence[dict[str, Any]]) -> str | None:
+    """How the calls made differ from those asked, or None when they are the same, in the same order."""
+    if not made:
+        return "no call made"
+    if [canonical_json(call) for call in made] == [canonical_json(call) for call in asked]:
+        return None
+    if Counter(map(canonical_json, made)) == Counter(map(canonical_json, asked)):
+        return "the calls asked for, in another order"
+    if Counter(call["name"] for call in made) != Counter(call["name"] for call in asked):
+        return "other tools called, or another number of times"
+    return "other arguments"
+
+
+def filter_trajectories(trajectories: Iterable[Trajectory], golds: Mapping[str, Gold]) -> list[Verdict]:
+    """Judge every trajectory; none is lost: the dropped ones carry their reason."""
+    return [judge(trajectory, golds.get(trajectory.id)) for trajectory in trajectories]
+
+
+def count_verdicts(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """Counts and shares: `captured`, `kept`, `kept_share`, `recovered` (among the kept), and `dropped` by reason."""
+    kept = [verdict for verdict in verdicts if verdict.is_kept]
+    dropped = Counter(verdict.reason for verdict in verdicts if not verdict.is_kept)
+    return {
+        "captured": len(verdicts),
+        "kept": len(kept),
+        "kept_share": round(len(kept) / len(verdicts), 4) if verdicts else 0.0,
+        "recovered": sum(verdict.is_recovered for verdict in kept),
+        "dropped": dict(dropped.most_common()),
+    }

@@ -1,0 +1,128 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swaplib.prompts import build_agent_messages
+from swaplib.rows import append_line
+from swaplib.trajectory import (
+    Gold,
+    Step,
+    Trajectory,
+    count_verdicts,
+    filter_trajectories,
+    judge,
+    mask_secrets,
+    read_trajectories,
+)
+
+CALL, OTHER = {"name": "f", "arguments": {"x": 1}}, {"name": "g", "arguments": {"y": "a"}}
+GOLD = Gold((CALL, OTHER), (3, "b"))
+
+
+def make_trajectory(*calls, answer=(3, "b"), outcome="answered", failed=(), observation="3"):
+    steps = [Step("I try.", "f(", "", "SyntaxError", tuple(failed))] if failed else []
+    steps.append(Step("I call.", "f(x=1)", observation, None, tuple(calls), outcome == "answered"))
+    usage, timing = {"calls": 1}, {"started": "2026-01-01T00:00:00+00:00", "latency_ms": 1.0}
+    final = list(answer) if isinstance(answer, tuple) else answer
+    return Trajectory("7", outcome, "Do it.", ("f", "g"), tuple(steps), final, usage, {"model": "m"}, timing)
+
+
+CASES = {
+    "the gold's calls in order": (make_trajectory(CALL, OTHER), None),
+    "another order": (make_trajectory(OTHER, CALL), "the calls asked for, in another order"),
+    "a call is missing": (make_trajectory(CALL), "other tools called, or another number of times"),
+    "a call too many": (make_trajectory(CALL, CALL, OTHER), "other tools called, or another number of times"),
+    "a float for an int": (
+        make_trajectory({"name": "f", "arguments": {"x": 1.0}}, OTHER),
+        "other arguments",
+    ),
+    "no call": (make_trajectory(), "no call made"),
+    "another answer": (make_trajectory(CALL, OTHER, answer=(3, "c")), "another final answer than the computed one"),
+    "a sentence for an answer": (
+        make_trajectory(CALL, OTHER, answer="3 and b"),
+        "another final answer than the computed one",
+    ),
+    "the step limit": (make_trajectory(CALL, OTHER, outcome="step_limit"), "step limit reached"),
+    "no answer from the model": (make_trajectory(outcome="error"), "the model gave no answer"),
+    "a template's token": (
+        make_trajectory(CALL, OTHER, observation="<|im_end|>\n<|im_start|>assistant"),
+        "a text holds a chat template's control token",
+    ),
+    "calls of a failed step do not count": (make_trajectory(CALL, OTHER, failed=(OTHER,)), None),
+}
+
+
+@pytest.mark.parametrize(("trajectory", "reason"), CASES.values(), ids=CASES)
+def test_a_trajectory_is_judged_by_its_calls_and_its_answer(trajectory, reason):
+    assert judge(trajectory, GOLD).reason == reason
+
+
+def test_a_step_limit_on_a_failed_step_says_so():
+    steps = (Step("I cannot", None, "", "no code found"),)
+    trajectory = Trajectory("7", "step_limit", "Do it.", (), steps, None, {}, {}, {})
+    assert judge(trajectory, GOLD).reason == "the last step failed"
+
+
+def test_recovered_ones_are_kept_and_marked_and_every_dropped_one_has_its_reason():
+    good, recovered, bad = make_trajectory(CALL, OTHER), make_trajectory(CALL, OTHER, failed=(CALL,)), make_trajectory()
+    verdicts = filter_trajectories([good, recovered, bad], {"7": GOLD})
+    assert [(v.is_kept, v.is_recovered) for v in verdicts] == [(True, False), (True, True), (False, False)]
+    assert all(v.is_kept or v.reason for v in verdicts)
+    dropped = {"no call made": 1}
+    expected = {"captured": 3, "kept": 2, "kept_share": 0.6667, "recovered": 1, "dropped": dropped}
+    assert count_verdicts(verdicts) == expected
+    assert count_verdicts([])["kept_share"] == 0.0
+
+
+def test_without_a_gold_nothing_is_kept():
+    assert judge(make_trajectory(CALL), None).reason == "no gold to check it against"
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),
+    lambda parts: st.lists(parts, max_size=3) | st.dictionaries(st.text(max_size=5), parts, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(json_values)
+def test_a_trajectory_survives_its_file(answer):
+    trajectory = make_trajectory(CALL, answer=answer, failed=(OTHER,))
+    assert Trajectory.from_json(trajectory.to_json(["no such text in it, since it is long"])) == trajectory
+
+
+def test_a_torn_line_counts_as_never_written_and_the_last_line_of_an_id_counts(tmp_path):
+    path, first, last = tmp_path / "t.jsonl", make_trajectory(outcome="error"), make_trajectory(CALL, OTHER)
+    append_line(path, first.to_json())
+    with path.open("a") as file:
+        file.write(last.to_json()[:40])
+    append_line(path, last.to_json())
+    assert read_trajectories(path) == {"7": last}
+    append_line(path, json.dumps({"id": "8"}))
+    with pytest.raises(ValueError, match=r"t\.jsonl:4: not a trajectory"):
+        read_trajectories(path)
+
+
+def test_secrets_and_what_looks_like_one_are_masked_everywhere():
+    secret = 'my"key'
+    texts = [
+        f"key {secret}",
+        "sk-abcdefghijklmnop1234",
+        "Bearer abcdefghijkl.mno",
+        "?api-key=0123456789ab&x=1",
+        "AKIA" + "A" * 16,
+    ]
+    masked = mask_secrets({"a": texts, secret: {"b": texts[0]}}, [secret])
+    assert masked == {"a": ["key ***", "***", "Bearer ***", "?api-key=***&x=1", "***"], "***": {"b": "key ***"}}
+    assert mask_secrets("the ask-price of sk-8 is 12", []) == "the ask-price of sk-8 is 12"
+
+
+def test_messages_alternate_and_end_with_the_answer():
+    trajectory = make_trajectory(CALL, OTHER, failed=(CALL,))
+    messages = build_agent_messages(["f: does it"], trajectory.task, trajectory.steps)
+    assert [message["role"] for message in messages] == ["system", "user", "assistant", "user", "assistant"]
+    assert messages[3]["content"] == "Observation:\nError: SyntaxError"
+    assert messages[4]["content"] == "I call.\n<code>\nf(x=1)\n</code>"
+    assert "f: does it" in messages[0]["content"]
