@@ -7,11 +7,15 @@ any deployment. Without `--mistakes` it solves every task. With it, every fifth 
 """
 
 import argparse
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from swaplib import xlam
+from swaplib.server_process import find_free_port
 from swaplib.settings import load_settings
 from swaplib.tasks import Task, list_tasks
 
@@ -129,23 +133,45 @@ def make_teacher(with_mistakes: bool) -> Teacher:
     return Teacher(tasks, {task.id: MISTAKES[i % len(MISTAKES)] for i, task in enumerate(chosen)})
 
 
-def main() -> None:
-    """Serve on loopback until interrupted."""
-    import uvicorn
+def make_app(teacher: Teacher) -> Any:
+    """The teacher as a web application."""
     from fastapi import FastAPI, Request
 
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--port", type=int, default=8201)
-    parser.add_argument("--mistakes", action="store_true")
-    options = parser.parse_args()
-    teacher, app = make_teacher(options.mistakes), FastAPI()
+    app = FastAPI()
 
     @app.post("/v1/chat/completions")
     @app.post("/openai/deployments/{deployment}/chat/completions")
     async def chat(request: Request) -> dict[str, Any]:
         return teacher.answer(await request.json())
 
-    uvicorn.run(app, host="127.0.0.1", port=options.port, log_level="warning")
+    return app
+
+
+@contextmanager
+def teaching(teacher: Teacher) -> Iterator[str]:
+    """Serve a teacher from a thread for as long as the context lasts; yields its `…/v1` address."""
+    import uvicorn
+
+    port = find_free_port()
+    server = uvicorn.Server(uvicorn.Config(make_app(teacher), host="127.0.0.1", port=port, log_level="warning"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{port}/v1"
+    server.should_exit = True
+    thread.join()
+
+
+def main() -> None:
+    """Serve on loopback until interrupted."""
+    import uvicorn
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, default=8201)
+    parser.add_argument("--mistakes", action="store_true")
+    options = parser.parse_args()
+    uvicorn.run(make_app(make_teacher(options.mistakes)), host="127.0.0.1", port=options.port, log_level="warning")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ CUT_OFF = "the answer was cut off at the token limit, so its code was not run: b
 class AgentOptions:
     """Steps at most, tokens of one answer at most, and the limits of the code's process."""
 
-    max_steps: int = 6
+    max_steps: int = 4
     max_new_tokens: int = 256
     limits: Limits = field(default_factory=Limits)
 

