@@ -26,7 +26,7 @@ from swaplib.rows import append_line, hash_text, write_json
 from swaplib.settings import Settings, show_path
 from swaplib.shim import Recorder
 from swaplib.tasks import Task, TaskSet, read_tasks
-from swaplib.trajectory import Trajectory, read_trajectories
+from swaplib.trajectory import Trajectory, judge, read_trajectories
 
 if TYPE_CHECKING:
     from swaplib.local import LocalSLM
@@ -42,8 +42,10 @@ class Capture:
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """What is to be captured from whom."""
+class Plan:
+    """What is to be asked of whom: `kind` is `capture` for the hosted LLM, `agent` where an agent is evaluated."""
+
+    kind: str
 
     client: "HostedLLM | LocalSLM"
     tasks: tuple[Task, ...]
@@ -55,7 +57,18 @@ class _Plan:
 
     @property
     def file(self) -> Path:
+        """The trajectories."""
         return self.folder / "trajectories.jsonl"
+
+    @property
+    def facts_file(self) -> Path:
+        """What is known of the whole run once it has ended."""
+        return self.folder / f"{self.kind}.json"
+
+    def count_solved(self, found: dict[str, Trajectory]) -> dict[str, Any]:
+        """`solved` and `solved_rate`: tasks whose trajectory makes the gold's calls and gives the computed answer."""
+        solved = sum(judge(found[task.id], task.gold).is_kept for task in self.tasks)
+        return {"solved": solved, "solved_rate": solved / len(self.tasks) if self.tasks else 0.0}
 
     def find_waiting(self) -> list[Task]:
         """Tasks that have no trajectory, or one that ended in error."""
@@ -96,26 +109,22 @@ def capture_trajectories(
         raise ValueError(f"{', '.join(wrong)}: expected 1 or more (limit=None is all tasks)")
     client, options = HostedLLM.from_settings(settings), AgentOptions(max_steps, max_new_tokens)
     caps = [cap for cap in (limit, settings.swap_row_limit) if cap is not None]
-    plan = _make_plan(
-        settings, client, read_tasks(settings, source), options, min(caps, default=None), fresh, concurrency
-    )
-    with provenance.locked(settings.runs, plan.facts["key"]):
-        if plan.find_waiting() or not (plan.folder / "capture.json").is_file():
-            _capture_and_write(settings, plan)
-    facts = json.loads((plan.folder / "capture.json").read_text(encoding="utf-8"))
-    write_json(settings.evaluation / "capture.json", facts)
-    return _read(plan.folder, facts)
+    tasks, limit = read_tasks(settings, source), min(caps, default=None)
+    captured = run_plan(settings, plan_tasks(settings, "capture", client, tasks, options, limit, fresh, concurrency))
+    write_json(settings.evaluation / "capture.json", captured.facts)
+    return captured
 
 
-def _make_plan(
+def plan_tasks(
     settings: Settings,
+    kind: str,
     client: "HostedLLM | LocalSLM",
     found: TaskSet,
     options: AgentOptions,
     limit: int | None,
     fresh: bool,
     concurrency: int,
-) -> _Plan:
+) -> Plan:
     """Find or name the run, check the endpoint, and print what is to come."""
     tasks = found.tasks[:limit]
     messages = [build_agent_messages(task.signatures, task.request) for task in tasks]
@@ -129,11 +138,11 @@ def _make_plan(
         "temperature": 0,
     }
     key = hash_text(canonical_json(facts))[:12]
-    known = max((f for f in settings.runs.glob(f"2*-capture-{key}") if f.is_dir()), default=None)
-    folder = known if known and not fresh else settings.runs / provenance.make_run_id("capture", key)
+    known = max((f for f in settings.runs.glob(f"2*-{kind}-{key}") if f.is_dir()), default=None)
+    folder = known if known and not fresh else settings.runs / provenance.make_run_id(kind, key)
     secrets = settings.azure_api_key, settings.slm_api_key, settings.langfuse_public_key, settings.langfuse_secret_key
     facts |= {"key": key, "tasks": found.facts}
-    plan = _Plan(client, tasks, options, facts, folder, tuple(s for s in secrets if s), concurrency)
+    plan = Plan(kind, client, tasks, options, facts, folder, tuple(s for s in secrets if s), concurrency)
     waiting = plan.find_waiting()
     if waiting:
         client.check()
@@ -143,23 +152,40 @@ def _make_plan(
     return plan
 
 
-def _capture_and_write(settings: Settings, plan: _Plan) -> None:
-    """Capture what is waiting, write capture.json, deliver the trace. While tasks are in work, there is no capture.json."""
-    file = plan.folder / "capture.json"
+def run_plan(settings: Settings, plan: Plan, session_id: str | None = None) -> Capture:
+    """Do what is waiting, unless nothing is; read what is there.
+
+    Args:
+        settings: Says whether traces go to a server.
+        plan: As plan_tasks makes it.
+        session_id: The Langfuse session of the trace; a capture begins its own.
+    """
+    with provenance.locked(settings.runs, plan.facts["key"]):
+        if plan.find_waiting() or not plan.facts_file.is_file():
+            _run_and_write(settings, plan, session_id or plan.folder.name)
+    return _read(plan.folder, json.loads(plan.facts_file.read_text(encoding="utf-8")))
+
+
+def _run_and_write(settings: Settings, plan: Plan, session_id: str) -> None:
+    """Do what is waiting, write the facts, deliver the trace. While tasks are in work, there is no file of facts."""
+    file = plan.facts_file
     file.unlink(missing_ok=True)
     run_id = plan.folder.name
     inputs = {"tasks": plan.facts["n_tasks"], "identity": plan.facts["identity"], "options": plan.facts["options"]}
-    with tracing.RunTrace(settings, run_id, plan.folder, "capture", inputs, ["capture"], session_id=run_id) as trace:
+    with tracing.RunTrace(settings, run_id, plan.folder, plan.kind, inputs, [plan.kind], session_id) as trace:
         for trajectory in read_trajectories(plan.file).values():  # those whose span a kill has lost
             _trace_trajectory(trace, trajectory)
         waiting = plan.find_waiting()
-        bar = tqdm(_run_agents(plan, waiting), "capture", len(waiting), file=sys.stdout, unit="task")
+        bar = tqdm(_run_agents(plan, waiting), plan.kind, len(waiting), file=sys.stdout, unit="task")
         for trajectory in bar:
             line = trajectory.to_json(plan.secrets)
             append_line(plan.file, line)
             _trace_trajectory(trace, Trajectory.from_json(line))
-        facts = plan.facts | summarise(list(read_trajectories(plan.file).values()))
-        trace.finish({"outcomes": facts["outcomes"], "folder": show_path(plan.folder)}, {})
+        found = read_trajectories(plan.file)
+        facts = plan.facts | summarise([found[task.id] for task in plan.tasks]) | plan.count_solved(found)
+        trace.finish(
+            {"outcomes": facts["outcomes"], "folder": show_path(plan.folder)}, {"solved_rate": facts["solved_rate"]}
+        )
     run = {"run_id": run_id, "started": provenance.read_start(run_id), "ended": provenance.now_utc()}
     facts["run"] = run | provenance.describe_machine() | {"trace": asdict(trace.count())}
     write_json(file, facts)
@@ -168,7 +194,7 @@ def _capture_and_write(settings: Settings, plan: _Plan) -> None:
     print(describe_delivery(Delivery(**facts["run"]["trace"]), settings))
 
 
-def _run_agents(plan: _Plan, waiting: Sequence[Task]) -> Iterator[Trajectory]:
+def _run_agents(plan: Plan, waiting: Sequence[Task]) -> Iterator[Trajectory]:
     """Trajectories as they come. When one is refused, or the consumer stops, no further task is begun."""
     with ThreadPoolExecutor(plan.concurrency) as pool:
         try:

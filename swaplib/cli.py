@@ -1,4 +1,4 @@
-"""The command line: `swap doctor | download | serve | prompts | run | export | push-traces | stand-in`.
+"""The command line: `swap doctor | download | serve | prompts | run | flywheel | export | push-traces | stand-in`.
 
 Each command calls the package and prints.
 """
@@ -84,13 +84,30 @@ def run(
     """Run a notebook: `swap run NOTEBOOK -p name value -p name value …`; leaves it executed, with its HTML, in reports."""
     from swaplib.notebooks import run_notebook
 
-    words = context.args
+    executed, html = run_notebook(load_settings(), notebook, _read_assignments(context.args), timeout_s)
+    print(f"{show_path(executed)}\n{show_path(html)}")
+
+
+def _read_assignments(words: list[str]) -> list[tuple[str, str]]:
+    """The names and values of `-p name value -p name value …`."""
     if len(words) % 3 or any(flag != "-p" for flag in words[::3]):
         raise ValueError(f"cannot read {' '.join(words)!r}: expected -p name value, once for each parameter")
-    executed, html = run_notebook(
-        load_settings(), notebook, list(zip(words[1::3], words[2::3], strict=True)), timeout_s
-    )
-    print(f"{show_path(executed)}\n{show_path(html)}")
+    return list(zip(words[1::3], words[2::3], strict=True))
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def flywheel(
+    context: typer.Context,
+    track: Annotated[str, typer.Option(help="toolcall or structured: whose captured rows are trained and evaluated")],
+    timeout_s: Annotated[int, typer.Option(help="limit of one cell, in seconds")] = 6 * 3600,
+) -> None:
+    """Capture, filter, build, distil, evaluate: 06 to 08; `-p name value` goes to each notebook that knows the name."""
+    from swaplib.flywheel import run_flywheel
+    from swaplib.metrics import check_track
+
+    check_track(track)
+    for html in run_flywheel(load_settings(), track, _read_assignments(context.args), timeout_s):
+        print(show_path(html))
 
 
 @app.command()

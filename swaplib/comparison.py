@@ -75,19 +75,25 @@ def _base_of(metrics: dict[str, Any]) -> str:
 
 
 def find_few_shot(settings: Settings, track: Track) -> list[str]:
-    """Few-shot runs of the SLM that answer the question of the last `slm` run: `slm-shots2`, say, fewest examples first.
+    """Few-shot runs of the SLM that answer the question of the last `slm` run: `slm-shots2`, say, fewest examples first."""
+    files = settings.evaluation.glob(f"{track}_slm-shots*_test.json")
+    names = [path.name.removeprefix(f"{track}_").removesuffix("_test.json") for path in files]
+    return keep_comparable(settings, track, "slm", sorted(names, key=lambda name: int(name.removeprefix("slm-shots"))))
+
+
+def keep_comparable(settings: Settings, track: Track, reference: str, names: list[str]) -> list[str]:
+    """Those of the named models whose last run may be compared with a reference's.
 
     One that answers another question, such as more rows, or has another base, is left out, and a printed line says so.
     """
-    names = []
-    for path in settings.evaluation.glob(f"{track}_slm-shots*_test.json"):
-        name = path.name.removeprefix(f"{track}_").removesuffix("_test.json")
+    kept = []
+    for name in names:
         try:
-            read_compared(settings, track, "slm", name)
-            names.append(name)
+            read_compared(settings, track, reference, name)
+            kept.append(name)
         except ValueError as error:
             print(f"{name} is left out: {error}")
-    return sorted(names, key=lambda name: int(name.removeprefix("slm-shots")))
+    return kept
 
 
 def compare_runs(settings: Settings, run_ids: str, margin: float = 0.05) -> dict[str, Any] | None:

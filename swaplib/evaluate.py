@@ -38,6 +38,7 @@ from swaplib.rows import (
 from swaplib.settings import Settings, show_path
 
 MODELS = ("azure", "slm", "slm_ft")
+VARIANTS = ("captured",)  # adapters of their own for a track, beside the one trained on its train rows
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class _Plan:
 
 
 def make_model(settings: Settings, track: Track, model: str, batch_size: int, concurrency: int) -> HostedLLM | LocalSLM:
-    """The client of a model: `azure`, `slm`, or `slm_ft` (the SLM with the track's adapter).
+    """The client of a model: `azure`, `slm`, or `slm_ft` (the SLM with the track's adapter; `slm_ft-captured`: another one).
 
     With SLM_BASE_URL the SLM is asked there, under these names; else it runs in this process.
 
@@ -101,11 +102,13 @@ def make_model(settings: Settings, track: Track, model: str, batch_size: int, co
     """
     if model == "azure":
         return HostedLLM.from_settings(settings, concurrency)
-    if model not in MODELS:
-        raise ValueError(f"unknown model {model!r}: expected one of {', '.join(MODELS)}")
+    base, _, variant = model.partition("-")
+    if base not in MODELS or (variant and (base != "slm_ft" or variant not in VARIANTS)):
+        known = ", ".join((*MODELS, *(f"slm_ft-{name}" for name in VARIANTS)))
+        raise ValueError(f"unknown model {model!r}: expected one of {known}")
     if settings.slm_base_url:
         return HostedLLM.from_slm_settings(settings, model, concurrency)
-    adapter = settings.adapter_of(track) if model == "slm_ft" else None
+    adapter = settings.adapter_of(f"{track}-{variant}" if variant else track) if base == "slm_ft" else None
     return LocalSLM(settings.slm_model_path, adapter, batch_size=batch_size)
 
 

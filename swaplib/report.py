@@ -21,9 +21,9 @@ KINDS = {"azure": "hosted", "slm": "local", "slm_ft": "local, adapter"}
 
 def name_model(model: str) -> str:
     """A model as a person reads it, for example `slm-shots4 (local, 4 examples)`."""
-    base, _, variant = model.partition("-")
-    examples = f", {variant.removeprefix('shots')} examples" if variant.startswith("shots") else ""
-    return f"{model} ({KINDS[base]}{examples})"
+    base, *variants = model.split("-")
+    words = [f"{v.removeprefix('shots')} examples" if v.startswith("shots") else f"{v} rows" for v in variants]
+    return f"{model} ({', '.join([KINDS[base], *words])})"
 
 
 def style(frame: pd.DataFrame, caption: str = "") -> "Styler":

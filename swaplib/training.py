@@ -93,6 +93,7 @@ def train_adapter(
     recipe: Recipe,
     cut: str | None = None,
     is_compact: bool = False,
+    session_id: str | None = None,
 ) -> dict[str, Any]:
     """Train an adapter on rows of one track or more, and put it in its place when it is whole.
 
@@ -106,18 +107,45 @@ def train_adapter(
         recipe: The settings.
         cut: How rows were left out, in words, for the run card.
         is_compact: Save the weights in bfloat16, half the size, and no tokenizer.
+        session_id: The trace's Langfuse session.
 
     Returns:
         The run card, which also lies in the adapter's folder as `run_card.json`.
     """
     import_unsloth()
     slm = LocalSLM(settings.slm_model_path)
-    identity, examples = slm.identity(), _label_all(slm, rows, recipe.sequence_length)
+    examples = _label_all(slm, rows, recipe.sequence_length)
     data = {track: {split: hash_rows(of_split) for split, of_split in splits.items()} for track, splits in rows.items()}
-    question = {"recipe": asdict(recipe), "rows_sha256": data, "checkpoint": identity["checkpoint_sha256"]}
-    key = hash_text(canonical_json(question))[:12]
     counts = {track: {split: len(of_split) for split, of_split in splits.items()} for track, splits in rows.items()}
-    facts = {**question, "rows": counts, "base": identity["model"], "departures": _list_departures(recipe, cut)}
+    facts = {"rows_sha256": data, "rows": counts, "departures": list_departures(recipe, cut), "session_id": session_id}
+    return train_examples(settings, slm, examples, facts, target, recipe, is_compact)
+
+
+def train_examples(
+    settings: Settings,
+    slm: LocalSLM,
+    examples: dict[str, list[Example]],
+    facts: dict[str, Any],
+    target: Path,
+    recipe: Recipe,
+    is_compact: bool = False,
+) -> dict[str, Any]:
+    """Train an adapter on labelled and proved examples; resume, trace and run card as for train_adapter.
+
+    Args:
+        settings: Says where the runs lie.
+        slm: The base.
+        examples: Those of `train` and `val`.
+        facts: For the card: `rows` and `rows_sha256` by name and split, `departures`, and the trace's `session_id` if any.
+        target: The adapter's folder; another one there is replaced.
+        recipe: The settings.
+        is_compact: Save the weights in bfloat16, half the size, and no tokenizer.
+    """
+    identity = slm.identity()
+    question = {"recipe": asdict(recipe), "rows_sha256": facts["rows_sha256"]}
+    question |= {"checkpoint": identity["checkpoint_sha256"]}
+    key = hash_text(canonical_json(question))[:12]
+    facts = {**question, **facts, "base": identity["model"]}
     with provenance.locked(settings.runs, key):
         if card := _find_card(target, key):
             print(
@@ -125,7 +153,8 @@ def train_adapter(
             )
             return card
         unfinished = [f for f in sorted(settings.runs.glob(f"2*-{key}")) if not (f / "run_card.json").is_file()]
-        folder = unfinished[-1] if unfinished else settings.runs / provenance.make_run_id("-".join(rows), "train", key)
+        name = provenance.make_run_id("-".join(facts["rows"]), "train", key)
+        folder = unfinished[-1] if unfinished else settings.runs / name
         return _train_run(settings, slm, examples, recipe, folder, facts, target, is_compact)
 
 
@@ -148,9 +177,8 @@ def _train_run(
     """Train under one trace, put the adapter in its place with its card, deliver the trace."""
     tracks = list(facts["rows"])
     print(f"training on {len(examples['train'])} rows, validating on {len(examples['val'])} · run {show_path(folder)}")
-    with tracing.RunTrace(
-        settings, folder.name, folder, f"train {' '.join(tracks)}", facts, [*tracks, "train"]
-    ) as trace:
+    name, session = f"train {' '.join(tracks)}", facts.get("session_id")
+    with tracing.RunTrace(settings, folder.name, folder, name, facts, [*tracks, "train"], session) as trace:
         outcome, model = train(slm, examples, recipe, folder / "checkpoints", trace)
         trace.finish({**outcome["final"], "adapter": show_path(target)}, outcome["final"])
     outcome["departures"] += facts["departures"]
@@ -167,8 +195,8 @@ def _train_run(
     return card
 
 
-def _list_departures(recipe: Recipe, cut: str | None) -> list[str]:
-    """Where a training's settings are not the specification's, in words."""
+def list_departures(recipe: Recipe, cut: str | None) -> list[str]:
+    """Where a training's settings are not the specification's, in words; `cut` says how the rows differ."""
     fixed, used = asdict(Recipe()), asdict(recipe)
     found = [f"{name} {used[name]} in place of {value}" for name, value in fixed.items() if used[name] != value]
     return found + ([cut] if cut else [])

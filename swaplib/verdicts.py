@@ -166,6 +166,57 @@ def describe_costs(decision: dict[str, Any]) -> str:
     return f"For 1,000 rows, with the machine always busy: {', '.join(parts)}.{when}"
 
 
+def describe_loop(loop: dict[str, Any]) -> list[str]:
+    """What a turn of the loop captured, kept, trained and gained, a sentence each."""
+    kept, rows = loop["filter"], loop["rows"][loop["track"]]
+    lines = [
+        f"Captured {kept['captured']} trajectories; {kept['kept']} are right and were kept ({kept['kept_share']:.0%})."
+    ]
+    trained = {"agent": "the agent's adapter", "rows": f"the adapter of captured {loop['track']} rows"}
+    for name, what in trained.items():
+        card = loop["trained"][name]
+        n = sum(of_split["train"] for of_split in card["rows"].values()) if card else 0
+        how = f"on {n} {'chats' if name == 'agent' else 'rows'}, {card['steps']} steps" if card else "not trained"
+        lines.append(f"Trained: {what}, {how}.")
+    if agents := loop["agent_eval"]:
+        base, distilled = (agents["models"][m] for m in ("slm", "slm_ft"))
+        rates = " to ".join(f"{format_rate(m['solved_rate'], m['interval'])}" for m in (base, distilled))
+        found = agents["pairs"]["solved_rate"]
+        counts = f"{found['second_only']} gained, {found['first_only']} lost, McNemar p {found['p_value']:.3g}"
+        lines.append(f"As an agent, on {base['n_tasks']} tasks with tools it never saw: solved {rates} ({counts}).")
+    if evaluated := loop["track_eval"]:
+        slm, captured = (evaluated["rates"][m] for m in ("slm", "slm_ft-captured"))
+        gains = [f"{name} {slm[name]['rate']:.2f} to {captured[name]['rate']:.2f}" for name in slm]
+        lines.append(f"On the {loop['track']} test rows: {', '.join(gains)} ({rows['train']} captured train rows).")
+    return lines
+
+
+def show_loop(loop: dict[str, Any]) -> "HTML":
+    """A turn of the loop in a box."""
+    agents = loop["agent_eval"]
+    solved = [agents["models"][m]["solved_rate"] for m in ("slm", "slm_ft")] if agents else None
+    head = f"Tasks solved: {solved[0]:.0%} to {solved[1]:.0%}" if solved else "Nothing was distilled"
+    return _make_box(head, describe_loop(loop))
+
+
+def show_agents(loop: dict[str, Any]) -> "Styler":
+    """The agents side by side, then the paired evidence on tasks solved."""
+    agents = loop["agent_eval"] or {"models": {}}
+    records = [
+        {"agent": name_model(model), "tasks": found["n_tasks"], "solved": found["solved"]}
+        | {"solved rate": format_rate(found["solved_rate"], found["interval"]), "steps a task": f"{found['steps']:.2f}"}
+        for model, found in agents["models"].items()
+    ]
+    return style(pd.DataFrame(records))
+
+
+def show_loop_pairs(loop: dict[str, Any]) -> "Styler":
+    """Paired evidence of the loop: the distilled agent, then the adapter of captured rows against every other model."""
+    agents, rows = loop["agent_eval"], loop["track_eval"]
+    pairs = [{"first": "slm (agent)", "second": "slm_ft (agent)", "pairs": agents["pairs"]}] if agents else []
+    return show_pairs(pairs + (rows["comparisons"] if rows else []))
+
+
 def describe_parity(parity: dict[str, Any]) -> str:
     """Whether the score is that of one model, as one sentence for a manager."""
     parts = [f"{c['compared']}: {c['equal']} of {c['rows']} outputs equal" for c in parity["comparisons"]]
@@ -174,12 +225,16 @@ def describe_parity(parity: dict[str, Any]) -> str:
 
 def show_verdict(decision: dict[str, Any], parity: dict[str, Any] | None = None) -> "HTML":
     """The decision in a box: the bit or the verdict, then the reason, how sure it is, what it costs, and parity."""
-    from IPython.display import HTML
-
     is_post = "verdict" in decision
     head = decision["verdict"].capitalize() if is_post else f"FINE_TUNE={decision['FINE_TUNE']}"
     sentences = [describe_verdict(decision) if is_post else describe_decision(decision), describe_evidence(decision)]
     sentences += [describe_costs(decision)] + ([describe_parity(parity)] if parity else [])
+    return _make_box(head, sentences)
+
+
+def _make_box(head: str, sentences: list[str]) -> "HTML":
+    from IPython.display import HTML
+
     lines = "".join(f'<p style="margin:0.3em 0">{escape(text)}</p>' for text in sentences)
     box = "border:2px solid #333;border-left-width:12px;padding:0.6em 1em;margin:0.5em 0;max-width:60em"
     return HTML(f'<div style="{box}"><div style="font-size:1.6em;font-weight:bold">{escape(head)}</div>{lines}</div>')

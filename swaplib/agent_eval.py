@@ -1,0 +1,117 @@
+"""Evaluates the SLM as an agent: the share of test tasks it solves, as it is and distilled, with paired evidence.
+
+Prompt, tools, sandbox and judge are those of the capture. The tools of the test tasks are called in no trajectory that was
+trained on. A model here is served by a process of its own, so that the agents' turns are answered in batches.
+"""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from swaplib import evidence
+from swaplib.agent import AgentOptions
+from swaplib.capture import Capture, plan_tasks, run_plan
+from swaplib.distill import AGENT
+from swaplib.hosted import HostedLLM
+from swaplib.local import LocalSLM
+from swaplib.outbox import check_tracing
+from swaplib.server_process import running_server
+from swaplib.settings import Settings
+from swaplib.tasks import TaskSet, read_tasks
+from swaplib.trajectory import Verdict, filter_trajectories
+
+AGENTS = ("slm", "slm_ft")  # as it is, and with the agent's adapter
+
+
+@dataclass(frozen=True)
+class AgentRun:
+    """One agent's run over the test tasks, and the verdict on each trajectory, in the order of the tasks."""
+
+    capture: Capture
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def solved(self) -> list[bool]:
+        """One bit for each task."""
+        return [verdict.is_kept for verdict in self.verdicts]
+
+
+def evaluate_agent(
+    settings: Settings, model: str, tasks: TaskSet, options: AgentOptions, batch_size: int, session_id: str | None
+) -> AgentRun:
+    """Let one agent work at the tasks, or go on with the run that was killed.
+
+    Args:
+        settings: Says where the checkpoint and the agent's adapter lie.
+        model: `slm`, or `slm_ft` with the agent's adapter.
+        tasks: What to work at.
+        options: Limits of the agent.
+        batch_size: Tasks in work at once; their turns are answered in batches.
+        session_id: The Langfuse session.
+
+    Raises:
+        FileNotFoundError, ValueError: The checkpoint or the adapter is missing or does not fit.
+    """
+    adapter = settings.adapter_of(AGENT) if model == "slm_ft" else None
+    slm = LocalSLM(settings.slm_model_path, adapter, batch_size=batch_size)
+    plan = plan_tasks(settings, f"agent-{model}", slm, tasks, options, None, False, batch_size)
+    if plan.find_waiting():
+        with running_server(slm, model) as root:
+            served = HostedLLM(f"{root}/v1", "local", None, model, batch_size, deadline_s=1800, is_slm=True)
+            found = run_plan(settings, replace(plan, client=served), session_id)
+    else:
+        found = run_plan(settings, plan, session_id)
+    golds = {task.id: task.gold for task in tasks.tasks}
+    return AgentRun(found, tuple(filter_trajectories(found.trajectories, golds)))
+
+
+def evaluate_agents(
+    settings: Settings,
+    source: str = "sample",
+    limit: int | None = None,
+    options: AgentOptions | None = None,
+    batch_size: int = 16,
+    margin: float = 0.05,
+    session_id: str | None = None,
+) -> tuple[dict[str, Any], dict[str, AgentRun]]:
+    """Evaluate the SLM as an agent, as it is and distilled, on the test tasks, and compare the two.
+
+    Args:
+        settings: Says where everything lies.
+        source: As for the capture.
+        limit: Only the first test tasks; None for all, and SWAP_ROW_LIMIT caps it.
+        options: Limits of the agent; those of the capture by default.
+        batch_size: Tasks in work at once.
+        margin: How much worse still counts as not worse, a rate in 0..1.
+        session_id: The Langfuse session.
+
+    Returns:
+        The comparison, and the runs by model. The comparison has `models` (for each: `n_tasks`, `solved`, `solved_rate`, its
+        Wilson `interval`, `steps`, mean steps of a task, `run_id`), `pairs` (paired evidence on `solved_rate`; first is the
+        SLM as it is) and `margin`.
+
+    Raises:
+        ValueError: No task of the test split is among the tasks.
+    """
+    check_tracing(settings)
+    found, options = read_tasks(settings, source), options or AgentOptions()
+    caps = [cap for cap in (limit, settings.swap_row_limit) if cap is not None]
+    held_out = tuple(task for task in found.tasks if found.split_of[task.id] == "test")[: min(caps, default=None)]
+    if not held_out:
+        raise ValueError("no task calls tools of the test split, so there is nothing to evaluate an agent on")
+    tasks = replace(found, tasks=held_out)
+    runs = {m: evaluate_agent(settings, m, tasks, options, batch_size, session_id) for m in AGENTS}
+    sides = {"solved_rate": tuple(run.solved for run in runs.values())}
+    pairs = {metric: asdict(pair) for metric, pair in evidence.compare_metrics(sides, margin).items()}
+    return {"models": {m: _describe(run) for m, run in runs.items()}, "pairs": pairs, "margin": margin}, runs
+
+
+def _describe(run: AgentRun) -> dict[str, Any]:
+    n, solved = len(run.verdicts), sum(run.solved)
+    return {
+        "n_tasks": n,
+        "solved": solved,
+        "solved_rate": solved / n,
+        "interval": evidence.wilson_interval(solved, n),
+        "steps": sum(len(verdict.trajectory.steps) for verdict in run.verdicts) / n,
+        "run_id": run.capture.folder.name,
+    }

@@ -1,0 +1,123 @@
+"""Distils the captured trajectories: an adapter for the agent, and one for a track, trained on what the teacher got right.
+
+The agent's adapter learns the teacher's good turns and nothing else: the task, observations and failed turns carry no loss
+(chats.py proves it). The track's adapter is a fine-tune as 04's, on captured rows in place of xLAM's gold.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from swaplib import captured, training
+from swaplib.chats import Chat, label_chat, label_chats, prove_chats, read_chats
+from swaplib.local import LocalSLM
+from swaplib.metrics import Track, check_track
+from swaplib.outbox import check_tracing
+from swaplib.rows import hash_text, read_rows
+from swaplib.settings import Settings
+from swaplib.trainer import Recipe, import_unsloth
+
+AGENT = "agent"  # the name of the agent's adapter, where a track's adapter has the track's
+
+
+def read_kept(settings: Settings, row_limit: int | None = None) -> dict[str, list[Chat]]:
+    """The chats of train and val that the last build kept.
+
+    Args:
+        settings: Says where they lie.
+        row_limit: Only the first of train, and a quarter as many of val; None for all.
+
+    Returns:
+        Chats by split; both are empty when the build kept none.
+
+    Raises:
+        FileNotFoundError, ValueError: There is no build, or its chats do not fit.
+    """
+    read_manifest(settings)
+    path = captured.folder_of(settings) / "steps.jsonl"
+    chats = read_chats(path) if path.is_file() else []
+    sizes = {"train": row_limit, "val": row_limit and max(1, row_limit // 4)}
+    return {split: [chat for chat in chats if chat.split == split][:n] for split, n in sizes.items()}
+
+
+def read_manifest(settings: Settings) -> dict[str, Any]:
+    """The manifest of the last build; raises FileNotFoundError when there is none, or one that was not written whole."""
+    path = captured.folder_of(settings) / "manifest.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"no build at {path}. Run notebooks/07_build.ipynb first.")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def preview_chats(settings: Settings, n: int = 2) -> list[dict[str, Any]]:
+    """The label proof of the first n train chats, for a person to read; distill_agent proves every chat."""
+    chats = read_kept(settings)["train"][:n]
+    slm = LocalSLM(settings.slm_model_path)
+    return prove_chats(slm, chats, [label_chat(slm, chat) for chat in chats])
+
+
+def distill_agent(
+    settings: Settings, row_limit: int | None = None, recipe: Recipe | None = None
+) -> dict[str, Any] | None:
+    """Train the agent's adapter on the kept trajectories, to `04_ft/adapter_agent`.
+
+    Args:
+        settings: Says where chats, checkpoint and results lie.
+        row_limit: As for read_kept.
+        recipe: The settings; None for the specification's.
+
+    Returns:
+        The run card, or None when nothing was kept.
+
+    Raises:
+        FileNotFoundError, ValueError: There is no build; no chat validates; a chat is too long, or the label proof fails.
+    """
+    check_tracing(settings)
+    recipe, chats = recipe or Recipe(), read_kept(settings, row_limit)
+    if not chats["train"]:
+        print("no trajectory of the train split was kept, so there is nothing to distil")
+        return None
+    if not chats["val"]:
+        raise ValueError(
+            "no trajectory of the val split was kept, so nothing validates. Capture more tasks (06, `limit`)."
+        )
+    import_unsloth()
+    slm = LocalSLM(settings.slm_model_path)
+    examples = {split: label_chats(slm, of_split, recipe.sequence_length) for split, of_split in chats.items()}
+    facts = {
+        "rows": {AGENT: {split: len(of_split) for split, of_split in chats.items()}},
+        "rows_sha256": {AGENT: {split: _hash_chats(of_split) for split, of_split in chats.items()}},
+        "departures": training.list_departures(recipe, None),
+        "session_id": read_manifest(settings)["run"]["session_id"],
+    }
+    return training.train_examples(settings, slm, examples, facts, settings.adapter_of(AGENT), recipe)
+
+
+def _hash_chats(chats: list[Chat]) -> str:
+    return hash_text("".join(json.dumps([chat.id, chat.messages, chat.is_trained]) + "\n" for chat in chats))
+
+
+def fine_tune_captured(
+    settings: Settings, track: Track, row_limit: int | None = None, recipe: Recipe | None = None
+) -> dict[str, Any] | None:
+    """Train a track's adapter on captured rows, to `04_ft/adapter_<track>-captured`; 01's val rows validate, as for 04.
+
+    Returns:
+        The run card, or None when the build has no train row of the track.
+
+    Raises:
+        FileNotFoundError, ValueError: There is no build or no dataset, or the rows do not fit.
+    """
+    check_tracing(settings)
+    check_track(track)
+    session, path = read_manifest(settings)["run"]["session_id"], _train_file(settings, track)
+    if not path.is_file():
+        print(f"no captured {track} row of the train split, so there is nothing to fine-tune on")
+        return None
+    train = read_rows(path, track)[:row_limit]
+    val = read_rows(settings.dataset / track / "val.jsonl", track)[: row_limit and max(1, row_limit // 4)]
+    rows, target = {track: {"train": train, "val": val}}, settings.adapter_of(f"{track}-captured")
+    return training.train_adapter(settings, rows, target, recipe or Recipe(), "captured rows", session_id=session)
+
+
+def _train_file(settings: Settings, track: Track) -> Path:
+    return captured.folder_of(settings) / track / "train.jsonl"

@@ -1,0 +1,122 @@
+"""The loop's last stage: what was captured, kept, trained and gained, in one file under the capture's Langfuse session."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from swaplib import agent_eval, distill, evaluate, provenance, tracing
+from swaplib.agent import AgentOptions
+from swaplib.comparison import compare_models, keep_comparable, list_rates, read_compared
+from swaplib.metrics import Track
+from swaplib.notebooks import parse_parameters, run_notebook
+from swaplib.outbox import describe_delivery
+from swaplib.rows import write_json
+from swaplib.runs import read_ledgers
+from swaplib.settings import ROOT, Settings, show_path
+
+STAGES = ("06_capture", "07_build", "08_distill")
+CAPTURED = "slm_ft-captured"
+
+
+def run_flywheel(settings: Settings, track: str, assignments: list[tuple[str, str]], timeout_s: int) -> list[Path]:
+    """Run 06, 07 and 08 one after the other; each goes on where it was stopped.
+
+    Args:
+        settings: Says where the reports folder is.
+        track: The track whose captured rows are trained and evaluated.
+        assignments: Parameters as typed; each goes to every notebook that knows it.
+        timeout_s: The limit of one cell, in seconds.
+
+    Returns:
+        The HTML of each stage; the last one is the summary.
+
+    Raises:
+        ValueError: No notebook knows a parameter, or a value does not fit. Nothing was run.
+        RuntimeError: A cell failed.
+    """
+    import papermill
+
+    assignments = [*assignments, ("track", track)]
+    notebooks = {name: ROOT / "notebooks" / f"{name}.ipynb" for name in STAGES}
+    known = {name: papermill.inspect_notebook(str(path)) for name, path in notebooks.items()}
+    if unknown := [name for name, _ in assignments if not any(name in of_notebook for of_notebook in known.values())]:
+        names = ", ".join(dict.fromkeys(name for of_notebook in known.values() for name in of_notebook))
+        raise ValueError(f"unknown parameter {unknown[0]!r}: the notebooks have {names}")
+    asked = {stage: [(name, text) for name, text in assignments if name in known[stage]] for stage in STAGES}
+    for stage in STAGES:
+        parse_parameters(known[stage], asked[stage])
+    return [run_notebook(settings, notebooks[stage], asked[stage], timeout_s)[1] for stage in STAGES]
+
+
+def evaluate_captured(
+    settings: Settings, track: Track, limit: int | None, max_new_tokens: int, batch_size: int = 16, margin: float = 0.05
+) -> dict[str, Any]:
+    """Ask the SLM as it is and the adapter of captured rows 01's test rows, and compare with all that answered the same.
+
+    Returns:
+        `rates` by model, and `comparisons` of `slm`, and of `azure` and `slm_ft` as far as their last runs answer the same
+        question, with the adapter of captured rows.
+    """
+    question = {"limit": limit, "max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    evaluate.run_models(settings, track, f"slm,{CAPTURED}", **question)
+    there = [m for m in ("azure", "slm_ft") if (settings.evaluation / f"{track}_{m}_test.json").is_file()]
+    others = ["slm", *keep_comparable(settings, track, "slm", there)]
+    metrics = read_compared(settings, track, *others, CAPTURED)
+    ledgers = read_ledgers(settings, metrics)
+    pairs = [(m, compare_models(track, ledgers, m, CAPTURED, margin)) for m in others]
+    comparisons = [{"first": m, "second": CAPTURED, "pairs": found} for m, found in pairs]
+    return {"rates": list_rates(track, metrics), "comparisons": comparisons}
+
+
+def close_loop(
+    settings: Settings,
+    track: Track,
+    source: str,
+    test_limit: int | None,
+    options: AgentOptions,
+    batch_size: int,
+    cards: dict[str, dict[str, Any] | None],
+) -> tuple[dict[str, Any], dict[str, agent_eval.AgentRun]]:
+    """Evaluate what was distilled, and write and trace the summary.
+
+    Args:
+        settings: Says where everything lies.
+        track: The track of the captured rows.
+        source: As for the capture.
+        test_limit: Only the first test rows and test tasks; None for all.
+        options: Limits of the agent; `max_new_tokens` also holds for the track's rows.
+        batch_size: Rows in a batch, and tasks in work at once.
+        cards: The run cards of `agent` and `rows`; None where nothing was trained, and then nothing is evaluated.
+
+    Returns:
+        The content of `05_eval/flywheel_<track>.json` (`filter`, `rows`, `chats`, `trained`, `track_eval` and `agent_eval`,
+        None where nothing was trained), and the agents' runs.
+    """
+    manifest, agents = distill.read_manifest(settings), {}
+    session = manifest["run"]["session_id"]
+    content: dict[str, Any] = {"track": track, **{name: manifest[name] for name in ("filter", "rows", "chats")}}
+    content |= {"trained": {name: card and _shorten(card) for name, card in cards.items()}}
+    content |= {"track_eval": None, "agent_eval": None}
+    if cards["rows"]:
+        content["track_eval"] = evaluate_captured(settings, track, test_limit, options.max_new_tokens, batch_size)
+    if cards["agent"]:
+        found = agent_eval.evaluate_agents(settings, source, test_limit, options, batch_size, session_id=session)
+        content["agent_eval"], agents = found
+    run_id = provenance.make_run_id(track, "flywheel")
+    folder, inputs = settings.runs / run_id, {"session": session, "track": track}
+    with tracing.RunTrace(settings, run_id, folder, f"flywheel {track}", inputs, [track, "flywheel"], session) as trace:
+        trace.add_event("flywheel", content)
+        trace.finish({name: content[name] for name in ("filter", "trained")}, {})
+    delivery = trace.deliver()
+    content["run"] = {"run_id": run_id, "session_id": session, "ended": provenance.now_utc()}
+    content["run"] |= {**provenance.describe_machine(), "trace": asdict(delivery)}
+    path = settings.evaluation / f"flywheel_{track}.json"
+    write_json(path, content)
+    print(f"{describe_delivery(delivery, settings)}\nsummary: {show_path(path)}")
+    return content, agents
+
+
+def _shorten(card: dict[str, Any]) -> dict[str, Any]:
+    """Of a run card, what a summary says."""
+    names = ("rows", "steps", "final", "seconds", "departures")
+    return {name: card[name] for name in names} | {"run_id": card["run"]["run_id"]}
