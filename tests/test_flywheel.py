@@ -1,0 +1,66 @@
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks.scripted_teacher import make_teacher, teaching
+from swaplib import distill, flywheel, outbox
+from swaplib.rows import write_json
+from swaplib.settings import ROOT
+
+
+def test_the_whole_loop_with_a_scripted_teacher(settings, env_of_tests, tmp_path):
+    shutil.copytree(ROOT / "slm_swap" / "02_dataset", settings.dataset, ignore=shutil.ignore_patterns("source"))
+    small = {"limit": "34", "row_limit": "2", "test_limit": "1", "max_steps": "2", "max_new_tokens": "24"}
+    command = [sys.executable, "-m", "swaplib.cli", "flywheel", "--track", "toolcall"]
+    command += [word for name, value in small.items() for word in ("-p", name, value)]
+    with teaching(make_teacher(with_mistakes=True)) as address:
+        env = env_of_tests | {"SWAP_HOME": str(settings.swap_home), "AZURE_ENDPOINT": address}
+        env |= {"AZURE_DEPLOYMENT": "scripted", "SWAP_ROW_LIMIT": "", "MPLBACKEND": "agg"}
+        done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    loop = json.loads((settings.evaluation / "flywheel_toolcall.json").read_text())
+    assert loop["filter"]["captured"] == 34
+    assert 0 < loop["filter"]["kept"] < 34
+    assert loop["trained"]["agent"]["rows"] == {"agent": {"train": 2, "val": 1}}
+    assert loop["trained"]["rows"]["rows"] == {"toolcall": {"train": 2, "val": 1}}
+    assert set(loop["track_eval"]["rates"]) == {"slm", "slm_ft-captured"}
+    assert loop["agent_eval"]["models"]["slm"]["n_tasks"] == loop["agent_eval"]["models"]["slm_ft"]["n_tasks"] == 1
+    assert (settings.adapter_of("agent") / "adapter_model.safetensors").is_file()
+    html = (settings.reports / "08_distill_toolcall.html").read_text()
+    assert "Captured 34 trajectories" in html
+    sessions = {
+        attribute["value"]["stringValue"]
+        for kind in ("capture", "build", "train", "agent-slm", "agent-slm_ft", "flywheel")
+        for path in settings.runs.glob(f"*-{kind}*/trace.jsonl")
+        for line in outbox.read_outbox(path)
+        for span in outbox.list_spans(line)
+        for attribute in span["attributes"]
+        if attribute["key"] == "session.id"
+    }
+    assert sessions == {loop["run"]["session_id"]}  # one session over all stages
+
+
+def test_a_parameter_that_no_notebook_knows_stops_before_anything_runs(settings):
+    with pytest.raises(ValueError, match="unknown parameter 'limti'"):
+        flywheel.run_flywheel(settings, "toolcall", [("limti", "3")], 60)
+    with pytest.raises(ValueError, match="expected"):
+        flywheel.run_flywheel(settings, "toolcall", [("max_steps", "many")], 60)
+    assert not settings.reports.exists()
+
+
+def test_nothing_kept_distils_nothing_and_says_so(toolcall_home, capsys):
+    manifest = {"filter": {"captured": 3, "kept": 0, "kept_share": 0.0}, "chats": {}, "run": {"session_id": "s"}}
+    manifest["rows"] = {"toolcall": {"train": 0, "val": 0, "test": 0}}
+    write_json(toolcall_home.dataset / "captured" / "manifest.json", manifest)
+    cards = {"agent": distill.distill_agent(toolcall_home)}
+    cards["rows"] = distill.fine_tune_captured(toolcall_home, "toolcall")
+    assert cards == {"agent": None, "rows": None}
+    assert "nothing to distil" in capsys.readouterr().out
+
+
+def test_a_build_that_is_missing_names_the_notebook(settings):
+    with pytest.raises(FileNotFoundError, match="07_build"):
+        distill.distill_agent(settings)
