@@ -55,7 +55,8 @@ def check_tracing(settings: Settings) -> None:
 
 def read_outbox(path: Path) -> Iterator[Any]:
     """The lines of an outbox; a line left torn by a kill is passed over, its row is traced again on resume."""
-    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+    written = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""  # a tear may hold any bytes
+    for text in written.splitlines():
         try:
             yield json.loads(text)
         except ValueError:

@@ -6,11 +6,12 @@ A row has exactly two keys; a toolcall row, for example:
      "completion": "<tool_call name=\\"circle_area\\">{\\"radius\\":5}</tool_call>"}
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -147,7 +148,7 @@ def write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+        with _naming(path), os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -163,10 +164,21 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors of writing, such as a full disk, do not say where; let them name the file."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
+
+
 def append_line(path: Path, line: str) -> None:
     """Append one line and sync it to disk; makes the folder. A torn last line, left by a kill, is closed first."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab+") as file:
+    with _naming(path), path.open("ab+") as file:
         if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
             file.write(b"\n")
         file.write(line.encode() + b"\n")
@@ -184,7 +196,8 @@ def read_ledger(path: Path) -> dict[int, LedgerLine]:
         ValueError: A line parses but is no ledger line; file:line is named.
     """
     lines: dict[int, LedgerLine] = {}
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines() if path.is_file() else [], start=1):
+    written = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""  # a tear may hold any bytes
+    for number, text in enumerate(written.splitlines(), start=1):
         try:
             line = LedgerLine.from_json(text)
         except json.JSONDecodeError:
