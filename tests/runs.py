@@ -39,7 +39,7 @@ def start_process(settings, root: str, env: dict, parameters: str = "") -> subpr
         f"evaluate.run_model(settings.load_settings(), 'toolcall', 'azure', {parameters})"
     )
     command = [sys.executable, "-c", code]
-    return subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def start_run(settings, root: str, env: dict, exchanges: list, parameters: str = "") -> subprocess.Popen:
