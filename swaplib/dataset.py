@@ -255,7 +255,7 @@ def count_tokens(rows: Rows, checkpoint: Path) -> list[dict[str, Any]]:
     from transformers import AutoTokenizer
 
     check_checkpoint(checkpoint)
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
     records = []
     for track, splits in rows.items():
         for split, of_split in splits.items():

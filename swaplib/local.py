@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
-from swaplib.checkpoints import check_checkpoint, hash_checkpoint
+from swaplib.checkpoints import check_checkpoint, hash_checkpoint, refuse_code
 from swaplib.prompts import Message
 from swaplib.rows import Generation
 
@@ -44,6 +44,7 @@ class LocalSLM:
         if self.adapter is not None and not (self.adapter / "adapter_config.json").is_file():
             raise FileNotFoundError(f"no adapter at {self.adapter}. Run notebooks/04_finetune.ipynb first.")
         if self.adapter is not None:
+            refuse_code(self.adapter)
             config = json.loads((self.adapter / "adapter_config.json").read_text(encoding="utf-8"))
             base = Path(config.get("base_model_name_or_path") or "").name
             if base.lower() != self.path.name.lower():
@@ -67,7 +68,8 @@ class LocalSLM:
         """The checkpoint's tokenizer, padding on the left."""
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(self.path, padding_side="left", clean_up_tokenization_spaces=False)
+        options = {"padding_side": "left", "clean_up_tokenization_spaces": False, "trust_remote_code": False}
+        tokenizer = AutoTokenizer.from_pretrained(self.path, **options)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         return tokenizer

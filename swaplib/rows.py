@@ -21,6 +21,8 @@ from swaplib.metrics import Track, parse_gold, parse_json
 SPLITS = ("train", "val", "test")
 
 Status = Literal["ok", "empty", "truncated", "filtered", "error"]
+LONGEST_LINE = 10_000_000  # bytes of a row; no model reads as much
+
 STATUSES: tuple[Status, ...] = ("ok", "empty", "truncated", "filtered", "error")
 
 
@@ -102,7 +104,7 @@ def read_rows(path: Path, track: Track) -> list[Row]:
         try:
             rows.append(_parse_row(line, track))
         except ValueError as error:
-            problems.append(f"{path.name}:{number}: {error}")
+            problems.append(f"{path.name}:{number}: {_shorten(str(error))}")
     if problems:
         listed = "\n".join(f"  {p}" for p in problems)
         raise ValueError(
@@ -111,7 +113,14 @@ def read_rows(path: Path, track: Track) -> list[Row]:
     return rows
 
 
+def _shorten(text: str) -> str:
+    """A reason short enough for a list; keys of a bad row may be as long as the row."""
+    return text if len(text) <= 300 else f"{text[:200]} … {text[-60:]}"
+
+
 def _parse_row(line: bytes, track: Track) -> Row:
+    if len(line) > LONGEST_LINE:
+        raise ValueError(f"a line of {len(line)} bytes; at most {LONGEST_LINE} are read")
     try:
         row = parse_json(line.decode("utf-8"))
     except UnicodeDecodeError as error:

@@ -23,7 +23,16 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
-from swaplib.outbox import LINES_PER_POST, SCORES_PATH, Delivery, Sender, check_tracing, list_spans, read_outbox
+from swaplib.outbox import (
+    LINES_PER_POST,
+    SCORES_PATH,
+    Delivery,
+    Sender,
+    check_tracing,
+    list_spans,
+    mask_content,
+    read_outbox,
+)
 from swaplib.prompts import Message
 from swaplib.rows import LedgerLine, append_line
 from swaplib.settings import Settings
@@ -34,6 +43,7 @@ class _Outbox(SpanExporter, httpx.BaseTransport):
 
     path: Path | None = None
     problem: Exception | None = None
+    is_content_hidden: bool = False
 
     def _append(self, body: Any) -> None:
         try:
@@ -51,7 +61,7 @@ class _Outbox(SpanExporter, httpx.BaseTransport):
         for span in list_spans(body):  # OTLP/JSON writes ids in hex, where protobuf's JSON has base64
             for key in span.keys() & {"traceId", "spanId", "parentSpanId"}:
                 span[key] = base64.b64decode(span[key]).hex()
-        self._append(body)
+        self._append(mask_content(body) if self.is_content_hidden else body)
         return SpanExportResult.SUCCESS
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -137,6 +147,7 @@ class RunTrace:
             raise RuntimeError("another run is being traced in this process; runs go one after the other")
         try:
             self._tracer.outbox.path, self._tracer.outbox.problem = self.path, None
+            self._tracer.outbox.is_content_hidden = self._settings.swap_trace_content == "off"
             self._stack.enter_context(propagate_attributes(trace_name=self._name, tags=self._tags))
             self._tracer.ids.trace_id, self._tracer.ids.span_id = self.trace_id, self._make_id("root")
             observation = self._tracer.client.start_as_current_observation(

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
+import psutil
 import pytest
 from runs import right, run_azure, start_process, start_run
 from servers import as_json, completion, refusal, serving
@@ -179,6 +180,30 @@ def test_a_run_that_is_told_to_stop_goes_on_later(toolcall_home, table, env_of_t
     outcome = Outcome(f"{name} during an evaluation", 1)
     outcome.add_run(run.folder, 6, len(exchanges))
     assert outcome.calls_repeated <= 2  # those in flight
+    outcome.finish(table)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+def test_a_notebook_that_is_told_to_stop_leaves_no_process_and_goes_on_later(toolcall_home, table, env_of_tests, kind):
+    outcome = Outcome(f"{'SIGTERM' if kind == signal.SIGTERM else 'Ctrl-C'} of `swap run`", 1)
+    with serving(lambda e: time.sleep(0.3) or right(e)) as (root, exchanges):
+        env = env_of_tests | {"AZURE_ENDPOINT": f"{root}/openai/deployments/gpt", "SWAP_ROW_LIMIT": ""}
+        env |= {"SWAP_HOME": str(toolcall_home.swap_home)}
+        command = [sys.executable, "-m", "swaplib.cli", "run", str(ROOT / "notebooks" / "02_eval.ipynb")]
+        command += ["-p", "models", "azure", "-p", "concurrency", "1"]
+        process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while len(exchanges) < 3:
+            assert process.poll() is None
+            time.sleep(0.02)
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert children  # the kernel
+        process.send_signal(kind)
+        assert process.wait(timeout=30) != 0
+        assert not psutil.wait_procs(children, timeout=20)[1]
+        run = run_azure(toolcall_home, root)
+    outcome.add_run(run.folder, 6, len(exchanges))
+    assert outcome.calls_repeated <= 1
     outcome.finish(table)
 
 
