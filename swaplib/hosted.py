@@ -142,8 +142,8 @@ class HostedLLM:
             CallFailed: The endpoint refuses every call (key, deployment, parameter); says what to do.
         """
         arrived: queue.Queue[tuple[int, Generation] | BaseException | None] = queue.Queue()
-        loop = asyncio.new_event_loop()
-        task = loop.create_task(self._ask_all(conversations, max_new_tokens, arrived))
+        loop, free = asyncio.new_event_loop(), asyncio.Semaphore(self.concurrency)
+        task = loop.create_task(self._ask_all(conversations, max_new_tokens, arrived, free))
         thread = threading.Thread(target=_run_loop, args=(loop, task, arrived), daemon=True)
         thread.start()
         try:
@@ -151,18 +151,21 @@ class HostedLLM:
                 if isinstance(item, BaseException):
                     raise item
                 yield item
+                with contextlib.suppress(RuntimeError):  # the loop is closed when every call is done
+                    loop.call_soon_threadsafe(free.release)  # not before: a kill loses what nobody has kept yet
         finally:
-            with contextlib.suppress(RuntimeError):  # the loop is closed when every call is done
+            with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(task.cancel)
             thread.join()
 
-    async def _ask_all(self, conversations: Sequence[Sequence[Message]], limit: int, arrived: queue.Queue) -> None:
-        semaphore = asyncio.Semaphore(self.concurrency)
+    async def _ask_all(
+        self, conversations: Sequence[Sequence[Message]], limit: int, arrived: queue.Queue, free: asyncio.Semaphore
+    ) -> None:
         async with self._client() as client, asyncio.TaskGroup() as group:
 
             async def ask(index: int, messages: Sequence[Message]) -> None:
-                async with semaphore:
-                    arrived.put((index, await self._ask(client, messages, limit)))
+                await free.acquire()  # the consumer gives it back
+                arrived.put((index, await self._ask(client, messages, limit)))
 
             for index, messages in enumerate(conversations):
                 group.create_task(ask(index, messages))

@@ -203,3 +203,12 @@ def test_a_finish_reason_that_is_no_plain_word_is_not_kept():
     with serving(lambda _: completion("fine", "stop <b>" * 1000)) as (root, _):
         [generation] = ask(root).values()
     assert (generation.output, generation.finish_reason) == ("fine", "unknown")
+
+
+def test_a_slow_consumer_holds_the_calls_back_so_that_a_kill_loses_no_more_than_those_in_flight():
+    with serving(echo) as (root, exchanges):
+        llm = HostedLLM(f"{root}/openai/deployments/gpt", "k", "v", "gpt", concurrency=3)
+        for written, _ in enumerate(llm.generate([build_messages("toolcall", f"{i}") for i in range(12)], 8)):
+            time.sleep(0.05)  # as writing it down may take
+            assert len(exchanges) - written <= 3
+    assert written == 11

@@ -3,6 +3,8 @@
 `make test` runs the quick ones; `make test-long` runs all of them and writes the page's table.
 """
 
+import _thread
+import itertools
 import json
 import os
 import random
@@ -183,6 +185,27 @@ def test_a_run_that_is_told_to_stop_goes_on_later(toolcall_home, table, env_of_t
     outcome.finish(table)
 
 
+def test_a_cell_that_is_interrupted_can_be_run_again_in_the_same_kernel(toolcall_home, table):
+    def answer(exchange):
+        if len(exchanges) == 4:
+            _thread.interrupt_main()
+        time.sleep(0.1)
+        return right(exchange)
+
+    with serving(answer) as (root, exchanges):
+        with pytest.raises(KeyboardInterrupt):
+            run_azure(toolcall_home, root, concurrency=1)
+        calls = len(exchanges)
+        assert 0 < len(read_ledger(next(toolcall_home.runs.glob("*/ledger.jsonl")))) < 6
+        time.sleep(0.3)
+        assert len(exchanges) == calls
+        run = run_azure(toolcall_home, root)
+    outcome = Outcome("a notebook's cell interrupted, then run again", 1)
+    outcome.add_run(run.folder, 6, len(exchanges))
+    assert outcome.calls_repeated <= 1
+    outcome.finish(table)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
 def test_a_notebook_that_is_told_to_stop_leaves_no_process_and_goes_on_later(toolcall_home, table, env_of_tests, kind):
@@ -211,7 +234,7 @@ def test_a_notebook_that_is_told_to_stop_leaves_no_process_and_goes_on_later(too
 def test_an_evaluation_killed_at_any_moment_goes_on(toolcall_home, table, env_of_tests):
     n_rows, concurrency, moments, outcome = 60, 4, random.Random(20), Outcome("SIGKILL during an evaluation")
     whole_s = None
-    for attempt in range(21):
+    for attempt in itertools.takewhile(lambda _: outcome.times < 20, itertools.count()):
         settings = toolcall_home.model_copy(update={"swap_home": toolcall_home.swap_home / str(attempt)})
         write_rows(settings.dataset / "toolcall" / "test.jsonl", make_rows(n_rows))
         with serving(lambda e: time.sleep(0.1) or right(e)) as (root, exchanges):
@@ -304,7 +327,7 @@ def test_a_data_build_killed_at_any_moment_can_be_built_again(settings, table, e
         f"from swaplib import dataset, settings\ndataset.build_dataset(settings.load_settings(), 'sample', {sizes})\n"
     )
     whole_s = None
-    for attempt in range(21):
+    for attempt in itertools.takewhile(lambda _: outcome.times < 20, itertools.count()):
         home = settings.swap_home / str(attempt)
         start = time.monotonic()
         process = subprocess.Popen([sys.executable, "-c", code], env=env_of_tests | {"SWAP_HOME": str(home)})
@@ -361,7 +384,7 @@ def test_a_full_disk_stops_a_run_that_goes_on_when_there_is_room(settings, table
 def test_a_file_that_may_not_grow_stops_a_run_that_goes_on_later(settings, table, env_of_tests):
     write_rows(settings.dataset / "toolcall" / "test.jsonl", make_rows(30))
     with serving(right) as (root, exchanges):
-        process = start_process(settings, root, env_of_tests)
+        process = start_process(settings, root, env_of_tests, "concurrency=2")
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (20_000, 20_000))
         _, said = process.communicate(timeout=60)
         assert process.returncode == 1
@@ -369,6 +392,7 @@ def test_a_file_that_may_not_grow_stops_a_run_that_goes_on_later(settings, table
         run = run_azure(settings, root)
     outcome = Outcome("a limit on the size of files during an evaluation", 1)
     outcome.add_run(run.folder, 30, len(exchanges))
+    assert outcome.calls_repeated <= 2
     outcome.finish(table)
 
 
@@ -530,3 +554,13 @@ print(json.dumps([(i, answer.completion_tokens) for i, answer in answers]))
     outcome = Outcome(f"memory exhausted at the first batch ({slm.device})", len(said), 9, len(set(indices)))
     outcome.lost, outcome.doubled = 9 - len(set(indices)), len(indices) - len(set(indices))
     outcome.finish(table)
+
+
+def test_the_committed_table_has_every_fault_and_nothing_lost_or_doubled():
+    text = PAGE.read_text().partition(BEGIN)[2].partition(END)[0]
+    lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")][1:]
+    tried = [line[0] for line in lines if line[0] != "---"]
+    assert set(FAULTS) <= set(tried)
+    for name in ("SIGKILL during an evaluation", "SIGKILL during a data build (files)"):
+        assert [line[1] for line in lines if line[0] == name] == ["20"]
+    assert {tuple(line[5:]) for line in lines if line[0] != "---"} == {("0", "0")}
