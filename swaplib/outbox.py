@@ -51,11 +51,12 @@ def check_tracing(settings: Settings) -> None:
     except ValueError as error:
         raise ValueError(f"{error}\nOr set SWAP_TRACING=outbox to keep traces in the local outbox alone.") from None
     try:
-        has_host = httpx.URL(settings.langfuse_host).scheme in ("http", "https")
+        address = httpx.URL(settings.langfuse_host)
+        has_host = address.scheme in ("http", "https") and not address.userinfo  # it is printed and written down
     except httpx.InvalidURL:
         has_host = False
     if not has_host:
-        raise ValueError("LANGFUSE_HOST: expected an address like https://cloud.langfuse.com")
+        raise ValueError("LANGFUSE_HOST: expected an address like https://cloud.langfuse.com, without a user")
 
 
 def read_outbox(path: Path) -> Iterator[Any]:

@@ -233,10 +233,13 @@ def test_what_a_server_says_of_a_request_decides_what_counts(settings, body, del
         assert trace_run(settings).deliver().delivered == delivered
 
 
-@pytest.mark.parametrize("host", ["http://lf.local:30O0", "lf.local", "https://lf.local\n"])
+@pytest.mark.parametrize(
+    "host", ["http://lf.local:30O0", "lf.local", "https://lf.local\n", "https://pk:canary-secret@lf.local"]
+)
 def test_an_address_that_is_none_stops_before_the_run(settings, host):
-    with pytest.raises(ValueError, match="LANGFUSE_HOST"):
+    with pytest.raises(ValueError, match="LANGFUSE_HOST") as caught:
         outbox.check_tracing(settings.model_copy(update=KEYS | {"langfuse_host": host}))
+    assert "canary-secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
