@@ -532,14 +532,14 @@ def test_memory_that_runs_out_at_the_first_batch_means_a_smaller_batch_and_the_s
 import json, resource, torch
 from pathlib import Path
 from swaplib.local import LocalSLM
-slm = LocalSLM(Path({os.environ["SLM_MODEL_PATH"]!r}), precision="float32", batch_size=4)
-chats = [[{{"role": "user", "content": f"Request {{i}} " + "word " * 400}}] for i in range(5)]
+slm = LocalSLM(Path({os.environ["SLM_MODEL_PATH"]!r}), precision="float32", batch_size=8)
+chats = [[{{"role": "user", "content": f"Request {{i}} " + "word " * 400}}] for i in range(8)]
 list(slm.generate(chats[:1], 2))
 if slm.device == "cuda":
-    used = torch.cuda.memory_reserved() + 100 * 2**20
+    used = torch.cuda.memory_reserved() + 60 * 2**20
     torch.cuda.set_per_process_memory_fraction(used / torch.cuda.get_device_properties(0).total_memory)
 else:
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + 100 * 2**20
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + 60 * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (used, used))
 answers = list(slm.generate(chats, 2))
 print(json.dumps([slm.device, [i for i, _ in answers]]))
@@ -550,8 +550,8 @@ print(json.dumps([slm.device, [i for i, _ in answers]]))
     assert said
     assert all(line.startswith("out of memory with") for line in said)
     device, indices = json.loads(answers)
-    outcome = Outcome(f"memory exhausted at the first batch ({device})", len(said), 5, len(set(indices)))
-    outcome.lost, outcome.doubled = 5 - len(set(indices)), len(indices) - len(set(indices))
+    outcome = Outcome(f"memory exhausted at the first batch ({device})", len(said), 8, len(set(indices)))
+    outcome.lost, outcome.doubled = 8 - len(set(indices)), len(indices) - len(set(indices))
     outcome.finish(table)
 
 
