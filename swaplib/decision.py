@@ -8,49 +8,15 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any
 
-from swaplib import evaluate, evidence, provenance, tracing
+from swaplib import costs, provenance, tracing
 from swaplib.adapter import find_misfit
 from swaplib.checkpoints import hash_checkpoint
-from swaplib.metrics import Track, canonical_json, check_track, core_metrics
+from swaplib.comparison import MUST_AGREE, compare_models, find_few_shot, list_rates, read_compared
+from swaplib.metrics import Track, check_track, core_metrics
 from swaplib.outbox import check_tracing, describe_delivery
-from swaplib.rows import LedgerLine, hash_file, write_json
+from swaplib.rows import write_json
+from swaplib.runs import read_ledgers, read_metrics
 from swaplib.settings import Settings, show_path
-
-MUST_AGREE = ("split", "n_rows", "dataset_sha256", "rows_sha256", "messages_sha256", "max_new_tokens", "temperature")
-
-
-def read_metrics(settings: Settings, track: Track, model: str, split: str = "test") -> dict[str, Any]:
-    """Read a metrics file.
-
-    Raises:
-        FileNotFoundError: It is not there; names the notebook that makes it.
-    """
-    path = settings.evaluation / f"{track}_{model}_{split}.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"no metrics at {path}. Run notebooks/02_eval.ipynb with track={track!r} first.")
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def check_comparable(azure: dict[str, Any], slm: dict[str, Any]) -> None:
-    """Check that two metrics files may be compared: both complete, same rows, same messages, same limits.
-
-    Raises:
-        ValueError: Says what differs, or which run has rows without an answer, and what to do.
-    """
-    for metrics in (azure, slm):
-        if not metrics["complete"]:
-            raise ValueError(
-                f"the run {metrics['run']['run_id']} is not complete: {metrics['n_by_status']['error']} of "
-                f"{metrics['n_rows']} rows ended in error. Run 02_eval again; it asks only those rows."
-            )
-    a, b = azure["run"], slm["run"]
-    differing = [f"  {key}: {a[key]} against {b[key]}" for key in MUST_AGREE if a[key] != b[key]]
-    if differing:
-        raise ValueError(
-            f"the runs {a['run_id']} and {b['run_id']} do not answer the same question:\n"
-            + "\n".join(differing)
-            + "\nRun 02_eval for both models with the same rows and parameters."
-        )
 
 
 def apply_rule(track: Track, azure: dict[str, Any], slm: dict[str, Any], delta: float) -> dict[str, Any]:
@@ -77,42 +43,6 @@ def apply_rule(track: Track, azure: dict[str, Any], slm: dict[str, Any], delta: 
     return {"FINE_TUNE": int(bool(worse_on)), "worse_on": worse_on, "gaps": {m: float(g) for m, g in gaps.items()}}
 
 
-def read_compared(settings: Settings, track: Track, *models: str) -> dict[str, dict[str, Any]]:
-    """Read the metrics files of models on the test split, and check that they may be compared.
-
-    Args:
-        settings: Says where they lie.
-        track: `structured` or `toolcall`.
-        *models: Two or more of `azure`, `slm`, `slm_ft`.
-
-    Returns:
-        The content of each model's metrics file, in the order asked.
-
-    Raises:
-        FileNotFoundError, ValueError: A run is missing or incomplete, the runs do not answer the same question, or the
-            rows have changed since.
-    """
-    metrics = {model: read_metrics(settings, track, model) for model in models}
-    first, *others = metrics.values()
-    for other in others:
-        check_comparable(first, other)
-    if len({canonical_json(_base_of(content)) for model, content in metrics.items() if model != "azure"}) > 1:
-        raise ValueError(
-            "the local models' runs are not of one base: checkpoint, quantisation, arithmetic or server differ. "
-            "Run 02_eval, 03_decision and 05_post_eval with the same SLM on the same machine."
-        )
-    dataset = settings.dataset / track / f"{first['run']['split']}.jsonl"
-    if not dataset.is_file() or hash_file(dataset) != first["run"]["dataset_sha256"]:
-        raise ValueError(f"the runs were made on other rows than those in {show_path(dataset)} now. Run 02_eval again.")
-    return metrics
-
-
-def _base_of(metrics: dict[str, Any]) -> dict[str, Any]:
-    """A local model's identity without its adapter."""
-    identity = metrics["run"]["identity"]
-    return {key: value for key, value in identity.items() if key not in ("adapter_sha256", "model")}
-
-
 def decide(settings: Settings, track: Track, delta: float = 0.0, margin: float = 0.05) -> dict[str, Any]:
     """Apply the rule to the last runs of `azure` and `slm` on the test split; write and trace the decision.
 
@@ -133,8 +63,8 @@ def decide(settings: Settings, track: Track, delta: float = 0.0, margin: float =
     check_track(track)
     metrics = read_compared(settings, track, "azure", "slm")
     rule = apply_rule(track, metrics["azure"], metrics["slm"], delta)
-    ledgers = evaluate.read_ledgers(settings, metrics)
-    found = {"rates": _list_rates(track, metrics), "pairs": _compare(track, ledgers, "azure", "slm", margin)}
+    ledgers = read_ledgers(settings, metrics)
+    found = {"rates": list_rates(track, metrics), "pairs": compare_models(track, ledgers, "azure", "slm", margin)}
     facts = {**rule, "track": track, "model": "slm", "delta": delta, "margin": margin}
     content = _write(settings, "decision", metrics, facts, found)
     print(f"FINE_TUNE={rule['FINE_TUNE']}  ({show_path(settings.evaluation / f'{track}_decision.json')})")
@@ -206,8 +136,9 @@ def decide_again(settings: Settings, track: Track, candidate: str) -> dict[str, 
 
     Returns:
         The content of `<track>_post_decision.json`: as the decision's, and `verdict`: `swap` (the SLM as it is is good
-        enough), `swap with the adapter`, or `stay`; `changes` counts, for each core metric, the rows on which only the SLM
-        (`first_only`) or only the candidate (`second_only`) was right.
+        enough), `swap with the adapter`, `swap with N examples in the prompt` (only when the adapter is not enough and a
+        few-shot run is), or `stay`; `rules` has the rule for each local model; in `evidence`, `changes` compares the SLM
+        with the candidate and `few_shot` each few-shot run with the hosted LLM, the SLM and the candidate.
 
     Raises:
         FileNotFoundError, ValueError: The runs may not be compared (read_compared). Nothing was written.
@@ -215,16 +146,28 @@ def decide_again(settings: Settings, track: Track, candidate: str) -> dict[str, 
     check_tracing(settings)
     decided = read_decision(settings, track)
     delta, margin = decided["delta"], decided["margin"]
-    metrics = read_compared(settings, track, "azure", "slm", candidate)
-    base, rule = (apply_rule(track, metrics["azure"], metrics[model], delta) for model in ("slm", candidate))
-    verdict = "swap" if not base["FINE_TUNE"] else "stay" if rule["FINE_TUNE"] else "swap with the adapter"
-    ledgers = evaluate.read_ledgers(settings, metrics)
-    found = {"rates": _list_rates(track, metrics), "pairs": _compare(track, ledgers, "azure", candidate, margin)}
-    found["changes"] = _compare(track, ledgers, "slm", candidate, margin)
-    facts = {**rule, "track": track, "model": candidate, "delta": delta, "margin": margin, "verdict": verdict}
+    few_shot = find_few_shot(settings, track)
+    metrics = read_compared(settings, track, *dict.fromkeys(("azure", "slm", *few_shot, candidate)))
+    rules = {m: apply_rule(track, metrics["azure"], metrics[m], delta) for m in metrics if m != "azure"}
+    ledgers = read_ledgers(settings, metrics)
+    found = {"rates": list_rates(track, metrics), "pairs": compare_models(track, ledgers, "azure", candidate, margin)}
+    found["changes"] = compare_models(track, ledgers, "slm", candidate, margin)
+    others = [pair for model in few_shot for pair in (("azure", model), ("slm", model), (model, candidate))]
+    found["few_shot"] = [
+        {"first": a, "second": b, "pairs": compare_models(track, ledgers, a, b, margin)} for a, b in others
+    ]
+    facts = {**rules[candidate], "track": track, "model": candidate, "delta": delta, "margin": margin}
+    facts |= {"verdict": _find_verdict(rules, candidate, few_shot), "rules": rules}
     content = _write(settings, "post_decision", metrics, facts, found)
-    print(f"verdict: {verdict}  ({show_path(settings.evaluation / f'{track}_post_decision.json')})")
+    print(f"verdict: {content['verdict']}  ({show_path(settings.evaluation / f'{track}_post_decision.json')})")
     return content
+
+
+def _find_verdict(rules: dict[str, dict[str, Any]], candidate: str, few_shot: list[str]) -> str:
+    """The first that the rule lets pass: the SLM as it is, with its adapter, with the fewest examples; else `stay`."""
+    names = {"slm": "swap", candidate: "swap" if candidate == "slm" else "swap with the adapter"}
+    names |= {model: f"swap with {model.removeprefix('slm-shots')} examples in the prompt" for model in few_shot}
+    return next((verdict for model, verdict in names.items() if not rules[model]["FINE_TUNE"]), "stay")
 
 
 def _write(
@@ -242,28 +185,10 @@ def _write(
     delivery = trace.deliver()
     run = {"run_id": run_id, "ended": provenance.now_utc(), "compared": compared, **shared}
     run |= {**provenance.describe_machine(), "trace": asdict(delivery)}
-    content = {**facts, "n_rows": shared["n_rows"], "evidence": found, "run": run}
+    priced = costs.price_runs(metrics, costs.Prices.from_settings(settings))
+    content = {**facts, "n_rows": shared["n_rows"], "evidence": found, "costs": priced, "run": run}
     write_json(folder / f"{kind}.json", content)
     path = settings.evaluation / f"{track}_{kind}.json"
     write_json(path, content)
     print(describe_delivery(delivery, settings))
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _list_rates(track: Track, metrics: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """All models' rates with their intervals, by model and metric."""
-    return {
-        model: {m: {"rate": content[m], "interval": content["intervals"][m]} for m in core_metrics(track)}
-        for model, content in metrics.items()
-    }
-
-
-def _compare(
-    track: Track, ledgers: dict[str, tuple[LedgerLine, ...]], first: str, second: str, margin: float
-) -> dict[str, Any]:
-    """The paired evidence about two models, by metric."""
-    sides = {
-        metric: tuple([line.scores[metric.removesuffix("_rate")] for line in ledgers[m]] for m in (first, second))
-        for metric in core_metrics(track)
-    }
-    return {metric: asdict(found) for metric, found in evidence.compare_metrics(sides, margin).items()}

@@ -8,6 +8,7 @@ asks only rows that have no ledger line or an `error` line. A complete run is fo
 import contextlib
 import json
 import sys
+import time
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,12 +16,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from swaplib import evidence, provenance, tracing
+from swaplib import costs, evidence, provenance, tracing
 from swaplib.hosted import HostedLLM
 from swaplib.local import LocalSLM
 from swaplib.metrics import Track, aggregate, canonical_json, check_track, core_metrics, rates_of, score_row
 from swaplib.outbox import Delivery, check_tracing, describe_delivery
-from swaplib.prompts import Message, build_messages
+from swaplib.prompts import Message, build_messages, pick_shots
 from swaplib.rows import (
     SPLITS,
     STATUSES,
@@ -60,6 +61,7 @@ class _Plan:
     messages: list[list[Message]]
     facts: dict[str, Any]
     parameters: dict[str, Any]
+    prices: costs.Prices
     folder: Path
     key: str
 
@@ -77,7 +79,16 @@ class _Plan:
         characters = sum(len(message["content"]) for i in waiting for message in self.messages[i])
         done, tokens = len(self.rows) - len(waiting), f"{characters // 4:,} prompt tokens, at 4 characters each"
         what = f"{len(self.rows)} rows, {done} answered before, {len(waiting)} calls to come (about {tokens})"
-        return f"{self.track} {self.model} {self.split}: {what}\nrun {show_path(self.folder)}"
+        usd = self._price(characters // 4, len(waiting) * self.facts["max_new_tokens"]) if waiting else ""
+        return f"{self.track} {self.model} {self.split}: {what}{usd}\nrun {show_path(self.folder)}"
+
+    def _price(self, prompt_tokens: int, most_tokens: int) -> str:
+        """What the calls to come may cost, in words; nothing where no price is known."""
+        least, most = (self.prices.price_tokens(prompt_tokens, n) for n in (0, most_tokens))
+        if not costs.is_hosted(self.model) or most is None:
+            return ""
+        limit = self.facts["max_new_tokens"]
+        return f"; ${least:.4f} for the prompts, up to ${most:.4f} if every answer takes {limit} tokens"
 
 
 def make_model(settings: Settings, track: Track, model: str, batch_size: int, concurrency: int) -> HostedLLM | LocalSLM:
@@ -119,7 +130,8 @@ def run_model(settings: Settings, track: Track, model: str, **parameters: Any) -
         model: `azure`, `slm` or `slm_ft`.
         **parameters: `split` ("test"), `limit` (only the first rows; None for all, and SWAP_ROW_LIMIT caps it),
             `batch_size` (rows in a local batch), `concurrency` (hosted calls in flight), `max_new_tokens` (the limit of each
-            answer), `fresh` (start a new run even when one with the same question exists).
+            answer), `shots` (0 to 8 examples from train in every prompt; the model is then named `slm-shots4`, say),
+            `fresh` (start a new run even when one with the same question exists).
 
     Returns:
         The run. `metrics["complete"]` is False when rows ended in `error`; the same call asks those again.
@@ -140,6 +152,7 @@ def _make_plan(
     batch_size: int = 16,
     concurrency: int = 8,
     max_new_tokens: int = 256,
+    shots: int = 0,
     fresh: bool = False,
 ) -> _Plan:
     """Check everything, find or name the run, and print what is to come."""
@@ -154,6 +167,7 @@ def _make_plan(
     path = settings.dataset / track / f"{split}.jsonl"
     caps = [cap for cap in (limit, settings.swap_row_limit) if cap is not None]
     rows = read_rows(path, track)[: min(caps, default=None)]
+    examples = _read_shots(settings, track, split, shots)
     messages = [build_messages(track, row.prompt) for row in rows]
     facts = {
         "track": track,
@@ -166,15 +180,26 @@ def _make_plan(
         "max_new_tokens": max_new_tokens,
         "temperature": 0,
     }
+    if examples:  # a comparison asks whether messages are equal apart from these
+        model, facts["shots"], facts["shots_sha256"] = f"{model}-shots{shots}", shots, hash_rows(examples)
+        messages = [build_messages(track, row.prompt, examples) for row in rows]
     key = hash_text(canonical_json(facts))[:12]
     folder = None if fresh else _find_run(settings, key)
     folder = folder or settings.runs / provenance.make_run_id(track, model, split, key)
-    parameters = {**sizes, "fresh": fresh, "swap_row_limit": settings.swap_row_limit}
-    plan = _Plan(client, track, model, split, rows, messages, facts, parameters, folder, key)
+    parameters = {**sizes, "shots": shots, "fresh": fresh, "swap_row_limit": settings.swap_row_limit}
+    prices = costs.Prices.from_settings(settings)
+    plan = _Plan(client, track, model, split, rows, messages, facts, parameters, prices, folder, key)
     if plan.find_waiting():
         client.check()
     print(plan.describe())
     return plan
+
+
+def _read_shots(settings: Settings, track: Track, split: str, shots: int) -> list[Row]:
+    """The examples of a few-shot run; none of them may be a row that is asked."""
+    if shots and split == "train":
+        raise ValueError("shots are examples from train: evaluate test or val with them")
+    return pick_shots(read_rows(settings.dataset / track / "train.jsonl", track) if shots else [], shots)
 
 
 def _find_run(settings: Settings, key: str) -> Path | None:
@@ -230,7 +255,7 @@ def _ask_rows(settings: Settings, plan: _Plan, waiting: list[int]) -> tracing.Ru
                 index = waiting[position]
                 row = plan.rows[index]
                 scores = score_row(plan.track, row.completion, generation.output)
-                line = LedgerLine(index, hash_text(row.prompt), generation, scores)
+                line = LedgerLine(index, hash_text(row.prompt), generation, scores, round(time.time(), 3))
                 append_line(plan.ledger_file, line.to_json())
                 trace.add_generation(line, plan.messages[index], model, limit)
         metrics = _summarise(plan, read_ledger(plan.ledger_file))
@@ -257,36 +282,16 @@ def _describe_run(settings: Settings, plan: _Plan) -> dict[str, Any]:
 
 
 def _summarise(plan: _Plan, ledger: dict[int, LedgerLine]) -> dict[str, Any]:
-    """Core metrics over all rows, their Wilson intervals, statuses, token and latency sums."""
+    """Core metrics over all rows, their Wilson intervals, statuses; tokens, latencies and speed."""
     lines = [ledger[i] for i in range(len(plan.rows))]
     rates = rates_of(aggregate(plan.track, [line.scores for line in lines]))
     n = len(lines)
     statuses = Counter(line.generation.status for line in lines)
-    tokens = {
-        name: sum(getattr(line.generation, name) or 0 for line in lines)
-        for name in ("prompt_tokens", "completion_tokens")
-    }
-    latencies = sorted(line.generation.latency_ms for line in lines)
     return {
         **rates,
         "complete": statuses["error"] == 0,
         "n_rows": n,
         "n_by_status": {status: statuses[status] for status in STATUSES},
         "intervals": {metric: evidence.wilson_interval(round(rate * n), n) for metric, rate in rates.items()},
-        "extra": {**tokens, "median_latency_ms": round(latencies[n // 2], 1)},
+        "extra": {**costs.measure_ledger(lines), "right": sum(all(line.scores.values()) for line in lines)},
     }
-
-
-def read_ledgers(settings: Settings, metrics: dict[str, dict[str, Any]]) -> dict[str, tuple[LedgerLine, ...]]:
-    """The ledgers behind several models' metrics files, in row order, by model.
-
-    Raises:
-        FileNotFoundError: A run's folder is gone.
-    """
-    ledgers = {}
-    for model, content in metrics.items():
-        path = settings.runs / content["run"]["run_id"] / "ledger.jsonl"
-        if not path.is_file():
-            raise FileNotFoundError(f"no ledger at {path}. Run notebooks/02_eval.ipynb again.")
-        ledgers[model] = tuple(line for _, line in sorted(read_ledger(path).items()))
-    return ledgers

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from swaplib.metrics import Track, core_metrics
-from swaplib.report import NAMES
+from swaplib.report import name_model
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -12,6 +12,13 @@ if TYPE_CHECKING:
 
 # Okabe-Ito colours, which colour-blind readers can tell apart; the hatches survive greyscale.
 STYLES = {"azure": ("#0072B2", ""), "slm": ("#E69F00", "//"), "slm_ft": ("#009E73", "..")}
+FEW_SHOT_STYLES = {"azure": ("#56B4E9", "xx"), "slm": ("#CC79A7", "xx"), "slm_ft": ("#D55E00", "xx")}
+
+
+def _style_of(model: str) -> tuple[str, str]:
+    """Colour and hatch of a model, or of its few-shot runs."""
+    base, _, variant = model.partition("-")
+    return FEW_SHOT_STYLES[base] if variant else STYLES[base]
 
 
 def _list_places(n: int, position: int, n_models: int) -> list[float]:
@@ -45,11 +52,13 @@ def plot_metrics(track: Track, metrics: Sequence[dict[str, Any]]) -> "Figure":
             [max(0.0, content["intervals"][n][1] - rate) for n, rate in zip(names, rates, strict=True)],
         ]
         places = _list_places(len(names), offset, len(metrics))
-        colour, hatch = STYLES[model]
+        colour, hatch = _style_of(model)
         style = {"color": colour, "hatch": hatch, "edgecolor": "white", "error_kw": {"ecolor": "#333333", "capsize": 4}}
-        axes.bar(places, rates, width * 0.92, yerr=errors, label=NAMES[model], **style)
+        axes.bar(places, rates, width * 0.92, yerr=errors, label=name_model(model), **style)
         for place, rate, top in zip(places, rates, errors[1], strict=True):
-            axes.annotate(f"{rate:.2f}", (place, rate + top), (0, 3), textcoords="offset points", ha="center")
+            axes.annotate(
+                f"{rate:.2f}", (place, rate + top), (0, 3), textcoords="offset points", ha="center", fontsize=8
+            )
     axes.set_xticks(range(len(names)), names)
     axes.set_ylim(0, 1.12)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
@@ -65,20 +74,42 @@ def plot_reasons(diagnoses: dict[str, dict[str, Any]]) -> "Figure":
     counts = {model: {"right": d["right"], **d["reasons"]} for model, d in diagnoses.items()}
     names = [name for name in next(iter(counts.values())) if any(of_model[name] for of_model in counts.values())]
     height = 0.8 / len(counts)
-    figure, axes = plt.subplots(figsize=(7.5, 0.6 + 0.25 * len(names) * len(counts)), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7.5, 1 + 0.17 * len(names) * len(counts)), layout="constrained")
     for offset, (model, of_model) in enumerate(counts.items()):
-        colour, hatch = STYLES[model]
+        colour, hatch = _style_of(model)
         places = _list_places(len(names), offset, len(counts))
         values = [of_model[name] for name in names]
         bars = axes.barh(
-            places, values, height * 0.92, color=colour, hatch=hatch, edgecolor="white", label=NAMES[model]
+            places, values, height * 0.92, color=colour, hatch=hatch, edgecolor="white", label=name_model(model)
         )
-        axes.bar_label(bars, [str(value) if value else "" for value in values], padding=3)
+        axes.bar_label(bars, [str(value) if value else "" for value in values], padding=3, fontsize=8)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.set_xlabel("rows")
     figure.legend(loc="outside right upper", frameon=False)
     return _finish(figure, axes, f"why rows failed, {next(iter(diagnoses.values()))['n_rows']} rows")
+
+
+def plot_costs(volumes: dict[str, Any] | None) -> "Figure | None":
+    """Dollars a day against rows a day, hosted and local, with the volume from which a machine pays; None without prices."""
+    import matplotlib.pyplot as plt
+
+    if volumes is None:
+        return None
+    figure, axes = plt.subplots(figsize=(7.5, 3.6), layout="constrained")
+    for line, (model, usd) in zip(("-", "--", "-.", ":"), volumes["usd_per_day"].items(), strict=False):
+        axes.plot(volumes["rows_per_day"], usd, line, color=_style_of(model)[0], linewidth=2, label=name_model(model))
+    crossings = {(pay["from_rows_per_day"], pay["usd_per_day"]) for pay in volumes["pays"].values()}
+    for rows, usd in crossings:
+        if rows is not None:
+            axes.plot([rows], [usd], "o", color="#333333")
+            axes.annotate(f"{rows:,.0f}", (rows, usd), (-4, 6), textcoords="offset points", ha="right")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("rows a day (dot: from here a machine of its own pays)")
+    axes.set_ylabel("US dollars a day")
+    figure.legend(loc="outside right upper", frameon=False)
+    return _finish(figure, axes, "cost against volume")
 
 
 def plot_losses(card: dict[str, Any] | None) -> "Figure | None":

@@ -26,7 +26,7 @@ def run_notebook(
         timeout_s: The limit of one cell, in seconds; a dead kernel ends the run at once.
 
     Returns:
-        The paths of the executed notebook and of its HTML, named by the notebook and its track.
+        The paths of the executed notebook and of its HTML, named by the notebook, its track and its shots.
 
     Raises:
         FileNotFoundError, ValueError: The notebook is not there, or a parameter does not exist or fit.
@@ -39,7 +39,8 @@ def run_notebook(
     known = papermill.inspect_notebook(str(notebook))
     parameters = parse_parameters(known, assignments)
     track = parameters.get("track", ast.literal_eval(known["track"]["default"]) if "track" in known else None)
-    executed = settings.reports / f"{notebook.stem}{f'_{track}' if track else ''}.ipynb"
+    shots = f"-shots{parameters['shots']}" if parameters.get("shots") else ""
+    executed = settings.reports / f"{notebook.stem}{f'_{track}' if track else ''}{shots}.ipynb"
     executed.parent.mkdir(parents=True, exist_ok=True)
     failure = _execute(notebook, executed, parameters, timeout_s)
     html = write_html(executed)
@@ -110,13 +111,19 @@ def parse_parameters(known: dict[str, Any], assignments: list[tuple[str, str]]) 
 
 
 def write_html(executed: Path) -> Path:
-    """Render an executed notebook as one HTML file beside it."""
+    """Render an executed notebook as one HTML file beside it, without its code but for the parameters."""
+    import nbformat
     from nbconvert import HTMLExporter
     from nbconvert.preprocessors import CoalesceStreamsPreprocessor  # a progress bar becomes its last line
 
+    notebook = nbformat.read(executed, as_version=4)
+    for cell in notebook.cells:  # a report is for reading: of the code, only the parameters and the cell that failed
+        has_failed = any(output.output_type == "error" for output in cell.get("outputs", []))
+        if not has_failed and not {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", [])):
+            cell.metadata["transient"] = {"remove_source": cell.cell_type == "code"}
     html, _ = HTMLExporter(
         embed_images=True, mathjax_url="", require_js_url="", preprocessors=[CoalesceStreamsPreprocessor]
-    ).from_filename(str(executed))
+    ).from_notebook_node(notebook, {"metadata": {"name": executed.stem}})
     path = executed.with_suffix(".html")
     write_text(path, html)
     return path

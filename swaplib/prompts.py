@@ -1,14 +1,17 @@
 """The only place where messages are made: one fixed system message for each track, then the row's prompt.
 
 The same list goes to Azure, to the local SLM, to training and to serving, so that a comparison compares models.
-The system message is always explicit, because chat templates otherwise put in their own.
+The system message is always explicit, because chat templates otherwise put in their own. Few-shot examples, where they are
+asked for, stand between the two as turns of the same chat: the prompt of a train row, then its completion.
 """
 
 import json
+import random
+from collections.abc import Sequence
 from pathlib import Path
 
 from swaplib.metrics import Track, check_track
-from swaplib.rows import write_text
+from swaplib.rows import Row, write_text
 from swaplib.settings import ROOT
 
 Message = dict[str, str]
@@ -19,14 +22,38 @@ SYSTEM_PROMPTS: dict[Track, str] = {
 }
 
 
-def build_messages(track: Track, prompt: str) -> list[Message]:
+MAX_SHOTS = 8
+
+
+def build_messages(track: Track, prompt: str, shots: Sequence[Row] = ()) -> list[Message]:
     """The messages of one row: `[{"role": "system", …}, {"role": "user", "content": prompt}]`.
+
+    Args:
+        track: `structured` or `toolcall`.
+        prompt: The row's prompt.
+        shots: Examples, each a user and an assistant turn between the two.
 
     Raises:
         ValueError: There is no such track.
     """
     check_track(track)
-    return [{"role": "system", "content": SYSTEM_PROMPTS[track]}, {"role": "user", "content": prompt}]
+    messages = [{"role": "system", "content": SYSTEM_PROMPTS[track]}]
+    for shot in shots:
+        messages += [{"role": "user", "content": shot.prompt}, {"role": "assistant", "content": shot.completion}]
+    return [*messages, {"role": "user", "content": prompt}]
+
+
+def pick_shots(train: Sequence[Row], n: int, seed: int = 42) -> list[Row]:
+    """The first n of MAX_SHOTS train rows drawn with a seed: the same for every model and row, the fewer among the more.
+
+    Raises:
+        ValueError: n is not in 0..MAX_SHOTS, or there are fewer train rows.
+    """
+    if not 0 <= n <= MAX_SHOTS:
+        raise ValueError(f"shots={n}: expected 0 to {MAX_SHOTS} examples")
+    if n > len(train):
+        raise ValueError(f"shots={n}: expected at least as many train rows to take examples from, found {len(train)}")
+    return random.Random(seed).sample(list(train), min(MAX_SHOTS, len(train)))[:n]  # noqa: S311 - a sample, no secret
 
 
 def write_prompts(path: Path = ROOT / "mastra" / "src" / "prompts.json") -> Path:

@@ -54,25 +54,30 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class LedgerLine:
-    """One line of a run's ledger: the row's index and prompt hash, its generation, and its score bits."""
+    """One line of a run's ledger: the row's index and prompt hash, its generation, and its score bits.
+
+    `ended_at` is when the answer came, in Unix seconds (None in ledgers of old): with the latency it says when the model
+    was at work.
+    """
 
     index: int
     prompt_sha256: str
     generation: Generation
     scores: dict[str, bool]
+    ended_at: float | None = None
 
     def to_json(self) -> str:
         """The line as it stands in the file, without the newline: one flat object."""
         flat = {"index": self.index, "prompt_sha256": self.prompt_sha256, **asdict(self.generation)}
-        return json.dumps(flat | {"scores": self.scores})
+        return json.dumps(flat | {"scores": self.scores, "ended_at": self.ended_at})
 
     @classmethod
     def from_json(cls, text: str) -> "LedgerLine":
         """Parse a line; raises ValueError, KeyError or TypeError when it is not one."""
         flat = json.loads(text)
         keys = (flat.pop("index"), flat.pop("prompt_sha256"))
-        scores = flat.pop("scores")
-        return cls(*keys, Generation(**flat), scores)
+        scores, ended_at = flat.pop("scores"), flat.pop("ended_at", None)
+        return cls(*keys, Generation(**flat), scores, ended_at)
 
 
 def hash_text(text: str) -> str:

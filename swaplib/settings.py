@@ -25,6 +25,9 @@ PURPOSES = {
     "SLM_MODEL_PATH": "the folder of the local checkpoint",
     "SLM_BASE_URL": "the address of an SLM that is served elsewhere, …/v1; without it the SLM runs in this process",
     "SLM_API_KEY": "the key of that server, and of `swap serve`",
+    "AZURE_USD_PER_MILLION_INPUT": "the hosted LLM's price for a million prompt tokens, in US dollars",
+    "AZURE_USD_PER_MILLION_OUTPUT": "the hosted LLM's price for a million answer tokens, in US dollars",
+    "SLM_USD_PER_HOUR": "what the machine that runs the SLM costs an hour, in US dollars",
     "LANGFUSE_PUBLIC_KEY": "the public key of the Langfuse project that receives the traces",
     "LANGFUSE_SECRET_KEY": "the secret key of the Langfuse project that receives the traces",
     "LANGFUSE_HOST": "the address of the Langfuse server",
@@ -45,6 +48,9 @@ class Settings(BaseSettings):
     slm_model_path: Path = Path("slm_swap/models/qwen2.5-7b-instruct")
     slm_base_url: str | None = None
     slm_api_key: str | None = Field(None, repr=False)
+    azure_usd_per_million_input: float | None = Field(None, ge=0)
+    azure_usd_per_million_output: float | None = Field(None, ge=0)
+    slm_usd_per_hour: float | None = Field(None, ge=0)
     langfuse_public_key: str | None = Field(None, repr=False)
     langfuse_secret_key: str | None = Field(None, repr=False)
     langfuse_host: str = "https://cloud.langfuse.com"

@@ -4,7 +4,7 @@ import pytest
 from servers import completion, serving
 from test_evaluate import right, run_azure, wrong_for
 
-from swaplib import decision, outbox
+from swaplib import comparison, decision, outbox
 from swaplib.checkpoints import hash_checkpoint
 from swaplib.local import LocalSLM
 from swaplib.rows import Row, hash_rows, read_rows, write_json, write_rows
@@ -170,11 +170,11 @@ def test_an_old_adapter_of_other_rows_is_not_judged(two_runs, capsys):
 
 def test_local_models_of_two_bases_are_not_compared(two_runs):
     copy_run(two_runs, "azure", "slm_ft")
-    decision.read_compared(two_runs, "toolcall", "azure", "slm", "slm_ft")
+    comparison.read_compared(two_runs, "toolcall", "azure", "slm", "slm_ft")
     path = two_runs.evaluation / "toolcall_slm_ft_test.json"
     path.write_text(path.read_text().replace('"arithmetic": "', '"arithmetic": "b'))
     with pytest.raises(ValueError, match="not of one base"):
-        decision.read_compared(two_runs, "toolcall", "azure", "slm", "slm_ft")
+        comparison.read_compared(two_runs, "toolcall", "azure", "slm", "slm_ft")
 
 
 def test_a_post_evaluation_names_what_is_missing_or_old(two_runs):

@@ -11,7 +11,7 @@ from servers import completion, refusal, serving
 
 from swaplib import diagnosis, evaluate, outbox, report, tracing
 from swaplib.hosted import CallFailed
-from swaplib.rows import Row, read_ledger, write_rows
+from swaplib.rows import Row, read_ledger, read_rows, write_rows
 from swaplib.settings import ROOT
 
 
@@ -294,3 +294,46 @@ def test_rates_are_over_all_rows_and_those_over_answered_rows_stand_beside_them(
     html = report.show_answered("toolcall", found).to_html()
     assert "0.660" in html
     assert "0.750" in html
+
+
+def test_few_shot_prompts_hold_the_same_train_examples_for_every_row_and_model(toolcall_home):
+    with serving(right) as (root, exchanges):
+        plain = run_azure(toolcall_home, root)
+        run = run_azure(toolcall_home, root, shots=2)
+        run_azure(toolcall_home, root, shots=1)
+    assert run.metrics["run"]["model"] == "azure-shots2"
+    assert (toolcall_home.evaluation / "toolcall_azure-shots2_test.json").is_file()
+    assert json.loads((toolcall_home.evaluation / "toolcall_azure_test.json").read_text()) == plain.metrics
+    asked = [exchange.json()["messages"] for exchange in exchanges]
+    examples = {json.dumps(messages[1:-1]) for messages in asked[6:12]}
+    assert [len(messages) for messages in (asked[0], asked[6], asked[12])] == [2, 6, 4]
+    [shared] = map(json.loads, examples)
+    assert [message["role"] for message in shared] == ["user", "assistant"] * 2
+    train = {
+        row.prompt: row.completion for row in read_rows(toolcall_home.dataset / "toolcall/train.jsonl", "toolcall")
+    }
+    assert all(train[a["content"]] == b["content"] for a, b in zip(shared[::2], shared[1::2], strict=True))
+    assert asked[12][1:-1] == shared[:2]  # the fewer are among the more
+
+
+@pytest.mark.parametrize(
+    ("parameters", "match"),
+    [({"shots": 9}, "0 to 8"), ({"shots": 7}, "found 6"), ({"shots": 1, "split": "train"}, "evaluate test or val")],
+)
+def test_examples_that_cannot_be_given_are_refused(toolcall_home, parameters, match):
+    with serving(right) as (root, exchanges), pytest.raises(ValueError, match=match):
+        run_azure(toolcall_home, root, **parameters)
+    assert not exchanges
+
+
+def test_the_price_of_the_calls_to_come_is_printed_before_they_are_made(toolcall_home, capsys):
+    priced = toolcall_home.model_copy(
+        update={"azure_usd_per_million_input": 100.0, "azure_usd_per_million_output": 50.0}
+    )
+    with serving(right) as (root, _):
+        run_azure(priced, root, max_new_tokens=100)
+        first = capsys.readouterr().out
+        run_azure(priced, root, max_new_tokens=100)
+    # six calls: some 630 characters at 4 a token are 160 tokens; 6 x 100 answer tokens at 50 $ a million are 0.03 $
+    assert "up to $0.04" in first
+    assert "$" not in capsys.readouterr().out  # nothing is to come, so nothing is to pay

@@ -1,0 +1,134 @@
+"""Which runs may be compared, and the paired evidence about two of them. It decides nothing and writes nothing.
+
+Two runs are compared only when both are complete and answer the same question: the same rows, messages and limits, and for
+local models the same base. Few-shot examples may differ: they are what such a comparison is about.
+"""
+
+from dataclasses import asdict
+from typing import Any
+
+from swaplib import evidence
+from swaplib.metrics import Track, canonical_json, core_metrics
+from swaplib.rows import LedgerLine, hash_file
+from swaplib.runs import read_ledgers, read_metrics, read_run
+from swaplib.settings import Settings, show_path
+
+MUST_AGREE = ("split", "n_rows", "dataset_sha256", "rows_sha256", "messages_sha256", "max_new_tokens", "temperature")
+
+
+def check_comparable(azure: dict[str, Any], slm: dict[str, Any]) -> None:
+    """Check that two metrics files may be compared: both complete, same rows, same messages, same limits.
+
+    Raises:
+        ValueError: Says what differs, or which run has rows without an answer, and what to do.
+    """
+    for metrics in (azure, slm):
+        if not metrics["complete"]:
+            raise ValueError(
+                f"the run {metrics['run']['run_id']} is not complete: {metrics['n_by_status']['error']} of "
+                f"{metrics['n_rows']} rows ended in error. Run 02_eval again; it asks only those rows."
+            )
+    a, b = azure["run"], slm["run"]
+    differing = [f"  {key}: {a[key]} against {b[key]}" for key in MUST_AGREE if a[key] != b[key]]
+    if differing:
+        raise ValueError(
+            f"the runs {a['run_id']} and {b['run_id']} do not answer the same question:\n"
+            + "\n".join(differing)
+            + "\nRun 02_eval for both models with the same rows and parameters."
+        )
+
+
+def read_compared(settings: Settings, track: Track, *models: str) -> dict[str, dict[str, Any]]:
+    """Read the metrics files of models on the test split, and check that they may be compared.
+
+    Args:
+        settings: Says where they lie.
+        track: `structured` or `toolcall`.
+        *models: Two or more of `azure`, `slm`, `slm_ft`, `slm-shots4`, …
+
+    Returns:
+        The content of each model's metrics file, in the order asked.
+
+    Raises:
+        FileNotFoundError, ValueError: A run is missing or incomplete, the runs do not answer the same question, or the
+            rows have changed since.
+    """
+    metrics = {model: read_metrics(settings, track, model) for model in models}
+    first, *others = metrics.values()
+    for other in others:
+        check_comparable(first, other)
+    if len({_base_of(content) for model, content in metrics.items() if model != "azure"}) > 1:
+        raise ValueError(
+            "the local models' runs are not of one base: checkpoint, quantisation, arithmetic or server differ. "
+            "Run 02_eval, 03_decision and 05_post_eval with the same SLM on the same machine."
+        )
+    dataset = settings.dataset / track / f"{first['run']['split']}.jsonl"
+    if not dataset.is_file() or hash_file(dataset) != first["run"]["dataset_sha256"]:
+        raise ValueError(f"the runs were made on other rows than those in {show_path(dataset)} now. Run 02_eval again.")
+    return metrics
+
+
+def _base_of(metrics: dict[str, Any]) -> str:
+    """A local model's identity without its adapter, as canonical JSON."""
+    identity = metrics["run"]["identity"]
+    return canonical_json({key: value for key, value in identity.items() if key not in ("adapter_sha256", "model")})
+
+
+def find_few_shot(settings: Settings, track: Track) -> list[str]:
+    """Few-shot runs of the SLM that answer the question of the last `slm` run: `slm-shots2`, say, fewest examples first.
+
+    One that answers another question, such as more rows, or has another base, is left out, and a printed line says so.
+    """
+    names = []
+    for path in settings.evaluation.glob(f"{track}_slm-shots*_test.json"):
+        name = path.name.removeprefix(f"{track}_").removesuffix("_test.json")
+        try:
+            read_compared(settings, track, "slm", name)
+            names.append(name)
+        except ValueError as error:
+            print(f"{name} is left out: {error}")
+    return sorted(names, key=lambda name: int(name.removeprefix("slm-shots")))
+
+
+def compare_runs(settings: Settings, run_ids: str, margin: float = 0.05) -> dict[str, Any] | None:
+    """Compare two runs by their ids, such as two runs of one model, on the rows that both have answered.
+
+    Args:
+        settings: Says where the runs lie.
+        run_ids: Two ids with a comma between; an empty text asks for nothing.
+        margin: How much worse still counts as not worse, a rate in 0..1.
+
+    Returns:
+        `track`, `first`, `second` (their ids) and `pairs`, the paired evidence by metric; None when nothing was asked.
+
+    Raises:
+        FileNotFoundError, ValueError: There is no such run, or the two do not answer the same question.
+    """
+    if not run_ids.strip():
+        return None
+    ids = [run_id.strip() for run_id in run_ids.split(",")]
+    if len(ids) != 2 or ids[0] == ids[1]:
+        raise ValueError(f"compare={run_ids!r}: expected two run ids with a comma between")
+    metrics = {run_id: read_run(settings, run_id) for run_id in ids}
+    check_comparable(*metrics.values())
+    track, ledgers = metrics[ids[0]]["run"]["track"], read_ledgers(settings, metrics)
+    return {"track": track, "first": ids[0], "second": ids[1], "pairs": compare_models(track, ledgers, *ids, margin)}
+
+
+def list_rates(track: Track, metrics: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """All models' rates with their intervals, by model and metric."""
+    return {
+        model: {m: {"rate": content[m], "interval": content["intervals"][m]} for m in core_metrics(track)}
+        for model, content in metrics.items()
+    }
+
+
+def compare_models(
+    track: Track, ledgers: dict[str, tuple[LedgerLine, ...]], first: str, second: str, margin: float
+) -> dict[str, Any]:
+    """The paired evidence about two models, by metric."""
+    sides = {
+        metric: tuple([line.scores[metric.removesuffix("_rate")] for line in ledgers[m]] for m in (first, second))
+        for metric in core_metrics(track)
+    }
+    return {metric: asdict(found) for metric, found in evidence.compare_metrics(sides, margin).items()}

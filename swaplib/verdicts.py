@@ -1,0 +1,189 @@
+"""What a manager reads: a decision as a sentence and a box, and its tables. It computes nothing beyond what a file says."""
+
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from swaplib.report import format_rate, name_model, style
+
+if TYPE_CHECKING:
+    from IPython.display import HTML
+    from pandas.io.formats.style import Styler
+
+
+def show_decision(decision: dict[str, Any]) -> "Styler":
+    """The rule's numbers: all rates, the gap, and on how many rows only one of the two models was right."""
+    model, records = decision["model"], []
+    for name, gap in decision["gaps"].items():
+        pairs = decision["evidence"]["pairs"][name]
+        record = {"metric": name}
+        record |= {
+            m: format_rate(r[name]["rate"], r[name]["interval"]) for m, r in decision["evidence"]["rates"].items()
+        }
+        record |= {
+            f"gap to {model}": f"{gap:+.2f}",
+            "worse than delta": "yes" if name in decision["worse_on"] else "no",
+        }
+        record |= {"only azure right": pairs["first_only"], f"only {model} right": pairs["second_only"]}
+        records.append(record)
+    return style(pd.DataFrame(records))
+
+
+def show_evidence(decision: dict[str, Any]) -> "Styler":
+    """How sure the gap is, metric by metric: the hosted LLM against the model that the decision is about."""
+    pairs = decision["evidence"]["pairs"]
+    return show_pairs([{"first": "azure", "second": decision["model"], "pairs": pairs}])
+
+
+def show_pairs(comparisons: list[dict[str, Any]]) -> "Styler":
+    """Paired evidence about two models or runs, metric by metric; the verdict is on the second."""
+    records = []
+    for compared in comparisons:
+        for name, found in compared["pairs"].items():
+            record = {"first": compared["first"], "second": compared["second"], "metric": name}
+            record |= {"first less second, 95%": "{:+.2f} [{:+.2f}, {:+.2f}]".format(found["gap"], *found["interval"])}
+            record |= {"bootstrap 95%": "[{:+.2f}, {:+.2f}]".format(*found["bootstrap"])}
+            record |= {"only first right": found["first_only"], "only second right": found["second_only"]}
+            record |= {"McNemar p": f"{found['p_value']:.3g}", "after Holm": f"{found['p_adjusted']:.3g}"}
+            records.append(record | {"the second is": found["verdict"], "rows needed": found["rows_needed"] or ""})
+    return style(pd.DataFrame(records))
+
+
+def show_few_shot(decision: dict[str, Any]) -> "Styler":
+    """Examples in the prompt, the cheap alternative, against the hosted LLM, the SLM as it is and the candidate."""
+    if found := decision["evidence"]["few_shot"]:
+        return show_pairs(found)
+    return style(pd.DataFrame({"few-shot runs": ["none: 02_eval makes one with `-p models slm -p shots 4`"]}))
+
+
+def show_comparison(compared: dict[str, Any] | None) -> "Styler":
+    """Two runs that were compared by their ids; an empty table when nothing was asked."""
+    return show_pairs([compared] if compared else [])
+
+
+def show_costs(decision: dict[str, Any]) -> "Styler":
+    """What each run took, and its dollars where prices are set; the latency of a local model is that of its batch."""
+    costs, records = decision["costs"], []
+    for model, found in costs["models"].items():
+        record = {"model": name_model(model), "rows": found["rows"], "right": found["right"]}
+        record |= {"tokens in": found["prompt_tokens"], "tokens out": found["completion_tokens"]}
+        record |= {
+            "p50 ms": _format(found["p50_latency_ms"], ",.0f"),
+            "p95 ms": _format(found["p95_latency_ms"], ",.0f"),
+        }
+        record |= {"rows/s": _format(found["rows_per_second"], ".2f")}
+        if any(price is not None for price in costs["prices"].values()):
+            pay = costs["pays"].get(model)
+            record |= {"USD for 1,000 rows": _format(found["usd_per_1000_rows"], ",.4f")}
+            record |= {"USD a right row": _format(found["usd_per_right_row"], ",.6f")}
+            record |= {"pays from, rows a day": _format(pay["from_rows_per_day"], ",.0f") or "never" if pay else ""}
+        records.append(record)
+    return style(pd.DataFrame(records))
+
+
+def _format(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def show_changes(decision: dict[str, Any]) -> "Styler":
+    """What the adapter changed against the SLM without it, in rows, both ways; from a post-decision."""
+    records = [
+        {"metric": name, "gained": n["second_only"], "lost": n["first_only"], "right in both": n["both"]}
+        | {"wrong in both": n["neither"]}
+        for name, n in decision["evidence"]["changes"].items()
+    ]
+    return style(pd.DataFrame(records))
+
+
+def describe_decision(decision: dict[str, Any]) -> str:
+    """The rule's bit as one sentence for a manager."""
+    n, delta = decision["n_rows"], decision["delta"]
+    if not _is_any_right(decision):
+        return f"FINE_TUNE={decision['FINE_TUNE']}, but on {n} rows no model got one right: this says nothing yet."
+    note = (
+        f" One row is {1 / n:.3g} of the rate, more than delta={delta:g}: a single row decides."
+        if 1 / n > delta
+        else ""
+    )
+    if decision["FINE_TUNE"]:
+        where = ", ".join(decision["worse_on"])
+        return f"FINE_TUNE=1: on {n} rows the SLM is worse by more than {delta:g} on {where}.{note}"
+    good = f"the SLM is not worse than the hosted LLM by more than {delta:g} on any core metric"
+    return f"FINE_TUNE=0: on {n} rows {good}.{note}"
+
+
+def describe_verdict(decision: dict[str, Any]) -> str:
+    """A post-decision's verdict as one sentence for a manager."""
+    n, delta, where = decision["n_rows"], decision["delta"], ", ".join(decision["worse_on"])
+    if not _is_any_right(decision):
+        return f"Verdict: {decision['verdict']}, but on {n} rows no model got one right: this says nothing yet."
+    who = "the SLM with its adapter" if decision["model"] == "slm_ft" else "the SLM without an adapter"
+    worse = f"{who} is still worse than the hosted LLM by more than {delta:g} on {where}"
+    not_worse = f"is not worse than the hosted LLM by more than {delta:g} on any core metric"
+    if decision["verdict"] == "swap":
+        reason = f"the SLM without an adapter {not_worse}"
+    elif decision["verdict"] == "swap with the adapter":
+        reason = f"{who} {not_worse}"
+    elif decision["verdict"] == "stay":
+        reason = worse
+    else:
+        reason = f"{worse}, but with examples in the prompt the SLM {not_worse}"
+    return f"Verdict: {decision['verdict']}. On {n} rows, {reason}."
+
+
+def describe_evidence(decision: dict[str, Any]) -> str:
+    """How sure the decision is, as one sentence for a manager."""
+    parts = []
+    for name, found in decision["evidence"]["pairs"].items():
+        low, high = found["interval"]
+        needed = f" ({found['rows_needed']:,} would settle it)" if found["rows_needed"] else ""
+        parts.append(f"{name} {found['verdict']}{needed}, {found['gap']:+.2f} [{low:+.2f}, {high:+.2f}]")
+    gap = f"gap to {decision['model']} with its 95% interval, margin {decision['margin']:g}"
+    return f"How sure ({gap}): {'; '.join(parts)}."
+
+
+def describe_costs(decision: dict[str, Any]) -> str:
+    """What it would cost, as one sentence for a manager; without prices it says where to set them.
+
+    It says USD: between two dollar signs, JupyterLab would typeset mathematics.
+    """
+    costs, parts = decision["costs"], []
+    for model, found in costs["models"].items():
+        if found["usd_per_1000_rows"] is not None:
+            parts.append(f"{model} USD {found['usd_per_1000_rows']:,.3f}")
+    if not parts:
+        return (
+            "No price is set (AZURE_USD_PER_MILLION_INPUT and _OUTPUT, SLM_USD_PER_HOUR), so costs are tokens and time."
+        )
+    pay = costs["pays"].get(decision["model"])
+    when = ""
+    if pay and pay["from_rows_per_day"]:
+        when = f" A machine of its own pays from {pay['from_rows_per_day']:,.0f} rows a day on."
+    elif pay:
+        most = f"{pay['capacity_rows_per_day']:,.0f} rows a day at most"
+        when = f" A machine of its own never pays: it answers {most}, which cost less at the hosted LLM."
+    return f"For 1,000 rows, with the machine always busy: {', '.join(parts)}.{when}"
+
+
+def describe_parity(parity: dict[str, Any]) -> str:
+    """Whether the score is that of one model, as one sentence for a manager."""
+    parts = [f"{c['compared']}: {c['equal']} of {c['rows']} outputs equal" for c in parity["comparisons"]]
+    return f"Is it one model? {'; '.join(parts) or 'not asked'}."
+
+
+def show_verdict(decision: dict[str, Any], parity: dict[str, Any] | None = None) -> "HTML":
+    """The decision in a box: the bit or the verdict, then the reason, how sure it is, what it costs, and parity."""
+    from IPython.display import HTML
+
+    is_post = "verdict" in decision
+    head = decision["verdict"].capitalize() if is_post else f"FINE_TUNE={decision['FINE_TUNE']}"
+    sentences = [describe_verdict(decision) if is_post else describe_decision(decision), describe_evidence(decision)]
+    sentences += [describe_costs(decision)] + ([describe_parity(parity)] if parity else [])
+    lines = "".join(f'<p style="margin:0.3em 0">{escape(text)}</p>' for text in sentences)
+    box = "border:2px solid #333;border-left-width:12px;padding:0.6em 1em;margin:0.5em 0;max-width:60em"
+    return HTML(f'<div style="{box}"><div style="font-size:1.6em;font-weight:bold">{escape(head)}</div>{lines}</div>')
+
+
+def _is_any_right(decision: dict[str, Any]) -> bool:
+    return any(metric["rate"] for model in decision["evidence"]["rates"].values() for metric in model.values())

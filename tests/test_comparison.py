@@ -1,0 +1,75 @@
+import json
+
+import pytest
+from servers import completion, serving
+from test_decision import two_runs  # noqa: F401 - a fixture
+from test_evaluate import right, run_azure, wrong_for
+
+from swaplib import comparison, decision, report, verdicts
+from swaplib.rows import write_json
+
+
+def add_few_shot(settings, shots: int, **changes) -> None:
+    """A few-shot run of the SLM that is as good as the hosted one."""
+    azure, slm = (json.loads((settings.evaluation / f"toolcall_{m}_test.json").read_text()) for m in ("azure", "slm"))
+    run = azure["run"] | {"model": f"slm-shots{shots}", "identity": slm["run"]["identity"]} | changes
+    write_json(settings.evaluation / f"toolcall_slm-shots{shots}_test.json", azure | {"run": run})
+
+
+def test_two_runs_of_one_model_are_compared_by_their_ids(toolcall_home):
+    with serving(right) as (root, _):
+        first = run_azure(toolcall_home, root)
+    with serving(wrong_for([1, 3], completion("prose"))) as (root, _):
+        second = run_azure(toolcall_home, root)
+    compared = comparison.compare_runs(toolcall_home, f"{first.folder.name}, {second.folder.name}")
+    found = compared["pairs"]["valid_call_rate"]
+    assert [found[name] for name in ("both", "first_only", "second_only", "neither")] == [4, 2, 0, 0]
+    assert second.folder.name in verdicts.show_comparison(compared).to_html()
+    html = report.list_runs(toolcall_home, "toolcall").to_html()
+    assert html.index(second.folder.name) < html.index(first.folder.name)
+    assert "complete" in html
+
+
+def test_nothing_asked_compares_nothing(settings):
+    assert comparison.compare_runs(settings, "") is None
+    assert "<td" not in verdicts.show_comparison(None).to_html()
+
+
+def test_runs_that_are_not_there_or_not_two_say_what_is_expected(settings):
+    with pytest.raises(ValueError, match="two run ids"):
+        comparison.compare_runs(settings, "one")
+    with pytest.raises(FileNotFoundError, match="02_eval lists the runs"):
+        comparison.compare_runs(settings, "one,two")
+
+
+def test_a_run_that_has_not_ended_is_listed_with_its_answered_rows(toolcall_home):
+    with serving(right) as (root, _):
+        run = run_azure(toolcall_home, root)
+    (run.folder / "metrics.json").unlink()
+    assert "not ended, 6 rows answered" in report.list_runs(toolcall_home, "toolcall").to_html()
+
+
+def test_examples_that_are_enough_are_recommended_when_the_slm_alone_is_not(two_runs):  # noqa: F811
+    decision.decide(two_runs, "toolcall")
+    add_few_shot(two_runs, 8)
+    add_few_shot(two_runs, 2)
+    decided = decision.decide_again(two_runs, "toolcall", "slm")
+    assert decided["verdict"] == "swap with 2 examples in the prompt"
+    assert "but with examples in the prompt the SLM is not worse" in verdicts.describe_verdict(decided)
+    assert [(c["first"], c["second"]) for c in decided["evidence"]["few_shot"]] == [
+        *(("azure", "slm-shots2"), ("slm", "slm-shots2"), ("slm-shots2", "slm")),
+        *(("azure", "slm-shots8"), ("slm", "slm-shots8"), ("slm-shots8", "slm")),
+    ]
+    html = verdicts.show_few_shot(decided).to_html()
+    assert "slm-shots8" in html
+    assert "slm-shots2" in verdicts.show_decision(decided).to_html()
+
+
+@pytest.mark.parametrize("changes", [{"n_rows": 7}, {"identity": {"model": "another"}}])
+def test_a_few_shot_run_of_another_question_or_base_is_left_out_and_said(two_runs, capsys, changes):  # noqa: F811
+    decision.decide(two_runs, "toolcall")
+    add_few_shot(two_runs, 2, **changes)
+    decided = decision.decide_again(two_runs, "toolcall", "slm")
+    assert decided["evidence"]["few_shot"] == []
+    assert "slm-shots2 is left out" in capsys.readouterr().out
+    assert "-p shots 4" in verdicts.show_few_shot(decided).to_html()

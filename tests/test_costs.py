@@ -1,0 +1,97 @@
+import pytest
+
+from swaplib import costs, figures, verdicts
+from swaplib.costs import Prices
+from swaplib.rows import Generation, LedgerLine
+
+PRICES = Prices(2.0, 8.0, 3.6)
+NO_PRICES = Prices(None, None, None)
+
+
+def line(index: int, latency_ms: float, ended_at: float | None, tokens=(100, 50), status="ok") -> LedgerLine:
+    return LedgerLine(index, "", Generation("x", status, "stop", *tokens, latency_ms), {"valid_call": True}, ended_at)
+
+
+def metrics(ledger, right=5) -> dict:
+    return {"n_rows": len(ledger), "extra": costs.measure_ledger(ledger) | {"right": right}}
+
+
+def test_a_ledger_as_worked_by_hand():
+    # two calls that overlap by half a second, a pause, one call: 1.5 s + 2 s at work
+    ledger = [line(0, 1000, 101.0), line(1, 1000, 101.5), line(2, 2000, 203.0)]
+    measured = costs.measure_ledger(ledger)
+    assert (measured["prompt_tokens"], measured["completion_tokens"]) == (300, 150)
+    assert (measured["p50_latency_ms"], measured["p95_latency_ms"]) == (1000, 1900)
+    assert measured["busy_seconds"] == 3.5
+    assert measured["rows_per_second"] == pytest.approx(3 / 3.5)
+
+
+def test_rows_of_a_batch_share_its_time():
+    ledger = [line(i, 4000, 50.0 + i / 1000) for i in range(8)]
+    assert costs.find_busy_seconds(ledger) == pytest.approx(4.007)
+
+
+def test_what_a_ledger_does_not_tell_is_not_made_up():
+    measured = costs.measure_ledger([line(0, 1000, None), line(1, 1000, 7.0, tokens=(None, None))])
+    assert [measured[name] for name in ("prompt_tokens", "busy_seconds", "rows_per_second")] == [None, None, None]
+    refused = line(1, 10, 7.0, tokens=(None, None), status="filtered")  # refused before it was read: no usage, no cost
+    assert costs.measure_ledger([line(0, 1000, 6.0), refused])["prompt_tokens"] == 100
+
+
+def test_dollars_as_worked_by_hand():
+    hosted = metrics([line(i, 1000, 10.0 + i) for i in range(10)])  # 100 x 2 + 50 x 8 = 600 millionths a row
+    local = metrics([line(i, 1000, 10.0 + i) for i in range(10)], right=0)  # 1 row/s at 0.001 $ a second
+    priced = costs.price_runs({"azure": hosted, "slm": local}, PRICES)
+    assert priced["models"]["azure"]["usd_per_1000_rows"] == pytest.approx(0.6)
+    assert priced["models"]["azure"]["usd_per_right_row"] == pytest.approx(0.0012)  # five of ten were right
+    assert priced["models"]["slm"]["usd_per_1000_rows"] == pytest.approx(1.0)
+    assert priced["models"]["slm"]["usd_per_right_row"] is None
+    # 86.40 $ a day buy 144,000 hosted rows; one machine answers 86,400: it never pays
+    assert priced["pays"]["slm"] == {
+        "usd_per_day": pytest.approx(86.4),
+        "capacity_rows_per_day": pytest.approx(86_400),
+        "from_rows_per_day": None,
+    }
+
+
+def test_the_volume_from_which_a_machine_pays():
+    hosted, local = (metrics([line(i, ms, 10.0 + i * ms / 1000) for i in range(10)]) for ms in (1000, 100))
+    priced = costs.price_runs({"azure": hosted, "slm": local}, PRICES)
+    assert priced["pays"]["slm"]["from_rows_per_day"] == pytest.approx(144_000)
+    volumes = costs.trace_volumes(priced)
+    cheaper = [
+        rows
+        for rows, a, b in zip(
+            volumes["rows_per_day"], volumes["usd_per_day"]["azure"], volumes["usd_per_day"]["slm"], strict=True
+        )
+        if b < a
+    ]
+    assert 144_000 < min(cheaper) < 160_000
+    [axes] = figures.plot_costs(volumes).axes
+    assert [text.get_text() for text in axes.texts] == ["144,000"]
+
+
+def test_without_prices_there_is_no_dollar_and_no_figure():
+    ledger = [line(0, 1000, 10.0)]
+    priced = costs.price_runs({"azure": metrics(ledger), "slm": metrics(ledger)}, NO_PRICES)
+    assert {found["usd_per_1000_rows"] for found in priced["models"].values()} == {None}
+    assert priced["pays"] == {}
+    assert figures.plot_costs(costs.trace_volumes(priced)) is None
+    decision = {"model": "slm", "costs": priced}
+    assert "USD" not in verdicts.show_costs(decision).to_html()
+    assert verdicts.describe_costs(decision).startswith("No price is set")
+
+
+def test_costs_read_as_a_sentence_and_a_table():
+    hosted, local = (metrics([line(i, ms, 10.0 + i * ms / 1000) for i in range(10)]) for ms in (1000, 100))
+    decision = {"model": "slm", "costs": costs.price_runs({"azure": hosted, "slm": local}, PRICES)}
+    assert verdicts.describe_costs(decision) == (
+        "For 1,000 rows, with the machine always busy: azure USD 0.600, slm USD 0.100. "
+        "A machine of its own pays from 144,000 rows a day on."
+    )
+    assert "144,000" in verdicts.show_costs(decision).to_html()
+
+
+def test_one_token_price_alone_is_refused(settings):
+    with pytest.raises(ValueError, match="AZURE_USD_PER_MILLION_OUTPUT"):
+        Prices.from_settings(settings.model_copy(update={"azure_usd_per_million_input": 1.0}))
