@@ -19,9 +19,15 @@ from swaplib.settings import ROOT
 _stack = ExitStack()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--table` writes the table of docs/reliability.md."""
+    parser.addoption("--table", action="store_true", help="write the table of docs/reliability.md")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Give the session an environment of its own, before anything reads it."""
     config.addinivalue_line("markers", "stand_in: needs the hosted stand-in, which answers at AZURE_ENDPOINT")
+    config.addinivalue_line("markers", "long: takes minutes; `make test-long` runs it")
     os.environ |= {
         "AZURE_ENDPOINT": f"http://127.0.0.1:{find_free_port()}/openai/deployments/stand-in",
         "AZURE_API_KEY": "the-stand-in-needs-no-key",

@@ -214,7 +214,7 @@ def _trace_trajectory(trace: tracing.RunTrace, trajectory: Trajectory) -> None:
         "model": trajectory.model,
     }
     values = {"input": trajectory.task, "output": {"steps": steps, "final_answer": trajectory.final_answer}}
-    trace.add_span(
+    trace.add_agent(
         hash_text(trajectory.to_json()),
         f"trajectory {trajectory.id}",
         values | {"metadata": metadata},

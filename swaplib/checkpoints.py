@@ -36,6 +36,10 @@ HUB_FILES = (
 )
 
 
+# pickles, which run code when they are read, and code
+REFUSED = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".py"}
+
+
 def download(name: str, models: Path, revision: str | None = None) -> Path:
     """Bring a checkpoint to `models/<name>`, unless it is there already.
 
@@ -91,7 +95,7 @@ def check_checkpoint(path: Path) -> None:
 
     Raises:
         FileNotFoundError: The folder is not there.
-        ValueError: It lacks a file; the message names it.
+        ValueError: It lacks a file, or holds a pickle or code; the message names it.
     """
     if not path.is_dir():
         raise FileNotFoundError(
@@ -104,6 +108,16 @@ def check_checkpoint(path: Path) -> None:
     if lacking := sorted(file for file in needed if not (path / file).is_file()):
         raise ValueError(
             f"{path} is no usable checkpoint: it lacks {', '.join(lacking)}. Delete it and download again."
+        )
+    refuse_code(path)
+
+
+def refuse_code(folder: Path) -> None:
+    """Raise ValueError when a folder of weights holds a pickle or code, though nothing here would load it."""
+    if found := sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.suffix.lower() in REFUSED):
+        raise ValueError(
+            f"{folder} holds files that are refused: {', '.join(found)}. Only safetensors are read and no code is run: "
+            "move them away if you trust the rest."
         )
 
 
@@ -190,7 +204,6 @@ def _fetch_snapshot(repo_id: str, revision: str | None, folder: Path) -> None:
             f"the hub did not give {repo_id} at {revision or 'its main branch'} ({type(error).__name__}). Check the id, the "
             "revision and the network; for a gated model accept its terms and run `hf auth login`. Run again to go on."
         ) from error
-    if found := [p.name for p in folder.rglob("*") if p.suffix in {".bin", ".pt", ".pth", ".pkl", ".py"}]:
-        raise ValueError(f"{repo_id} brought files that are refused: {', '.join(found)}")
+    refuse_code(folder)
     shutil.rmtree(folder / ".cache", ignore_errors=True)
     write_json(folder / "source.json", {"repo_id": repo_id, "revision": revision or "main", "commit": commit})

@@ -144,7 +144,8 @@ def push_traces() -> None:
     for r in records:
         problem = f": {r['problem']}" if r["problem"] else ""
         print(f"{r['run_id']}: {r['delivered']} of {r['made']} delivered{problem}")
-    print(f"{len(records)} trace(s) sent" if records else "nothing to send")
+    sent = sum(not r["failed"] for r in records)
+    print(f"{sent} of {len(records)} trace(s) sent" if records else "nothing to send")
     raise typer.Exit(1 if any(r["failed"] for r in records) else 0)
 
 

@@ -5,7 +5,9 @@ the prompts do not tell. It mends nothing.
 """
 
 import json
+import os
 import re
+import shutil
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,7 @@ from swaplib import xlam
 from swaplib.checkpoints import check_checkpoint
 from swaplib.metrics import TRACKS, ToolCall, Track, parse_gold
 from swaplib.prompts import build_messages
-from swaplib.rows import SPLITS, Row, format_rows, hash_file, read_rows, write_json, write_text
+from swaplib.rows import SPLITS, Row, format_rows, hash_text, read_rows, write_json, write_text
 from swaplib.settings import ROOT, Settings, show_path
 
 Rows = dict[Track, dict[str, list[Row]]]
@@ -57,13 +59,32 @@ def build_dataset(settings: Settings, source: str, sizes: dict[Track, str], seed
     shared = check_leaks(rows, may_share_tools=folder.is_dir())
     _check_home(settings, facts["source"])
     files = {f"{track}/{split}.jsonl": format_rows(rows[track][split]) for track in rows for split in SPLITS}
-    "".join(files.values()).encode()  # what cannot be written fails here, before the first file
-    for file, text in files.items():
-        write_text(settings.dataset / file, text)
-    hashes = {file: hash_file(settings.dataset / file) for file in files}
+    hashes = {file: hash_text(text) for file, text in files.items()}
     manifest = facts | {"rows": counts, "tools_in_several_splits": shared, "sha256": hashes}
-    write_json(settings.dataset / "manifest.json", manifest)
+    _replace_files(settings.dataset, files, manifest)
     return Dataset(rows, manifest)
+
+
+def _replace_files(folder: Path, files: dict[str, str], manifest: dict[str, Any]) -> None:
+    """Put a dataset in the place of another: never rows of both, and its manifest before any of its rows.
+
+    Everything is written beside its place first, where a full disk harms nothing. A kill while files are moved leaves
+    splits missing, which readers say, and a manifest that lets the same source be built again.
+    """
+    staged = folder / ".build"
+    shutil.rmtree(staged, ignore_errors=True)  # what a kill has left
+    try:
+        for file, text in files.items():
+            write_text(staged / file, text)
+            (folder / file).parent.mkdir(exist_ok=True)
+        write_json(staged / "manifest.json", manifest)
+        for track in TRACKS:
+            for split in SPLITS:
+                (folder / track / f"{split}.jsonl").unlink(missing_ok=True)
+        for file in ("manifest.json", *files):
+            os.replace(staged / file, folder / file)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
 
 
 def _check_home(settings: Settings, source: str) -> None:
@@ -234,7 +255,7 @@ def count_tokens(rows: Rows, checkpoint: Path) -> list[dict[str, Any]]:
     from transformers import AutoTokenizer
 
     check_checkpoint(checkpoint)
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
     records = []
     for track, splits in rows.items():
         for split, of_split in splits.items():

@@ -274,7 +274,7 @@ def _describe_run(settings: Settings, plan: _Plan) -> dict[str, Any]:
         "started": provenance.read_start(plan.folder.name),
         "ended": provenance.now_utc(),
         "model": plan.model,
-        "rows_asked": len(plan.ledger_file.read_text(encoding="utf-8").splitlines()),
+        "rows_asked": len(plan.ledger_file.read_bytes().splitlines()),
         "rows_scored": len(plan.rows),
         **plan.facts,
         "dataset": show_path(settings.dataset / plan.track / f"{plan.split}.jsonl"),

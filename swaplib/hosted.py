@@ -142,8 +142,8 @@ class HostedLLM:
             CallFailed: The endpoint refuses every call (key, deployment, parameter); says what to do.
         """
         arrived: queue.Queue[tuple[int, Generation] | BaseException | None] = queue.Queue()
-        loop = asyncio.new_event_loop()
-        task = loop.create_task(self._ask_all(conversations, max_new_tokens, arrived))
+        loop, free = asyncio.new_event_loop(), asyncio.Semaphore(self.concurrency)
+        task = loop.create_task(self._ask_all(conversations, max_new_tokens, arrived, free))
         thread = threading.Thread(target=_run_loop, args=(loop, task, arrived), daemon=True)
         thread.start()
         try:
@@ -151,18 +151,21 @@ class HostedLLM:
                 if isinstance(item, BaseException):
                     raise item
                 yield item
+                with contextlib.suppress(RuntimeError):  # the loop is closed when every call is done
+                    loop.call_soon_threadsafe(free.release)  # not before: a kill loses what nobody has kept yet
         finally:
-            with contextlib.suppress(RuntimeError):  # the loop is closed when every call is done
+            with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(task.cancel)
             thread.join()
 
-    async def _ask_all(self, conversations: Sequence[Sequence[Message]], limit: int, arrived: queue.Queue) -> None:
-        semaphore = asyncio.Semaphore(self.concurrency)
+    async def _ask_all(
+        self, conversations: Sequence[Sequence[Message]], limit: int, arrived: queue.Queue, free: asyncio.Semaphore
+    ) -> None:
         async with self._client() as client, asyncio.TaskGroup() as group:
 
             async def ask(index: int, messages: Sequence[Message]) -> None:
-                async with semaphore:
-                    arrived.put((index, await self._ask(client, messages, limit)))
+                await free.acquire()  # the consumer gives it back
+                arrived.put((index, await self._ask(client, messages, limit)))
 
             for index, messages in enumerate(conversations):
                 group.create_task(ask(index, messages))
@@ -170,9 +173,10 @@ class HostedLLM:
     def _client(self) -> Any:
         from openai import AsyncAzureOpenAI, AsyncOpenAI, DefaultAsyncHttpxClient
 
+        is_proxied = urlsplit(self.endpoint).hostname not in LOOPBACK  # no proxy leads back to this machine
+        http_client = DefaultAsyncHttpxClient(trust_env=is_proxied, follow_redirects=False)  # nor the key elsewhere
         shared = {"base_url": self.endpoint, "api_key": self.api_key, "max_retries": self.max_retries}
-        if urlsplit(self.endpoint).hostname in LOOPBACK:
-            shared["http_client"] = DefaultAsyncHttpxClient(trust_env=False)  # no proxy leads back to this machine
+        shared["http_client"] = http_client
         if self.api_version:
             return AsyncAzureOpenAI(**shared, api_version=self.api_version)
         return AsyncOpenAI(**shared)
@@ -186,14 +190,15 @@ class HostedLLM:
                 answer = await client.chat.completions.create(
                     model=self.deployment, messages=list(messages), temperature=0, max_tokens=limit
                 )
-            return _read_answer(answer, start)
+            return self._read_answer(answer, start)
         except TimeoutError:
             return _no_answer(start, f"no answer within {self.deadline_s:g} s")
         except openai.BadRequestError as error:
             return self._read_bad_request(error, start)
         except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
             raise CallFailed(
-                f"{self.identity()['endpoint']} answered {error.status_code} ({error.code}). Check {self._variables}."
+                f"{self.identity()['endpoint']} answered {error.status_code} ({self._read_code(error)}). Check "
+                f"{self._variables}."
             ) from None
         except openai.APIError as error:
             status = getattr(error, "status_code", None)
@@ -208,22 +213,30 @@ class HostedLLM:
             return Generation("", status, error.code, None, None, (time.perf_counter() - start) * 1000)
         if str(error.param) in {"temperature", "max_tokens"}:
             raise CallFailed(
-                f"the deployment {self.deployment} refuses `{error.param}` ({error.code or 'no code'}). This workbook "
+                f"the deployment {self.deployment} refuses `{error.param}` ({self._read_code(error)}). This workbook "
                 "compares models that decode greedily with a token limit, which reasoning models do not. Choose another "
                 "deployment, or a lower max_new_tokens if the limit is too high for this one."
             ) from None
-        return _no_answer(start, f"BadRequestError 400 ({error.code or error.type or 'no code'})")
+        return _no_answer(start, f"BadRequestError 400 ({self._read_code(error)})")
 
+    def _read_code(self, error: Any) -> str:
+        return self._keep_word(error.code or error.type) or "no code"
 
-def _read_answer(answer: Any, start: float) -> Generation:
-    """Keep text, finish reason and usage; raises what reading something else than a chat completion raises."""
-    choice, usage = answer.choices[0], answer.usage
-    reason = choice.finish_reason
-    output = "" if reason == "content_filter" and choice.message is None else choice.message.content or ""
-    status = {"length": "truncated", "content_filter": "filtered"}.get(reason, "ok" if output.strip() else "empty")
-    counts = (usage.prompt_tokens, usage.completion_tokens) if usage else (None, None)
-    tokens = [count if isinstance(count, int) else None for count in counts]
-    return Generation(output, status, reason, *tokens, (time.perf_counter() - start) * 1000)
+    def _keep_word(self, word: Any) -> str | None:
+        """What a server says, where it is one plain word and not the key: it goes to ledgers, traces and terminals."""
+        is_plain = isinstance(word, str) and re.fullmatch(r"[\w.-]{1,64}", word) and self.api_key not in word
+        return word if is_plain else None
+
+    def _read_answer(self, answer: Any, start: float) -> Generation:
+        """Keep text, finish reason and usage; raises what reading something else than a chat completion raises."""
+        choice, usage = answer.choices[0], answer.usage
+        reason = choice.finish_reason
+        output = "" if reason == "content_filter" and choice.message is None else choice.message.content or ""
+        status = {"length": "truncated", "content_filter": "filtered"}.get(reason, "ok" if output.strip() else "empty")
+        kept = None if reason is None else self._keep_word(reason) or "unknown"
+        counts = (usage.prompt_tokens, usage.completion_tokens) if usage else (None, None)
+        tokens = [count if isinstance(count, int) else None for count in counts]
+        return Generation(output, status, kept, *tokens, (time.perf_counter() - start) * 1000)
 
 
 def _no_answer(start: float, reason: str) -> Generation:

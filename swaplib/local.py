@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,11 +13,15 @@ from logging import ERROR, getLogger
 from pathlib import Path
 from typing import Any, Literal
 
-from swaplib.checkpoints import check_checkpoint, hash_checkpoint
+from tqdm import tqdm
+
+from swaplib.checkpoints import check_checkpoint, hash_checkpoint, refuse_code
 from swaplib.prompts import Message
 from swaplib.rows import Generation
 
 Precision = Literal["4bit", "float32", "bfloat16"]
+
+_OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory|bad_alloc|ALLOC_FAILED")
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,7 @@ class LocalSLM:
         if self.adapter is not None and not (self.adapter / "adapter_config.json").is_file():
             raise FileNotFoundError(f"no adapter at {self.adapter}. Run notebooks/04_finetune.ipynb first.")
         if self.adapter is not None:
+            refuse_code(self.adapter)
             config = json.loads((self.adapter / "adapter_config.json").read_text(encoding="utf-8"))
             base = Path(config.get("base_model_name_or_path") or "").name
             if base.lower() != self.path.name.lower():
@@ -62,7 +68,8 @@ class LocalSLM:
         """The checkpoint's tokenizer, padding on the left."""
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(self.path, padding_side="left", clean_up_tokenization_spaces=False)
+        options = {"padding_side": "left", "clean_up_tokenization_spaces": False, "trust_remote_code": False}
+        tokenizer = AutoTokenizer.from_pretrained(self.path, **options)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         return tokenizer
@@ -133,7 +140,11 @@ class LocalSLM:
 
         Yields:
             The index of a conversation and its generation, batch by batch. A prompt that leaves no room for its answer in
-            the model's context is `truncated` with an empty output.
+            the model's context is `truncated` with an empty output. A batch that does not fit into memory is halved, which
+            is said in one line.
+
+        Raises:
+            RuntimeError: There is not enough memory for a single row.
         """
         if not conversations:
             return  # nothing to ask, so nothing to load
@@ -144,9 +155,32 @@ class LocalSLM:
             if length > room:
                 yield i, Generation("", "truncated", "context_length_exceeded", length, 0, 0.0)
         order = sorted((i for i, n in enumerate(lengths) if n <= room), key=lambda i: lengths[i], reverse=True)
-        for start in range(0, len(order), self.batch_size):
-            batch = order[start : start + self.batch_size]
-            yield from zip(batch, self.generate_batch([texts[i] for i in batch], max_new_tokens), strict=True)
+        size = self.batch_size
+        while batch := order[:size]:
+            answers = self._answer_if_it_fits([texts[i] for i in batch], max_new_tokens)
+            if answers is None:
+                size = len(batch) // 2
+                tqdm.write(f"out of memory with {len(batch)} row(s) at once: going on with {size}")
+                continue
+            yield from zip(batch, answers, strict=True)
+            order = order[size:]
+
+    def _answer_if_it_fits(self, texts: list[str], max_new_tokens: int) -> list[Generation] | None:
+        """Answer a batch; None when memory runs out, and what the attempt held is free again."""
+        import torch
+
+        try:
+            return self.generate_batch(texts, max_new_tokens)
+        except (RuntimeError, MemoryError) as error:  # torch tells of memory in both, and of much else in the first
+            if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
+                raise
+            if len(texts) == 1:
+                raise RuntimeError(
+                    f"not enough memory on the {self.device} for one row of {self.count_tokens(texts[0])} tokens and an "
+                    f"answer of {max_new_tokens}. Close other programs, lower max_new_tokens, or take a smaller model."
+                ) from error
+        torch.cuda.empty_cache()
+        return None
 
     @property
     def context(self) -> int:

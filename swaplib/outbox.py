@@ -5,6 +5,7 @@ appended with fsync before anything is sent; a line sent twice makes no duplicat
 """
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,13 +13,17 @@ from typing import Any
 
 import httpx
 
-from swaplib.rows import write_json
+from swaplib.rows import hash_text, write_json
 from swaplib.settings import Settings, show_path
 
 SPANS_PATH, SCORES_PATH = "/api/public/otel/v1/traces", "/api/public/scores"
 LINES_PER_POST, BYTES_PER_POST = 200, 2_000_000
 TIMEOUT_S = 10.0
 BODY_REFUSED = (400, 413, 422)  # this request's fault: the next one may pass
+
+
+_OBSERVATION = "langfuse.observation."
+_HIDDEN = re.compile(r'\{"sha256": "[0-9a-f]{64}", "characters": \d+\}')
 
 
 @dataclass(frozen=True)
@@ -46,16 +51,18 @@ def check_tracing(settings: Settings) -> None:
     except ValueError as error:
         raise ValueError(f"{error}\nOr set SWAP_TRACING=outbox to keep traces in the local outbox alone.") from None
     try:
-        has_host = httpx.URL(settings.langfuse_host).scheme in ("http", "https")
+        address = httpx.URL(settings.langfuse_host)
+        has_host = address.scheme in ("http", "https") and not address.userinfo  # it is printed and written down
     except httpx.InvalidURL:
         has_host = False
     if not has_host:
-        raise ValueError("LANGFUSE_HOST: expected an address like https://cloud.langfuse.com")
+        raise ValueError("LANGFUSE_HOST: expected an address like https://cloud.langfuse.com, without a user")
 
 
 def read_outbox(path: Path) -> Iterator[Any]:
     """The lines of an outbox; a line left torn by a kill is passed over, its row is traced again on resume."""
-    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+    written = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""  # a tear may hold any bytes
+    for text in written.splitlines():
         try:
             yield json.loads(text)
         except ValueError:
@@ -68,6 +75,25 @@ def list_spans(line: Any) -> Iterator[dict[str, Any]]:
         for resource in line["resourceSpans"]:
             for scope in resource["scopeSpans"]:
                 yield from scope["spans"]
+
+
+def mask_content(line: Any) -> Any:
+    """An outbox line in which the texts of rows are their sha256 and length; what is hidden already stays as it is.
+
+    Texts of rows are the input and output of every observation but spans and events: those hold parameters and metrics.
+    """
+    for span in list_spans(line):
+        found = {attribute["key"]: attribute["value"] for attribute in span.get("attributes", [])}
+        if found.get(f"{_OBSERVATION}type", {}).get("stringValue") in ("span", "event"):
+            continue
+        for name in ("input", "output"):
+            if (value := found.get(f"{_OBSERVATION}{name}")) is None:
+                continue
+            text = value.pop("stringValue", None) or json.dumps(value)
+            hidden = json.dumps({"sha256": hash_text(text), "characters": len(text)})
+            value.clear()
+            value["stringValue"] = text if _HIDDEN.fullmatch(text) else hidden
+    return line
 
 
 def count_items(lines: list[Any]) -> int:
@@ -110,7 +136,8 @@ class Sender:
         headers = {"x-langfuse-ingestion-version": "4", "x-langfuse-sdk-name": "python"}
         options = {"base_url": self._settings.langfuse_host, "auth": auth, "headers": headers, "timeout": TIMEOUT_S}
         with httpx.Client(**options) as client:
-            for path, body, positions in _merge(lines):
+            is_hidden = self._settings.swap_trace_content == "off"
+            for path, body, positions in _merge([(i, mask_content(line) if is_hidden else line) for i, line in lines]):
                 try:
                     answer = client.post(path, json=body)
                 except httpx.HTTPError as error:

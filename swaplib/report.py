@@ -1,5 +1,6 @@
 """Tables and sentences for the notebooks. It computes nothing: every number comes from a file that a run left."""
 
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from swaplib.evaluate import Run
 
 KINDS = {"azure": "hosted", "slm": "local", "slm_ft": "local, adapter"}
+
+# control characters, text that turns its direction, halves of surrogate pairs; and how much of a text is shown
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+SHOWN = 20_000
 
 
 def name_model(model: str) -> str:
@@ -37,11 +42,17 @@ def style(frame: pd.DataFrame, caption: str = "") -> "Styler":
 
 
 def style_texts(frame: pd.DataFrame, caption: str = "") -> "Styler":
-    """A table of long texts: escaped, lines kept, each cell scrolling when it is long."""
+    """A table of long texts, of dtype object: escaped, lines kept, each cell scrolling when it is long."""
     box = "max-height:18em;max-width:27em;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere;font-size:0.85em"
     return style(frame, caption).format(
-        lambda text: f'<div class="tex2jax_ignore" style="{box}">{escape(str(text))}</div>'
+        lambda text: f'<div class="tex2jax_ignore" style="{box}">{escape(_make_visible(str(text)))}</div>'
     )
+
+
+def _make_visible(text: str) -> str:
+    """A text as it is, but for what no page can show or what shows as something else; the rest of a very long one is cut."""
+    shown = text[:SHOWN] + (f" … (cut: {len(text):,} characters)" if len(text) > SHOWN else "")
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), shown)
 
 
 def show_manifest(manifest: dict[str, Any]) -> "Styler":
@@ -86,7 +97,7 @@ def show_answerability(manifest: dict[str, Any]) -> "Styler":
 def show_rows(rows: dict[str, dict[str, list[Row]]], track: Track, n: int = 3) -> "Styler":
     """The first n test rows of a track, prompt beside completion; an empty table when the dataset lacks the track."""
     found = rows.get(track, {}).get("test", [])
-    table = pd.DataFrame([{"prompt": r.prompt, "completion": r.completion} for r in found[:n]])
+    table = pd.DataFrame([{"prompt": r.prompt, "completion": r.completion} for r in found[:n]], dtype=object)
     return style_texts(table, f"{track}: {min(n, len(found))} of {len(found)} test rows")
 
 
@@ -156,7 +167,7 @@ def show_failures(run: "Run", rows: list[Row], n: int = 5) -> "Styler":
     ordered = sorted(run.ledger, key=lambda line: (all(line.scores.values()), line.index))
     records = [_make_failure(line, rows[line.index]) for line in ordered[:n]]
     caption = f"{name_model(run.metrics['run']['model'])}: {len(records)} of {len(ordered)} rows"
-    return style_texts(pd.DataFrame(records), caption)
+    return style_texts(pd.DataFrame(records, dtype=object), caption)
 
 
 def _make_failure(line: LedgerLine, row: Row) -> dict[str, Any]:
@@ -198,7 +209,8 @@ def show_differences(
         outputs = (f"{_describe_verdict(line)}\n\n{_show_output(line)}" for line in pair)
         records.append(record | dict(zip(models, outputs, strict=True)))
     return style_texts(
-        pd.DataFrame(records), f"{len(records)} of {len(pairs)} rows: worse first, then better, then as good"
+        pd.DataFrame(records, dtype=object),
+        f"{len(records)} of {len(pairs)} rows: worse first, then better, then as good",
     )
 
 
@@ -220,7 +232,7 @@ def show_run_card(card: dict[str, Any] | None) -> "Styler":
 
 def show_labels(records: list[dict[str, Any]]) -> "Styler":
     """The label proof's records: what would be trained of each row, its end of turn made visible."""
-    return style_texts(pd.DataFrame(records).rename(columns=lambda name: name.replace("_", " ")))
+    return style_texts(pd.DataFrame(records, dtype=object).rename(columns=lambda name: name.replace("_", " ")))
 
 
 def show_parity(parity: dict[str, Any]) -> "Styler":
@@ -237,4 +249,4 @@ def show_unequal(parity: dict[str, Any], n: int = 3) -> "Styler":
     records = [{"compared": c["compared"], **row} for c in parity["comparisons"] for row in c["differing"][:n]]
     total = sum(len(c["differing"]) for c in parity["comparisons"])
     caption = f"{len(records)} of {total} differing outputs" if records else "no output differs"
-    return style_texts(pd.DataFrame(records, columns=["compared", "row", "first", "second"]), caption)
+    return style_texts(pd.DataFrame(records, columns=["compared", "row", "first", "second"], dtype=object), caption)

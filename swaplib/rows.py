@@ -6,11 +6,12 @@ A row has exactly two keys; a toolcall row, for example:
      "completion": "<tool_call name=\\"circle_area\\">{\\"radius\\":5}</tool_call>"}
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,8 @@ from swaplib.metrics import Track, parse_gold, parse_json
 SPLITS = ("train", "val", "test")
 
 Status = Literal["ok", "empty", "truncated", "filtered", "error"]
+LONGEST_LINE = 10_000_000  # bytes of a row; no model reads as much
+
 STATUSES: tuple[Status, ...] = ("ok", "empty", "truncated", "filtered", "error")
 
 
@@ -106,7 +109,7 @@ def read_rows(path: Path, track: Track) -> list[Row]:
         try:
             rows.append(_parse_row(line, track))
         except ValueError as error:
-            problems.append(f"{path.name}:{number}: {error}")
+            problems.append(f"{path.name}:{number}: {_shorten(str(error))}")
     if problems:
         listed = "\n".join(f"  {p}" for p in problems)
         raise ValueError(
@@ -115,7 +118,14 @@ def read_rows(path: Path, track: Track) -> list[Row]:
     return rows
 
 
+def _shorten(text: str) -> str:
+    """A reason short enough for a list; keys of a bad row may be as long as the row."""
+    return text if len(text) <= 300 else f"{text[:200]} … {text[-60:]}"
+
+
 def _parse_row(line: bytes, track: Track) -> Row:
+    if len(line) > LONGEST_LINE:
+        raise ValueError(f"a line of {len(line)} bytes; at most {LONGEST_LINE} are read")
     try:
         row = parse_json(line.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -152,7 +162,7 @@ def write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+        with _naming(path), os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -168,10 +178,21 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors of writing, such as a full disk, do not say where; let them name the file."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
+
+
 def append_line(path: Path, line: str) -> None:
     """Append one line and sync it to disk; makes the folder. A torn last line, left by a kill, is closed first."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab+") as file:
+    with _naming(path), path.open("ab+") as file:
         if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
             file.write(b"\n")
         file.write(line.encode() + b"\n")
@@ -189,7 +210,8 @@ def read_ledger(path: Path) -> dict[int, LedgerLine]:
         ValueError: A line parses but is no ledger line; file:line is named.
     """
     lines: dict[int, LedgerLine] = {}
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines() if path.is_file() else [], start=1):
+    written = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""  # a tear may hold any bytes
+    for number, text in enumerate(written.splitlines(), start=1):
         try:
             line = LedgerLine.from_json(text)
         except json.JSONDecodeError:

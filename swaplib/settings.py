@@ -57,6 +57,7 @@ class Settings(BaseSettings):
     swap_home: Path = Path("slm_swap")
     swap_row_limit: int | None = None
     swap_tracing: Literal["langfuse", "outbox"] = "langfuse"
+    swap_trace_content: Literal["on", "off"] = "on"
 
     @field_validator("slm_model_path", "swap_home")
     @classmethod

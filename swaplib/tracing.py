@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from langfuse import Langfuse, LangfuseGeneration, LangfuseSpan, propagate_attributes
+from langfuse import Langfuse, LangfuseAgent, LangfuseGeneration, LangfuseSpan, propagate_attributes
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanLimits, TracerProvider
@@ -23,7 +23,16 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
-from swaplib.outbox import LINES_PER_POST, SCORES_PATH, Delivery, Sender, check_tracing, list_spans, read_outbox
+from swaplib.outbox import (
+    LINES_PER_POST,
+    SCORES_PATH,
+    Delivery,
+    Sender,
+    check_tracing,
+    list_spans,
+    mask_content,
+    read_outbox,
+)
 from swaplib.prompts import Message
 from swaplib.rows import LedgerLine, append_line
 from swaplib.settings import Settings
@@ -34,6 +43,7 @@ class _Outbox(SpanExporter, httpx.BaseTransport):
 
     path: Path | None = None
     problem: Exception | None = None
+    is_content_hidden: bool = False
 
     def _append(self, body: Any) -> None:
         try:
@@ -51,7 +61,7 @@ class _Outbox(SpanExporter, httpx.BaseTransport):
         for span in list_spans(body):  # OTLP/JSON writes ids in hex, where protobuf's JSON has base64
             for key in span.keys() & {"traceId", "spanId", "parentSpanId"}:
                 span[key] = base64.b64decode(span[key]).hex()
-        self._append(body)
+        self._append(mask_content(body) if self.is_content_hidden else body)
         return SpanExportResult.SUCCESS
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -146,6 +156,7 @@ class RunTrace:
             raise RuntimeError("another run is being traced in this process; runs go one after the other")
         try:
             self._tracer.outbox.path, self._tracer.outbox.problem = self.path, None
+            self._tracer.outbox.is_content_hidden = self._settings.swap_trace_content == "off"
             self._stack.enter_context(self._propagate())
             self._tracer.ids.trace_id, self._tracer.ids.span_id = self.trace_id, self._make_id("root")
             observation = self._tracer.client.start_as_current_observation(
@@ -226,10 +237,20 @@ class RunTrace:
         if len(self._written) % LINES_PER_POST == 0 and self._sender.problem is None:
             self._sender.send()  # during a long run; a server that failed once is asked again at the end only
 
+    def add_agent(self, key: str, name: str, values: dict[str, Any], latency_ms: float, is_error: bool) -> None:
+        """Add a trajectory; unlike a span's, its input and output are texts of rows, which SWAP_TRACE_CONTENT=off hides."""
+        self.add_span(key, name, values, latency_ms, is_error, LangfuseAgent)
+
     def add_span(
-        self, key: str, name: str, values: dict[str, Any], latency_ms: float = 0.0, is_error: bool = False
+        self,
+        key: str,
+        name: str,
+        values: dict[str, Any],
+        latency_ms: float = 0.0,
+        is_error: bool = False,
+        kind: type = LangfuseSpan,
     ) -> None:
-        """Add a finished span below the root, for example a stage or a trajectory, unless the trace holds it already.
+        """Add a finished span below the root, for example a stage, unless the trace holds it already.
 
         Args:
             key: What makes it the same span when a resumed run adds it again.
@@ -237,6 +258,7 @@ class RunTrace:
             values: `input`, `output` and `metadata`, as far as there are any.
             latency_ms: How long it took; it ended now.
             is_error: Whether it is shown as an error.
+            kind: The SDK's class of the observation.
         """
         span_id = self._make_id(f"span {key}")
         if span_id in self._written:
@@ -246,7 +268,7 @@ class RunTrace:
         self._tracer.ids.span_id = span_id
         span = self._tracer.provider.get_tracer("swaplib").start_span(name, start_time=end - int(latency_ms * 1e6))
         level = "ERROR" if is_error else "DEFAULT"
-        LangfuseSpan(otel_span=span, langfuse_client=self._tracer.client, level=level, **values).end(end_time=end)
+        kind(otel_span=span, langfuse_client=self._tracer.client, level=level, **values).end(end_time=end)
         self._flush()
 
     def add_event(self, name: str, output: Any) -> None:

@@ -93,9 +93,9 @@ def read_source(source: str, sample: Path) -> tuple[list[dict[str, Any]], dict[s
 
 
 def _parse_source(path: Path) -> list[dict[str, Any]]:
-    text = path.read_text(encoding="utf-8")
     raw, problems = [], []
     try:
+        text = path.read_text(encoding="utf-8")
         items = json.loads(text) if text.lstrip().startswith("[") else text.removesuffix("\n").split("\n")
     except ValueError as error:
         raise ValueError(f"{path}: not JSON ({error})") from None

@@ -1,6 +1,7 @@
 """Real HTTP servers on loopback, for the real clients to talk to."""
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,12 +20,16 @@ class Exchange:
         return json.loads(self.body)
 
 
-Answer = tuple[int, dict[str, str], bytes]
+Answer = tuple[int, dict[str, str], bytes | Iterator[bytes]]
 
 
 @contextmanager
 def serving(answer: Callable[[Exchange], Answer]) -> Iterator[tuple[str, list[Exchange]]]:
-    """Serve `answer` on a free port; yields the root URL and the requests so far, in order of arrival."""
+    """Serve `answer` on a free port; yields the root URL and the requests so far, in order of arrival.
+
+    Content given as an iterator is sent part by part, under a content-length of its own, and then the connection is
+    closed. When `answer` raises ConnectionError it is closed without a byte.
+    """
     exchanges: list[Exchange] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -40,19 +45,27 @@ def serving(answer: Callable[[Exchange], Answer]) -> Iterator[tuple[str, list[Ex
             exchanges.append(exchange)
             status, headers, content = answer(exchange)
             self.send_response(status)
-            for name, value in {"content-type": "application/json", **headers}.items():
+            is_whole = isinstance(content, bytes)
+            length = {"content-length": str(len(content))} if is_whole else {}
+            for name, value in {"content-type": "application/json", **length, **headers}.items():
                 self.send_header(name, value)
-            self.send_header("content-length", str(len(content)))
             self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(content)
+            for part in [content] if is_whole else content:
+                if self.command != "HEAD":
+                    self.wfile.write(part)
+            self.close_connection = not is_whole
 
         do_GET = do_POST = do_HEAD = _handle  # noqa: N815 - http.server's names
 
         def log_message(self, *args):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, request, client_address):
+            if not isinstance(sys.exception(), ConnectionError):  # a client that went away, or is sent away
+                super().handle_error(request, client_address)
+
+    server = Server(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

@@ -403,3 +403,16 @@ def test_the_teacher_serves_by_itself(env_of_tests):
     finally:
         process.terminate()
         process.wait()
+
+
+def test_trajectories_are_hidden_in_traces_that_hold_no_content(settings):
+    settings = settings.model_copy(update={"swap_trace_content": "off"})
+    with teaching(settings) as (settings, _):
+        done = capture.capture_trajectories(settings, limit=3)
+    written = (done.folder / "trace.jsonl").read_text()
+    found = [span for span in spans_of(done.folder).values() if span["name"].startswith("trajectory")]
+    assert len(found) == 3
+    assert all("sha256" in attribute(span, "langfuse.observation.input") for span in found)
+    for trajectory in done.trajectories:
+        assert trajectory.task not in written
+        assert all(step.thought not in written for step in trajectory.steps)

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ import pytest
 from servers import as_json, serving
 
 from swaplib import checkpoints
+from swaplib.local import LocalSLM
 
 FILES = {
     "config.json": b"{}",
@@ -94,6 +96,41 @@ def test_a_checkpoint_with_a_shard_missing_is_named(tmp_path):
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match=r"it lacks model-2.safetensors"):
         checkpoints.check_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["pytorch_model.bin", "modeling_custom.py", "optimizer.pt", "x/weights.PKL", "model.ckpt"]
+)
+def test_a_folder_with_a_pickle_or_code_is_refused_by_name(slm, tmp_path, name):
+    for file in ("config.json", "tokenizer_config.json", "model.safetensors"):
+        (tmp_path / file).write_text("{}")
+    checkpoints.check_checkpoint(tmp_path)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("anything")
+    with pytest.raises(ValueError, match=f"refused: {name}"):
+        checkpoints.check_checkpoint(tmp_path)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": slm.path.name}))
+    with pytest.raises(ValueError, match=f"refused: {name}"):  # as an adapter, too
+        LocalSLM(slm.path, tmp_path).check()
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_a_checkpoint_that_asks_for_code_of_its_own_runs_none(slm, tmp_path, monkeypatch, file):
+    folder = tmp_path / slm.path.name
+    shutil.copytree(slm.path, folder)
+    content = json.loads((folder / file).read_text())
+    wanted = {
+        "AutoConfig": "custom.Config",
+        "AutoModelForCausalLM": "custom.Model",
+        "AutoTokenizer": ["custom.Tok", None],
+    }
+    content |= {"auto_map": wanted, "model_type": "custom", "tokenizer_class": "Tok"}
+    (folder / file).write_text(json.dumps(content))
+    questions = []
+    monkeypatch.setattr("builtins.input", lambda *text: questions.append(text) or "y")
+    with pytest.raises(ValueError, match="custom code"):
+        list(LocalSLM(folder).generate([[{"role": "user", "content": "Hi"}]], 1))
+    assert questions == []
 
 
 def test_a_folder_that_holds_another_checkpoint_is_not_taken_for_the_one_asked_for(tmp_path):

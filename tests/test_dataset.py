@@ -238,6 +238,13 @@ def test_sources_that_are_not_there_or_not_raw_rows_say_what_was_expected(settin
         xlam.read_source(str(bad), settings.sample)
 
 
+def test_a_source_that_is_not_utf_8_is_named(settings, tmp_path):
+    bad = tmp_path / "raw.jsonl"
+    bad.write_bytes(b'{"id": "\xff"}')
+    with pytest.raises(ValueError, match=r"raw.jsonl: not JSON \('utf-8' codec"):
+        xlam.read_source(str(bad), settings.sample)
+
+
 def test_the_gated_set_says_how_to_get_access(settings):
     with pytest.raises(PermissionError, match=r"hf auth login"):  # HF_HUB_OFFLINE is set in the tests
         xlam.read_source("hub", settings.sample)

@@ -1,5 +1,3 @@
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -114,21 +112,3 @@ def test_any_text_has_a_reason_and_never_raises(output):
         reason = diagnosis.name_reason(track, gold, line)
         assert (reason is None) == all(line.scores.values())
         assert reason is None or reason in diagnosis.REASONS[track]
-
-
-@pytest.mark.parametrize(
-    "output",
-    [
-        "[" * 200_000,
-        '<tool_call name="x">' * 20_000,
-        "{" * 100_000 + "}" * 100_000,
-        '{"a":' * 5_000 + "1" + "}" * 5_000,
-    ],
-    ids=range(4),
-)
-def test_hostile_outputs_cost_little(output):
-    start = time.perf_counter()
-    for track, gold in (("toolcall", GOLD), ("structured", "[1]")):
-        rows = [Row("Request", gold)]
-        diagnosis.diagnose(track, rows, [make_line(track, gold, output)])
-    assert time.perf_counter() - start < 20

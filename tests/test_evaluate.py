@@ -6,30 +6,13 @@ import sys
 import time
 
 import pytest
+from runs import right, run_azure, start_run, wrong_for
 from servers import completion, refusal, serving
 
 from swaplib import diagnosis, evaluate, outbox, report, tracing
 from swaplib.hosted import CallFailed
 from swaplib.rows import Row, read_ledger, read_rows, write_rows
 from swaplib.settings import ROOT
-
-
-def right(exchange):
-    """Answers `Request i?` with row i's gold."""
-    index = exchange.json()["messages"][-1]["content"].removeprefix("Request ").rstrip("?")
-    return completion(f'<tool_call name="tool_{index}">{{"x": {index}}}</tool_call>')
-
-
-def wrong_for(indices, answer):
-    wanted = {f"Request {i}?" for i in indices}
-    return lambda e: answer if e.json()["messages"][-1]["content"] in wanted else right(e)
-
-
-def run_azure(settings, root: str, **parameters) -> evaluate.Run:
-    endpoint = f"{root}/openai/deployments/gpt"
-    return evaluate.run_model(
-        settings.model_copy(update={"azure_endpoint": endpoint}), "toolcall", "azure", **{"concurrency": 2} | parameters
-    )
 
 
 def test_a_run_leaves_metrics_a_ledger_and_one_trace(toolcall_home):
@@ -193,24 +176,6 @@ def test_metrics_do_not_outlive_the_ledger_they_were_made_from(toolcall_home, mo
         monkeypatch.undo()
         assert not (run.folder / "metrics.json").exists()
         assert run_azure(toolcall_home, root).metrics["complete"] is True
-
-
-def start_run(settings, root: str, env: dict, exchanges: list, parameters: str = "") -> subprocess.Popen:
-    """Run azure on the toolcall rows in a process of its own; returns once its first call has arrived."""
-    env = env | {
-        "AZURE_ENDPOINT": f"{root}/openai/deployments/gpt",
-        "SWAP_HOME": str(settings.swap_home),
-        "SWAP_ROW_LIMIT": "",
-    }
-    code = (
-        "from swaplib import evaluate, settings\n"
-        f"evaluate.run_model(settings.load_settings(), 'toolcall', 'azure', {parameters})"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.DEVNULL)
-    while not exchanges:
-        assert process.poll() is None
-        time.sleep(0.01)
-    return process
 
 
 def test_a_kill_before_the_first_answer_leaves_a_question_that_can_be_asked(toolcall_home, env_of_tests):

@@ -178,3 +178,37 @@ def test_the_key_is_in_no_representation():
 def test_behind_a_proxy_the_endpoint_is_not_asked_directly(monkeypatch):
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     HostedLLM("https://gpt.corp.invalid/openai/deployments/gpt", "k", "v", "gpt").check()
+
+
+def test_a_redirect_is_not_followed_since_the_key_would_go_along():
+    with (
+        serving(echo) as (elsewhere, strangers),
+        serving(lambda e: (307, {"location": f"{elsewhere}{e.path}"}, b"")) as (root, _),
+    ):
+        [generation] = ask(root).values()
+    assert (generation.status, strangers) == ("error", [])
+    assert "307" in generation.error
+
+
+@pytest.mark.parametrize("code", ["key-of-the-test", "\x1b]0;title\x07", "<script>alert(1)</script>", "x" * 10_000])
+def test_what_a_server_calls_its_refusal_is_not_repeated_when_it_is_no_plain_word(code):
+    with serving(lambda _: refusal(400, code=code)) as (root, _):
+        [generation] = ask(root).values()
+    assert generation.error == "BadRequestError 400 (no code)"
+    with serving(lambda _: refusal(401, code=code)) as (root, _), pytest.raises(CallFailed, match=r"401 \(no code\)"):
+        ask(root)
+
+
+def test_a_finish_reason_that_is_no_plain_word_is_not_kept():
+    with serving(lambda _: completion("fine", "stop <b>" * 1000)) as (root, _):
+        [generation] = ask(root).values()
+    assert (generation.output, generation.finish_reason) == ("fine", "unknown")
+
+
+def test_a_slow_consumer_holds_the_calls_back_so_that_a_kill_loses_no_more_than_those_in_flight():
+    with serving(echo) as (root, exchanges):
+        llm = HostedLLM(f"{root}/openai/deployments/gpt", "k", "v", "gpt", concurrency=3)
+        for written, _ in enumerate(llm.generate([build_messages("toolcall", f"{i}") for i in range(12)], 8)):
+            time.sleep(0.05)  # as writing it down may take
+            assert len(exchanges) - written <= 3
+    assert written == 11

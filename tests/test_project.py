@@ -1,11 +1,14 @@
 import re
+import shutil
+import stat
 import subprocess
 import tomllib
 
 import pytest
 import yaml
 
-from swaplib.settings import PURPOSES, ROOT
+from swaplib import doctor
+from swaplib.settings import PURPOSES, ROOT, load_settings
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 DECLARED = PROJECT["dependencies"] + [pin for extra in PROJECT["optional-dependencies"].values() for pin in extra]
@@ -50,3 +53,29 @@ def test_results_and_checkpoints_are_not_committed(folder):
     if done.returncode:
         pytest.skip("not a git checkout")
     assert done.stdout == ""
+
+
+def test_a_file_of_keys_is_made_for_its_owner_alone_is_never_overwritten_and_never_committed(tmp_path):
+    for name in ("Makefile", ".env.example", ".gitignore", "requirements.lock"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    subprocess.run(["make", ".env"], cwd=tmp_path, check=True, capture_output=True)
+    path = tmp_path / ".env"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.write_text("AZURE_API_KEY=mine")
+    subprocess.run(["make", ".env"], cwd=tmp_path, check=True, capture_output=True)
+    assert path.read_text() == "AZURE_API_KEY=mine"
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    names = [".env", ".env.local", "prod.env", ".env.example", "demo.env"]
+    done = subprocess.run(["git", "check-ignore", *names], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.split() == names[:3]
+
+
+def test_the_doctor_refuses_a_file_of_keys_that_others_can_read(tmp_path, monkeypatch):
+    path = tmp_path / ".env"
+    path.write_text("")
+    monkeypatch.setattr(doctor, "ENV_FILE", path)
+    path.chmod(0o644)
+    with pytest.raises(ValueError, match=f"chmod 600 {path}"):
+        doctor.check_env_file(load_settings())
+    path.chmod(0o600)
+    assert doctor.check_env_file(load_settings()) == str(path)

@@ -72,6 +72,47 @@ def test_crlf_rows_are_read_and_a_byte_order_mark_is_named(tmp_path):
         read_rows(path, "toolcall")
 
 
+def test_a_line_of_a_hundred_megabytes_is_refused_in_a_short_message(tmp_path):
+    path = tmp_path / "test.jsonl"
+    huge = "x" * 100_000_000
+    path.write_bytes(
+        b"\n".join(
+            [
+                json.dumps({"prompt": huge, "completion": "c"}).encode(),
+                json.dumps({"x" * 1_000_000: 1}).encode(),
+                b'{"' + b"y" * 1_000_000 + b'":1,"' + b"y" * 1_000_000 + b'":1}',
+                b"[" * 100_000,
+                GOOD.encode("utf-16"),
+                b"\0" * 100,
+            ]
+        )
+    )
+    with pytest.raises(ValueError) as caught:
+        read_rows(path, "toolcall")
+    message = str(caught.value)
+    assert len(message) < 3_000
+    size = len(path.read_bytes().split(b"\n")[0])
+    assert f"test.jsonl:1: a line of {size} bytes; at most 10000000 are read" in message
+    for number, reason in {
+        2: "expected an object",
+        3: "duplicate key",
+        4: "nested",
+        5: "not UTF-8",
+        6: "not JSON",
+    }.items():
+        assert f"test.jsonl:{number}: " in message
+        assert reason in message
+
+
+def test_a_file_in_which_every_line_is_bad_names_every_line(tmp_path):
+    path = tmp_path / "test.jsonl"
+    path.write_text("{\n" * 2000)
+    with pytest.raises(
+        ValueError, match=r"2000 bad line\(s\)[^$]*test.jsonl:1: not JSON[^$]*test.jsonl:2000: not JSON"
+    ):
+        read_rows(path, "toolcall")
+
+
 def test_a_missing_split_names_the_notebook(tmp_path):
     with pytest.raises(FileNotFoundError, match="01_data"):
         read_rows(tmp_path / "test.jsonl", "toolcall")

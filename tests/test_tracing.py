@@ -8,7 +8,7 @@ from servers import as_json, serving
 
 from swaplib import outbox, tracing
 from swaplib.prompts import build_messages
-from swaplib.rows import Generation, LedgerLine
+from swaplib.rows import Generation, LedgerLine, hash_text
 
 KEYS = {
     "swap_tracing": "langfuse",
@@ -233,10 +233,13 @@ def test_what_a_server_says_of_a_request_decides_what_counts(settings, body, del
         assert trace_run(settings).deliver().delivered == delivered
 
 
-@pytest.mark.parametrize("host", ["http://lf.local:30O0", "lf.local", "https://lf.local\n"])
+@pytest.mark.parametrize(
+    "host", ["http://lf.local:30O0", "lf.local", "https://lf.local\n", "https://pk:canary-secret@lf.local"]
+)
 def test_an_address_that_is_none_stops_before_the_run(settings, host):
-    with pytest.raises(ValueError, match="LANGFUSE_HOST"):
+    with pytest.raises(ValueError, match="LANGFUSE_HOST") as caught:
         outbox.check_tracing(settings.model_copy(update=KEYS | {"langfuse_host": host}))
+    assert "canary-secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -284,3 +287,42 @@ def test_other_files_in_the_evaluation_folder_do_not_disturb_a_push(settings):
             (settings.evaluation / name).write_text(text)
         [record] = outbox.push_traces(settings)
     assert record["delivered"] == 6
+
+
+def test_with_trace_content_off_only_hashes_and_lengths_of_prompts_and_outputs_are_traced(settings):
+    trace = trace_run(settings.model_copy(update={"swap_trace_content": "off"}))
+    text = trace.path.read_text()
+    assert "Request" not in text
+    assert "output 1" not in text
+    spans = {span["name"]: attributes(span) for span in spans_in(outbox.read_outbox(trace.path)).values()}
+    hidden = json.loads(spans["row 1"]["langfuse.observation.output"])
+    assert hidden == {"sha256": hash_text("output 1"), "characters": 8}
+    assert json.loads(spans["row 1"]["langfuse.observation.input"]).keys() == {"sha256", "characters"}
+    assert json.loads(spans["row 1"]["langfuse.observation.usage_details"]) == {"input": 11, "output": 7}
+    assert json.loads(spans["eval toolcall slm test"]["langfuse.observation.input"]) == {"model": "m"}
+    assert json.loads(spans["decision"]["langfuse.observation.output"]) == {"FINE_TUNE": 1}
+
+
+def test_what_was_traced_before_trace_content_was_off_leaves_masked_too(settings):
+    trace = trace_run(settings)
+    assert "output 1" in trace.path.read_text()
+    langfuse = Langfuse()
+    with serving(langfuse) as (root, _):
+        hiding = settings.model_copy(update=KEYS | {"langfuse_host": root, "swap_trace_content": "off"})
+        [record] = outbox.push_traces(hiding)
+    assert (record["delivered"], record["failed"]) == (6, 0)
+    sent = json.dumps(langfuse.spans)
+    assert "Request" not in sent
+    assert "output 1" not in sent
+    assert hash_text("output 1") in sent
+    masked = {name: attributes(span) for name, span in langfuse.spans.items()}
+    again = trace_run(settings.model_copy(update={"swap_trace_content": "off"}), run_id="run-2")
+    once = {name: attributes(span) for name, span in spans_in(outbox.read_outbox(again.path)).items()}
+    key = "langfuse.observation.output"
+    assert {a[key] for a in masked.values()} == {a[key] for a in once.values()}  # hidden at either door, alike
+
+
+def test_what_is_hidden_already_is_not_hidden_again(settings):
+    trace = trace_run(settings.model_copy(update={"swap_trace_content": "off"}))
+    for line in outbox.read_outbox(trace.path):
+        assert outbox.mask_content(json.loads(json.dumps(line))) == line
