@@ -28,9 +28,10 @@ CUT_OFF = "the answer was cut off at the token limit, so its code was not run: b
 
 @dataclass(frozen=True)
 class AgentOptions:
-    """Steps at most, tokens of one answer at most, and the limits of the code's process."""
+    """Steps at most, failed steps in a row at most, tokens of one answer at most, and the limits of the code's process."""
 
     max_steps: int = 4
+    max_failures: int = 2
     max_new_tokens: int = 256
     limits: Limits = field(default_factory=Limits)
 
@@ -100,7 +101,7 @@ def run_agent(client: "HostedLLM | LocalSLM", task: Task, options: AgentOptions 
     session = _Session(client, task, sandbox, options.max_new_tokens)
     started, start = now_utc(), time.perf_counter()
     try:
-        error = _run_code_agent(session, options.max_steps)
+        error = _run_code_agent(session, options)
     finally:
         sandbox.close()
     has_answer = bool(session.steps) and session.steps[-1].is_final
@@ -124,11 +125,11 @@ def _count_usage(generations: Sequence[Generation]) -> dict[str, int]:
     return {"calls": len(generations)} | {n: sum(getattr(g, n) or 0 for g in generations) for n in names}
 
 
-def _run_code_agent(session: _Session, max_steps: int) -> str | None:
+def _run_code_agent(session: _Session, options: AgentOptions) -> str | None:
     """Run smolagents' loop over a session; returns why the model gave no answer, or None."""
-    from smolagents.utils import AgentGenerationError
+    from smolagents.utils import AgentError, AgentGenerationError
 
-    agent = _make_code_agent(session, max_steps)
+    agent = _make_code_agent(session, options)
     try:
         agent.run(session.task.request)
     except AgentGenerationError as error:
@@ -138,10 +139,13 @@ def _run_code_agent(session: _Session, max_steps: int) -> str | None:
         if not isinstance(cause, _NoAnswer):
             raise
         return str(cause)
+    except AgentError:
+        if not agent.interrupt_switch:
+            raise
     return None
 
 
-def _make_code_agent(session: _Session, max_steps: int) -> Any:
+def _make_code_agent(session: _Session, options: AgentOptions) -> Any:
     """A CodeAgent whose model, messages, executor and memory are the session."""
     from smolagents import ActionStep, ChatMessage, CodeAgent, LogLevel, MessageRole, Model, TokenUsage
     from smolagents.agents import EMPTY_PROMPT_TEMPLATES
@@ -186,6 +190,9 @@ def _make_code_agent(session: _Session, max_steps: int) -> Any:
     def keep(step: ActionStep, agent: CodeAgent) -> None:
         if step.model_output is not None:
             session.add_step(step.model_output, step.code_action)
+        last = session.steps[-options.max_failures :]
+        if len(last) == options.max_failures and all(step.error for step in last):
+            agent.interrupt()
 
     return SessionAgent(
         tools=[OfferedTool(definition["name"]) for definition in session.task.offered],
@@ -193,7 +200,7 @@ def _make_code_agent(session: _Session, max_steps: int) -> Any:
         prompt_templates=EMPTY_PROMPT_TEMPLATES,
         executor=SessionExecutor(),
         code_block_tags=CODE_TAGS,
-        max_steps=max_steps,
+        max_steps=options.max_steps,
         verbosity_level=LogLevel.OFF,
         step_callbacks=[keep],
     )

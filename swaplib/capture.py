@@ -107,7 +107,7 @@ def capture_trajectories(
     sizes = {"limit": limit, "max_steps": max_steps, "max_new_tokens": max_new_tokens, "concurrency": concurrency}
     if wrong := [f"{name}={value}" for name, value in sizes.items() if value is not None and value < 1]:
         raise ValueError(f"{', '.join(wrong)}: expected 1 or more (limit=None is all tasks)")
-    client, options = HostedLLM.from_settings(settings), AgentOptions(max_steps, max_new_tokens)
+    client, options = HostedLLM.from_settings(settings), AgentOptions(max_steps, max_new_tokens=max_new_tokens)
     caps = [cap for cap in (limit, settings.swap_row_limit) if cap is not None]
     tasks, limit = read_tasks(settings, source), min(caps, default=None)
     captured = run_plan(settings, plan_tasks(settings, "capture", client, tasks, options, limit, fresh, concurrency))

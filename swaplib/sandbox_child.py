@@ -130,6 +130,23 @@ def to_json(value: object, limit: int) -> str:
     return text
 
 
+class Tool:
+    """A tool that writes down each call that fits its parameters before it makes it."""
+
+    def __init__(self, name: str, function, cells: "Cells"):
+        self.name, self.function, self.cells = name, function, cells
+
+    def __call__(self, *args, **kwargs):
+        """Make a call."""
+        bound = self.cells.bind(self.function, *args, **kwargs)
+        arguments = json.loads(to_json(bound, self.cells.limits["value_characters"]))
+        self.cells.calls.append({"name": self.name, "arguments": arguments})
+        return self.function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<tool {self.name}>"  # no address, so that observations are the same every time
+
+
 class Cells:
     """Runs cells in one namespace: variables stay from one to the next."""
 
@@ -139,18 +156,8 @@ class Cells:
         self.answer: list = []
         kept = {name: value for name, value in vars(builtins).items() if name not in NO_BUILTINS}
         self.namespace = {"__builtins__": kept | {"__import__": guarded_import}, "__name__": "agent"}
-        self.namespace |= {name: self.record(name, function) for name, function in functions.items()}
+        self.namespace |= {name: Tool(name, function, self) for name, function in functions.items()}
         self.namespace["final_answer"] = self.finish
-
-    def record(self, name: str, function):
-        """A tool that writes down each call that fits its parameters before it makes it."""
-
-        def tool(*args, **kwargs):
-            arguments = json.loads(to_json(self.bind(function, *args, **kwargs), self.limits["value_characters"]))
-            self.calls.append({"name": name, "arguments": arguments})
-            return function(*args, **kwargs)
-
-        return tool
 
     def finish(self, value):
         """final_answer(value)."""

@@ -23,6 +23,7 @@ from swaplib.metrics import canonical_json, same_json
 Outcome = Literal["answered", "step_limit", "error", "exchange"]
 
 CONTROL_TOKENS = re.compile(r"<\|[^|<>\s]{1,40}\|>|\[/?INST\]|<(?:start|end)_of_turn>|</s>")
+MIN_SECRET = 8
 SECRETS = re.compile(
     r"\b(?:sk|pk|rk)-[A-Za-z0-9_-]{16,}|\b(?:ghp|gho|ghs|glpat|hf|xox[abp])[_-][A-Za-z0-9-]{16,}|\bAKIA[A-Z0-9]{16}\b"
     r"|\beyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{10,}|(?<=[Bb]earer )[\w.~+/-]{12,}=*|(?<=api[-_]key[=:])[^\s&\"']{8,}"
@@ -50,7 +51,8 @@ class Step:
 class Trajectory:
     """What an agent did for one request.
 
-    `outcome`: `answered` (it gave a final answer), `step_limit`, `error` (the model gave no answer to a call: ours, asked
+    `outcome`: `answered` (it gave a final answer), `step_limit` (it did not within its steps, or failed too often
+    in a row), `error` (the model gave no answer to a call: ours, asked
     again on resume), or `exchange` (one call of somebody's own client, recorded by the shim; the whole of it is in
     `exchange`). `usage` holds `calls`, `prompt_tokens` and `completion_tokens`; `model` is the client's identity; `timing`
     is `started` (UTC) and `latency_ms`.
@@ -75,7 +77,10 @@ class Trajectory:
 
     def to_json(self, secrets: Sequence[str] = ()) -> str:
         """The line as it stands in the file, without the newline; secrets and what looks like one become `***`."""
-        return json.dumps(mask_secrets(asdict(self), secrets))
+        flat = asdict(self)
+        flat["steps"] = [{name: mask_secrets(value, secrets) for name, value in step.items()} for step in flat["steps"]]
+        masked = {name: value if name == "steps" else mask_secrets(value, secrets) for name, value in flat.items()}
+        return json.dumps(masked)
 
     @classmethod
     def from_json(cls, text: str) -> "Trajectory":
@@ -86,10 +91,13 @@ class Trajectory:
 
 
 def mask_secrets(value: Any, secrets: Sequence[str] = ()) -> Any:
-    """A JSON value whose texts hold `***` in place of the given secrets and of what looks like a key."""
+    """A JSON value whose texts hold `***` in place of the given secrets and of what looks like a key.
+
+    A secret of less than 8 characters is none: it would be found inside of ordinary words.
+    """
     if isinstance(value, str):
         for secret in secrets:
-            value = value.replace(secret, "***")
+            value = value.replace(secret, "***") if len(secret) >= MIN_SECRET else value
         return SECRETS.sub("***", value)
     if isinstance(value, Mapping):
         return {mask_secrets(key, secrets): mask_secrets(part, secrets) for key, part in value.items()}

@@ -19,7 +19,7 @@ from swaplib.outbox import list_spans, read_outbox
 from swaplib.prompts import build_agent_messages
 from swaplib.rows import SPLITS, hash_file, read_rows, write_json, write_text
 from swaplib.sandbox import Limits
-from swaplib.settings import ROOT
+from swaplib.settings import ROOT, load_settings
 from swaplib.tasks import list_tasks, read_tasks
 from swaplib.trajectory import Trajectory, read_trajectories
 
@@ -43,6 +43,23 @@ def teaching(settings, say=None, teacher=None):
     with serving(answer) as (root, exchanges):
         known = {"azure_endpoint": f"{root}/v1", "azure_deployment": "scripted", "azure_api_key": KEY}
         yield settings.model_copy(update=known), exchanges
+
+
+@pytest.fixture(scope="module")
+def all_captured(tmp_path_factory):
+    """All shipped tasks, captured once from a teacher that makes mistakes: settings, the capture, what was asked."""
+    home = {"swap_home": tmp_path_factory.mktemp("home"), "swap_row_limit": None}
+    with teaching(load_settings().model_copy(update=home), teacher=make_teacher(with_mistakes=True)) as (s, exchanges):
+        done = capture.capture_trajectories(s)
+    return s, done, [exchange.json() for exchange in exchanges]
+
+
+@pytest.fixture
+def captured_home(all_captured, tmp_path):
+    """Settings with a copy of that home."""
+    settings, _, _ = all_captured
+    shutil.copytree(settings.swap_home, tmp_path / "copy")
+    return settings.model_copy(update={"swap_home": tmp_path / "copy"})
 
 
 def write_source(settings, *rows):
@@ -147,23 +164,20 @@ def test_an_injected_instruction_stays_an_observation(settings):
     assert [m["role"] for m in messages if INJECTION in m["content"]] == ["user"]
 
 
-def test_the_teacher_is_asked_with_the_very_messages_that_are_trained_on(settings):
-    with teaching(settings, teacher=make_teacher(with_mistakes=True)) as (settings, exchanges):
-        done = capture.capture_trajectories(settings, limit=24)
-        tasks = {task.id: task for task in read_tasks(settings).tasks}
-    asked = [exchange.json()["messages"] for exchange in exchanges]
+def test_the_teacher_is_asked_with_the_very_messages_that_are_trained_on(all_captured):
+    settings, done, bodies = all_captured
+    tasks = {task.id: task for task in read_tasks(settings).tasks}
+    asked = [body["messages"] for body in bodies]
     for trajectory in done.trajectories:
         task = tasks[trajectory.id]
         for n in range(len(trajectory.steps)):
             asked.remove(build_agent_messages(task.signatures, task.request, trajectory.steps[:n]))
     assert asked == []
-    assert {exchange.json()["temperature"] for exchange in exchanges} == {0}
+    assert {body["temperature"] for body in bodies} == {0}
 
 
-def test_kept_trajectories_become_rows_as_01_makes_them_and_chats_that_mask_what_was_seen(settings):
-    with teaching(settings, teacher=make_teacher(with_mistakes=True)) as (settings, _):
-        capture.capture_trajectories(settings)
-        built = captured.build_captured(settings)
+def test_kept_trajectories_become_rows_as_01_makes_them_and_chats_that_mask_what_was_seen(captured_home):
+    settings, built = captured_home, captured.build_captured(captured_home)
     shipped = {row.prompt: row for row in xlam_rows(settings)}
     for track, splits in built.rows.items():
         for split, rows in splits.items():
@@ -241,18 +255,17 @@ captured.build_captured(load_settings())
 """
 
 
-def test_a_killed_build_goes_on_and_ends_as_if_it_had_not_been_killed(settings, env_of_tests):
-    with teaching(settings, teacher=make_teacher(with_mistakes=True)) as (settings, _):
-        done = capture.capture_trajectories(settings, limit=60)
-        whole = captured.build_captured(settings)
-        shutil.rmtree(captured.folder_of(settings))
-        for folder in settings.runs.glob("*-build-*"):
-            shutil.rmtree(folder)
-        for n in (0, 4, len(whole.manifest["sha256"])):
-            process = start(settings, env_of_tests, KILLING.format(n=n))
-            assert process.wait() == -signal.SIGKILL
-            assert not (captured.folder_of(settings) / "manifest.json").exists()
-        built = captured.build_captured(settings)
+def test_a_killed_build_goes_on_and_ends_as_if_it_had_not_been_killed(captured_home, all_captured, env_of_tests):
+    settings, done = captured_home, all_captured[1]
+    whole = captured.build_captured(settings)
+    shutil.rmtree(captured.folder_of(settings))
+    for folder in settings.runs.glob("*-build-*"):
+        shutil.rmtree(folder)
+    for n in (0, 4, len(whole.manifest["sha256"])):
+        process = start(settings, env_of_tests, KILLING.format(n=n))
+        assert process.wait() == -signal.SIGKILL
+        assert not (captured.folder_of(settings) / "manifest.json").exists()
+    built = captured.build_captured(settings)
     assert built.manifest["sha256"] == whole.manifest["sha256"]
     files = {str(p.relative_to(captured.folder_of(settings))) for p in captured.folder_of(settings).rglob("*.jsonl")}
     assert files == set(built.manifest["sha256"])
@@ -356,6 +369,14 @@ def test_the_key_is_in_no_file_even_when_the_model_says_it(settings):
     assert done.trajectories[0].final_answer == "***"
     for path in (p for p in settings.swap_home.rglob("*") if p.is_file()):
         assert KEY.encode() not in path.read_bytes(), path
+
+
+def test_an_agent_that_fails_twice_in_a_row_is_not_asked_again(settings):
+    with teaching(settings, say=lambda m: as_json(Teacher([]).answer({"messages": m}))) as (settings, exchanges):
+        trajectory = run_agent(
+            HostedLLM.from_settings(settings), make_teacher(False).tasks[0], AgentOptions(max_steps=6)
+        )
+    assert (len(exchanges), trajectory.outcome, trajectory.final_answer) == (2, "step_limit", None)
 
 
 def test_when_nothing_is_kept_the_build_says_so_and_leaves_no_rows(settings):

@@ -22,7 +22,8 @@ CHUNKS = [
 
 def answer(exchange):
     if not exchange.json().get("stream"):
-        return completion(f"Hi, {KEY}")
+        body = json.loads(completion(f"Hi, {KEY}")[2])
+        return as_json(body | {"created": 1})  # the same bytes a second later, too
     head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
     text = "".join(f"data: {json.dumps(head | chunk)}\n\n" for chunk in CHUNKS) + "data: [DONE]\n\n"
     return 200, {"content-type": "text/event-stream"}, text.encode()

@@ -106,7 +106,7 @@ def test_a_torn_line_counts_as_never_written_and_the_last_line_of_an_id_counts(t
 
 
 def test_secrets_and_what_looks_like_one_are_masked_everywhere():
-    secret = 'my"key'
+    secret = 'my"own key'
     texts = [
         f"key {secret}",
         "sk-abcdefghijklmnop1234",
@@ -116,7 +116,13 @@ def test_secrets_and_what_looks_like_one_are_masked_everywhere():
     ]
     masked = mask_secrets({"a": texts, secret: {"b": texts[0]}}, [secret])
     assert masked == {"a": ["key ***", "***", "Bearer ***", "?api-key=***&x=1", "***"], "***": {"b": "key ***"}}
-    assert mask_secrets("the ask-price of sk-8 is 12", []) == "the ask-price of sk-8 is 12"
+    assert mask_secrets("the ask-price of sk-8 is 12", ["x", "local"]) == "the ask-price of sk-8 is 12"
+
+
+@pytest.mark.parametrize("secret", ["x", "exchange", "thought"])
+def test_a_key_that_is_a_word_of_the_format_leaves_the_line_readable(secret):
+    trajectory = make_trajectory(CALL, OTHER)
+    assert Trajectory.from_json(trajectory.to_json([secret])).steps[0].code == "f(x=1)"
 
 
 def test_messages_alternate_and_end_with_the_answer():
