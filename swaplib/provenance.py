@@ -12,7 +12,18 @@ from typing import Any
 
 from swaplib.settings import ROOT
 
-PACKAGES = ("bitsandbytes", "datasets", "langfuse", "openai", "peft", "torch", "transformers", "trl", "unsloth")
+PACKAGES = (
+    "bitsandbytes",
+    "datasets",
+    "langfuse",
+    "openai",
+    "peft",
+    "smolagents",
+    "torch",
+    "transformers",
+    "trl",
+    "unsloth",
+)
 
 
 def describe_machine() -> dict[str, Any]:

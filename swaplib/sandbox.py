@@ -52,6 +52,8 @@ class CellResult:
 class Sandbox:
     """Cells that share variables, in one child process; when it dies the next cell starts a new one, without variables.
 
+    For one thread: the child ends with the thread that started it.
+
     Attributes:
         contained: What the child achieved: `network` and `user`. None before the first cell.
     """
@@ -104,7 +106,10 @@ class Sandbox:
         message = self._receive(START_LIMIT_S)
         if isinstance(message, str):
             self._stop()
-            raise RuntimeError(f"the process for the agent's code did not start ({message}). Try `{CHILD}` by hand.")
+            raise RuntimeError(
+                f"the process for the agent's code did not start ({message}). As root it must be able to become another "
+                f"user; look into {CHILD.name}, `contain`."
+            )
         self.contained = message["contained"]
 
     def _send(self, message: dict[str, Any]) -> None:

@@ -71,14 +71,8 @@ def contain(folder: str, limits: dict) -> dict:
     libc = ctypes.CDLL(None, use_errno=True)
     is_root = os.geteuid() == 0
     has_namespace = libc.unshare(CLONE_NEWNET if is_root else CLONE_NEWUSER | CLONE_NEWNET) == 0
-    uid = 100_000 + os.getpid() % 400_000  # nobody else's, so that the limit on processes counts this child alone
-    if is_root:
-        os.chown(folder, uid, uid)
     os.chdir(folder)
-    if is_root:
-        os.setgroups([])
-        os.setresgid(uid, uid, uid)
-        os.setresuid(uid, uid, uid)
+    user = give_up_root() if is_root else "the caller's uid"
     for prctl in ((PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), (PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)):
         libc.prctl(*prctl)
     for name, value in {"CPU": limits["cpu_s"], "AS": limits["memory_bytes"], "FSIZE": limits["file_bytes"]}.items():
@@ -87,7 +81,21 @@ def contain(folder: str, limits: dict) -> dict:
         resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
     sys.addaudithook(make_hook(os.path.realpath(folder)))
     network = "namespace and audit hook" if has_namespace else "audit hook"
-    return {"network": network, "user": "own uid" if is_root else "the caller's uid"}
+    return {"network": network, "user": user}
+
+
+def give_up_root() -> str:
+    """Become a user that owns the working folder and nothing else; says which."""
+    own, nobody = 2_000_000_000 + os.getpid(), 65534
+    try:
+        os.chown(".", own, own)
+    except OSError:  # a container that knows 65,536 users only
+        os.chown(".", nobody, nobody)
+    uid = os.stat(".").st_uid
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+    return "own uid" if uid == own else "nobody"
 
 
 def make_hook(folder: str):

@@ -379,6 +379,13 @@ def test_an_agent_that_fails_twice_in_a_row_is_not_asked_again(settings):
     assert (len(exchanges), trajectory.outcome, trajectory.final_answer) == (2, "step_limit", None)
 
 
+def test_a_local_slm_can_be_the_agent(slm):
+    trajectory = run_agent(slm, make_teacher(False).tasks[0], AgentOptions(max_steps=1, max_new_tokens=8))
+    assert (trajectory.outcome, len(trajectory.steps), trajectory.usage["calls"]) == ("step_limit", 1, 1)
+    assert trajectory.usage["completion_tokens"] <= 8
+    assert trajectory.model == slm.identity()
+
+
 def test_when_nothing_is_kept_the_build_says_so_and_leaves_no_rows(settings):
     with teaching(settings, say=lambda m: as_json(Teacher([]).answer({"messages": m}))) as (settings, _):
         capture.capture_trajectories(settings, limit=3, max_steps=2)
