@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from swaplib.rows import hash_text, write_json
+from swaplib.rows import hash_text, read_appended, write_json
 from swaplib.settings import Settings, show_path
 
 SPANS_PATH, SCORES_PATH = "/api/public/otel/v1/traces", "/api/public/scores"
@@ -61,8 +61,7 @@ def check_tracing(settings: Settings) -> None:
 
 def read_outbox(path: Path) -> Iterator[Any]:
     """The lines of an outbox; a line left torn by a kill is passed over, its row is traced again on resume."""
-    written = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""  # a tear may hold any bytes
-    for text in written.splitlines():
+    for text in read_appended(path):
         try:
             yield json.loads(text)
         except ValueError:

@@ -200,6 +200,11 @@ def append_line(path: Path, line: str) -> None:
         os.fsync(file.fileno())
 
 
+def read_appended(path: Path) -> list[str]:
+    """The lines of a file that append_line wrote; none when there is no file. A torn one may hold any bytes."""
+    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+
+
 def read_ledger(path: Path) -> dict[int, LedgerLine]:
     """Read a ledger: the last line of each row index. Empty when there is no file.
 
@@ -210,8 +215,7 @@ def read_ledger(path: Path) -> dict[int, LedgerLine]:
         ValueError: A line parses but is no ledger line; file:line is named.
     """
     lines: dict[int, LedgerLine] = {}
-    written = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""  # a tear may hold any bytes
-    for number, text in enumerate(written.splitlines(), start=1):
+    for number, text in enumerate(read_appended(path), start=1):
         try:
             line = LedgerLine.from_json(text)
         except json.JSONDecodeError:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from swaplib.metrics import canonical_json, same_json
+from swaplib.rows import read_appended
 
 Outcome = Literal["answered", "step_limit", "error", "exchange"]
 
@@ -115,7 +116,7 @@ def read_trajectories(path: Path) -> dict[str, Trajectory]:
         ValueError: A line parses but is no trajectory; file:line is named.
     """
     found: dict[str, Trajectory] = {}
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines() if path.is_file() else [], start=1):
+    for number, text in enumerate(read_appended(path), start=1):
         try:
             trajectory = Trajectory.from_json(text)
         except json.JSONDecodeError:

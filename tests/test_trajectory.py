@@ -96,8 +96,8 @@ def test_a_trajectory_survives_its_file(answer):
 def test_a_torn_line_counts_as_never_written_and_the_last_line_of_an_id_counts(tmp_path):
     path, first, last = tmp_path / "t.jsonl", make_trajectory(outcome="error"), make_trajectory(CALL, OTHER)
     append_line(path, first.to_json())
-    with path.open("a") as file:
-        file.write(last.to_json()[:40])
+    with path.open("ab") as file:
+        file.write(last.to_json()[:40].encode() + b"\xff\x00")  # a tear may hold any bytes
     append_line(path, last.to_json())
     assert read_trajectories(path) == {"7": last}
     append_line(path, json.dumps({"id": "8"}))
