@@ -217,19 +217,19 @@ def test_a_killed_capture_goes_on_and_nothing_is_lost_or_doubled(settings, env_o
         time.sleep(0.05)
 
     with teaching(settings, say=slow) as (settings, exchanges):
-        process = start(settings, env_of_tests, "capture.capture_trajectories(load_settings(), limit=40)")
+        process = start(settings, env_of_tests, "capture.capture_trajectories(load_settings(), limit=24)")
         while not (files := list(settings.runs.glob("*-capture-*/trajectories.jsonl"))):
             time.sleep(0.05)
-        while len(read_trajectories(files[0])) < 8:
+        while len(read_trajectories(files[0])) < 5:
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
         process.wait()
         before = set(read_trajectories(files[0]))
         assert not (settings.evaluation / "capture.json").exists()
         n_asked = len(exchanges)
-        done = capture.capture_trajectories(settings, limit=40)
-        again = capture.capture_trajectories(settings, limit=40)
-    assert 8 <= len(before) < 40
+        done = capture.capture_trajectories(settings, limit=24)
+        again = capture.capture_trajectories(settings, limit=24)
+    assert 5 <= len(before) < 24
     asked_again = {e.json()["messages"][1]["content"] for e in exchanges[n_asked:]}
     tasks = {task.id: f"Task: {task.request}" for task in read_tasks(settings).tasks}
     assert not asked_again & {tasks[i] for i in before}
