@@ -111,7 +111,8 @@ def close_loop(
     content["run"] = {"run_id": run_id, "session_id": session, "ended": provenance.now_utc()}
     content["run"] |= {**provenance.describe_machine(), "trace": asdict(delivery)}
     path = settings.evaluation / f"flywheel_{track}.json"
-    write_json(path, content)
+    for file in (folder / "flywheel.json", path):
+        write_json(file, content)
     print(f"{describe_delivery(delivery, settings)}\nsummary: {show_path(path)}")
     return content, agents
 
