@@ -148,11 +148,11 @@ def make_app(teacher: Teacher) -> Any:
 
 
 @contextmanager
-def teaching(teacher: Teacher) -> Iterator[str]:
-    """Serve a teacher from a thread for as long as the context lasts; yields its `…/v1` address."""
+def teaching(teacher: Teacher, port: int | None = None) -> Iterator[str]:
+    """Serve a teacher from a thread for as long as the context lasts, at a free port or a given one; yields its address."""
     import uvicorn
 
-    port = find_free_port()
+    port = port or find_free_port()
     server = uvicorn.Server(uvicorn.Config(make_app(teacher), host="127.0.0.1", port=port, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

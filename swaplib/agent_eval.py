@@ -1,7 +1,7 @@
 """Evaluates the SLM as an agent: the share of test tasks it solves, as it is and distilled, with paired evidence.
 
 Prompt, tools, sandbox and judge are those of the capture. The tools of the test tasks are called in no trajectory that was
-trained on. A model here is served by a process of its own, so that the agents' turns are answered in batches.
+trained on, though some are offered there. A model is served by a process of its own, so that turns are answered in batches.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -91,6 +91,7 @@ def evaluate_agents(
 
     Raises:
         ValueError: No task of the test split is among the tasks.
+        RuntimeError: Turns got no answer: ours, not the model's; the same call asks these tasks again.
     """
     check_tracing(settings)
     found, options = read_tasks(settings, source), options or AgentOptions()
@@ -100,6 +101,11 @@ def evaluate_agents(
         raise ValueError("no task calls tools of the test split, so there is nothing to evaluate an agent on")
     tasks = replace(found, tasks=held_out)
     runs = {m: evaluate_agent(settings, m, tasks, options, batch_size, session_id) for m in AGENTS}
+    if failed := {
+        m: run.capture.facts["outcomes"]["error"] for m, run in runs.items() if not run.capture.facts["complete"]
+    }:
+        listed = ", ".join(f"{n} of {model}" for model, n in failed.items())
+        raise RuntimeError(f"tasks that got no answer from the model: {listed}. Run this again; it asks only those.")
     sides = {"solved_rate": tuple(run.solved for run in runs.values())}
     pairs = {metric: asdict(pair) for metric, pair in evidence.compare_metrics(sides, margin).items()}
     return {"models": {m: _describe(run) for m, run in runs.items()}, "pairs": pairs, "margin": margin}, runs

@@ -169,7 +169,7 @@ def _write_files(
 
 
 def _format_lines(records: list[dict[str, Any]]) -> str:
-    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    return "".join(json.dumps(record) + "\n" for record in records)
 
 
 def count_chat_tokens(chats: Sequence[dict[str, Any]], checkpoint: Path) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from typing import Any
 from swaplib.labels import IGNORED, Example
 from swaplib.local import LocalSLM
 from swaplib.prompts import Message
+from swaplib.rows import read_appended
 from swaplib.settings import show_path
 
 
@@ -39,7 +40,7 @@ def read_chats(path: Path) -> list[Chat]:
             f"no chats at {show_path(path)}. Run notebooks/07_build.ipynb; it keeps right ones only."
         )
     chats, problems = [], []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_appended(path), start=1):
         try:
             chats.append(_parse_chat(json.loads(line)))
         except (ValueError, KeyError, TypeError) as error:
@@ -52,6 +53,8 @@ def read_chats(path: Path) -> list[Chat]:
 def _parse_chat(record: dict[str, Any]) -> Chat:
     chat = Chat(record["id"], record["split"], tuple(record["messages"]), tuple(record["is_trained"]))
     roles = [message["role"] for message, _ in zip(chat.messages, chat.is_trained, strict=True)]
+    if not all(isinstance(message["content"], str) for message in chat.messages):
+        raise ValueError("expected texts as the messages' contents")
     trained = {role for role, is_trained in zip(roles, chat.is_trained, strict=True) if is_trained}
     if trained != {"assistant"}:
         raise ValueError(
@@ -132,7 +135,9 @@ def prove_chats(slm: LocalSLM, chats: Sequence[Chat], examples: Sequence[Example
             [slm.tokenizer.decode(ids) for is_loss, ids in runs if is_loss is kind] for kind in (True, False)
         )
         if problem := _find_problem(slm, chat, example, trained):
-            raise ValueError(f"label proof, chat {chat.id}: {problem}. Nothing was trained.")
+            raise ValueError(
+                f"label proof, chat {chat.id}: {problem}. Nothing was trained; take its line out of steps.jsonl to go on."
+            )
         n_trained = sum(label != IGNORED for label in example.labels)
         record = {"chat": chat.id, "tokens": len(example.labels), "trained_tokens": n_trained}
         records.append(record | {"trained": "\n\n".join(trained), "not_trained": "\n[…]\n".join(others)})
@@ -151,6 +156,9 @@ def _find_problem(slm: LocalSLM, chat: Chat, example: Example, trained: list[str
     wanted = [m["content"] + end for m, carries in zip(chat.messages, chat.is_trained, strict=True) if carries]
     if any(label not in (IGNORED, token) for token, label in zip(example.input_ids, example.labels, strict=True)):
         return "a label is another token than the one it stands at"
+    special = set(slm.tokenizer.all_special_ids)
+    if any(special & set(ids[:-1]) for is_loss, ids in _list_runs(example) if is_loss):
+        return "a trained turn holds a control token, so it would teach the model to go on in another's part"
     if trained != wanted:
         i = next((i for i, pair in enumerate(zip(trained, wanted, strict=False)) if pair[0] != pair[1]), 0)
         found, right = (texts[i][-60:] if i < len(texts) else "nothing" for texts in (trained, wanted))

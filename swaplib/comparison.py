@@ -8,8 +8,10 @@ from dataclasses import asdict
 from typing import Any
 
 from swaplib import evidence
+from swaplib.costs import is_hosted
 from swaplib.metrics import Track, canonical_json, core_metrics
-from swaplib.rows import LedgerLine, hash_file
+from swaplib.prompts import MAX_SHOTS, pick_shots
+from swaplib.rows import LedgerLine, hash_file, hash_rows, read_rows
 from swaplib.runs import read_ledgers, read_metrics, read_run
 from swaplib.settings import Settings, show_path
 
@@ -57,15 +59,20 @@ def read_compared(settings: Settings, track: Track, *models: str) -> dict[str, d
     first, *others = metrics.values()
     for other in others:
         check_comparable(first, other)
-    if len({_base_of(content) for model, content in metrics.items() if model != "azure"}) > 1:
-        raise ValueError(
-            "the local models' runs are not of one base: checkpoint, quantisation, arithmetic or server differ. "
-            "Run 02_eval, 03_decision and 05_post_eval with the same SLM on the same machine."
-        )
+    _check_base(metrics)
     dataset = settings.dataset / track / f"{first['run']['split']}.jsonl"
     if not dataset.is_file() or hash_file(dataset) != first["run"]["dataset_sha256"]:
         raise ValueError(f"the runs were made on other rows than those in {show_path(dataset)} now. Run 02_eval again.")
     return metrics
+
+
+def _check_base(metrics: dict[str, dict[str, Any]]) -> None:
+    """Raise ValueError when the local models among these runs are not of one base."""
+    if len({_base_of(content) for content in metrics.values() if not is_hosted(content["run"]["model"])}) > 1:
+        raise ValueError(
+            "the local models' runs are not of one base: checkpoint, quantisation, arithmetic or server differ. "
+            "Run 02_eval, 03_decision and 05_post_eval with the same SLM on the same machine."
+        )
 
 
 def _base_of(metrics: dict[str, Any]) -> str:
@@ -76,9 +83,20 @@ def _base_of(metrics: dict[str, Any]) -> str:
 
 def find_few_shot(settings: Settings, track: Track) -> list[str]:
     """Few-shot runs of the SLM that answer the question of the last `slm` run: `slm-shots2`, say, fewest examples first."""
-    files = settings.evaluation.glob(f"{track}_slm-shots*_test.json")
-    names = [path.name.removeprefix(f"{track}_").removesuffix("_test.json") for path in files]
-    return keep_comparable(settings, track, "slm", sorted(names, key=lambda name: int(name.removeprefix("slm-shots"))))
+    counts = [n for n in range(1, MAX_SHOTS + 1) if (settings.evaluation / f"{track}_slm-shots{n}_test.json").is_file()]
+    train, names = settings.dataset / track / "train.jsonl", []
+    rows = read_rows(train, track) if counts else []
+    for n in counts:
+        name = f"slm-shots{n}"
+        if n <= len(rows) and read_metrics(settings, track, name)["run"]["shots_sha256"] == hash_rows(
+            pick_shots(rows, n)
+        ):
+            names.append(name)
+        else:
+            print(
+                f"{name} is left out: its examples are not those of {show_path(train)} now. Run 02_eval with them again."
+            )
+    return keep_comparable(settings, track, "slm", names)
 
 
 def keep_comparable(settings: Settings, track: Track, reference: str, names: list[str]) -> list[str]:
@@ -117,6 +135,7 @@ def compare_runs(settings: Settings, run_ids: str, margin: float = 0.05) -> dict
         raise ValueError(f"compare={run_ids!r}: expected two run ids with a comma between")
     metrics = {run_id: read_run(settings, run_id) for run_id in ids}
     check_comparable(*metrics.values())
+    _check_base(metrics)
     track, ledgers = metrics[ids[0]]["run"]["track"], read_ledgers(settings, metrics)
     return {"track": track, "first": ids[0], "second": ids[1], "pairs": compare_models(track, ledgers, *ids, margin)}
 

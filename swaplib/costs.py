@@ -31,7 +31,9 @@ class Prices:
         """The prices of the environment; raises ValueError when only one of the two token prices is set."""
         tokens = (settings.azure_usd_per_million_input, settings.azure_usd_per_million_output)
         if None in tokens and tokens != (None, None):
-            settings.require("AZURE_USD_PER_MILLION_INPUT", "AZURE_USD_PER_MILLION_OUTPUT")
+            raise ValueError(
+                "set AZURE_USD_PER_MILLION_INPUT and AZURE_USD_PER_MILLION_OUTPUT, or neither: one is missing"
+            )
         return cls(*tokens, settings.slm_usd_per_hour)
 
     def price_tokens(self, prompt_tokens: int, completion_tokens: int) -> float | None:
@@ -48,7 +50,7 @@ def measure_ledger(ledger: Sequence[LedgerLine]) -> dict[str, Any]:
         ledger: One line for each row, at least one.
 
     Returns:
-        `prompt_tokens` and `completion_tokens` (sums; None when an answered row does not tell), `p50_latency_ms` and
+        `prompt_tokens` and `completion_tokens` (sums; None when a row that was read does not tell), `p50_latency_ms` and
         `p95_latency_ms`, `busy_seconds` (at least one call or batch was under way; loading and pauses are not in it) and
         `rows_per_second` of that time; these two are None for ledgers of old, which do not say when answers came.
     """
@@ -68,9 +70,11 @@ def measure_ledger(ledger: Sequence[LedgerLine]) -> dict[str, Any]:
 
 
 def _sum_tokens(answers: Sequence[Any], name: str) -> int | None:
-    if any(getattr(answer, name) is None for answer in answers if answer.status == "ok"):
+    # a prompt that was refused before it was read has no usage, and costs nothing
+    read = [a for a in answers if a.finish_reason not in ("content_filter", "context_length_exceeded") or a.output]
+    if any(getattr(answer, name) is None for answer in read if answer.status != "error"):
         return None
-    return sum(getattr(answer, name) or 0 for answer in answers)  # a refused prompt has no usage, and costs nothing
+    return sum(getattr(answer, name) or 0 for answer in answers)
 
 
 def find_busy_seconds(ledger: Sequence[LedgerLine]) -> float | None:
@@ -159,7 +163,9 @@ def trace_volumes(priced: dict[str, Any]) -> dict[str, Any] | None:
 
     if not (pays := priced["pays"]):
         return None
-    reach = [found["from_rows_per_day"] or found["capacity_rows_per_day"] for found in pays.values()]
+    reach = [
+        found["from_rows_per_day"] or found["capacity_rows_per_day"] for found in pays.values()
+    ]  # 0: a free machine
     volumes = np.geomspace(min(reach) / 30, max(found["capacity_rows_per_day"] for found in pays.values()) * 4, 200)
     usd = {"azure": volumes * priced["models"]["azure"]["usd_per_1000_rows"] / 1000}
     for model, found in pays.items():

@@ -137,8 +137,9 @@ def decide_again(settings: Settings, track: Track, candidate: str) -> dict[str, 
     Returns:
         The content of `<track>_post_decision.json`: as the decision's, and `verdict`: `swap` (the SLM as it is is good
         enough), `swap with the adapter`, `swap with N examples in the prompt` (only when the adapter is not enough and a
-        few-shot run is), or `stay`; `rules` has the rule for each local model; in `evidence`, `changes` compares the SLM
-        with the candidate and `few_shot` each few-shot run with the hosted LLM, the SLM and the candidate.
+        few-shot run is), or `stay`; `recommended` is the model that the verdict is about; `rules` has the rule for each
+        local model; in `evidence`, `recommended` compares the hosted LLM with it, `changes` the SLM with the candidate, and
+        `few_shot` each few-shot run with the hosted LLM, the SLM and the candidate.
 
     Raises:
         FileNotFoundError, ValueError: The runs may not be compared (read_compared). Nothing was written.
@@ -157,17 +158,24 @@ def decide_again(settings: Settings, track: Track, candidate: str) -> dict[str, 
         {"first": a, "second": b, "pairs": compare_models(track, ledgers, a, b, margin)} for a, b in others
     ]
     facts = {**rules[candidate], "track": track, "model": candidate, "delta": delta, "margin": margin}
-    facts |= {"verdict": _find_verdict(rules, candidate, few_shot), "rules": rules}
+    recommended, verdict = _find_verdict(rules, candidate, few_shot)
+    found["recommended"] = compare_models(track, ledgers, "azure", recommended, margin)
+    facts |= {"verdict": verdict, "recommended": recommended, "rules": rules}
     content = _write(settings, "post_decision", metrics, facts, found)
     print(f"verdict: {content['verdict']}  ({show_path(settings.evaluation / f'{track}_post_decision.json')})")
     return content
 
 
-def _find_verdict(rules: dict[str, dict[str, Any]], candidate: str, few_shot: list[str]) -> str:
-    """The first that the rule lets pass: the SLM as it is, with its adapter, with the fewest examples; else `stay`."""
+def _find_verdict(rules: dict[str, dict[str, Any]], candidate: str, few_shot: list[str]) -> tuple[str, str]:
+    """The first that the rule lets pass: the SLM as it is, with its adapter, with the fewest examples; else `stay`.
+
+    Returns:
+        The model that is recommended (the candidate when none passes), and the verdict.
+    """
     names = {"slm": "swap", candidate: "swap" if candidate == "slm" else "swap with the adapter"}
     names |= {model: f"swap with {model.removeprefix('slm-shots')} examples in the prompt" for model in few_shot}
-    return next((verdict for model, verdict in names.items() if not rules[model]["FINE_TUNE"]), "stay")
+    passed = ((model, verdict) for model, verdict in names.items() if not rules[model]["FINE_TUNE"])
+    return next(passed, (candidate, "stay"))
 
 
 def _write(
@@ -175,6 +183,7 @@ def _write(
 ) -> dict[str, Any]:
     """Trace a decision and write its file; `kind` is `decision` or `post_decision`."""
     track, first = facts["track"], metrics["azure"]["run"]
+    priced = costs.price_runs(metrics, costs.Prices.from_settings(settings))  # may refuse, so before anything is traced
     shared = {key: first[key] for key in MUST_AGREE}
     compared = {model: content["run"]["run_id"] for model, content in metrics.items()}
     run_id = provenance.make_run_id(track, kind)
@@ -185,7 +194,6 @@ def _write(
     delivery = trace.deliver()
     run = {"run_id": run_id, "ended": provenance.now_utc(), "compared": compared, **shared}
     run |= {**provenance.describe_machine(), "trace": asdict(delivery)}
-    priced = costs.price_runs(metrics, costs.Prices.from_settings(settings))
     content = {**facts, "n_rows": shared["n_rows"], "evidence": found, "costs": priced, "run": run}
     write_json(folder / f"{kind}.json", content)
     path = settings.evaluation / f"{track}_{kind}.json"

@@ -13,8 +13,8 @@ from swaplib.chats import Chat, label_chat, label_chats, prove_chats, read_chats
 from swaplib.local import LocalSLM
 from swaplib.metrics import Track, check_track
 from swaplib.outbox import check_tracing
-from swaplib.rows import hash_text, read_rows
-from swaplib.settings import Settings
+from swaplib.rows import hash_file, hash_text, read_rows
+from swaplib.settings import Settings, show_path
 from swaplib.trainer import Recipe, import_unsloth
 
 AGENT = "agent"  # the name of the agent's adapter, where a track's adapter has the track's
@@ -25,7 +25,7 @@ def read_kept(settings: Settings, row_limit: int | None = None) -> dict[str, lis
 
     Args:
         settings: Says where they lie.
-        row_limit: Only the first of train, and a quarter as many of val; None for all.
+        row_limit: Only the first of train, and a quarter as many of val; None for all, and SWAP_ROW_LIMIT caps it.
 
     Returns:
         Chats by split; both are empty when the build kept none.
@@ -36,21 +36,42 @@ def read_kept(settings: Settings, row_limit: int | None = None) -> dict[str, lis
     read_manifest(settings)
     path = captured.folder_of(settings) / "steps.jsonl"
     chats = read_chats(path) if path.is_file() else []
-    sizes = {"train": row_limit, "val": row_limit and max(1, row_limit // 4)}
+    sizes = training.find_sizes(settings, row_limit)
     return {split: [chat for chat in chats if chat.split == split][:n] for split, n in sizes.items()}
 
 
 def read_manifest(settings: Settings) -> dict[str, Any]:
-    """The manifest of the last build; raises FileNotFoundError when there is none, or one that was not written whole."""
-    path = captured.folder_of(settings) / "manifest.json"
+    """The manifest of the last build.
+
+    Raises:
+        FileNotFoundError: There is none, or it was not written whole.
+        ValueError: The dataset is another one now, so its held-out tools are others, or the build's files have changed.
+    """
+    folder, rows = captured.folder_of(settings), settings.dataset / "manifest.json"
+    path = folder / "manifest.json"
     if not path.is_file():
         raise FileNotFoundError(f"no build at {path}. Run notebooks/07_build.ipynb first.")
-    return json.loads(path.read_text(encoding="utf-8"))
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    if not rows.is_file() or manifest["made_from"]["dataset_manifest_sha256"] != hash_file(rows):
+        raise ValueError(
+            f"the build in {show_path(folder)} was made beside another dataset. Run 06_capture and 07_build again."
+        )
+    changed = [name for name, wanted in manifest["sha256"].items() if not _is_same(folder / name, wanted)]
+    if changed:
+        raise ValueError(f"{show_path(folder)} does not hold what was built: {', '.join(changed)}. Run 07_build again.")
+    return manifest
+
+
+def _is_same(file: Path, wanted: str) -> bool:
+    return file.is_file() and hash_file(file) == wanted
 
 
 def preview_chats(settings: Settings, n: int = 2) -> list[dict[str, Any]]:
     """The label proof of the first n train chats, for a person to read; distill_agent proves every chat."""
     chats = read_kept(settings)["train"][:n]
+    if not chats:
+        return []
+    import_unsloth()
     slm = LocalSLM(settings.slm_model_path)
     return prove_chats(slm, chats, [label_chat(slm, chat) for chat in chats])
 
@@ -66,10 +87,10 @@ def distill_agent(
         recipe: The settings; None for the specification's.
 
     Returns:
-        The run card, or None when nothing was kept.
+        The run card, or None when nothing was kept of train or of val.
 
     Raises:
-        FileNotFoundError, ValueError: There is no build; no chat validates; a chat is too long, or the label proof fails.
+        FileNotFoundError, ValueError: There is no build of this dataset; a chat is too long, or the label proof fails.
     """
     check_tracing(settings)
     recipe, chats = recipe or Recipe(), read_kept(settings, row_limit)
@@ -77,19 +98,25 @@ def distill_agent(
         print("no trajectory of the train split was kept, so there is nothing to distil")
         return None
     if not chats["val"]:
-        raise ValueError(
-            "no trajectory of the val split was kept, so nothing validates. Capture more tasks (06, `limit`)."
-        )
+        print("no trajectory of the val split was kept, so nothing validates: capture more tasks (06, `limit`)")
+        return None
     import_unsloth()
     slm = LocalSLM(settings.slm_model_path)
     examples = {split: label_chats(slm, of_split, recipe.sequence_length) for split, of_split in chats.items()}
     facts = {
         "rows": {AGENT: {split: len(of_split) for split, of_split in chats.items()}},
         "rows_sha256": {AGENT: {split: _hash_chats(of_split) for split, of_split in chats.items()}},
-        "departures": training.list_departures(recipe, None),
+        "departures": training.list_departures(
+            recipe, _describe_cut(settings, row_limit, len(chats["train"]), "chats")
+        ),
         "session_id": read_manifest(settings)["run"]["session_id"],
     }
     return training.train_examples(settings, slm, examples, facts, settings.adapter_of(AGENT), recipe)
+
+
+def _describe_cut(settings: Settings, row_limit: int | None, n: int, what: str) -> str | None:
+    """How many were trained on where there is a limit, for the run card."""
+    return f"at most the first {n} {what}" if training.find_sizes(settings, row_limit)["train"] is not None else None
 
 
 def _hash_chats(chats: list[Chat]) -> str:
@@ -113,10 +140,14 @@ def fine_tune_captured(
     if not path.is_file():
         print(f"no captured {track} row of the train split, so there is nothing to fine-tune on")
         return None
-    train = read_rows(path, track)[:row_limit]
-    val = read_rows(settings.dataset / track / "val.jsonl", track)[: row_limit and max(1, row_limit // 4)]
-    rows, target = {track: {"train": train, "val": val}}, settings.adapter_of(f"{track}-captured")
-    return training.train_adapter(settings, rows, target, recipe or Recipe(), "captured rows", session_id=session)
+    files, sizes = (
+        {"train": path, "val": settings.dataset / track / "val.jsonl"},
+        training.find_sizes(settings, row_limit),
+    )
+    rows = {split: read_rows(file, track)[: sizes[split]] for split, file in files.items()}
+    cut = _describe_cut(settings, row_limit, len(rows["train"]), "rows")
+    what, target = f"captured rows{f', {cut}' if cut else ''}", settings.adapter_of(f"{track}-captured")
+    return training.train_adapter(settings, {track: rows}, target, recipe or Recipe(), what, session_id=session)
 
 
 def _train_file(settings: Settings, track: Track) -> Path:

@@ -65,6 +65,7 @@ class _Plan:
     prices: costs.Prices
     folder: Path
     key: str
+    session_id: str | None
 
     @property
     def ledger_file(self) -> Path:
@@ -89,7 +90,7 @@ class _Plan:
         if not costs.is_hosted(self.model) or most is None:
             return ""
         limit = self.facts["max_new_tokens"]
-        return f"; ${least:.4f} for the prompts, up to ${most:.4f} if every answer takes {limit} tokens"
+        return f"; about ${least:.4f} for the prompts, up to ${most:.4f} if every answer takes {limit} tokens"
 
 
 def make_model(settings: Settings, track: Track, model: str, batch_size: int, concurrency: int) -> HostedLLM | LocalSLM:
@@ -102,10 +103,10 @@ def make_model(settings: Settings, track: Track, model: str, batch_size: int, co
     """
     if model == "azure":
         return HostedLLM.from_settings(settings, concurrency)
+    known = (*MODELS, *(f"slm_ft-{name}" for name in VARIANTS))
+    if model not in known:
+        raise ValueError(f"unknown model {model!r}: expected one of {', '.join(known)}")
     base, _, variant = model.partition("-")
-    if base not in MODELS or (variant and (base != "slm_ft" or variant not in VARIANTS)):
-        known = ", ".join((*MODELS, *(f"slm_ft-{name}" for name in VARIANTS)))
-        raise ValueError(f"unknown model {model!r}: expected one of {known}")
     if settings.slm_base_url:
         return HostedLLM.from_slm_settings(settings, model, concurrency)
     adapter = settings.adapter_of(f"{track}-{variant}" if variant else track) if base == "slm_ft" else None
@@ -134,7 +135,8 @@ def run_model(settings: Settings, track: Track, model: str, **parameters: Any) -
         **parameters: `split` ("test"), `limit` (only the first rows; None for all, and SWAP_ROW_LIMIT caps it),
             `batch_size` (rows in a local batch), `concurrency` (hosted calls in flight), `max_new_tokens` (the limit of each
             answer), `shots` (0 to 8 examples from train in every prompt; the model is then named `slm-shots4`, say),
-            `fresh` (start a new run even when one with the same question exists).
+            `fresh` (start a new run even when one with the same question exists), `session_id` (the trace's Langfuse
+            session).
 
     Returns:
         The run. `metrics["complete"]` is False when rows ended in `error`; the same call asks those again.
@@ -157,6 +159,7 @@ def _make_plan(
     max_new_tokens: int = 256,
     shots: int = 0,
     fresh: bool = False,
+    session_id: str | None = None,
 ) -> _Plan:
     """Check everything, find or name the run, and print what is to come."""
     check_tracing(settings)
@@ -184,6 +187,8 @@ def _make_plan(
         "temperature": 0,
     }
     if examples:  # a comparison asks whether messages are equal apart from these
+        if asked := {example.prompt for example in examples} & {row.prompt for row in rows}:
+            raise ValueError(f"{len(asked)} of the examples are asked rows themselves. Keep {split} rows out of train.")
         model, facts["shots"], facts["shots_sha256"] = f"{model}-shots{shots}", shots, hash_rows(examples)
         messages = [build_messages(track, row.prompt, examples) for row in rows]
     key = hash_text(canonical_json(facts))[:12]
@@ -191,7 +196,7 @@ def _make_plan(
     folder = folder or settings.runs / provenance.make_run_id(track, model, split, key)
     parameters = {**sizes, "shots": shots, "fresh": fresh, "swap_row_limit": settings.swap_row_limit}
     prices = costs.Prices.from_settings(settings)
-    plan = _Plan(client, track, model, split, rows, messages, facts, parameters, prices, folder, key)
+    plan = _Plan(client, track, model, split, rows, messages, facts, parameters, prices, folder, key, session_id)
     if plan.find_waiting():
         client.check()
     print(plan.describe())
@@ -248,7 +253,7 @@ def _ask_rows(settings: Settings, plan: _Plan, waiting: list[int]) -> tracing.Ru
     inputs = {"dataset": f"{plan.track}/{plan.split}.jsonl", **plan.facts, "parameters": plan.parameters}
     name = f"eval {plan.track} {plan.model} {plan.split}"
     tags = [plan.track, plan.model, plan.split]
-    with tracing.RunTrace(settings, plan.folder.name, plan.folder, name, inputs, tags) as trace:
+    with tracing.RunTrace(settings, plan.folder.name, plan.folder, name, inputs, tags, plan.session_id) as trace:
         for line in read_ledger(plan.ledger_file).values():  # rows whose span a kill has lost
             trace.add_generation(line, plan.messages[line.index], model, limit)
         # closed at once when something fails below, so that no call is made whose answer nobody keeps

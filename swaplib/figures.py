@@ -1,5 +1,6 @@
 """Figures for the notebooks. It computes nothing: every number comes from a metrics file or a run card."""
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +13,16 @@ if TYPE_CHECKING:
 
 # Okabe-Ito colours, which colour-blind readers can tell apart; the hatches survive greyscale.
 STYLES = {"azure": ("#0072B2", ""), "slm": ("#E69F00", "//"), "slm_ft": ("#009E73", "..")}
-FEW_SHOT_STYLES = {"azure": ("#56B4E9", "xx"), "slm": ("#CC79A7", "xx"), "slm_ft": ("#D55E00", "xx")}
+VARIANT_COLOURS, VARIANT_HATCHES = ("#CC79A7", "#56B4E9", "#D55E00", "#999999"), ("xx", "++", "oo")
 
 
 def _style_of(model: str) -> tuple[str, str]:
-    """Colour and hatch of a model, or of its few-shot runs."""
+    """Colour and hatch of a model; those of few-shot runs go by the number of examples, 0 to 8."""
     base, _, variant = model.partition("-")
-    return FEW_SHOT_STYLES[base] if variant else STYLES[base]
+    if not variant:
+        return STYLES[base]
+    n = int(variant.removeprefix("shots")) if variant.startswith("shots") else 2
+    return VARIANT_COLOURS[n % 4], VARIANT_HATCHES[n // 4]
 
 
 def _list_places(n: int, position: int, n_models: int) -> list[float]:
@@ -97,7 +101,9 @@ def plot_costs(volumes: dict[str, Any] | None) -> "Figure | None":
     if volumes is None:
         return None
     figure, axes = plt.subplots(figsize=(7.5, 3.6), layout="constrained")
-    for line, (model, usd) in zip(("-", "--", "-.", ":"), volumes["usd_per_day"].items(), strict=False):
+    for line, (model, usd) in zip(
+        itertools.cycle(("-", "--", "-.", ":")), volumes["usd_per_day"].items(), strict=False
+    ):
         axes.plot(volumes["rows_per_day"], usd, line, color=_style_of(model)[0], linewidth=2, label=name_model(model))
     crossings = {(pay["from_rows_per_day"], pay["usd_per_day"]) for pay in volumes["pays"].values()}
     for rows, usd in crossings:

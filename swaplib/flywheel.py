@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from swaplib import agent_eval, distill, evaluate, provenance, tracing
+from swaplib.adapter import find_misfit
 from swaplib.agent import AgentOptions
+from swaplib.checkpoints import hash_checkpoint
 from swaplib.comparison import compare_models, keep_comparable, list_rates, read_compared
 from swaplib.metrics import Track
 from swaplib.notebooks import parse_parameters, run_notebook
 from swaplib.outbox import describe_delivery
 from swaplib.rows import write_json
-from swaplib.runs import read_ledgers
+from swaplib.runs import read_ledgers, read_metrics
 from swaplib.settings import ROOT, Settings, show_path
 
 STAGES = ("06_capture", "07_build", "08_distill")
@@ -49,23 +51,48 @@ def run_flywheel(settings: Settings, track: str, assignments: list[tuple[str, st
 
 
 def evaluate_captured(
-    settings: Settings, track: Track, limit: int | None, max_new_tokens: int, batch_size: int = 16, margin: float = 0.05
+    settings: Settings, track: Track, question: dict[str, Any], session_id: str, margin: float = 0.05
 ) -> dict[str, Any]:
     """Ask the SLM as it is and the adapter of captured rows 01's test rows, and compare with all that answered the same.
+
+    Args:
+        settings: Says where everything lies; the models run here, whatever SLM_BASE_URL says.
+        track: `structured` or `toolcall`.
+        question: `limit`, `max_new_tokens` and `batch_size`; where 02 has asked the SLM, its rows and limit are taken, so
+            that what 03 and 05 read stays as it is.
+        session_id: The Langfuse session.
+        margin: How much worse still counts as not worse, a rate in 0..1.
 
     Returns:
         `rates` by model, and `comparisons` of `slm`, and of `azure` and `slm_ft` as far as their last runs answer the same
         question, with the adapter of captured rows.
     """
-    question = {"limit": limit, "max_new_tokens": max_new_tokens, "batch_size": batch_size}
-    evaluate.run_models(settings, track, f"slm,{CAPTURED}", **question)
-    there = [m for m in ("azure", "slm_ft") if (settings.evaluation / f"{track}_{m}_test.json").is_file()]
+    settings = settings.model_copy(update={"slm_base_url": None})
+    there = [m for m in ("azure", "slm", "slm_ft") if (settings.evaluation / f"{track}_{m}_test.json").is_file()]
+    if "slm" in there:
+        asked = read_metrics(settings, track, "slm")
+        question = question | {"limit": asked["n_rows"], "max_new_tokens": asked["run"]["max_new_tokens"]}
+    evaluate.run_models(settings, track, f"slm,{CAPTURED}", **question, session_id=session_id)
+    there = [m for m in there if m == "azure" or (m == "slm_ft" and _is_current(settings, track))]
     others = ["slm", *keep_comparable(settings, track, "slm", there)]
     metrics = read_compared(settings, track, *others, CAPTURED)
     ledgers = read_ledgers(settings, metrics)
     pairs = [(m, compare_models(track, ledgers, m, CAPTURED, margin)) for m in others]
     comparisons = [{"first": m, "second": CAPTURED, "pairs": found} for m, found in pairs]
     return {"rates": list_rates(track, metrics), "comparisons": comparisons}
+
+
+def _is_current(settings: Settings, track: Track) -> bool:
+    """Whether the last run of `slm_ft` is of the adapter that is there now; a printed line says when it is left out."""
+    problem = find_misfit(settings, track)
+    if not problem:
+        evaluated = read_metrics(settings, track, "slm_ft")["run"]["identity"].get("adapter_sha256")
+        problem = (
+            "its last run was of another adapter" if evaluated != hash_checkpoint(settings.adapter_of(track)) else None
+        )
+    if problem:
+        print(f"slm_ft is left out: {problem}")
+    return problem is None
 
 
 def close_loop(
@@ -92,13 +119,17 @@ def close_loop(
         The content of `05_eval/flywheel_<track>.json` (`filter`, `rows`, `chats`, `trained`, `track_eval` and `agent_eval`,
         None where nothing was trained), and the agents' runs.
     """
+    sizes = {"test_limit": test_limit, "max_steps": options.max_steps, "batch_size": batch_size}
+    if wrong := [f"{name}={value}" for name, value in sizes.items() if value is not None and value < 1]:
+        raise ValueError(f"{', '.join(wrong)}: expected 1 or more (test_limit=None is all)")
     manifest, agents = distill.read_manifest(settings), {}
     session = manifest["run"]["session_id"]
     content: dict[str, Any] = {"track": track, **{name: manifest[name] for name in ("filter", "rows", "chats")}}
     content |= {"trained": {name: card and _shorten(card) for name, card in cards.items()}}
     content |= {"track_eval": None, "agent_eval": None}
     if cards["rows"]:
-        content["track_eval"] = evaluate_captured(settings, track, test_limit, options.max_new_tokens, batch_size)
+        question = {"limit": test_limit, "max_new_tokens": options.max_new_tokens, "batch_size": batch_size}
+        content["track_eval"] = evaluate_captured(settings, track, question, session)
     if cards["agent"]:
         found = agent_eval.evaluate_agents(settings, source, test_limit, options, batch_size, session_id=session)
         content["agent_eval"], agents = found

@@ -68,6 +68,7 @@ class LocalSLM:
         """The checkpoint's tokenizer, padding on the left."""
         from transformers import AutoTokenizer
 
+        check_checkpoint(self.path)
         options = {"padding_side": "left", "clean_up_tokenization_spaces": False, "trust_remote_code": False}
         tokenizer = AutoTokenizer.from_pretrained(self.path, **options)
         if tokenizer.pad_token is None:

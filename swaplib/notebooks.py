@@ -118,8 +118,8 @@ def write_html(executed: Path) -> Path:
 
     notebook = nbformat.read(executed, as_version=4)
     for cell in notebook.cells:  # a report is for reading: of the code, only the parameters and the cell that failed
-        has_failed = any(output.output_type == "error" for output in cell.get("outputs", []))
-        if not has_failed and not {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", [])):
+        is_done = cell.metadata.get("papermill", {}).get("status", "completed") == "completed"
+        if is_done and not {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", [])):
             cell.metadata["transient"] = {"remove_source": cell.cell_type == "code"}
     html, _ = HTMLExporter(
         embed_images=True, mathjax_url="", require_js_url="", preprocessors=[CoalesceStreamsPreprocessor]

@@ -217,7 +217,7 @@ def show_differences(
 def show_run_card(card: dict[str, Any] | None) -> "Styler":
     """What a training did, from its run card; an empty table when none was needed."""
     if card is None:
-        return style(pd.DataFrame({"training": ["none was needed"]}))
+        return style(pd.DataFrame({"training": ["none: nothing had to be trained, or nothing was kept"]}))
     rows = [f"{track}: {n['train']} train, {n['val']} val" for track, n in card["rows"].items()]
     losses = {name.replace("_", " "): f"{loss:.3f}" for name, loss in card["final"].items()}
     facts = {"base": card["base"], "rows": "; ".join(rows), "steps": card["steps"], **losses}

@@ -69,7 +69,8 @@ class LedgerLine:
     def to_json(self) -> str:
         """The line as it stands in the file, without the newline: one flat object."""
         flat = {"index": self.index, "prompt_sha256": self.prompt_sha256, **asdict(self.generation)}
-        return json.dumps(flat | {"scores": self.scores, "ended_at": self.ended_at})
+        ended = {} if self.ended_at is None else {"ended_at": self.ended_at}
+        return json.dumps(flat | {"scores": self.scores} | ended)
 
     @classmethod
     def from_json(cls, text: str) -> "LedgerLine":
@@ -202,7 +203,8 @@ def append_line(path: Path, line: str) -> None:
 
 def read_appended(path: Path) -> list[str]:
     """The lines of a file that append_line wrote; none when there is no file. A torn one may hold any bytes."""
-    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    return text.removesuffix("\n").split("\n") if text else []  # not splitlines, which also splits at U+2028
 
 
 def read_ledger(path: Path) -> dict[int, LedgerLine]:

@@ -48,9 +48,9 @@ class Settings(BaseSettings):
     slm_model_path: Path = Path("slm_swap/models/qwen2.5-7b-instruct")
     slm_base_url: str | None = None
     slm_api_key: str | None = Field(None, repr=False)
-    azure_usd_per_million_input: float | None = Field(None, ge=0)
-    azure_usd_per_million_output: float | None = Field(None, ge=0)
-    slm_usd_per_hour: float | None = Field(None, ge=0)
+    azure_usd_per_million_input: float | None = Field(None, ge=0, allow_inf_nan=False)
+    azure_usd_per_million_output: float | None = Field(None, ge=0, allow_inf_nan=False)
+    slm_usd_per_hour: float | None = Field(None, ge=0, allow_inf_nan=False)
     langfuse_public_key: str | None = Field(None, repr=False)
     langfuse_secret_key: str | None = Field(None, repr=False)
     langfuse_host: str = "https://cloud.langfuse.com"

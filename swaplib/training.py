@@ -63,6 +63,12 @@ def _find_limit(settings: Settings, row_limit: int | None) -> int | None:
     return min((limit for limit in (row_limit, settings.swap_row_limit) if limit is not None), default=None)
 
 
+def find_sizes(settings: Settings, row_limit: int | None) -> dict[str, int | None]:
+    """How many rows of `train` and `val` a limit leaves: a quarter as many validate; None for all."""
+    limit = _find_limit(settings, row_limit)
+    return {"train": limit, "val": None if limit is None else max(1, limit // 4)}
+
+
 def _read_first(settings: Settings, track: Track, split: str, limit: int | None) -> list[Row]:
     """The rows of a split under a limit, which stands for the train rows; a quarter as many validate."""
     check_track(track)

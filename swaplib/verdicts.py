@@ -135,11 +135,12 @@ def describe_verdict(decision: dict[str, Any]) -> str:
 def describe_evidence(decision: dict[str, Any]) -> str:
     """How sure the decision is, as one sentence for a manager."""
     parts = []
-    for name, found in decision["evidence"]["pairs"].items():
+    model = decision.get("recommended", decision["model"])
+    for name, found in decision["evidence"].get("recommended", decision["evidence"]["pairs"]).items():
         low, high = found["interval"]
         needed = f" ({found['rows_needed']:,} would settle it)" if found["rows_needed"] else ""
         parts.append(f"{name} {found['verdict']}{needed}, {found['gap']:+.2f} [{low:+.2f}, {high:+.2f}]")
-    gap = f"gap to {decision['model']} with its 95% interval, margin {decision['margin']:g}"
+    gap = f"gap to {model} with its 95% interval, margin {decision['margin']:g}"
     return f"How sure ({gap}): {'; '.join(parts)}."
 
 
@@ -156,9 +157,9 @@ def describe_costs(decision: dict[str, Any]) -> str:
         return (
             "No price is set (AZURE_USD_PER_MILLION_INPUT and _OUTPUT, SLM_USD_PER_HOUR), so costs are tokens and time."
         )
-    pay = costs["pays"].get(decision["model"])
+    pay = costs["pays"].get(decision.get("recommended", decision["model"]))
     when = ""
-    if pay and pay["from_rows_per_day"]:
+    if pay and pay["from_rows_per_day"] is not None:
         when = f" A machine of its own pays from {pay['from_rows_per_day']:,.0f} rows a day on."
     elif pay:
         most = f"{pay['capacity_rows_per_day']:,.0f} rows a day at most"
@@ -168,7 +169,7 @@ def describe_costs(decision: dict[str, Any]) -> str:
 
 def describe_loop(loop: dict[str, Any]) -> list[str]:
     """What a turn of the loop captured, kept, trained and gained, a sentence each."""
-    kept, rows = loop["filter"], loop["rows"][loop["track"]]
+    kept = loop["filter"]
     lines = [
         f"Captured {kept['captured']} trajectories; {kept['kept']} are right and were kept ({kept['kept_share']:.0%})."
     ]
@@ -183,11 +184,13 @@ def describe_loop(loop: dict[str, Any]) -> list[str]:
         rates = " to ".join(f"{format_rate(m['solved_rate'], m['interval'])}" for m in (base, distilled))
         found = agents["pairs"]["solved_rate"]
         counts = f"{found['second_only']} gained, {found['first_only']} lost, McNemar p {found['p_value']:.3g}"
-        lines.append(f"As an agent, on {base['n_tasks']} tasks with tools it never saw: solved {rates} ({counts}).")
+        lines.append(
+            f"As an agent, on {base['n_tasks']} tasks with tools that it was not taught to call: solved {rates} ({counts})."
+        )
     if evaluated := loop["track_eval"]:
         slm, captured = (evaluated["rates"][m] for m in ("slm", "slm_ft-captured"))
         gains = [f"{name} {slm[name]['rate']:.2f} to {captured[name]['rate']:.2f}" for name in slm]
-        lines.append(f"On the {loop['track']} test rows: {', '.join(gains)} ({rows['train']} captured train rows).")
+        lines.append(f"On the {loop['track']} test rows: {', '.join(gains)}.")
     return lines
 
 
@@ -195,7 +198,7 @@ def show_loop(loop: dict[str, Any]) -> "HTML":
     """A turn of the loop in a box."""
     agents = loop["agent_eval"]
     solved = [agents["models"][m]["solved_rate"] for m in ("slm", "slm_ft")] if agents else None
-    head = f"Tasks solved: {solved[0]:.0%} to {solved[1]:.0%}" if solved else "Nothing was distilled"
+    head = f"Tasks solved: {solved[0]:.0%} to {solved[1]:.0%}" if solved else "No agent was distilled"
     return _make_box(head, describe_loop(loop))
 
 

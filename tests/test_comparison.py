@@ -6,13 +6,16 @@ from test_decision import two_runs  # noqa: F401 - a fixture
 from test_evaluate import right, run_azure, wrong_for
 
 from swaplib import comparison, decision, report, verdicts
-from swaplib.rows import write_json
+from swaplib.prompts import pick_shots
+from swaplib.rows import hash_rows, read_rows, write_json
 
 
 def add_few_shot(settings, shots: int, **changes) -> None:
     """A few-shot run of the SLM that is as good as the hosted one."""
     azure, slm = (json.loads((settings.evaluation / f"toolcall_{m}_test.json").read_text()) for m in ("azure", "slm"))
-    run = azure["run"] | {"model": f"slm-shots{shots}", "identity": slm["run"]["identity"]} | changes
+    train = read_rows(settings.dataset / "toolcall" / "train.jsonl", "toolcall")
+    run = azure["run"] | {"model": f"slm-shots{shots}", "identity": slm["run"]["identity"]}
+    run |= {"shots_sha256": hash_rows(pick_shots(train, shots))} | changes
     write_json(settings.evaluation / f"toolcall_slm-shots{shots}_test.json", azure | {"run": run})
 
 
@@ -51,21 +54,23 @@ def test_a_run_that_has_not_ended_is_listed_with_its_answered_rows(toolcall_home
 
 def test_examples_that_are_enough_are_recommended_when_the_slm_alone_is_not(two_runs):  # noqa: F811
     decision.decide(two_runs, "toolcall")
-    add_few_shot(two_runs, 8)
+    add_few_shot(two_runs, 5)
     add_few_shot(two_runs, 2)
     decided = decision.decide_again(two_runs, "toolcall", "slm")
     assert decided["verdict"] == "swap with 2 examples in the prompt"
+    assert decided["recommended"] == "slm-shots2"
+    assert "gap to slm-shots2" in verdicts.describe_evidence(decided)  # the box is about what it recommends
     assert "but with examples in the prompt the SLM is not worse" in verdicts.describe_verdict(decided)
     assert [(c["first"], c["second"]) for c in decided["evidence"]["few_shot"]] == [
         *(("azure", "slm-shots2"), ("slm", "slm-shots2"), ("slm-shots2", "slm")),
-        *(("azure", "slm-shots8"), ("slm", "slm-shots8"), ("slm-shots8", "slm")),
+        *(("azure", "slm-shots5"), ("slm", "slm-shots5"), ("slm-shots5", "slm")),
     ]
     html = verdicts.show_few_shot(decided).to_html()
-    assert "slm-shots8" in html
+    assert "slm-shots5" in html
     assert "slm-shots2" in verdicts.show_decision(decided).to_html()
 
 
-@pytest.mark.parametrize("changes", [{"n_rows": 7}, {"identity": {"model": "another"}}])
+@pytest.mark.parametrize("changes", [{"n_rows": 7}, {"identity": {"model": "another"}}, {"shots_sha256": "old"}])
 def test_a_few_shot_run_of_another_question_or_base_is_left_out_and_said(two_runs, capsys, changes):  # noqa: F811
     decision.decide(two_runs, "toolcall")
     add_few_shot(two_runs, 2, **changes)

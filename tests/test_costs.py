@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from swaplib import costs, figures, verdicts
@@ -35,7 +37,10 @@ def test_what_a_ledger_does_not_tell_is_not_made_up():
     measured = costs.measure_ledger([line(0, 1000, None), line(1, 1000, 7.0, tokens=(None, None))])
     assert [measured[name] for name in ("prompt_tokens", "busy_seconds", "rows_per_second")] == [None, None, None]
     refused = line(1, 10, 7.0, tokens=(None, None), status="filtered")  # refused before it was read: no usage, no cost
+    refused = replace(refused, generation=replace(refused.generation, output="", finish_reason="content_filter"))
     assert costs.measure_ledger([line(0, 1000, 6.0), refused])["prompt_tokens"] == 100
+    cut_off = line(1, 10, 7.0, tokens=(None, None), status="truncated")  # read and answered, but nobody told the usage
+    assert costs.measure_ledger([line(0, 1000, 6.0), cut_off])["prompt_tokens"] is None
 
 
 def test_dollars_as_worked_by_hand():
@@ -90,6 +95,22 @@ def test_costs_read_as_a_sentence_and_a_table():
         "A machine of its own pays from 144,000 rows a day on."
     )
     assert "144,000" in verdicts.show_costs(decision).to_html()
+
+
+def test_a_machine_that_costs_nothing_pays_from_the_first_row_on():
+    ledger = metrics([line(i, 100, 10.0 + i / 10) for i in range(10)])
+    decision = {"model": "slm", "costs": costs.price_runs({"azure": ledger, "slm": ledger}, Prices(2.0, 8.0, 0.0))}
+    assert "pays from 0 rows a day on" in verdicts.describe_costs(decision)
+    assert "azure" in costs.trace_volumes(decision["costs"])["usd_per_day"]
+
+
+def test_every_model_of_a_comparison_is_in_the_cost_figure_in_a_style_of_its_own():
+    ledger = metrics([line(i, 100, 10.0 + i / 10) for i in range(10)])
+    models = ("azure", "slm", "slm-shots2", "slm-shots4", "slm-shots8", "slm_ft")
+    priced = costs.price_runs(dict.fromkeys(models, ledger), PRICES)
+    figure = figures.plot_costs(costs.trace_volumes(priced))
+    assert len(figure.legends[0].get_texts()) == len(models)
+    assert len({figures._style_of(model) for model in models}) == len(models)
 
 
 def test_one_token_price_alone_is_refused(settings):

@@ -296,7 +296,14 @@ def test_rates_are_over_all_rows_and_those_over_answered_rows_stand_beside_them(
     assert "0.750" in html
 
 
+def write_train_rows(settings):
+    """Six train rows that are not asked in the test split."""
+    rows = [Row(f"Example {i}?", f'<tool_call name="tool_{i}">{{"x":{i}}}</tool_call>') for i in range(6)]
+    write_rows(settings.dataset / "toolcall" / "train.jsonl", rows)
+
+
 def test_few_shot_prompts_hold_the_same_train_examples_for_every_row_and_model(toolcall_home):
+    write_train_rows(toolcall_home)
     with serving(right) as (root, exchanges):
         plain = run_azure(toolcall_home, root)
         run = run_azure(toolcall_home, root, shots=2)
@@ -337,3 +344,9 @@ def test_the_price_of_the_calls_to_come_is_printed_before_they_are_made(toolcall
     # six calls: some 630 characters at 4 a token are 160 tokens; 6 x 100 answer tokens at 50 $ a million are 0.03 $
     assert "up to $0.04" in first
     assert "$" not in capsys.readouterr().out  # nothing is to come, so nothing is to pay
+
+
+def test_an_example_that_is_an_asked_row_is_refused(toolcall_home):
+    with serving(right) as (root, exchanges), pytest.raises(ValueError, match="asked rows themselves"):
+        run_azure(toolcall_home, root, shots=2)
+    assert not exchanges

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.scripted_teacher import make_teacher, teaching
 from swaplib import distill, flywheel, outbox
-from swaplib.rows import write_json
+from swaplib.rows import hash_file, write_json, write_text
 from swaplib.settings import ROOT
 
 
@@ -33,7 +33,7 @@ def test_the_whole_loop_with_a_scripted_teacher(settings, env_of_tests, tmp_path
     assert "Captured 34 trajectories" in html
     sessions = {
         attribute["value"]["stringValue"]
-        for kind in ("capture", "build", "train", "agent-slm", "agent-slm_ft", "flywheel")
+        for kind in ("capture", "build", "train", "agent-slm", "agent-slm_ft", "slm-test", "captured-test", "flywheel")
         for path in settings.runs.glob(f"*-{kind}*/trace.jsonl")
         for line in outbox.read_outbox(path)
         for span in outbox.list_spans(line)
@@ -41,6 +41,21 @@ def test_the_whole_loop_with_a_scripted_teacher(settings, env_of_tests, tmp_path
         if attribute["key"] == "session.id"
     }
     assert sessions == {loop["run"]["session_id"]}  # one session over all stages
+
+
+def test_a_build_beside_another_dataset_or_with_changed_files_is_refused(toolcall_home):
+    folder, manifest = toolcall_home.dataset / "captured", toolcall_home.dataset / "manifest.json"
+    write_json(manifest, {"seed": 42})
+    write_text(folder / "steps.jsonl", "")
+    made = {"made_from": {"dataset_manifest_sha256": hash_file(manifest)}, "sha256": {}, "run": {"session_id": "s"}}
+    write_json(folder / "manifest.json", made | {"sha256": {"steps.jsonl": hash_file(folder / "steps.jsonl")}})
+    assert distill.read_kept(toolcall_home) == {"train": [], "val": []}
+    write_text(folder / "steps.jsonl", "changed")
+    with pytest.raises(ValueError, match=r"does not hold what was built: steps\.jsonl"):
+        distill.read_kept(toolcall_home)
+    write_json(manifest, {"seed": 43})
+    with pytest.raises(ValueError, match="beside another dataset"):
+        distill.read_kept(toolcall_home)
 
 
 def test_a_parameter_that_no_notebook_knows_stops_before_anything_runs(settings):
@@ -52,8 +67,9 @@ def test_a_parameter_that_no_notebook_knows_stops_before_anything_runs(settings)
 
 
 def test_nothing_kept_distils_nothing_and_says_so(toolcall_home, capsys):
-    manifest = {"filter": {"captured": 3, "kept": 0, "kept_share": 0.0}, "chats": {}, "run": {"session_id": "s"}}
-    manifest["rows"] = {"toolcall": {"train": 0, "val": 0, "test": 0}}
+    rows = toolcall_home.dataset / "manifest.json"
+    write_json(rows, {})
+    manifest = {"made_from": {"dataset_manifest_sha256": hash_file(rows)}, "sha256": {}, "run": {"session_id": "s"}}
     write_json(toolcall_home.dataset / "captured" / "manifest.json", manifest)
     cards = {"agent": distill.distill_agent(toolcall_home)}
     cards["rows"] = distill.fine_tune_captured(toolcall_home, "toolcall")
