@@ -79,7 +79,12 @@ def write_decision(settings: Settings, bit: int) -> None:
     write_rows(rows_file, ROWS["toolcall"])
     for model in ("azure", "slm"):
         identity = LocalSLM(settings.slm_model_path).identity() if model == "slm" else {}
-        run = dict.fromkeys(comparison.MUST_AGREE) | {"run_id": model, "split": "test", "identity": identity}
+        run = dict.fromkeys(comparison.MUST_AGREE) | {
+            "run_id": model,
+            "model": model,
+            "split": "test",
+            "identity": identity,
+        }
         run |= {"dataset_sha256": hash_file(rows_file)}
         write_json(settings.evaluation / f"toolcall_{model}_test.json", {"complete": True, "run": run})
     content = {"FINE_TUNE": bit, "run": {"compared": {"azure": "azure", "slm": "slm"}}}
