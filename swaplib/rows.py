@@ -11,12 +11,14 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from swaplib.metrics import Track, parse_gold, parse_json
+
+Parsed = TypeVar("Parsed")
 
 SPLITS = ("train", "val", "test")
 
@@ -207,6 +209,27 @@ def read_appended(path: Path) -> list[str]:
     return text.removesuffix("\n").split("\n") if text else []  # not splitlines, which also splits at U+2028
 
 
+def parse_appended(path: Path, parse: Callable[[str], Parsed], what: str) -> Iterator[Parsed]:
+    """Parse a file that append_line wrote, line by line; torn lines are passed over.
+
+    Args:
+        path: The file; nothing comes of one that is not there.
+        parse: Takes a line's text; raises JSONDecodeError for a torn one.
+        what: What a line should be, for the error.
+
+    Raises:
+        ValueError: A line is JSON but not what it should be; file:line is named.
+    """
+    for number, text in enumerate(read_appended(path), start=1):
+        try:
+            parsed = parse(text)
+        except json.JSONDecodeError:
+            continue
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path}:{number}: not {what} ({error!r})") from None
+        yield parsed
+
+
 def read_ledger(path: Path) -> dict[int, LedgerLine]:
     """Read a ledger: the last line of each row index. Empty when there is no file.
 
@@ -216,16 +239,7 @@ def read_ledger(path: Path) -> dict[int, LedgerLine]:
     Raises:
         ValueError: A line parses but is no ledger line; file:line is named.
     """
-    lines: dict[int, LedgerLine] = {}
-    for number, text in enumerate(read_appended(path), start=1):
-        try:
-            line = LedgerLine.from_json(text)
-        except json.JSONDecodeError:
-            continue
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path}:{number}: not a ledger line ({error!r})") from None
-        lines[line.index] = line
-    return lines
+    return {line.index: line for line in parse_appended(path, LedgerLine.from_json, "a ledger line")}
 
 
 def hash_rows(rows: Sequence[Row]) -> str:

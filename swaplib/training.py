@@ -65,15 +65,17 @@ def _find_limit(settings: Settings, row_limit: int | None) -> int | None:
 
 def find_sizes(settings: Settings, row_limit: int | None) -> dict[str, int | None]:
     """How many rows of `train` and `val` a limit leaves: a quarter as many validate; None for all."""
-    limit = _find_limit(settings, row_limit)
+    return _list_sizes(_find_limit(settings, row_limit))
+
+
+def _list_sizes(limit: int | None) -> dict[str, int | None]:
     return {"train": limit, "val": None if limit is None else max(1, limit // 4)}
 
 
 def _read_first(settings: Settings, track: Track, split: str, limit: int | None) -> list[Row]:
     """The rows of a split under a limit, which stands for the train rows; a quarter as many validate."""
     check_track(track)
-    rows = read_rows(settings.dataset / track / f"{split}.jsonl", track)
-    return rows if limit is None else rows[: limit if split == "train" else max(1, limit // 4)]
+    return read_rows(settings.dataset / track / f"{split}.jsonl", track)[: _list_sizes(limit)[split]]
 
 
 def preview_labels(settings: Settings, track: Track, force: bool = False, n: int = 3) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from swaplib.metrics import canonical_json, same_json
-from swaplib.rows import read_appended
+from swaplib.rows import parse_appended
 
 Outcome = Literal["answered", "step_limit", "error", "exchange"]
 
@@ -115,16 +115,7 @@ def read_trajectories(path: Path) -> dict[str, Trajectory]:
     Raises:
         ValueError: A line parses but is no trajectory; file:line is named.
     """
-    found: dict[str, Trajectory] = {}
-    for number, text in enumerate(read_appended(path), start=1):
-        try:
-            trajectory = Trajectory.from_json(text)
-        except json.JSONDecodeError:
-            continue
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path}:{number}: not a trajectory ({error!r})") from None
-        found[trajectory.id] = trajectory
-    return found
+    return {found.id: found for found in parse_appended(path, Trajectory.from_json, "a trajectory")}
 
 
 @dataclass(frozen=True, slots=True)
