@@ -76,15 +76,14 @@ class Batcher:
     async def _answer(self, limit: int, batch: list[_Request]) -> None:
         loop = asyncio.get_running_loop()
 
-        def deliver(tokens: list[int]) -> None:
-            for request, token in zip(batch, tokens, strict=True):
-                if request.is_streamed:
-                    request.arrived.put_nowait(token)
+        def deliver(index: int, token: int) -> None:
+            if batch[index].is_streamed:
+                batch[index].arrived.put_nowait(token)
 
-        def on_tokens(tokens: list[int]) -> None:  # called in the model's thread
-            loop.call_soon_threadsafe(deliver, tokens)
+        def on_token(index: int, token: int) -> None:  # called in the model's thread
+            loop.call_soon_threadsafe(deliver, index, token)
 
-        watch = on_tokens if any(request.is_streamed for request in batch) else None
+        watch = on_token if any(request.is_streamed for request in batch) else None
         try:
             texts = [request.text for request in batch]
             answers = await asyncio.to_thread(self.slm.generate_batch, texts, limit, watch)

@@ -5,7 +5,6 @@
 
 import json
 import re
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -100,6 +99,8 @@ class LocalSLM:
         from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
         from transformers.utils import logging
 
+        from swaplib import decoding
+
         self.check()
         logging.disable_progress_bar()
         logging.set_verbosity_error()  # what is dequantised is said above, not in every notebook
@@ -128,7 +129,7 @@ class LocalSLM:
             from peft import PeftModel
 
             model = PeftModel.from_pretrained(model, self.adapter)
-        return model.eval()
+        return decoding.prepare(model).eval()
 
     def generate(
         self, conversations: Sequence[Sequence[Message]], max_new_tokens: int
@@ -155,33 +156,27 @@ class LocalSLM:
         for i, length in enumerate(lengths):
             if length > room:
                 yield i, Generation("", "truncated", "context_length_exceeded", length, 0, 0.0)
-        order = sorted((i for i, n in enumerate(lengths) if n <= room), key=lambda i: lengths[i], reverse=True)
+        waiting = sorted((i for i, n in enumerate(lengths) if n <= room), key=lambda i: lengths[i], reverse=True)
         size = self.batch_size
-        while batch := order[:size]:
-            answers = self._answer_if_it_fits([texts[i] for i in batch], max_new_tokens)
-            if answers is None:
-                size = len(batch) // 2
-                tqdm.write(f"out of memory with {len(batch)} row(s) at once: going on with {size}")
-                continue
-            yield from zip(batch, answers, strict=True)
-            order = order[size:]
-
-    def _answer_if_it_fits(self, texts: list[str], max_new_tokens: int) -> list[Generation] | None:
-        """Answer a batch; None when memory runs out, and what the attempt held is free again."""
-        import torch
-
-        try:
-            return self.generate_batch(texts, max_new_tokens)
-        except (RuntimeError, MemoryError) as error:  # torch tells of memory in both, and of much else in the first
-            if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
-                raise
-            if len(texts) == 1:
-                raise RuntimeError(
-                    f"not enough memory on the {self.device} for one row of {self.count_tokens(texts[0])} tokens and an "
-                    f"answer of {max_new_tokens}. Close other programs, lower max_new_tokens, or take a smaller model."
-                ) from error
-        torch.cuda.empty_cache()
-        return None
+        while waiting:
+            done = set()
+            try:
+                for k, generation in self._decode([texts[i] for i in waiting], max_new_tokens, size):
+                    done.add(waiting[k])
+                    yield waiting[k], generation
+            except (RuntimeError, MemoryError) as error:  # torch tells of memory in both, and of much else in the first
+                if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
+                    raise
+                size = min(size, len(waiting) - len(done)) // 2
+                longest = lengths[waiting[0]]
+                if size == 0:
+                    raise RuntimeError(
+                        f"not enough memory on the {self.device} for one row of {longest} tokens and an answer of "
+                        f"{max_new_tokens}. Close other programs, lower max_new_tokens, or take a smaller model."
+                    ) from error
+                tqdm.write(f"out of memory with {2 * size} row(s) at once: going on with {size}")
+            waiting = [i for i in waiting if i not in done]
+            self._free_memory()
 
     @property
     def context(self) -> int:
@@ -197,36 +192,44 @@ class LocalSLM:
         return self.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
 
     def generate_batch(
-        self, texts: Sequence[str], max_new_tokens: int, on_tokens: Callable[[list[int]], None] | None = None
+        self, texts: Sequence[str], max_new_tokens: int, on_token: Callable[[int, int], None] | None = None
     ) -> list[Generation]:
         """Answer rendered prompts in one batch.
 
         Args:
             texts: Rendered prompts; one batch of len(texts) rows.
             max_new_tokens: The limit of each answer, in tokens.
-            on_tokens: Called after each step with the next token's id of every row; rows that have ended get padding.
+            on_token: Called with a row's index and its next token's id, as they come.
 
         Raises:
             ValueError: A prompt and its answer would not fit into the model's context.
         """
-        import torch
-
-        start = time.perf_counter()
-        inputs = self.tokenizer(list(texts), return_tensors="pt", padding=True, add_special_tokens=False).to(
-            self.device
-        )
-        width = inputs["input_ids"].shape[1]
+        width = max(self.count_tokens(text) for text in texts)
         if width + max_new_tokens > self.context:
             raise ValueError(
                 f"the longest prompt has {width} tokens; with max_new_tokens={max_new_tokens} it would not fit into the "
                 f"model's context of {self.context}. Shorten the prompt or lower max_new_tokens."
             )
-        with torch.inference_mode():
-            streamer = _StepStreamer(on_tokens) if on_tokens else None
-            tokens = self.model.generate(**inputs, max_new_tokens=max_new_tokens, streamer=streamer)
-        latency_ms = (time.perf_counter() - start) * 1000
-        asked = inputs["attention_mask"].sum(dim=1).tolist()
-        return [self._read(row[width:].tolist(), n, latency_ms) for row, n in zip(tokens, asked, strict=True)]
+        answers = dict(self._decode(texts, max_new_tokens, len(texts), on_token))
+        return [answers[i] for i in range(len(texts))]
+
+    def _decode(
+        self,
+        texts: Sequence[str],
+        max_new_tokens: int,
+        size: int,
+        on_token: Callable[[int, int], None] | None = None,
+    ) -> Iterator[tuple[int, Generation]]:
+        from swaplib import decoding
+
+        prompts = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        for i, ids, seconds in decoding.decode(self.model, prompts, max_new_tokens, size, on_token):
+            yield i, self._read(ids, len(prompts[i]), 1000 * seconds)
+
+    def _free_memory(self) -> None:
+        import torch
+
+        torch.cuda.empty_cache()
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, special tokens left out."""
@@ -240,19 +243,3 @@ class LocalSLM:
         status = "truncated" if length is None else "ok" if output.strip() else "empty"
         reason = "length" if length is None else "stop"
         return Generation(output, status, reason, prompt_tokens, len(ids) if length is None else length + 1, latency_ms)
-
-
-class _StepStreamer:
-    """What transformers calls a streamer, for batches: it hands on each step's tokens."""
-
-    def __init__(self, on_tokens: Callable[[list[int]], None]):
-        self.on_tokens, self.has_prompt = on_tokens, False
-
-    def put(self, value: Any) -> None:
-        """Take the prompt first, then one token of each row at a time."""
-        if self.has_prompt:
-            self.on_tokens(value.tolist())
-        self.has_prompt = True
-
-    def end(self) -> None:
-        """Nothing is held back, so nothing is left to do."""

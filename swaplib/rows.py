@@ -41,8 +41,8 @@ class Generation:
     """What came back for one row, and how it ended.
 
     `status`: `ok`, `empty` (no text), `truncated` (token limit), `filtered` (content filter), `error` (no answer).
-    `latency_ms` is the wall time of the call; for a local batch, that of the whole batch. Token counts are None where
-    nobody told them. `error` says in one line why there is no answer.
+    `latency_ms` is the wall time of the call; for a local row, from the reading of its prompt to its end, beside others.
+    Token counts are None where nobody told them. `error` says in one line why there is no answer.
     """
 
     output: str

@@ -168,10 +168,10 @@ def test_a_character_of_several_tokens_is_streamed_whole():
         batch_size = 1
         decode = staticmethod(STAND_IN.decode)
 
-        def generate_batch(self, texts, limit, on_tokens):
+        def generate_batch(self, texts, limit, on_token):
             ids = STAND_IN.tokenizer(text)["input_ids"]
             for token in [*ids, STAND_IN.tokenizer.eos_token_id]:
-                on_tokens([token])
+                on_token(0, token)
             return [Generation(text, "ok", "stop", 1, len(ids), 1.0)]
 
     async def collect() -> list:

@@ -1,0 +1,102 @@
+import random
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+from swaplib.decoding import ATTENTION, decode, prepare
+
+SIZES = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 6, "vocab_size": 97}
+GROUPED = SIZES | {"num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256}
+ENDS = list(range(40, 48))  # several, so that random answers end at different steps
+SYSTEM = [3, 14, 15, 92, 65, 35]
+
+
+def make_model(kind: str, **sizes):
+    """A real architecture with small random weights, large enough that the logits differ clearly."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **(GROUPED | {"initializer_range": 0.4, "tie_word_embeddings": False} | sizes))
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    model.generation_config = GenerationConfig(do_sample=False, eos_token_id=ENDS, pad_token_id=0)
+    return model
+
+
+def make_prompts(n: int, shared: list[int] = SYSTEM) -> list[list[int]]:
+    """Prompts of different lengths that begin alike."""
+    draw = random.Random(5)
+    return [shared + [draw.randrange(8, 97) for _ in range(draw.randrange(1, 40))] for _ in range(n)]
+
+
+def ask_library(model, prompts, limit):
+    """Each prompt alone, as transformers decodes it."""
+    model.set_attn_implementation("sdpa")
+    outputs = [model.generate(torch.tensor([p]), max_new_tokens=limit)[0, len(p) :].tolist() for p in prompts]
+    return {i: ids for i, ids in enumerate(outputs)}
+
+
+def ask(model, prompts, limit, slots):
+    return {i: ids for i, ids, _ in decode(prepare(model), prompts, limit, slots)}
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "mistral"])
+@pytest.mark.parametrize("slots", [1, 3, 64])
+def test_tokens_are_those_of_generate_for_each_prompt_alone(kind, slots):
+    model, prompts = make_model(kind, **({"sliding_window": None} if kind == "mistral" else {})), make_prompts(20)
+    expected = ask_library(model, prompts, 24)
+    lengths = {len(ids) for ids in expected.values()}
+    assert len(lengths) > 3, "the rows should end at different steps"
+    assert ask(model, prompts, 24, slots) == expected
+    assert model.config._attn_implementation == ATTENTION
+
+
+@pytest.mark.parametrize("shared", [[], [3], SYSTEM * 6])
+def test_whatever_the_prompts_share_the_tokens_are_the_same(shared):
+    model, prompts = make_model("llama"), make_prompts(9, shared)
+    assert ask(model, prompts, 12, 4) == ask_library(model, prompts, 12)
+
+
+def test_equal_prompts_get_equal_answers_and_a_prompt_may_be_what_others_begin_with():
+    model, prompts = make_model("llama"), [SYSTEM, SYSTEM, [*SYSTEM, 9, 8], [3]]
+    found = ask(model, prompts, 12, 4)
+    assert found == ask_library(model, prompts, 12)
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("kind", ["mistral", "gemma2", "bloom"])
+def test_attention_that_is_not_full_or_not_exchangeable_is_left_to_the_library(kind):
+    model, prompts = make_model(kind, **({} if kind == "bloom" else {"sliding_window": 8})), make_prompts(5)
+    expected = ask_library(model, prompts, 10) if kind != "bloom" else {i: None for i in range(5)}
+    found = ask(model, prompts, 10, 2)
+    assert model.config._attn_implementation != ATTENTION
+    assert set(found) == set(expected)
+    if kind != "bloom":
+        assert sum(found[i] == expected[i] for i in found) >= 4  # padding on the left may move a tie
+
+
+def test_each_token_is_told_as_it_comes():
+    model, told = make_model("llama"), {}
+    prompts = make_prompts(6)
+    for i, ids, seconds in decode(
+        prepare(model), prompts, 16, 2, lambda i, token: told.setdefault(i, []).append(token)
+    ):
+        assert told[i] == ids
+        assert seconds > 0
+    assert set(told) == set(range(6))
+
+
+def test_a_new_prompt_takes_the_slot_of_one_that_has_ended():
+    model, prompts = make_model("llama"), make_prompts(20)
+    told = []
+    decoded = decode(prepare(model), prompts, 24, 4, lambda i, token: told.append(i))
+    ended = [i for i, _, _ in decoded]
+    assert sorted(ended) == list(range(20))
+    assert any(
+        told.index(4) < len(told) - 1 - told[::-1].index(i) for i in range(4)
+    )  # it began before one of them ended
+
+
+def test_rows_that_have_ended_and_memory_that_was_never_written_do_not_reach_others():
+    model, prompts = make_model("llama"), make_prompts(12)
+    whole = ask(model, prompts, 24, 5)
+    again = ask(model, prompts[:5], 24, 5)
+    assert {i: whole[i] for i in again} == again
