@@ -1,0 +1,59 @@
+"""Records of the throughput benchmarks and their table: flat, in one JSON file that several benchmarks write.
+
+Each benchmark owns the parts that it measures and replaces only those. A record, without what write_records adds:
+
+    {"case": "rows of one batch", "ours": 12.5, "other": 5.0, "unit": "rows/s", "ratio": 2.5}
+"""
+
+import json
+import os
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from swaplib.provenance import describe_machine
+from swaplib.rows import write_json, write_text
+
+RESULTS = Path(os.environ.get("OUT", Path(__file__).parent / "results"))
+ABOUT = ("part", "machine", "git_commit")
+
+
+def make_record(case: str, ours: float, other: float | None, unit: str, **more: Any) -> dict[str, Any]:
+    """One record: `ratio` is ours to other, both as measured; the numbers are kept to 4 significant digits.
+
+    Args:
+        case: What was measured against what.
+        ours: Our number.
+        other: The number to compare with; None where there is none (then there is no ratio).
+        unit: Of both numbers.
+        **more: Further fields, for example `spread` of a repeated measurement.
+    """
+    ratio = None if other is None else round(ours / other, 2)
+    shown = {"ours": _shorten(ours), "other": None if other is None else _shorten(other)}
+    return {"case": case, **shown, "unit": unit, "ratio": ratio, **more}
+
+
+def write_records(part: str, records: list[dict[str, Any]]) -> None:
+    """Replace a part's records in throughput.json, and write all parts' tables beside it."""
+    machine, path = describe_machine(), RESULTS / "throughput.json"
+    about = {"part": part, "machine": machine["device"], "git_commit": machine["git_commit"]}
+    known = json.loads(path.read_text()) if path.is_file() else []
+    kept = [record for record in known if record["part"] != part] + [record | about for record in records]
+    kept.sort(key=lambda record: record["part"])
+    write_json(path, kept)
+    tables = [_format_table(name, list(found)) for name, found in groupby(kept, key=lambda record: record["part"])]
+    write_text(path.with_suffix(".md"), "\n".join(tables))
+
+
+def _format_table(part: str, records: list[dict[str, Any]]) -> str:
+    """A part's records as Markdown, under the machine they were measured on."""
+    heads = list(dict.fromkeys(key for record in records for key in record if key not in ABOUT))
+    rows = [["" if record.get(head) is None else str(record[head]) for head in heads] for record in records]
+    lines = [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows)]
+    machine, commit = records[0]["machine"], records[0]["git_commit"]
+    return "\n".join([f"## {part}", "", f"On {machine}; commit {commit}.", "", *lines, ""])
+
+
+def _shorten(number: float) -> float:
+    """A number to 4 significant digits; whole numbers stay whole."""
+    return number if isinstance(number, int) else float(f"{number:.4g}")
