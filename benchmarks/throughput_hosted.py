@@ -28,7 +28,7 @@ from typing import Any
 import httpx
 
 from benchmarks.records import make_record, write_records
-from benchmarks.scripted_endpoint import ANSWER, Options, answering, draw_latency
+from benchmarks.scripted_endpoint import ANSWER, BURST_S, Options, answering, draw_latency
 from swaplib import evaluate
 from swaplib.hosted import CallFailed
 from swaplib.metrics import score_rows
@@ -153,6 +153,9 @@ def measure_limited(what: str, options: Options, given: tuple[int | None, int | 
         lost.append(run.metrics["n_by_status"]["error"])
     case = f"{what}: {LIMITED_ROWS} rows, {CONCURRENCY} calls at once at the most"
     more = {"spread": spread_of(rates), "n_429": refused, "rows_in_error": lost}
+    more["note"] = (
+        f"allowed besides, once: {PER_MINUTE / 60 * BURST_S:.0f} calls, what the endpoint's full bucket holds"
+    )
     return make_record(case, statistics.median(rates), PER_MINUTE, "rows/min", **more)
 
 
