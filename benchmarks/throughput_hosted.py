@@ -107,7 +107,8 @@ def measure_hosted() -> list[dict[str, Any]]:
         many = [1 / time_run(settings, ROWS, CONCURRENCY) for _ in range(REPEATS)]
         alone = 1 / time_run(settings, SEQUENTIAL_ROWS, 1)
     means = [statistics.mean(draw_latency(MEDIAN_S, prompt_of(i)) for i in range(n)) for n in (ROWS, SEQUENTIAL_ROWS)]
-    latency = "mean latencies drawn {:.3f} and {:.3f} s".format(*means)
+    shared = "client and endpoint share the machine's cores"
+    latency = "mean latencies drawn {:.3f} and {:.3f} s; ".format(*means) + shared
     case = (
         f"{CONCURRENCY} calls at once ({ROWS} rows) against one ({SEQUENTIAL_ROWS} rows), median latency {MEDIAN_S:g} s"
     )
@@ -118,7 +119,7 @@ def measure_hosted() -> list[dict[str, Any]]:
             own = [ours - bare for ours, bare in pairs]
             ours, bare = (statistics.median(times) for times in zip(*pairs, strict=True))
             case = f"a row of a run against a call of the SDK alone, answers at once, {n} at once"
-            note = f"ours alone: {statistics.median(own):.2f} ms, {min(own):.2f} to {max(own):.2f}"
+            note = f"ours alone: {statistics.median(own):.2f} ms, {min(own):.2f} to {max(own):.2f}; {shared}"
             records.append(make_record(case, ours, bare, "ms", spread=spread_of([o for o, _ in pairs]), note=note))
     return records
 
