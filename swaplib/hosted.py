@@ -1,7 +1,8 @@
 """The hosted LLM: chat completions over the official `openai` SDK, concurrent, greedy, with bounded retries.
 
-The SDK retries 408, 409, 429 and 5xx and honours Retry-After; here every call gets a total deadline as well. It parses
-nothing and scores nothing: it keeps the text, the finish reason and the usage.
+The SDK retries 408, 409, 429 and 5xx and honours Retry-After; here every call gets a total deadline as well, and calls
+start no faster than the endpoint's limits allow. It parses nothing and scores nothing: it keeps the text, the finish reason
+and the usage.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from swaplib.pace import Pace
 from swaplib.prompts import Message
 from swaplib.rows import Generation
 from swaplib.settings import LOOPBACK, Settings
@@ -31,7 +33,7 @@ class HostedLLM:
     """An Azure deployment (`…/openai/deployments/<deployment>`) or any OpenAI-compatible `…/v1`, at temperature 0.
 
     At most `concurrency` calls are in flight; a row that has no answer after `max_retries` or `deadline_s` seconds ends
-    as `error`.
+    as `error`. Waiting for its turn under the limits of `pace` counts for neither its deadline nor its latency.
     """
 
     endpoint: str
@@ -42,6 +44,7 @@ class HostedLLM:
     max_retries: int = 5
     deadline_s: float = 180.0
     is_slm: bool = False
+    pace: Pace = field(default_factory=Pace, compare=False)
 
     @classmethod
     def from_settings(cls, settings: Settings, concurrency: int = 8) -> "HostedLLM":
@@ -58,7 +61,8 @@ class HostedLLM:
         settings.require("AZURE_API_VERSION" if is_azure else "AZURE_DEPLOYMENT")
         deployment = path.rpartition("/deployments/")[2] if is_azure else settings.azure_deployment
         version = settings.azure_api_version if is_azure else None
-        return cls(endpoint, settings.azure_api_key or "", version, deployment, concurrency)
+        pace = Pace(settings.azure_requests_per_minute, settings.azure_tokens_per_minute)
+        return cls(endpoint, settings.azure_api_key or "", version, deployment, concurrency, pace=pace)
 
     @classmethod
     def from_slm_settings(cls, settings: Settings, model: str, concurrency: int = 8) -> "HostedLLM":
@@ -161,10 +165,13 @@ class HostedLLM:
     async def _ask_all(
         self, conversations: Sequence[Sequence[Message]], limit: int, arrived: queue.Queue, free: asyncio.Semaphore
     ) -> None:
+        turn = asyncio.Lock()
         async with self._client() as client, asyncio.TaskGroup() as group:
 
             async def ask(index: int, messages: Sequence[Message]) -> None:
                 await free.acquire()  # the consumer gives it back
+                async with turn:
+                    await self.pace.wait(_estimate_tokens(messages) + limit)
                 arrived.put((index, await self._ask(client, messages, limit)))
 
             for index, messages in enumerate(conversations):
@@ -174,7 +181,8 @@ class HostedLLM:
         from openai import AsyncAzureOpenAI, AsyncOpenAI, DefaultAsyncHttpxClient
 
         is_proxied = urlsplit(self.endpoint).hostname not in LOOPBACK  # no proxy leads back to this machine
-        http_client = DefaultAsyncHttpxClient(trust_env=is_proxied, follow_redirects=False)  # nor the key elsewhere
+        options = {"trust_env": is_proxied, "event_hooks": {"response": [self.pace.note]}}
+        http_client = DefaultAsyncHttpxClient(**options, follow_redirects=False)  # nor the key elsewhere
         shared = {"base_url": self.endpoint, "api_key": self.api_key, "max_retries": self.max_retries}
         shared["http_client"] = http_client
         if self.api_version:
@@ -237,6 +245,11 @@ class HostedLLM:
         counts = (usage.prompt_tokens, usage.completion_tokens) if usage else (None, None)
         tokens = [count if isinstance(count, int) else None for count in counts]
         return Generation(output, status, kept, *tokens, (time.perf_counter() - start) * 1000)
+
+
+def _estimate_tokens(messages: Sequence[Message]) -> int:
+    """What an endpoint counts for a prompt before it reads it, about: 4 characters a token."""
+    return sum(len(message["content"]) for message in messages) // 4
 
 
 def _no_answer(start: float, reason: str) -> Generation:

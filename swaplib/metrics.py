@@ -10,7 +10,7 @@ make a row wrong. A toolcall row, for example:
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 Track = Literal["structured", "toolcall"]
@@ -233,4 +233,4 @@ def score_rows(track: Track, golds: Sequence[str], outputs: Sequence[str | None]
 
 def rates_of(scores: StructuredScores | ToolcallScores) -> dict[str, float]:
     """The core metrics as a dict of names and rates, for files and tables."""
-    return {name: value for name, value in asdict(scores).items() if name != "rows"}
+    return {name: value for name, value in vars(scores).items() if name != "rows"}

@@ -6,7 +6,7 @@ appended with fsync before anything is sent; a line sent twice makes no duplicat
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -61,11 +61,19 @@ def check_tracing(settings: Settings) -> None:
 
 def read_outbox(path: Path) -> Iterator[Any]:
     """The lines of an outbox; a line left torn by a kill is passed over, its row is traced again on resume."""
-    for text in read_appended(path):
+    return (line for _, line in _read_numbered(path))
+
+
+def _read_numbered(path: Path, known: Container[int] = ()) -> Iterator[tuple[int, Any]]:
+    """Numbers and lines of an outbox, but for those whose numbers are known."""
+    for number, text in enumerate(read_appended(path)):
+        if number in known:
+            continue
         try:
-            yield json.loads(text)
+            line = json.loads(text)
         except ValueError:
             continue
+        yield number, line
 
 
 def list_spans(line: Any) -> Iterator[dict[str, Any]]:
@@ -95,10 +103,9 @@ def mask_content(line: Any) -> Any:
     return line
 
 
-def count_items(lines: list[Any]) -> int:
-    """Spans and scores in outbox lines, each id once."""
-    ids = {span["spanId"] for line in lines for span in list_spans(line)}
-    return len(ids | {score["id"] for line in lines if isinstance(line, list) for score in line})
+def _list_ids(line: Any) -> list[str]:
+    """The ids of a line's spans or scores."""
+    return [score["id"] for score in line] if isinstance(line, list) else [span["spanId"] for span in list_spans(line)]
 
 
 class Sender:
@@ -112,31 +119,32 @@ class Sender:
         self.path = path
         self.problem: str | None = None
         self._settings = settings
-        self._delivered: set[int] = set()  # positions of lines
+        self._delivered: set[int] = set()  # numbers of lines
 
     def count(self) -> Delivery:
-        """What was made and delivered so far."""
-        lines = list(read_outbox(self.path))
-        made, delivered = count_items(lines), count_items([lines[i] for i in self._delivered])
-        trace_id = next((span["traceId"] for line in lines for span in list_spans(line)), "")
-        failed = made - delivered if self._settings.swap_tracing == "langfuse" else 0
-        return Delivery(trace_id, show_path(self.path), made, delivered, failed)
+        """What was made and delivered so far, each id once."""
+        made: set[str] = set()
+        delivered: set[str] = set()
+        trace_id = ""
+        for number, line in _read_numbered(self.path):
+            made.update(ids := _list_ids(line))
+            delivered.update(ids if number in self._delivered else ())
+            trace_id = trace_id or next((span["traceId"] for span in list_spans(line)), "")
+        failed = len(made) - len(delivered) if self._settings.swap_tracing == "langfuse" else 0
+        return Delivery(trace_id, show_path(self.path), len(made), len(delivered), failed)
 
-    def send(self) -> Delivery:
-        """Post the lines that were not delivered yet, then count. Never raises for what a server does."""
-        if self._settings.swap_tracing == "langfuse":
-            self.problem = None
-            lines = list(read_outbox(self.path))
-            self._post([(i, line) for i, line in enumerate(lines) if i not in self._delivered])
-        return self.count()
-
-    def _post(self, lines: list[tuple[int, Any]]) -> None:
+    def send(self) -> None:
+        """Post the lines that were not delivered yet. Never raises for what a server does."""
+        if self._settings.swap_tracing == "outbox":
+            return
+        self.problem = None
+        lines = _read_numbered(self.path, self._delivered)
         auth = (self._settings.langfuse_public_key or "", self._settings.langfuse_secret_key or "")
         headers = {"x-langfuse-ingestion-version": "4", "x-langfuse-sdk-name": "python"}
         options = {"base_url": self._settings.langfuse_host, "auth": auth, "headers": headers, "timeout": TIMEOUT_S}
         with httpx.Client(**options) as client:
             is_hidden = self._settings.swap_trace_content == "off"
-            for path, body, positions in _merge([(i, mask_content(line) if is_hidden else line) for i, line in lines]):
+            for path, body, positions in _merge((i, mask_content(line) if is_hidden else line) for i, line in lines):
                 try:
                     answer = client.post(path, json=body)
                 except httpx.HTTPError as error:
@@ -164,7 +172,7 @@ def _find_refusal(answer: httpx.Response) -> str | None:
     return "refused some of the spans or scores" if body.get("errors") or int(rejected) else None
 
 
-def _merge(lines: list[tuple[int, Any]]) -> Iterator[tuple[str, Any, list[int]]]:
+def _merge(lines: Iterable[tuple[int, Any]]) -> Iterator[tuple[str, Any, list[int]]]:
     """Requests of lines of one kind, in order, bounded in lines and bytes: path, body, and the lines' positions."""
     batch: list[tuple[int, Any]] = []
     size = 0
@@ -207,7 +215,8 @@ def push_traces(settings: Settings) -> list[dict[str, Any]]:
         files = _find_files_of(settings, run_id)
         if files and all(c["run"]["trace"]["delivered"] == c["run"]["trace"]["made"] for c in files.values()):
             continue
-        delivery = asdict(sender.send())
+        sender.send()
+        delivery = asdict(sender.count())
         for file, content in _find_files_of(settings, run_id).items():  # read anew: a run may have gone on meanwhile
             content["run"]["trace"] = delivery
             write_json(file, content)

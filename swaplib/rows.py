@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, BinaryIO, Literal, TypeVar
 
 from swaplib.metrics import Track, parse_gold, parse_json
 
@@ -194,8 +194,7 @@ def _naming(path: Path) -> Iterator[None]:
 
 def append_line(path: Path, line: str) -> None:
     """Append one line and sync it to disk; makes the folder. A torn last line, left by a kill, is closed first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _naming(path), path.open("ab+") as file:
+    with _naming(path), _open_to_append(path) as file:
         if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
             file.write(b"\n")
         file.write(line.encode() + b"\n")
@@ -203,10 +202,19 @@ def append_line(path: Path, line: str) -> None:
         os.fsync(file.fileno())
 
 
-def read_appended(path: Path) -> list[str]:
+def _open_to_append(path: Path) -> BinaryIO:
+    try:
+        return path.open("ab+")
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("ab+")
+
+
+def read_appended(path: Path) -> Iterator[str]:
     """The lines of a file that append_line wrote; none when there is no file. A torn one may hold any bytes."""
-    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    return text.removesuffix("\n").split("\n") if text else []  # not splitlines, which also splits at U+2028
+    if path.is_file():
+        with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+            yield from (line.removesuffix("\n") for line in file)
 
 
 def parse_appended(path: Path, parse: Callable[[str], Parsed], what: str) -> Iterator[Parsed]:

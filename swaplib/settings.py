@@ -22,6 +22,8 @@ PURPOSES = {
     "AZURE_API_KEY": "the key of the hosted LLM",
     "AZURE_API_VERSION": "the API version of an Azure deployment, for example 2024-10-21",
     "AZURE_DEPLOYMENT": "the model's name behind a plain …/v1 endpoint",
+    "AZURE_REQUESTS_PER_MINUTE": "the deployment's limit of requests a minute; calls start no faster",
+    "AZURE_TOKENS_PER_MINUTE": "the deployment's limit of tokens a minute; calls start no faster",
     "SLM_MODEL_PATH": "the folder of the local checkpoint",
     "SLM_BASE_URL": "the address of an SLM that is served elsewhere, …/v1; without it the SLM runs in this process",
     "SLM_API_KEY": "the key of that server, and of `swap serve`",
@@ -45,6 +47,8 @@ class Settings(BaseSettings):
     azure_api_key: str | None = Field(None, repr=False)
     azure_api_version: str | None = None
     azure_deployment: str | None = None
+    azure_requests_per_minute: int | None = Field(None, ge=1)
+    azure_tokens_per_minute: int | None = Field(None, ge=1)
     slm_model_path: Path = Path("slm_swap/models/qwen2.5-7b-instruct")
     slm_base_url: str | None = None
     slm_api_key: str | None = Field(None, repr=False)

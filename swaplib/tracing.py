@@ -192,7 +192,8 @@ class RunTrace:
 
     def deliver(self) -> Delivery:
         """Send what was not sent yet, and count. Never raises for what a server does."""
-        return self._sender.send()
+        self._sender.send()
+        return self._sender.count()
 
 
 def _clean(text: str) -> str:

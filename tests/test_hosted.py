@@ -1,10 +1,14 @@
+import math
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 from servers import as_json, completion, refusal, serving
 
 from swaplib.hosted import CallFailed, HostedLLM
+from swaplib.pace import Pace
 from swaplib.prompts import build_messages
 from swaplib.settings import load_settings
 
@@ -212,3 +216,118 @@ def test_a_slow_consumer_holds_the_calls_back_so_that_a_kill_loses_no_more_than_
             time.sleep(0.05)  # as writing it down may take
             assert len(exchanges) - written <= 3
     assert written == 11
+
+
+class Bucket:
+    """A limit of so many a minute, with no more than half a second's worth at once."""
+
+    def __init__(self, per_minute: float):
+        self.rate, self.level, self.seen = per_minute / 60, 0.0, time.monotonic()
+
+    def find_wait(self, amount: float) -> float:
+        """Seconds until the amount fits; 0 when it does now."""
+        now = time.monotonic()
+        self.level, self.seen = max(0.0, self.level - (now - self.seen) * self.rate), now
+        return max(0.0, (self.level + amount) / self.rate - 0.5)
+
+
+@contextmanager
+def limiting(requests: float, tokens: float):
+    """An endpoint that allows so many requests and tokens a minute; yields its root, and time and status of each answer."""
+    lock, answered, buckets = threading.Lock(), [], (Bucket(requests), Bucket(tokens))
+
+    def answer(exchange):
+        body = exchange.json()
+        amounts = (1, sum(len(m["content"]) for m in body["messages"]) / 4 + body["max_tokens"])
+        with lock:
+            wait = max(bucket.find_wait(n) for bucket, n in zip(buckets, amounts, strict=True))
+            answered.append((time.monotonic(), 429 if wait else 200))
+            if wait:
+                return refusal(429, **{"retry-after": str(math.ceil(wait))})
+            for bucket, n in zip(buckets, amounts, strict=True):
+                bucket.level += n
+        time.sleep(0.1)
+        return echo(exchange)
+
+    with serving(answer) as (root, _):
+        yield root, answered
+
+
+@pytest.mark.parametrize(("requests", "tokens"), [(1200, 10**7), (10**5, 1200 * 57)])  # 57 tokens a call
+def test_calls_come_at_nine_tenths_of_a_limit_at_least_and_none_is_over_it(requests, tokens):
+    with limiting(requests, tokens) as (root, answered):
+        answers = ask(root, n=41, concurrency=32, pace=Pace(requests, tokens))
+    assert {generation.status for generation in answers.values()} == {"ok"}
+    assert [status for _, status in answered] == [200] * 41
+    assert answered[-1][0] - answered[0][0] < 40 * 60 / 1200 / 0.9
+
+
+def test_a_limit_holds_for_all_threads_that_ask_the_endpoint():
+    with limiting(1200, 10**7) as (root, answered):
+        pace = Pace(1200)
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(lambda _: ask(root, pace=pace), range(24)))
+    assert [status for _, status in answered] == [200] * 24
+
+
+def test_waiting_for_its_turn_is_no_part_of_a_calls_deadline_or_latency():
+    with serving(echo) as (root, _):
+        answers = ask(root, n=4, concurrency=4, deadline_s=0.3, pace=Pace(240))
+    assert [g.status for g in answers.values()] == ["ok"] * 4
+    assert max(g.latency_ms for g in answers.values()) < 300
+
+
+def test_a_consumer_that_stops_does_not_wait_for_the_calls_whose_turn_is_to_come():
+    with serving(echo) as (root, exchanges):
+        llm = HostedLLM(f"{root}/v1", "k", None, "gpt", concurrency=4, pace=Pace(1))
+        answers = llm.generate([build_messages("toolcall", f"{i}") for i in range(4)], 8)
+        next(answers)
+        start = time.monotonic()
+        answers.close()
+        assert time.monotonic() - start < 5
+    assert len(exchanges) == 1
+
+
+@pytest.mark.parametrize("header", [{"retry-after": "0.6"}, {"retry-after-ms": "600", "retry-after": "9"}])
+def test_while_one_call_is_told_to_wait_no_other_starts(header):
+    arrived = []
+
+    def answer(exchange):
+        arrived.append(time.monotonic())
+        if len(arrived) == 1:
+            return refusal(429, **header)
+        time.sleep(0.2)
+        return echo(exchange)
+
+    with serving(answer) as (root, _):
+        answers = ask(root, n=6, concurrency=2)
+    assert {generation.status for generation in answers.values()} == {"ok"}
+    assert sum(at - arrived[0] < 0.55 for at in arrived) <= 2  # the one told, and the one beside it
+    assert len(arrived) == 7
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "Wed, 21 Oct 2026 07:28:00 GMT", "86400"])
+def test_a_pause_that_makes_no_sense_holds_no_other_call(value):
+    def answer(exchange):
+        is_told = "Request 0" in exchange.body.decode() and len(exchanges) == 1
+        return refusal(429, **{"retry-after": value}) if is_told else echo(exchange)
+
+    with serving(answer) as (root, exchanges):
+        start = time.monotonic()
+        answers = ask(root, n=3, concurrency=1, max_retries=0)
+    assert time.monotonic() - start < 5
+    assert [answers[i].status for i in range(3)] == ["error", "ok", "ok"]
+
+
+def test_limits_are_read_from_the_environment_and_are_no_part_of_what_makes_a_run(monkeypatch):
+    monkeypatch.setenv("AZURE_ENDPOINT", "http://127.0.0.1:1/v1")
+    monkeypatch.setenv("AZURE_DEPLOYMENT", "small-model")
+    free = HostedLLM.from_settings(load_settings())
+    monkeypatch.setenv("AZURE_REQUESTS_PER_MINUTE", "600")
+    monkeypatch.setenv("AZURE_TOKENS_PER_MINUTE", "90000")
+    limited = HostedLLM.from_settings(load_settings())
+    assert limited.pace == Pace(600, 90000)
+    assert limited.identity() == free.identity()
+    monkeypatch.setenv("AZURE_REQUESTS_PER_MINUTE", "0")
+    with pytest.raises(ValueError, match="AZURE_REQUESTS_PER_MINUTE"):
+        load_settings()

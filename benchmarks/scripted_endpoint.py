@@ -1,0 +1,126 @@
+"""A hosted endpoint on loopback for the throughput benchmarks, in a process of its own: known latencies, known limits.
+
+    .venv/bin/python -m benchmarks.scripted_endpoint 8202 '{"median_s": 0.6}'
+
+Every call gets the same tool call as its answer. A call's latency is drawn with its prompt as the seed, so the same rows
+take the same time whoever asks them and in whatever order. Over a limit it answers 429 with Retry-After in whole seconds.
+"""
+
+import asyncio
+import json
+import math
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import httpx
+
+from swaplib.server_process import find_free_port
+
+ANSWER = '<tool_call name="tool">{"x":1}</tool_call>'
+SIGMA, SEED = 0.35, 42
+BURST_S = 1.0  # a limit allows this many seconds' worth at once
+
+
+@dataclass(frozen=True)
+class Options:
+    """Median latency (0: at once), limits a minute (None: no limit), and how many calls are answered before 401."""
+
+    median_s: float = 0.0
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    calls: int | None = None
+
+
+class Bucket:
+    """A token bucket that holds BURST_S of a limit and is full at first."""
+
+    def __init__(self, per_minute: float):
+        self.rate, self.left, self.seen = per_minute / 60, per_minute / 60 * BURST_S, time.monotonic()
+
+    def find_wait(self, amount: float) -> float:
+        """Seconds until the amount is there; 0 when it is there now."""
+        now = time.monotonic()
+        self.left, self.seen = min(self.rate * BURST_S, self.left + (now - self.seen) * self.rate), now
+        return max(0.0, (amount - self.left) / self.rate)
+
+
+def draw_latency(median_s: float, prompt: str) -> float:
+    """Seconds, log-normal; the same for the same prompt."""
+    return median_s * random.Random(f"{SEED} {prompt}").lognormvariate(0, SIGMA)  # noqa: S311 - a latency
+
+
+def make_app(options: Options) -> Any:
+    """The endpoint: `/v1/chat/completions`, and `/seen`, which tells when calls were let in and how many got 429."""
+    from fastapi import FastAPI, Request
+    from fastapi.responses import JSONResponse
+
+    app, let_in, refused = FastAPI(), [], []
+    limits = (options.requests_per_minute, options.tokens_per_minute)
+    buckets = [None if limit is None else Bucket(limit) for limit in limits]
+
+    @app.get("/seen")
+    async def seen() -> dict[str, Any]:
+        return {"let_in": let_in, "n_429": len(refused)}
+
+    @app.post("/v1/chat/completions")
+    async def chat(request: Request) -> JSONResponse:
+        body = await request.json()
+        amounts = (1, sum(len(message["content"]) for message in body["messages"]) / 4 + body["max_tokens"])
+        used = [(bucket, amount) for bucket, amount in zip(buckets, amounts, strict=True) if bucket]
+        if options.calls is not None and len(let_in) == options.calls:
+            return JSONResponse({"error": {"message": "no more", "code": "closed"}}, 401)
+        if wait := max((bucket.find_wait(amount) for bucket, amount in used), default=0.0):
+            refused.append(time.monotonic())
+            error = {"message": "over the limit", "code": "rate_limit_exceeded"}
+            return JSONResponse({"error": error}, 429, {"retry-after": str(math.ceil(wait))})
+        for bucket, amount in used:
+            bucket.left -= amount
+        let_in.append(time.monotonic())
+        if options.median_s:
+            await asyncio.sleep(draw_latency(options.median_s, body["messages"][-1]["content"]))
+        choice = {"index": 0, "message": {"role": "assistant", "content": ANSWER}, "finish_reason": "stop"}
+        usage = {"prompt_tokens": 50, "completion_tokens": 12, "total_tokens": 62}
+        head = {"id": "x", "object": "chat.completion", "created": 0, "model": "scripted"}
+        return JSONResponse(head | {"choices": [choice], "usage": usage})
+
+    return app
+
+
+@contextmanager
+def answering(options: Options, port: int | None = None) -> Iterator[str]:
+    """Run the endpoint in a process of its own, at a free port unless one is given; yields its address, ending in /v1."""
+    port = port or find_free_port()
+    command = [sys.executable, "-m", "benchmarks.scripted_endpoint", str(port), json.dumps(asdict(options))]
+    process = subprocess.Popen(command)
+    try:
+        until = time.monotonic() + 60
+        while not is_up(port):
+            if process.poll() is not None or time.monotonic() > until:
+                raise RuntimeError(f"the scripted endpoint did not come up at port {port}")
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def is_up(port: int) -> bool:
+    """Whether the endpoint answers."""
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/seen", trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+if __name__ == "__main__":
+    import uvicorn
+
+    uvicorn.run(
+        make_app(Options(**json.loads(sys.argv[2]))), host="127.0.0.1", port=int(sys.argv[1]), log_level="warning"
+    )
