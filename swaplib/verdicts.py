@@ -63,7 +63,7 @@ def show_comparison(compared: dict[str, Any] | None) -> "Styler":
 
 
 def show_costs(decision: dict[str, Any]) -> "Styler":
-    """What each run took, and its dollars where prices are set; a local row's latency is from its prompt's reading to its end."""
+    """What each run took, and its dollars where prices are set; a local latency runs from a prompt's reading to its end."""
     costs, records = decision["costs"], []
     for model, found in costs["models"].items():
         record = {"model": name_model(model), "rows": found["rows"], "right": found["right"]}
