@@ -84,11 +84,13 @@ def time_product(settings: Settings, model: str, size: int) -> float:
     return 1 / evaluate.run_model(settings, TRACK, model, **options).metrics["extra"]["rows_per_second"]
 
 
-def compare(case: str, ours: Sequence[float], other: Sequence[float], differing: str = "") -> dict[str, Any]:
-    """A record in rows a second from seconds for one row; medians, and our spread."""
+def compare(
+    case: str, ours: Sequence[float], other: Sequence[float], differing: str = "", **more: Any
+) -> dict[str, Any]:
+    """A record in rows a second from seconds for one row; medians, our spread, and how many outputs differ."""
     rates = [1 / statistics.median(seconds) for seconds in (ours, other)]
     spread = [round(1 / max(ours), 3), round(1 / min(ours), 3)]
-    return make_record(case, *rates, "rows/s", spread=spread, differing=differing)
+    return make_record(case, *rates, "rows/s", spread=spread, differing=differing, **more)
 
 
 def count_differing(first: dict[int, str], second: dict[int, str]) -> str:
@@ -117,17 +119,17 @@ def measure_local() -> list[dict[str, Any]]:
                     outputs[name] = timed[1]
                 seconds.setdefault("product", []).append(time_product(settings, model, SLOTS[-1]))
             outputs["alone"] = {i * ALONE: text for i, text in outputs["alone"].items()}
-            what, ours = f"{model}, {ROWS} rows", seconds["product"]
+            what, ours = {"model": model, "rows": ROWS}, seconds["product"]
             for name, case in {"alone": "one row at a time", "batches": f"batches of {BATCH} with generate"}.items():
                 differing = count_differing(outputs[SLOTS[-1]], outputs[name])
-                records.append(compare(f"{case} ({what})", ours, seconds[name], differing))
+                records.append(compare(case, ours, seconds[name], differing, **what))
             for size in SLOTS:
                 differing = count_differing(outputs[size], outputs[SLOTS[-1]])
-                case = f"{size} rows in work at once against one row at a time ({what})"
-                records.append(compare(case, seconds[size], seconds["alone"], differing))
+                case = f"{size} rows in work at once against one row at a time"
+                records.append(compare(case, seconds[size], seconds["alone"], differing, **what))
             if model == "slm" and (found := run_harness(slm, chats, outputs[SLOTS[-1]])):
                 size, other, differing = found
-                records.append(compare(f"lm-evaluation-harness, batch {size} ({what})", ours, other, differing))
+                records.append(compare("lm-evaluation-harness", ours, other, differing, **what, its_batch=size))
     return records
 
 
