@@ -7,6 +7,7 @@ otherwise; benchmarks/results/throughput.md counts how often.
 """
 
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import takewhile
@@ -146,7 +147,8 @@ class _Slots(Cache):
     """Prompts in work: keys, values, lengths, last tokens. `indices` names the prompt of each slot, None if it is free."""
 
     def __init__(self, model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int, n: int):
-        super().__init__(layers=[_Layer(self) for _ in range(model.config.get_text_config().num_hidden_layers)])
+        place = weakref.proxy(self)  # no cycle: keys and values are free as soon as nobody decodes with them
+        super().__init__(layers=[_Layer(place) for _ in range(model.config.get_text_config().num_hidden_layers)])
         self.model, self.prompts, self.device = model, prompts, model.device
         self.width = max(map(len, prompts)) + max_new_tokens
         self.indices: list[int | None] = [None] * n

@@ -141,24 +141,26 @@ class LocalSLM:
     def generate(
         self, conversations: Sequence[Sequence[Message]], max_new_tokens: int
     ) -> Iterator[tuple[int, Generation]]:
-        """Answer conversations in batches of similar length, the longest first, so that memory runs out early or never.
+        """Answer conversations, `batch_size` at once, the longest first, so that memory runs out early or never.
 
         Args:
             conversations: Messages of each row, as build_messages makes them.
             max_new_tokens: The limit of each answer, in tokens.
 
         Yields:
-            The index of a conversation and its generation, batch by batch. A prompt that leaves no room for its answer in
-            the model's context is `truncated` with an empty output. A batch that does not fit into memory is halved, which
-            is said in one line.
+            The index of a conversation and its generation, as each ends. A prompt that leaves no room for its answer in the
+            model's context is `truncated` with an empty output. When memory runs out, half as many rows go on at once,
+            which is said in one line.
 
         Raises:
             RuntimeError: There is not enough memory for a single row.
         """
         if not conversations:
             return  # nothing to ask, so nothing to load
-        texts = [self.render(messages) for messages in conversations]
-        lengths = [self.count_tokens(text) for text in texts]
+        import torch
+
+        prompts = [self._encode(self.render(messages)) for messages in conversations]
+        lengths = [len(prompt) for prompt in prompts]
         room = self.context - max_new_tokens
         for i, length in enumerate(lengths):
             if length > room:
@@ -168,7 +170,7 @@ class LocalSLM:
         while waiting:
             done = set()
             try:
-                for k, generation in self._decode([texts[i] for i in waiting], max_new_tokens, size):
+                for k, generation in self._decode([prompts[i] for i in waiting], max_new_tokens, size):
                     done.add(waiting[k])
                     yield waiting[k], generation
             except (RuntimeError, MemoryError) as error:  # torch tells of memory in both, and of much else in the first
@@ -182,8 +184,8 @@ class LocalSLM:
                         f"{max_new_tokens}. Close other programs, lower max_new_tokens, or take a smaller model."
                     ) from error
                 tqdm.write(f"out of memory with {2 * size} row(s) at once: going on with {size}")
-            waiting = [i for i in waiting if i not in done]
-            self._free_memory()
+            if waiting := [i for i in waiting if i not in done]:  # what the attempt held is free once its error is gone
+                torch.cuda.empty_cache()
 
     @property
     def context(self) -> int:
@@ -192,7 +194,10 @@ class LocalSLM:
 
     def count_tokens(self, text: str) -> int:
         """The length of a rendered prompt, in tokens."""
-        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return len(self._encode(text))
+
+    def _encode(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def render(self, messages: Sequence[Message]) -> str:
         """The text a model is prompted with: the checkpoint's own chat template, up to where the answer begins."""
@@ -211,32 +216,27 @@ class LocalSLM:
         Raises:
             ValueError: A prompt and its answer would not fit into the model's context.
         """
-        width = max(self.count_tokens(text) for text in texts)
+        prompts = [self._encode(text) for text in texts]
+        width = max(map(len, prompts))
         if width + max_new_tokens > self.context:
             raise ValueError(
                 f"the longest prompt has {width} tokens; with max_new_tokens={max_new_tokens} it would not fit into the "
                 f"model's context of {self.context}. Shorten the prompt or lower max_new_tokens."
             )
-        answers = dict(self._decode(texts, max_new_tokens, len(texts), on_token))
-        return [answers[i] for i in range(len(texts))]
+        answers = dict(self._decode(prompts, max_new_tokens, len(prompts), on_token))
+        return [answers[i] for i in range(len(prompts))]
 
     def _decode(
         self,
-        texts: Sequence[str],
+        prompts: Sequence[Sequence[int]],
         max_new_tokens: int,
         size: int,
         on_token: Callable[[int, int], None] | None = None,
     ) -> Iterator[tuple[int, Generation]]:
         from swaplib import decoding
 
-        prompts = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
         for i, ids, seconds in decoding.decode(self.model, prompts, max_new_tokens, size, on_token):
             yield i, self._read(ids, len(prompts[i]), 1000 * seconds)
-
-    def _free_memory(self) -> None:
-        import torch
-
-        torch.cuda.empty_cache()
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, special tokens left out."""

@@ -1,10 +1,11 @@
+import gc
 import random
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-from swaplib.decoding import ATTENTION, decode, prepare
+from swaplib.decoding import ATTENTION, _Slots, decode, prepare
 
 SIZES = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 6, "vocab_size": 97}
 GROUPED = SIZES | {"num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256}
@@ -100,3 +101,14 @@ def test_rows_that_have_ended_and_memory_that_was_never_written_do_not_reach_oth
     whole = ask(model, prompts, 24, 5)
     again = ask(model, prompts[:5], 24, 5)
     assert {i: whole[i] for i in again} == again
+
+
+def test_keys_and_values_are_free_as_soon_as_decoding_ends():
+    model, prompts = make_model("llama"), make_prompts(4)
+    gc.collect()
+    gc.disable()  # so that nothing waits for the collector: memory that ran out must be there again at once
+    try:
+        ask(model, prompts, 4, 2)
+        assert not any(isinstance(thing, _Slots) for thing in gc.get_objects())
+    finally:
+        gc.enable()
