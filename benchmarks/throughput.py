@@ -1,13 +1,12 @@
 """Rows a second of local evaluation: ours beside one row at a time, batches of `generate`, and lm-evaluation-harness.
 
-    .venv/bin/python -m benchmarks.throughput local    # the packaged checkpoint on this machine, CPU or GPU
-    .venv/bin/python -m benchmarks.throughput levers   # what each part of the decoding brings, and what brought nothing
-    .venv/bin/python -m benchmarks.throughput stages   # where an evaluation's time goes, before and after
-    .venv/bin/python -m benchmarks.throughput 7b       # a GPU: a model of Qwen2.5-7B's shape with random weights
+    .venv/bin/python -m benchmarks.throughput slm slm_ft full_length harness   # the packaged checkpoint, CPU or GPU
+    .venv/bin/python -m benchmarks.throughput levers     # what each part of the decoding brings, and what brought nothing
+    .venv/bin/python -m benchmarks.throughput stages     # where an evaluation's time goes, before and after
 
 All sides answer the same test rows, longest first, with the same token limit, in turn, several times; medians count. The
-harness runs where `lm_eval` can be imported (`pip install lm-eval==0.4.13`), as a process of its own on the same weights.
-Records go to benchmarks/results/throughput.json, as parts of their own for a GPU (`local, GPU`, say).
+harness (`pip install lm-eval==0.4.13`) is a process of its own on the same weights, of the interpreter that HARNESS_PYTHON
+names, else of this one. Records go to benchmarks/results/throughput.json, as parts of their own for a GPU (`slm, GPU`, say).
 """
 
 import contextlib
@@ -19,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,6 @@ import torch
 from transformers import AttentionInterface, AutoModelForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from benchmarks.costs import make_7b
 from benchmarks.records import make_record, write_records
 from swaplib import decoding, evaluate
 from swaplib.checkpoints import PACKAGED_NAME, download
@@ -40,9 +38,8 @@ from swaplib.settings import ROOT, Settings, load_settings
 HAS_GPU = torch.cuda.is_available()
 TRACK, MAX_NEW_TOKENS, REPEATS = "toolcall", 64, 2
 ROWS = 64 if HAS_GPU else 48
-ALONE = 16 if HAS_GPU else 4  # every so many rows one at a time: all of them would take minutes
-BATCH, HARNESS_BATCHES = 16, (64,) if HAS_GPU else (48,)
-SLOTS = (16, 64) if HAS_GPU else (16, 48)
+ALONE = 16 if HAS_GPU else 6  # every so many rows one at a time: all of them would take minutes
+BATCH, SLOTS = 16, (16, ROWS)
 Timed = tuple[float, dict[int, str]]
 
 
@@ -99,45 +96,80 @@ def count_differing(first: dict[int, str], second: dict[int, str]) -> str:
     return f"{sum(first[i] != second[i] for i in shared)} of {len(shared)}"
 
 
-def measure_local() -> list[dict[str, Any]]:
-    """Ours against the three others, for the base model and with an adapter."""
-    records = []
-    with home() as settings:
-        for model in ("slm", "slm_ft"):
-            slm = LocalSLM(settings.slm_model_path, settings.adapter_of(TRACK) if model == "slm_ft" else None)
-            chats = sort_chats(slm, read_chats(settings))
-            run(slm, chats[:2], 2), run(slm, chats[:2], 2, "sdpa")  # warm up
-            seconds: dict[Any, list[float]] = {}
-            outputs: dict[Any, dict[int, str]] = {}
-            for _ in range(REPEATS):
-                for name, timed in {
-                    "alone": run(slm, chats[::ALONE], 1, "sdpa"),
-                    "batches": run(slm, chats, BATCH, "sdpa"),
-                    **{size: run(slm, chats, size) for size in SLOTS},
-                }.items():
-                    seconds.setdefault(name, []).append(timed[0])
-                    outputs[name] = timed[1]
-                seconds.setdefault("product", []).append(time_product(settings, model, SLOTS[-1]))
-            outputs["alone"] = {i * ALONE: text for i, text in outputs["alone"].items()}
-            what, ours = {"model": model, "rows": ROWS}, seconds["product"]
-            for name, case in {"alone": "one row at a time", "batches": f"batches of {BATCH} with generate"}.items():
-                differing = count_differing(outputs[SLOTS[-1]], outputs[name])
-                records.append(compare(case, ours, seconds[name], differing, **what))
-            for size in SLOTS:
-                differing = count_differing(outputs[size], outputs[SLOTS[-1]])
-                case = f"{size} rows in work at once against one row at a time"
-                records.append(compare(case, seconds[size], seconds["alone"], differing, **what))
-            if model == "slm" and (found := run_harness(slm, chats, outputs[SLOTS[-1]])):
-                size, other, differing = found
-                records.append(compare("lm-evaluation-harness", ours, other, differing, **what, its_batch=size))
+def load(path: Path, adapter: Path | None = None, precision: Any = "4bit", **how: bool) -> LocalSLM:
+    """A model loaded as `how` says: `is_dequantised`, `is_merged`; without them as the product does."""
+    slm = LocalSLM(path, adapter, precision)
+    slm.__dict__["model"] = slm._load(**how)
+    return slm
+
+
+def measure_model(settings: Settings, model: str) -> list[dict[str, Any]]:
+    """Ours against scripts around `generate`: the weights dequantised once, an adapter beside them."""
+    path, adapter = settings.slm_model_path, settings.adapter_of(TRACK) if model == "slm_ft" else None
+    slm, script = load(path, adapter), load(path, adapter, is_dequantised=True, is_merged=False)
+    packed = load(path, adapter, is_dequantised=False, is_merged=False)
+    chats = sort_chats(slm, read_chats(settings))
+    run(slm, chats[:2], 2), run(script, chats[:2], 2, "sdpa")  # warm up
+    sides: dict[Any, Callable[[], Timed]] = {
+        "one row at a time": lambda: run(script, chats[::ALONE], 1, "sdpa"),
+        f"batches of {BATCH} with generate": lambda: run(script, chats, BATCH, "sdpa"),
+    } | {size: lambda size=size: run(slm, chats, size) for size in SLOTS}
+    seconds: dict[Any, list[float]] = {"product": []}
+    outputs: dict[Any, dict[int, str]] = {}
+    for _ in range(REPEATS):
+        for name, measure in sides.items():
+            found, outputs[name] = measure()
+            seconds.setdefault(name, []).append(found)
+        seconds["product"].append(time_product(settings, model, SLOTS[-1]))
+    as_loaded = "one row at a time, 4-bit weights dequantised in every step"
+    found, outputs[as_loaded] = run(packed, chats[:: 2 * ALONE], 1, "sdpa")
+    seconds[as_loaded] = [found]
+    for name, every in {"one row at a time": ALONE, as_loaded: 2 * ALONE}.items():
+        outputs[name] = {i * every: text for i, text in outputs[name].items()}
+    rows = {"model": model, "rows": ROWS, "tokens": MAX_NEW_TOKENS}
+    others = [name for name in seconds if name not in ("product", *SLOTS)]
+    records = [
+        compare(name, seconds["product"], seconds[name], count_differing(outputs[SLOTS[-1]], outputs[name]), **rows)
+        for name in others
+    ]
+    for size in SLOTS:
+        differing = count_differing(outputs[size], outputs[SLOTS[-1]])
+        case = f"{size} rows in work at once against one row at a time"
+        records.append(compare(case, seconds[size], seconds["one row at a time"], differing, **rows))
     return records
 
 
-def run_harness(slm: LocalSLM, chats: Sequence[Any], ours: dict[int, str]) -> tuple[int, list[float], str] | None:
-    """The harness's best batch size, its seconds for one row, how many outputs differ; None where it is not installed."""
-    if subprocess.run([sys.executable, "-c", "import lm_eval"], stderr=subprocess.DEVNULL).returncode:
-        print("lm_eval is not installed: the harness is left out")
-        return None
+def measure_full_length(settings: Settings) -> list[dict[str, Any]]:
+    """The base model with the limit that an evaluation has by default: it seldom ends by itself."""
+    slm = load(settings.slm_model_path)
+    chats = sort_chats(slm, read_chats(settings))
+    run(slm, chats[:2], 2)
+    with without(sys.modules[__name__], "MAX_NEW_TOKENS", 256):
+        alone, outputs = run(slm, chats[:: 2 * ALONE], 1, "sdpa")
+        ours = [time_product(settings, "slm", SLOTS[-1]) for _ in range(REPEATS)]
+        differing = count_differing(run(slm, chats, SLOTS[-1])[1], {i * 2 * ALONE: text for i, text in outputs.items()})
+    return [compare("one row at a time", ours, [alone], differing, model="slm", rows=ROWS, tokens=256)]
+
+
+def measure_harness(settings: Settings) -> list[dict[str, Any]]:
+    """Ours against lm-evaluation-harness, its `hf` model and generate_until on the same weights and prompts."""
+    slm = load(settings.slm_model_path)
+    chats = sort_chats(slm, read_chats(settings))
+    run(slm, chats[:2], 2)
+    ours, outputs = [time_product(settings, "slm", SLOTS[-1]) for _ in range(REPEATS)], run(slm, chats, SLOTS[-1])[1]
+    found = run_harness(slm, chats)
+    rows = {"model": "slm", "rows": ROWS, "tokens": MAX_NEW_TOKENS}
+    records = []
+    for size, other in found.items():
+        same = {i: text.strip() for i, text in enumerate(other["outputs"])}
+        differing = count_differing({i: text.strip() for i, text in outputs.items()}, same)
+        seconds = [t / len(chats) for t in other["seconds"]]
+        records.append(compare(f"lm-evaluation-harness, its batches of {size}", ours, seconds, differing, **rows))
+    return records
+
+
+def run_harness(slm: LocalSLM, chats: Sequence[Any]) -> dict[int, dict[str, Any]]:
+    """By batch size, the harness's seconds for all rows, and its outputs."""
     with tempfile.TemporaryDirectory() as folder:
         weights = slm._load(is_dequantised=True)
         if hasattr(weights.config, "quantization_config"):
@@ -146,37 +178,14 @@ def run_harness(slm: LocalSLM, chats: Sequence[Any], ours: dict[int, str]) -> tu
         plain.load_state_dict(weights.state_dict())
         plain.save_pretrained(folder)
         slm.tokenizer.save_pretrained(folder)
-        texts = Path(folder) / "texts.json"
-        texts.write_text(json.dumps([slm.render(chat) for chat in chats]))
+        (Path(folder) / "texts.json").write_text(json.dumps([slm.render(chat) for chat in chats]))
         known, found = os.environ | {"HF_HUB_OFFLINE": "1"}, {}  # it would look for the folder on the hub
-        for size in HARNESS_BATCHES:
-            command = [sys.executable, "-m", "benchmarks.throughput", "harness", folder, str(size)]
-            done = subprocess.run(command, env=known, stdout=subprocess.PIPE, text=True, check=True)
+        for size in SLOTS:
+            script = Path(__file__).parent / "harness.py"
+            words = [os.environ.get("HARNESS_PYTHON", sys.executable), script, folder, size, MAX_NEW_TOKENS, REPEATS]
+            done = subprocess.run(list(map(str, words)), env=known, stdout=subprocess.PIPE, text=True, check=True)
             found[size] = json.loads(done.stdout.splitlines()[-1])
-    best = min(found, key=lambda size: statistics.median(found[size]["seconds"]))
-    same = dict(enumerate(text.strip() for text in found[best]["outputs"]))
-    differing = count_differing({i: text.strip() for i, text in ours.items()}, same)
-    return best, [seconds / len(chats) for seconds in found[best]["seconds"]], differing
-
-
-def time_harness(folder: str, size: str) -> None:
-    """The child process: the harness's `hf` model and its generate_until, warm, several times."""
-    from lm_eval.api.instance import Instance
-    from lm_eval.models.huggingface import HFLM
-
-    texts = json.loads((Path(folder) / "texts.json").read_text())
-    options = {"until": ["<|im_end|>"], "max_gen_toks": MAX_NEW_TOKENS, "do_sample": False}
-    dtype = "bfloat16" if HAS_GPU else "float32"
-    device = "cuda" if HAS_GPU else "cpu"
-    model = HFLM(pretrained=folder, dtype=dtype, device=device, batch_size=int(size))
-    asked = [Instance("generate_until", {}, (text, options), i) for i, text in enumerate(texts)]
-    model.generate_until(asked[:2], disable_tqdm=True)
-    seconds = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        outputs = model.generate_until(asked, disable_tqdm=True)
-        seconds.append(time.perf_counter() - start)
-    print("\n" + json.dumps({"seconds": seconds, "outputs": outputs}))
+    return found
 
 
 @contextlib.contextmanager
@@ -193,42 +202,58 @@ def launch_each(work: Any) -> Any:
     return lambda: work._step(work.width)
 
 
-def measure_levers() -> list[dict[str, Any]]:
+def measure_levers(settings: Settings) -> list[dict[str, Any]]:
     """Each lever: with it against without it, on the rows of the adapter's run."""
-    with home() as settings:
-        adapter, size = settings.adapter_of(TRACK), SLOTS[-1]
-        slm = LocalSLM(settings.slm_model_path, adapter)
-        chats = sort_chats(slm, read_chats(settings))
-        run(slm, chats[:2], 2)
-        merged, variants = LocalSLM(slm.path), {}
-        merged.__dict__["model"] = decoding.prepare(slm.load_merged())
-        if HAS_GPU:
-            packed = LocalSLM(slm.path, adapter)
-            packed.__dict__["model"] = packed._load(is_dequantised=False)
-            variants["dequantised once against in every step"] = lambda: run(packed, chats, size)
-            variants["a step as one CUDA graph"] = patched(decoding._Slots, "_capture", launch_each, slm, chats, size)
-        else:
-            variants["rows leave at the end"] = patched(decoding._Slots, "compact", lambda work: None, slm, chats, size)
-            variants["2 threads against 1"] = lambda: run_on_one_thread(slm, chats, size)
-            variants["float32 against bfloat16"] = lambda: run(half, chats, size)
-            half = LocalSLM(slm.path, adapter, "bfloat16")
-        variants["the shared prefix is read once"] = patched(decoding, "_count_shared", lambda p: 0, slm, chats, size)
-        variants["new rows join, against batches of 16"] = lambda: run_in_batches(slm, chats)
-        variants["adapter as it is against merged into the weights"] = lambda: run(merged, chats, size)
-        variants["grouped attention against repeated keys and values"] = lambda: run_repeating(slm, chats, size)
-        with_it: list[Timed] = []
-        others: dict[str, list[Timed]] = {name: [] for name in variants}
-        for _ in range(REPEATS):
-            with_it.append(run(slm, chats, size))
-            for name, measure in variants.items():
-                others[name].append(measure())
-        joined = [run(slm, chats, BATCH) for _ in range(REPEATS)]
-        records = []
-        for name, found in others.items():
-            ours = joined if name.startswith("new rows") else with_it
-            differing = count_differing(ours[0][1], found[0][1])
-            records.append(compare(name, [t for t, _ in ours], [t for t, _ in found], differing))
-        return records + measure_library(slm, chats, [t for t, _ in with_it])
+    path, adapter, size = settings.slm_model_path, settings.adapter_of(TRACK), SLOTS[-1]
+    slm, beside = load(path, adapter), load(path, adapter, is_dequantised=True, is_merged=False)
+    merged = load(path, adapter, is_dequantised=True, is_merged=True)
+    chats = sort_chats(slm, read_chats(settings))
+    variants: dict[str, Callable[[], Timed]] = {
+        "the shared prefix is read once": patched(decoding, "_count_shared", lambda p: 0, slm, chats, size),
+        "new rows join, against batches of 16": lambda: run_in_batches(slm, chats),
+        "grouped attention against repeated keys and values": lambda: run_repeating(slm, chats, size),
+    }
+    if HAS_GPU:
+        packed = load(path, adapter, is_dequantised=False)
+        variants["dequantised once against in every step"] = lambda: run(packed, chats, size)
+        variants["a step as one CUDA graph"] = patched(decoding._Slots, "_capture", launch_each, slm, chats, size)
+        variants["not kept: adapter beside the weights against merged in bfloat16"] = lambda: run(merged, chats, size)
+        for n in (1024, 65536):
+            variants[f"prompts read {decoding.READ_AT_ONCE} tokens at once against {n}"] = patched(
+                decoding, "READ_AT_ONCE", n, slm, chats, size
+            )
+    else:
+        variants["adapter merged into float32 weights against beside them"] = lambda: run(beside, chats, size)
+        variants["rows that ended are dropped from the step"] = patched(
+            decoding._Slots, "compact", lambda work: None, slm, chats, size
+        )
+        variants["2 threads against 1"] = lambda: run_on_one_thread(slm, chats, size)
+        half = load(path, adapter, "bfloat16")
+        variants["not kept: float32 against bfloat16"] = lambda: run(half, chats, size)
+    for model in {id(m): m for m in (slm, merged, beside)}.values():
+        run(model, chats[:2], 2)
+    with_it: list[Timed] = []
+    others: dict[str, list[Timed]] = {name: [] for name in variants}
+    for _ in range(REPEATS):
+        with_it.append(run(slm, chats, size))
+        for name, measure in variants.items():
+            others[name].append(measure())
+    joined = [run(slm, chats, BATCH) for _ in range(REPEATS)]
+    records = []
+    for name, found in others.items():
+        ours = joined if name.startswith("new rows") else with_it
+        differing = count_differing(ours[0][1], found[0][1])
+        records.append(compare(name, [t for t, _ in ours], [t for t, _ in found], differing))
+    records.append(count_tokens_of_tree(slm, chats))
+    return records + measure_library(slm, chats, with_it)
+
+
+def count_tokens_of_tree(slm: LocalSLM, chats: Sequence[Any]) -> dict[str, Any]:
+    """What a tree of all common beginnings would spare beside the one beginning of all."""
+    prompts = [slm._encode(slm.render(chat)) for chat in chats]
+    ours = sum(map(len, prompts)) - decoding._count_shared(prompts) * (len(prompts) - 1)
+    tree = len({tuple(prompt[:n]) for prompt in prompts for n in range(1, len(prompt) + 1)})
+    return make_record("not kept: tokens read with one shared prefix against a tree of prefixes", ours, tree, "tokens")
 
 
 def patched(place: Any, name: str, instead: Any, *arguments: Any) -> Any:
@@ -265,46 +290,69 @@ def run_repeating(*arguments: Any) -> Timed:
     return found
 
 
-def measure_library(slm: LocalSLM, chats: Sequence[Any], ours: Sequence[float]) -> list[dict[str, Any]]:
-    """Lookup decoding, which transformers has for one row at a time."""
-    slm.model.generation_config.prompt_lookup_num_tokens = 8
-    seconds = [run(slm, chats[::ALONE], 1, "sdpa")[0]]
-    slm.model.generation_config.prompt_lookup_num_tokens = None
-    return [compare("ours against prompt lookup, one row at a time", ours, seconds)]
+def measure_library(slm: LocalSLM, chats: Sequence[Any], ours: Sequence[Timed]) -> list[dict[str, Any]]:
+    """What transformers offers besides: lookup decoding for one row at a time, its static cache, continuous batching."""
+    seconds, config, records = [t for t, _ in ours], slm.model.generation_config, []
+
+    def add(name: str, found: Timed, every: int = 1) -> None:
+        outputs = {i * every: text for i, text in found[1].items()}
+        differing = count_differing(ours[0][1], outputs)
+        records.append(compare(f"not kept: ours against {name}", seconds, [found[0]], differing))
+
+    with without(config, "prompt_lookup_num_tokens", 8):
+        add("prompt lookup, one row at a time", run(slm, chats[::ALONE], 1, "sdpa"), ALONE)
+    add(f"generate, batches of {ROWS}", run(slm, chats, ROWS, "sdpa"))
+    add("continuous batching (generate_batch)", run_continuous(slm, chats))
+    with without(config, "cache_implementation", "static"):
+        for again in ("", ", the second time") if HAS_GPU else ("",):  # it compiles on a GPU
+            add(f"generate with a static cache, batches of {ROWS}{again}", run(slm, chats, ROWS, "sdpa"))
+    return records
 
 
-def measure_stages() -> list[dict[str, Any]]:
-    """Seconds of an evaluation by stage: `ours` with this decoding, `other` with batches of `generate`."""
-    with home() as settings:
+def run_continuous(slm: LocalSLM, chats: Sequence[Any]) -> Timed:
+    """transformers' continuous batching, its manager's start included as it is for every run."""
+    slm.model.set_attn_implementation("sdpa")
+    prompts = [slm._encode(slm.render(chat)) for chat in chats]
+    start = time.perf_counter()
+    found = slm.model.generate_batch(
+        prompts, generation_config=slm.model.generation_config, max_new_tokens=MAX_NEW_TOKENS
+    )
+    seconds = (time.perf_counter() - start) / len(chats)
+    return seconds, {i: slm.decode(answer.generated_tokens) for i, answer in enumerate(found.values())}
+
+
+def measure_stages(settings: Settings) -> list[dict[str, Any]]:
+    """Seconds of an evaluation by stage: `ours` as it is, `other` as it was, with batches of `generate`."""
+    path, adapter, stages = settings.slm_model_path, settings.adapter_of(TRACK), {}
+    ways = {"ours": ({}, SLOTS[-1], decoding.ATTENTION)}
+    ways["other"] = ({"is_dequantised": not HAS_GPU, "is_merged": False}, BATCH, "sdpa")
+    load(path, adapter)  # imports and the disk's cache are no model's
+    for name, (how, size, attention) in ways.items():
         start = time.perf_counter()
-        slm = LocalSLM(settings.slm_model_path, settings.adapter_of(TRACK))
+        slm = load(path, adapter, **how)
+        loading = time.perf_counter() - start
         chats = sort_chats(slm, read_chats(settings))
-        assert slm.model  # noqa: S101 - loads it
-        loading, stages = time.perf_counter() - start, {}
-        for name, (size, attention) in {"ours": (SLOTS[-1], decoding.ATTENTION), "other": (BATCH, "sdpa")}.items():
-            run(slm, chats[:2], 2, attention)
-            whole = statistics.median(run(slm, chats, size, attention)[0] for _ in range(REPEATS)) * ROWS
-            with without(sys.modules[__name__], "MAX_NEW_TOKENS", 1):
-                prefill = statistics.median(run(slm, chats, size, attention)[0] for _ in range(REPEATS)) * ROWS
-            stages[name] = {"loading": loading, "prefill (one token each)": prefill, "decode": whole - prefill}
-        rows = read_rows(settings.dataset / TRACK / "test.jsonl", TRACK)[:ROWS]
-        start = time.perf_counter()
-        scores = [score_row(TRACK, row.completion, row.completion) for row in rows]
-        scored = time.perf_counter() - start
-        start = time.perf_counter()
-        for i, row in enumerate(rows):
-            answer = Generation(row.completion, "ok", "stop", 1, 1, 1.0)
-            append_line(
-                settings.swap_home / "ledger.jsonl", LedgerLine(i, hash_text(""), answer, scores[i], 1.0).to_json()
-            )
-        kept = time.perf_counter() - start
-        traced = time_trace(settings, rows, scores)
-        for of_side in stages.values():
-            of_side |= {"scoring": scored, "ledger": kept, "tracing": traced}
-        return [
-            make_record(f"{stage} ({ROWS} rows, slm_ft)", ours, stages["other"][stage], "s")
-            for stage, ours in stages["ours"].items()
-        ]
+        run(slm, chats[:2], 2, attention)
+        whole = statistics.median(run(slm, chats, size, attention)[0] for _ in range(REPEATS)) * ROWS
+        with without(sys.modules[__name__], "MAX_NEW_TOKENS", 1):
+            prefill = statistics.median(run(slm, chats, size, attention)[0] for _ in range(REPEATS)) * ROWS
+        stages[name] = {"loading": loading, "prefill (one token each)": prefill, "decode": whole - prefill}
+    rows = read_rows(settings.dataset / TRACK / "test.jsonl", TRACK)[:ROWS]
+    start = time.perf_counter()
+    scores = [score_row(TRACK, row.completion, row.completion) for row in rows]
+    scored = time.perf_counter() - start
+    start = time.perf_counter()
+    for i, row in enumerate(rows):
+        answer = Generation(row.completion, "ok", "stop", 1, 1, 1.0)
+        append_line(settings.swap_home / "ledger.jsonl", LedgerLine(i, hash_text(""), answer, scores[i], 1.0).to_json())
+    kept = time.perf_counter() - start
+    traced = time_trace(settings, rows, scores)
+    for of_side in stages.values():
+        of_side |= {"scoring": scored, "ledger": kept, "tracing": traced}
+    return [
+        make_record(f"{stage} ({ROWS} rows, slm_ft)", ours, stages["other"][stage], "s")
+        for stage, ours in stages["ours"].items()
+    ]
 
 
 def time_trace(settings: Settings, rows: Sequence[Any], scores: Sequence[dict[str, bool]]) -> float:
@@ -321,99 +369,22 @@ def time_trace(settings: Settings, rows: Sequence[Any], scores: Sequence[dict[st
     return time.perf_counter() - start
 
 
-def measure_7b() -> list[dict[str, Any]]:
-    """A 7B's shape: sizes and precisions against batches of `generate`, and a step against its floor."""
-    path, records = Path(make_7b()), []
-    bandwidth = measure_bandwidth()
-    records.append(make_record("memory bandwidth, device to device copy", bandwidth / 1e12, None, "TB/s"))
-    with home() as settings:
-        for name, slm, is_dequantised in (
-            ("4-bit, in every step", LocalSLM(path), False),
-            ("4-bit, dequantised once", LocalSLM(path), True),
-            ("bfloat16", LocalSLM(path, precision="bfloat16"), None),
-        ):
-            slm.__dict__["model"] = slm._load(is_dequantised)
-            chats = sort_chats(slm, read_chats(settings))
-            run(slm, chats[:2], 2, "sdpa")
-            other, expected = run(slm, chats[:BATCH], BATCH, "sdpa")
-            for size in (BATCH, ROWS):
-                some = chats[:size]
-                seconds, outputs = min((run(slm, some, size) for _ in range(2)), key=lambda timed: timed[0])
-                differing = count_differing(outputs, expected)
-                records.append(
-                    compare(
-                        f"{name}, {size} rows at once against generate, {BATCH} rows", [seconds], [other], differing
-                    )
-                )
-                records.append(measure_step(slm, some, size, name, seconds, bandwidth))
-            if name == "bfloat16":
-                records += measure_offers(slm, chats[:64], records)
-                write_profile(slm, chats[:64])
-            del slm.__dict__["model"]
-            torch.cuda.empty_cache()
-    return records
+PARTS = {
+    "slm": lambda settings: measure_model(settings, "slm"),
+    "slm_ft": lambda settings: measure_model(settings, "slm_ft"),
+    "full_length": measure_full_length,
+    "harness": measure_harness,
+    "levers": measure_levers,
+    "stages": measure_stages,
+}
 
 
-def measure_bandwidth() -> float:
-    """Bytes a second, read and written, of a large copy on the device."""
-    source = torch.randint(0, 255, (4 * 2**30,), dtype=torch.uint8, device="cuda")
-    target, times = torch.empty_like(source), []
-    for _ in range(5):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        target.copy_(source)
-        torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return 2 * source.numel() / statistics.median(times)
-
-
-def measure_step(
-    slm: LocalSLM, chats: Sequence[Any], size: int, name: str, seconds: float, bandwidth: float
-) -> dict[str, Any]:
-    """Milliseconds of one decoding step beside its floor: weights and cache read once at the measured bandwidth."""
-    with without(sys.modules[__name__], "MAX_NEW_TOKENS", 1):
-        prefill = min(run(slm, chats, size)[0] for _ in range(2)) * len(chats)
-    step = 1000 * (seconds * len(chats) - prefill) / (MAX_NEW_TOKENS - 1)
-    config, lengths = slm.model.config, [slm.count_tokens(slm.render(chat)) for chat in chats]
-    weights = sum(p.numel() * p.element_size() for p in slm.model.parameters())
-    weights -= slm.model.get_input_embeddings().weight.numel() * 2  # a step reads a few of its rows
-    cache = 4 * config.num_hidden_layers * config.num_key_value_heads * config.hidden_size // config.num_attention_heads
-    floor = 1000 * (weights + cache * sum(lengths)) / bandwidth
-    case = f"{name}, {size} rows at once: a step against its floor (prefill {prefill:.2f} s)"
-    return make_record(case, step, floor, "ms")
-
-
-def measure_offers(slm: LocalSLM, chats: Sequence[Any], known: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What transformers offers at 64 rows: its dynamic cache, and a compiled static cache."""
-    ours = next(1 / r["ours"] for r in known if r["case"].startswith("bfloat16, 64 rows at once against"))
-    records = [compare("bfloat16, 64 rows against generate, 64 rows", [ours], [run(slm, chats, 64, "sdpa")[0]])]
-    slm.model.generation_config.cache_implementation = "static"
-    for name in ("compiling included", "the second time"):
-        seconds = run(slm, chats, 64, "sdpa")[0]
-        records.append(compare(f"bfloat16, 64 rows against generate, static cache, {name}", [ours], [seconds]))
-    slm.model.generation_config.cache_implementation = None
-    return records
-
-
-def write_profile(slm: LocalSLM, chats: Sequence[Any]) -> None:
-    """The kernels of one decoding, by time, beside the records."""
-    from torch.profiler import ProfilerActivity, profile
-
-    from benchmarks.records import RESULTS
-
-    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as found:
-        run(slm, chats, len(chats))
-    table = found.key_averages().table(sort_by="self_cuda_time_total", row_limit=15, max_name_column_width=60)
-    (RESULTS / "throughput_7b_profile.txt").write_text(table)
-
-
-PARTS = {"local": measure_local, "levers": measure_levers, "stages": measure_stages, "7b": measure_7b}
-
-
-def main(part: str) -> None:
-    """Measure one part, and replace its records."""
-    write_records(f"{part}, GPU" if HAS_GPU else part, PARTS[part]())
+def main(*parts: str) -> None:
+    """Measure parts, and replace the records of each as it is done."""
+    for part in parts:
+        with home() as settings:
+            write_records(f"{part}, GPU" if HAS_GPU else part, PARTS[part](settings))
 
 
 if __name__ == "__main__":
-    time_harness(*sys.argv[2:]) if sys.argv[1] == "harness" else main(sys.argv[1])
+    main(*sys.argv[1:])

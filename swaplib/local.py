@@ -29,7 +29,8 @@ class LocalSLM:
 
     `precision="4bit"` is nf4 with double quantisation, float32 arithmetic on a CPU and bfloat16 on a GPU. Where there is
     room, the 4-bit weights are dequantised once after loading, not anew in every step: the same numbers, sooner.
-    `adapter` is a PEFT folder. `batch_size` is how many rows are in work at once.
+    `adapter` is a PEFT folder; in float32 it is added to the weights, else it is applied beside them. `batch_size` is how
+    many rows are in work at once.
     """
 
     path: Path
@@ -92,10 +93,10 @@ class LocalSLM:
 
     def load_merged(self) -> Any:
         """A model of its own: the 4-bit weights as numbers of the arithmetic's type, the adapter added to them."""
-        return self._load(is_dequantised=True).merge_and_unload()
+        return self._load(is_dequantised=True, is_merged=True)
 
-    def _load(self, is_dequantised: bool | None = None) -> Any:
-        """Load the model; `is_dequantised` None lets the room decide."""
+    def _load(self, is_dequantised: bool | None = None, is_merged: bool | None = None) -> Any:
+        """Load the model; None lets the room and the arithmetic decide: a sum in bfloat16 would be rounded once more."""
         import torch
         from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
         from transformers.utils import logging
@@ -118,7 +119,9 @@ class LocalSLM:
             use_safetensors=True,
             trust_remote_code=False,
         )
-        if self.precision == "4bit" and (self._has_room(model) if is_dequantised is None else is_dequantised):
+        if is_dequantised is None:
+            is_dequantised = self._has_room(model)
+        if self.precision == "4bit" and is_dequantised:
             model = model.dequantize()
         eos = model.generation_config.eos_token_id
         model.generation_config = GenerationConfig(
@@ -130,6 +133,8 @@ class LocalSLM:
             from peft import PeftModel
 
             model = PeftModel.from_pretrained(model, self.adapter)
+            if self._is_float32 and is_dequantised if is_merged is None else is_merged:
+                model = model.merge_and_unload()
         return decoding.prepare(model).eval()
 
     def _has_room(self, model: Any) -> bool:
