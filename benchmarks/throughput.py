@@ -2,6 +2,7 @@
 
     .venv/bin/python -m benchmarks.throughput slm slm_ft full_length harness   # the packaged checkpoint, CPU or GPU
     .venv/bin/python -m benchmarks.throughput levers     # what each part of the decoding brings, and what brought nothing
+    .venv/bin/python -m benchmarks.throughput merging    # whether an adapter added to the weights scores as beside them
     .venv/bin/python -m benchmarks.throughput stages     # where an evaluation's time goes, before and after
 
 All sides answer the same test rows, longest first, with the same token limit, in turn, several times; medians count. The
@@ -19,10 +20,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
+from operator import ne
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from transformers import AttentionInterface, AutoModelForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -97,17 +101,25 @@ def count_differing(first: dict[int, str], second: dict[int, str]) -> str:
 
 
 def load(path: Path, adapter: Path | None = None, precision: Any = "4bit", **how: bool) -> LocalSLM:
-    """A model loaded as `how` says: `is_dequantised`, `is_merged`; without them as the product does."""
+    """A model loaded as `how` says: `is_dequantised`; without it as the product does."""
     slm = LocalSLM(path, adapter, precision)
     slm.__dict__["model"] = slm._load(**how)
+    return slm
+
+
+def load_beside(path: Path, adapter: Path | None) -> LocalSLM:
+    """A model whose weights are dequantised once, with the adapter beside them, as PEFT applies it."""
+    if adapter is None:
+        return load(path, is_dequantised=True)
+    slm = LocalSLM(path, adapter)
+    slm.__dict__["model"] = PeftModel.from_pretrained(LocalSLM(path)._load(is_dequantised=True), adapter).eval()
     return slm
 
 
 def measure_model(settings: Settings, model: str) -> list[dict[str, Any]]:
     """Ours against scripts around `generate`: the weights dequantised once, an adapter beside them."""
     path, adapter = settings.slm_model_path, settings.adapter_of(TRACK) if model == "slm_ft" else None
-    slm, script = load(path, adapter), load(path, adapter, is_dequantised=True, is_merged=False)
-    packed = load(path, adapter, is_dequantised=False, is_merged=False)
+    slm, script, packed = load(path, adapter), load_beside(path, adapter), load(path, adapter, is_dequantised=False)
     chats = sort_chats(slm, read_chats(settings))
     run(slm, chats[:2], 2), run(script, chats[:2], 2, "sdpa")  # warm up
     sides: dict[Any, Callable[[], Timed]] = {
@@ -205,33 +217,35 @@ def launch_each(work: Any) -> Any:
 def measure_levers(settings: Settings) -> list[dict[str, Any]]:
     """Each lever: with it against without it, on the rows of the adapter's run."""
     path, adapter, size = settings.slm_model_path, settings.adapter_of(TRACK), SLOTS[-1]
-    slm, beside = load(path, adapter), load(path, adapter, is_dequantised=True, is_merged=False)
-    merged = load(path, adapter, is_dequantised=True, is_merged=True)
+    slm, beside = load(path, adapter), load_beside(path, adapter)
     chats = sort_chats(slm, read_chats(settings))
     variants: dict[str, Callable[[], Timed]] = {
         "the shared prefix is read once": patched(decoding, "_count_shared", lambda p: 0, slm, chats, size),
         "new rows join, against batches of 16": lambda: run_in_batches(slm, chats),
+        "adapter merged into the weights against beside them": lambda: run(beside, chats, size),
         "grouped attention against repeated keys and values": lambda: run_repeating(slm, chats, size),
     }
     if HAS_GPU:
         packed = load(path, adapter, is_dequantised=False)
         variants["dequantised once against in every step"] = lambda: run(packed, chats, size)
         variants["a step as one CUDA graph"] = patched(decoding._Slots, "_capture", launch_each, slm, chats, size)
-        variants["not kept: adapter beside the weights against merged in bfloat16"] = lambda: run(merged, chats, size)
-        for n in (1024, 65536):
-            variants[f"prompts read {decoding.READ_AT_ONCE} tokens at once against {n}"] = patched(
-                decoding, "READ_AT_ONCE", n, slm, chats, size
+        n = decoding.READ_AT_ONCE["cuda"]
+        for other in (1024, 8192, 65536):
+            variants[f"prompts read {n} tokens at once against {other}"] = patched(
+                decoding, "READ_AT_ONCE", {"cuda": other}, slm, chats, size
+            )
+        for part in ("1/8", "1/4"):
+            variants[f"new rows join when 1/2 of 16 slots are free, against {part}"] = patched(
+                decoding, "JOIN_AT", {"cuda": float(Fraction(part))}, slm, chats, BATCH
             )
     else:
-        variants["adapter merged into float32 weights against beside them"] = lambda: run(beside, chats, size)
         variants["rows that ended are dropped from the step"] = patched(
             decoding._Slots, "compact", lambda work: None, slm, chats, size
         )
         variants["2 threads against 1"] = lambda: run_on_one_thread(slm, chats, size)
         half = load(path, adapter, "bfloat16")
         variants["not kept: float32 against bfloat16"] = lambda: run(half, chats, size)
-    for model in {id(m): m for m in (slm, merged, beside)}.values():
-        run(model, chats[:2], 2)
+    run(slm, chats[:2], 2), run(beside, chats[:2], 2)
     with_it: list[Timed] = []
     others: dict[str, list[Timed]] = {name: [] for name in variants}
     for _ in range(REPEATS):
@@ -321,15 +335,42 @@ def run_continuous(slm: LocalSLM, chats: Sequence[Any]) -> Timed:
     return seconds, {i: slm.decode(answer.generated_tokens) for i, answer in enumerate(found.values())}
 
 
+def measure_merging(settings: Settings) -> list[dict[str, Any]]:
+    """Scores of all test rows at the full limit: `ours` with the adapter merged, `other` with it beside the weights."""
+    rows = read_rows(settings.dataset / TRACK / "test.jsonl", TRACK)
+    chats, scores, outputs = [build_messages(TRACK, row.prompt) for row in rows], [], []
+    path, adapter = settings.slm_model_path, settings.adapter_of(TRACK)
+    for slm in (load(path, adapter), load_beside(path, adapter)):
+        decoding.prepare(slm.model)
+        outputs.append({i: generation.output for i, generation in slm.generate(chats, 256)})
+        scores.append([score_row(TRACK, outputs[-1][i], row.completion) for i, row in enumerate(rows)])
+    records, differing = [], count_differing(*outputs)
+    for metric in scores[0][0]:
+        merged, beside = ([row[metric] for row in found] for found in scores)
+        changed = f"{sum(map(ne, merged, beside))} of {len(rows)}"
+        rates = (sum(merged) / len(rows), sum(beside) / len(rows))
+        case = f"{metric}, adapter merged into the weights against beside them"
+        records.append(
+            make_record(case, *rates, "rate", rows=len(rows), differing=differing, scored_differently=changed)
+        )
+    return records
+
+
 def measure_stages(settings: Settings) -> list[dict[str, Any]]:
     """Seconds of an evaluation by stage: `ours` as it is, `other` as it was, with batches of `generate`."""
     path, adapter, stages = settings.slm_model_path, settings.adapter_of(TRACK), {}
-    ways = {"ours": ({}, SLOTS[-1], decoding.ATTENTION)}
-    ways["other"] = ({"is_dequantised": not HAS_GPU, "is_merged": False}, BATCH, "sdpa")
+    ways: dict[str, tuple[Callable[[], LocalSLM], int, str]] = {
+        "ours": (lambda: load(path, adapter), SLOTS[-1], decoding.ATTENTION),
+        "other": (
+            lambda: load(path, adapter, is_dequantised=False) if HAS_GPU else load_beside(path, adapter),
+            BATCH,
+            "sdpa",
+        ),
+    }
     load(path, adapter)  # imports and the disk's cache are no model's
-    for name, (how, size, attention) in ways.items():
+    for name, (make, size, attention) in ways.items():
         start = time.perf_counter()
-        slm = load(path, adapter, **how)
+        slm = make()
         loading = time.perf_counter() - start
         chats = sort_chats(slm, read_chats(settings))
         run(slm, chats[:2], 2, attention)
@@ -375,6 +416,7 @@ PARTS = {
     "full_length": measure_full_length,
     "harness": measure_harness,
     "levers": measure_levers,
+    "merging": measure_merging,
     "stages": measure_stages,
 }
 

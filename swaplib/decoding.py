@@ -21,7 +21,10 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 ATTENTION = "grouped_sdpa"
-READ_AT_ONCE = 8192  # tokens in one pass over prompts on a GPU; a CPU is as fast with one prompt, and pads nothing
+# By device: how many tokens one pass over prompts may read (a CPU is as fast with one prompt, and pads nothing), and which
+# part of the slots must be free before prompts are read (on a GPU a pass costs as much as many steps).
+READ_AT_ONCE = {"cpu": 1, "cuda": 16384}
+JOIN_AT = {"cpu": 1 / 8, "cuda": 1 / 2}
 
 OnToken = Callable[[int, int], None]
 
@@ -78,7 +81,7 @@ def decode(
     began: dict[int, float] = {}
     while waiting or told:
         free = work.find_free()
-        if waiting and len(free) >= max(1, len(work.indices) // 8):
+        if waiting and len(free) >= max(1, int(JOIN_AT[work.device.type] * len(work.indices))):
             joining = [waiting.popleft() for _ in range(min(len(free), len(waiting)))]
             began |= dict.fromkeys(joining, time.perf_counter())
             told |= {i: [] for i in joining}
@@ -173,11 +176,12 @@ class _Slots(Cache):
     def join(self, slots: list[int], indices: list[int]) -> list[tuple[int, int]]:
         """Read prompts into free slots; returns the first token of each."""
         prompts = [self.prompts[i] for i in indices]
-        longest = max(map(len, prompts)) - self.shared
-        size = max(1, READ_AT_ONCE // longest) if self.device.type == "cuda" else 1
-        for start in range(0, len(slots), size):
-            chunk = slice(start, start + size)
+        done = 0
+        while done < len(slots):
+            longest = max(map(len, prompts[done:])) - self.shared
+            chunk = slice(done, done + max(1, READ_AT_ONCE[self.device.type] // longest))
             self.tokens[slots[chunk]] = self._read(slots[chunk], prompts[chunk])
+            done = chunk.stop
         self.lengths[slots] = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
         for slot, index in zip(slots, indices, strict=True):
             self.indices[slot] = index

@@ -154,7 +154,7 @@ def _make_plan(
     model: str,
     split: str = "test",
     limit: int | None = None,
-    batch_size: int = 16,
+    batch_size: int = 64,
     concurrency: int = 8,
     max_new_tokens: int = 256,
     shots: int = 0,

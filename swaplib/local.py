@@ -28,15 +28,14 @@ class LocalSLM:
     """A checkpoint in this process. It is loaded at the first generation, and only once.
 
     `precision="4bit"` is nf4 with double quantisation, float32 arithmetic on a CPU and bfloat16 on a GPU. Where there is
-    room, the 4-bit weights are dequantised once after loading, not anew in every step: the same numbers, sooner.
-    `adapter` is a PEFT folder; in float32 it is added to the weights, else it is applied beside them. `batch_size` is how
-    many rows are in work at once.
+    room, the 4-bit weights are dequantised once after loading, not anew in every step, and the adapter, a PEFT folder, is
+    added to them, not applied beside them. `batch_size` is how many rows are in work at once.
     """
 
     path: Path
     adapter: Path | None = None
     precision: Precision = "4bit"
-    batch_size: int = 16
+    batch_size: int = 64
 
     def check(self) -> None:
         """Raise FileNotFoundError or ValueError when the checkpoint or the adapter is not there or not whole."""
@@ -93,10 +92,10 @@ class LocalSLM:
 
     def load_merged(self) -> Any:
         """A model of its own: the 4-bit weights as numbers of the arithmetic's type, the adapter added to them."""
-        return self._load(is_dequantised=True, is_merged=True)
+        return self._load(is_dequantised=True)
 
-    def _load(self, is_dequantised: bool | None = None, is_merged: bool | None = None) -> Any:
-        """Load the model; None lets the room and the arithmetic decide: a sum in bfloat16 would be rounded once more."""
+    def _load(self, is_dequantised: bool | None = None) -> Any:
+        """Load the model; `is_dequantised` None lets the room decide."""
         import torch
         from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
         from transformers.utils import logging
@@ -120,7 +119,7 @@ class LocalSLM:
             trust_remote_code=False,
         )
         if is_dequantised is None:
-            is_dequantised = self._has_room(model)
+            is_dequantised = self.precision != "4bit" or self._has_room(model)
         if self.precision == "4bit" and is_dequantised:
             model = model.dequantize()
         eos = model.generation_config.eos_token_id
@@ -133,7 +132,7 @@ class LocalSLM:
             from peft import PeftModel
 
             model = PeftModel.from_pretrained(model, self.adapter)
-            if self._is_float32 and is_dequantised if is_merged is None else is_merged:
+            if is_dequantised:
                 model = model.merge_and_unload()
         return decoding.prepare(model).eval()
 
