@@ -2,7 +2,6 @@
 
     .venv/bin/python -m benchmarks.throughput slm slm_ft full_length harness   # the packaged checkpoint, CPU or GPU
     .venv/bin/python -m benchmarks.throughput levers     # what each part of the decoding brings, and what brought nothing
-    .venv/bin/python -m benchmarks.throughput merging    # whether an adapter added to the weights scores as beside them
     .venv/bin/python -m benchmarks.throughput stages     # where an evaluation's time goes, before and after
 
 All sides answer the same test rows, longest first, with the same token limit, in turn, several times; medians count. The
@@ -21,7 +20,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
-from operator import ne
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +64,7 @@ def read_chats(settings: Settings) -> list[Any]:
 
 
 def sort_chats(slm: LocalSLM, chats: Sequence[Any]) -> list[Any]:
-    """Longest prompt first, as `generate` takes them, so that every n-th one is a fair share of all lengths."""
+    """Longest prompt first, as `generate` takes them."""
     return sorted(chats, key=lambda chat: slm.count_tokens(slm.render(chat)), reverse=True)
 
 
@@ -77,6 +75,13 @@ def run(slm: LocalSLM, chats: Sequence[Any], size: int, attention: str = decodin
     start = time.perf_counter()
     outputs = {i: generation.output for i, generation in slm.generate(chats, MAX_NEW_TOKENS)}
     return (time.perf_counter() - start) / len(chats), outputs
+
+
+def run_alone(slm: LocalSLM, chats: Sequence[Any], every: int) -> Timed:
+    """One row at a time with `generate`: every n-th, from the middle of the first n, for a fair share of all lengths."""
+    taken = range(every // 2, len(chats), every)
+    seconds, outputs = run(slm, [chats[i] for i in taken], 1, "sdpa")
+    return seconds, {i: outputs[k] for k, i in enumerate(taken)}
 
 
 def time_product(settings: Settings, model: str, size: int) -> float:
@@ -123,7 +128,7 @@ def measure_model(settings: Settings, model: str) -> list[dict[str, Any]]:
     chats = sort_chats(slm, read_chats(settings))
     run(slm, chats[:2], 2), run(script, chats[:2], 2, "sdpa")  # warm up
     sides: dict[Any, Callable[[], Timed]] = {
-        "one row at a time": lambda: run(script, chats[::ALONE], 1, "sdpa"),
+        "one row at a time": lambda: run_alone(script, chats, ALONE),
         f"batches of {BATCH} with generate": lambda: run(script, chats, BATCH, "sdpa"),
     } | {size: lambda size=size: run(slm, chats, size) for size in SLOTS}
     seconds: dict[Any, list[float]] = {"product": []}
@@ -134,20 +139,17 @@ def measure_model(settings: Settings, model: str) -> list[dict[str, Any]]:
             seconds.setdefault(name, []).append(found)
         seconds["product"].append(time_product(settings, model, SLOTS[-1]))
     as_loaded = "one row at a time, 4-bit weights dequantised in every step"
-    found, outputs[as_loaded] = run(packed, chats[:: 2 * ALONE], 1, "sdpa")
+    run(packed, chats[:1], 1, "sdpa")
+    found, outputs[as_loaded] = run_alone(packed, chats, 2 * ALONE)
     seconds[as_loaded] = [found]
-    for name, every in {"one row at a time": ALONE, as_loaded: 2 * ALONE}.items():
-        outputs[name] = {i * every: text for i, text in outputs[name].items()}
     rows = {"model": model, "rows": ROWS, "tokens": MAX_NEW_TOKENS}
-    others = [name for name in seconds if name not in ("product", *SLOTS)]
-    records = [
-        compare(name, seconds["product"], seconds[name], count_differing(outputs[SLOTS[-1]], outputs[name]), **rows)
-        for name in others
-    ]
-    for size in SLOTS:
-        differing = count_differing(outputs[size], outputs[SLOTS[-1]])
-        case = f"{size} rows in work at once against one row at a time"
-        records.append(compare(case, seconds[size], seconds["one row at a time"], differing, **rows))
+    pairs = [(name, "product", name) for name in seconds if name not in ("product", *SLOTS)]
+    pairs += [(f"{n} rows in work at once against one row at a time", n, "one row at a time") for n in SLOTS]
+    records = []
+    for case, ours, other in pairs:
+        differing = count_differing(outputs[SLOTS[-1] if ours == "product" else ours], outputs[other])
+        more = rows | {"other_rows": len(outputs[other])}
+        records.append(compare(case, seconds[ours], seconds[other], differing, **more))
     return records
 
 
@@ -157,10 +159,11 @@ def measure_full_length(settings: Settings) -> list[dict[str, Any]]:
     chats = sort_chats(slm, read_chats(settings))
     run(slm, chats[:2], 2)
     with without(sys.modules[__name__], "MAX_NEW_TOKENS", 256):
-        alone, outputs = run(slm, chats[:: 2 * ALONE], 1, "sdpa")
+        alone, outputs = run_alone(slm, chats, 2 * ALONE)
         ours = [time_product(settings, "slm", SLOTS[-1]) for _ in range(REPEATS)]
-        differing = count_differing(run(slm, chats, SLOTS[-1])[1], {i * 2 * ALONE: text for i, text in outputs.items()})
-    return [compare("one row at a time", ours, [alone], differing, model="slm", rows=ROWS, tokens=256)]
+        differing = count_differing(run(slm, chats, SLOTS[-1])[1], outputs)
+    more = {"model": "slm", "rows": ROWS, "tokens": 256, "other_rows": len(outputs)}
+    return [compare("one row at a time", ours, [alone], differing, **more)]
 
 
 def measure_harness(settings: Settings) -> list[dict[str, Any]]:
@@ -172,11 +175,11 @@ def measure_harness(settings: Settings) -> list[dict[str, Any]]:
     found = run_harness(slm, chats)
     rows = {"model": "slm", "rows": ROWS, "tokens": MAX_NEW_TOKENS}
     records = []
-    for size, other in found.items():
+    for size, other in sorted(found.items(), key=lambda item: min(item[1]["seconds"])):  # its best batch size first
         same = {i: text.strip() for i, text in enumerate(other["outputs"])}
         differing = count_differing({i: text.strip() for i, text in outputs.items()}, same)
         seconds = [t / len(chats) for t in other["seconds"]]
-        records.append(compare(f"lm-evaluation-harness, its batches of {size}", ours, seconds, differing, **rows))
+        records.append(compare("lm-evaluation-harness", ours, seconds, differing, **rows, its_batch=size))
     return records
 
 
@@ -205,8 +208,10 @@ def without(place: Any, name: str, instead: Any) -> Iterator[None]:
     """One part of the decoding replaced."""
     kept = getattr(place, name)
     setattr(place, name, instead)
-    yield
-    setattr(place, name, kept)
+    try:
+        yield
+    finally:
+        setattr(place, name, kept)
 
 
 def launch_each(work: Any) -> Any:
@@ -243,7 +248,8 @@ def measure_levers(settings: Settings) -> list[dict[str, Any]]:
             decoding._Slots, "compact", lambda work: None, slm, chats, size
         )
         variants["2 threads against 1"] = lambda: run_on_one_thread(slm, chats, size)
-        half = load(path, adapter, "bfloat16")
+        half = load(path, adapter)
+        half.model.to(torch.bfloat16)
         variants["not kept: float32 against bfloat16"] = lambda: run(half, chats, size)
     run(slm, chats[:2], 2), run(beside, chats[:2], 2)
     with_it: list[Timed] = []
@@ -284,9 +290,10 @@ def run_on_one_thread(*arguments: Any) -> Timed:
     """With half of the threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, threads // 2))
-    found = run(*arguments)
-    torch.set_num_threads(threads)
-    return found
+    try:
+        return run(*arguments)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def run_in_batches(slm: LocalSLM, chats: Sequence[Any]) -> Timed:
@@ -299,22 +306,22 @@ def run_in_batches(slm: LocalSLM, chats: Sequence[Any]) -> Timed:
 def run_repeating(*arguments: Any) -> Timed:
     """With transformers' SDPA, which copies keys and values for each head of a group."""
     AttentionInterface.register(decoding.ATTENTION, sdpa_attention_forward)
-    found = run(*arguments)
-    AttentionInterface.register(decoding.ATTENTION, decoding._attend)
-    return found
+    try:
+        return run(*arguments)
+    finally:
+        AttentionInterface.register(decoding.ATTENTION, decoding._attend)
 
 
 def measure_library(slm: LocalSLM, chats: Sequence[Any], ours: Sequence[Timed]) -> list[dict[str, Any]]:
     """What transformers offers besides: lookup decoding for one row at a time, its static cache, continuous batching."""
     seconds, config, records = [t for t, _ in ours], slm.model.generation_config, []
 
-    def add(name: str, found: Timed, every: int = 1) -> None:
-        outputs = {i * every: text for i, text in found[1].items()}
-        differing = count_differing(ours[0][1], outputs)
+    def add(name: str, found: Timed) -> None:
+        differing = count_differing(ours[0][1], found[1])
         records.append(compare(f"not kept: ours against {name}", seconds, [found[0]], differing))
 
     with without(config, "prompt_lookup_num_tokens", 8):
-        add("prompt lookup, one row at a time", run(slm, chats[::ALONE], 1, "sdpa"), ALONE)
+        add("prompt lookup, one row at a time", run_alone(slm, chats, ALONE))
     add(f"generate, batches of {ROWS}", run(slm, chats, ROWS, "sdpa"))
     add("continuous batching (generate_batch)", run_continuous(slm, chats))
     with without(config, "cache_implementation", "static"):
@@ -333,27 +340,6 @@ def run_continuous(slm: LocalSLM, chats: Sequence[Any]) -> Timed:
     )
     seconds = (time.perf_counter() - start) / len(chats)
     return seconds, {i: slm.decode(answer.generated_tokens) for i, answer in enumerate(found.values())}
-
-
-def measure_merging(settings: Settings) -> list[dict[str, Any]]:
-    """Scores of all test rows at the full limit: `ours` with the adapter merged, `other` with it beside the weights."""
-    rows = read_rows(settings.dataset / TRACK / "test.jsonl", TRACK)
-    chats, scores, outputs = [build_messages(TRACK, row.prompt) for row in rows], [], []
-    path, adapter = settings.slm_model_path, settings.adapter_of(TRACK)
-    for slm in (load(path, adapter), load_beside(path, adapter)):
-        decoding.prepare(slm.model)
-        outputs.append({i: generation.output for i, generation in slm.generate(chats, 256)})
-        scores.append([score_row(TRACK, outputs[-1][i], row.completion) for i, row in enumerate(rows)])
-    records, differing = [], count_differing(*outputs)
-    for metric in scores[0][0]:
-        merged, beside = ([row[metric] for row in found] for found in scores)
-        changed = f"{sum(map(ne, merged, beside))} of {len(rows)}"
-        rates = (sum(merged) / len(rows), sum(beside) / len(rows))
-        case = f"{metric}, adapter merged into the weights against beside them"
-        records.append(
-            make_record(case, *rates, "rate", rows=len(rows), differing=differing, scored_differently=changed)
-        )
-    return records
 
 
 def measure_stages(settings: Settings) -> list[dict[str, Any]]:
@@ -388,10 +374,9 @@ def measure_stages(settings: Settings) -> list[dict[str, Any]]:
         append_line(settings.swap_home / "ledger.jsonl", LedgerLine(i, hash_text(""), answer, scores[i], 1.0).to_json())
     kept = time.perf_counter() - start
     traced = time_trace(settings, rows, scores)
-    for of_side in stages.values():
-        of_side |= {"scoring": scored, "ledger": kept, "tracing": traced}
+    stages["ours"] |= {"scoring": scored, "ledger": kept, "tracing": traced}  # as they were: they have no other
     return [
-        make_record(f"{stage} ({ROWS} rows, slm_ft)", ours, stages["other"][stage], "s")
+        make_record(f"{stage} ({ROWS} rows, slm_ft)", ours, stages["other"].get(stage), "s")
         for stage, ours in stages["ours"].items()
     ]
 
@@ -416,17 +401,16 @@ PARTS = {
     "full_length": measure_full_length,
     "harness": measure_harness,
     "levers": measure_levers,
-    "merging": measure_merging,
     "stages": measure_stages,
 }
 
 
-def main(*parts: str) -> None:
+def main(known: dict[str, Any], *parts: str) -> None:
     """Measure parts, and replace the records of each as it is done."""
     for part in parts:
         with home() as settings:
-            write_records(f"{part}, GPU" if HAS_GPU else part, PARTS[part](settings))
+            write_records(f"{part}, GPU" if HAS_GPU else part, known[part](settings))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(PARTS, *sys.argv[1:])

@@ -26,21 +26,30 @@ ATTENTION = "grouped_sdpa"
 READ_AT_ONCE = {"cpu": 1, "cuda": 16384}
 JOIN_AT = {"cpu": 1 / 8, "cuda": 1 / 2}
 
+_NOT_CAPTURED: weakref.WeakSet[Any] = weakref.WeakSet()  # models that no CUDA graph could take
+
 OnToken = Callable[[int, int], None]
 
 
 def _attend(
-    module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, **options: Any
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: Any,
+    **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """SDPA that, for one new token, reads keys and values as they are: the heads of a group become rows of one query."""
     rows, heads, length, size = query.shape
-    if length > 1 or mask is None:
-        return sdpa_attention_forward(module, query, key, value, mask, **options)
+    if attention_mask is not None and attention_mask.shape[1] > 1:
+        raise NotImplementedError("a mask of its own for each head")
+    if length > 1 or attention_mask is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     grouped = query.reshape(rows, key.shape[1], heads // key.shape[1], size)
     out = torch.nn.functional.scaled_dot_product_attention(
-        grouped, key, value, attn_mask=mask, scale=options.get("scaling")
+        grouped, key, value, attn_mask=attention_mask, scale=options.get("scaling")
     )
-    return out.reshape(rows, 1, heads, size), None
+    return out.reshape(rows, 1, heads, value.shape[-1]), None
 
 
 AttentionInterface.register(ATTENTION, _attend)
@@ -51,8 +60,12 @@ def prepare(model: Any) -> Any:
     """Give a loaded model this module's attention, if it can take it; for any other, decode uses `generate`."""
     layers = DynamicCache(config=model.config.get_text_config()).layers
     has_full_attention = bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
-    if model._supports_attention_backend and has_full_attention:
+    if model._supports_attention_backend and model._supports_sdpa and has_full_attention:
         model.set_attn_implementation(ATTENTION)
+        try:
+            list(decode(model, [[0, 1], [0, 2, 3]], 2, 2))
+        except NotImplementedError:  # this architecture changes the mask on its way
+            model.set_attn_implementation("sdpa")
     return model
 
 
@@ -75,7 +88,7 @@ def decode(
     if model.config._attn_implementation != ATTENTION:
         yield from _decode_with_library(model, prompts, max_new_tokens, slots, on_token)
         return
-    ends, waiting = _end_tokens(model), deque(range(len(prompts)))
+    ends, waiting, start = _end_tokens(model), deque(range(len(prompts))), time.perf_counter()
     work = _Slots(model, prompts, max_new_tokens, min(slots, len(prompts)))
     told: dict[int, list[int]] = {}  # by index, what has been decoded of the prompts in work
     began: dict[int, float] = {}
@@ -83,7 +96,8 @@ def decode(
         free = work.find_free()
         if waiting and len(free) >= max(1, int(JOIN_AT[work.device.type] * len(work.indices))):
             joining = [waiting.popleft() for _ in range(min(len(free), len(waiting)))]
-            began |= dict.fromkeys(joining, time.perf_counter())
+            began |= dict.fromkeys(joining, start or time.perf_counter())
+            start = 0.0  # only the first have waited for what all prompts share
             told |= {i: [] for i in joining}
             fresh = work.join(free[: len(joining)], joining)
         else:
@@ -138,7 +152,7 @@ class _Layer(CacheLayerMixin):
         return self.work.seen, 0
 
     def get_seq_length(self) -> int:
-        """Columns in use."""
+        """Columns in use, those being written included: positions and masks come with every call, not from here."""
         return self.work.seen
 
     def get_max_length(self) -> int:
@@ -155,7 +169,6 @@ class _Slots(Cache):
         self.model, self.prompts, self.device = model, prompts, model.device
         self.width = max(map(len, prompts)) + max_new_tokens
         self.indices: list[int | None] = [None] * n
-        self.lengths = torch.zeros(n, dtype=torch.long, device=self.device)
         self.tokens = torch.zeros(n, dtype=torch.long, device=self.device)
         self.graph: Any = None
         self.shared = 0
@@ -166,6 +179,8 @@ class _Slots(Cache):
                 layer.keys[1:, :, :shared] = layer.keys[:1, :, :shared]
                 layer.values[1:, :, :shared] = layer.values[:1, :, :shared]
             self.shared = shared
+        # a free slot runs on beside the others, and must not write over what all share
+        self.lengths = torch.full((n,), shared, device=self.device)
 
     def find_free(self) -> list[int]:
         return [slot for slot, index in enumerate(self.indices) if index is None]
@@ -179,7 +194,8 @@ class _Slots(Cache):
         done = 0
         while done < len(slots):
             longest = max(map(len, prompts[done:])) - self.shared
-            chunk = slice(done, done + max(1, READ_AT_ONCE[self.device.type] // longest))
+            n = max(1, min(READ_AT_ONCE[self.device.type] // longest, 32))  # _read makes n times n rows of logits
+            chunk = slice(done, done + n)
             self.tokens[slots[chunk]] = self._read(slots[chunk], prompts[chunk])
             done = chunk.stop
         self.lengths[slots] = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
@@ -230,10 +246,16 @@ class _Slots(Cache):
 
     def _capture(self) -> Callable[[], None]:
         """The step as a CUDA graph, which spares the launch of each kernel; as it is where a model cannot be captured."""
+        place, stream = (
+            weakref.proxy(self),
+            torch.cuda.current_stream(),
+        )  # what is kept of the step must not keep these slots
 
         def step() -> None:
-            self._step(self.width)
+            place._step(place.width)
 
+        if self.model in _NOT_CAPTURED:
+            return step
         lengths, tokens, graph = self.lengths.clone(), self.tokens.clone(), torch.cuda.CUDAGraph()
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
@@ -248,6 +270,8 @@ class _Slots(Cache):
             raise
         except RuntimeError as error:
             tqdm.write(f"no CUDA graph of this model ({str(error).splitlines()[0]}): its steps are launched one by one")
+            torch.cuda.set_stream(stream)  # a failed capture leaves its own behind
+            _NOT_CAPTURED.add(self.model)
             replay = step
         self.lengths.copy_(lengths)
         self.tokens.copy_(tokens)
@@ -275,17 +299,36 @@ def _count_shared(prompts: Sequence[Sequence[int]]) -> int:
 def _decode_with_library(
     model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int, size: int, on_token: OnToken | None
 ) -> Iterator[tuple[int, list[int], float]]:
-    """The same with transformers' `generate`, batch by batch; tokens are told when their batch is done."""
+    """The same with transformers' `generate`, batch by batch."""
     ends, padding = _end_tokens(model), model.generation_config.pad_token_id or 0
     for start in range(0, len(prompts), size):
         batch, began = prompts[start : start + size], time.perf_counter()
         width = max(map(len, batch))
         ids = torch.tensor([[padding] * (width - len(p)) + list(p) for p in batch], device=model.device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in batch], device=model.device)
-        found = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens)[:, width:].tolist()
+        streamer = _Streamer(on_token, range(start, start + len(batch)), ends) if on_token else None
+        found = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, streamer=streamer)
         seconds = time.perf_counter() - began
-        for index, row in enumerate(found, start):
-            told = row[: next((i + 1 for i, token in enumerate(row) if token in ends), len(row))]
-            for token in told if on_token else ():
-                on_token(index, token)
-            yield index, told, seconds
+        for index, row in enumerate(found[:, width:].tolist(), start):
+            yield index, row[: next((i + 1 for i, token in enumerate(row) if token in ends), len(row))], seconds
+
+
+class _Streamer:
+    """Takes tokens from `generate` as they come, and tells those of rows that have not ended."""
+
+    def __init__(self, on_token: OnToken, indices: Sequence[int], ends: set[int]):
+        self.on_token, self.indices, self.ends = on_token, indices, ends
+        self.live: set[int] | None = None
+
+    def put(self, tokens: torch.Tensor) -> None:
+        if self.live is None:  # the prompts come first
+            self.live = set(self.indices)
+            return
+        for index, token in zip(self.indices, tokens.tolist(), strict=True):
+            if index in self.live:
+                self.on_token(index, token)
+                if token in self.ends:
+                    self.live.discard(index)
+
+    def end(self) -> None:
+        pass

@@ -133,10 +133,10 @@ def run_model(settings: Settings, track: Track, model: str, **parameters: Any) -
         track: `structured` or `toolcall`.
         model: `azure`, `slm` or `slm_ft`.
         **parameters: `split` ("test"), `limit` (only the first rows; None for all, and SWAP_ROW_LIMIT caps it),
-            `batch_size` (rows in a local batch), `concurrency` (hosted calls in flight), `max_new_tokens` (the limit of each
-            answer), `shots` (0 to 8 examples from train in every prompt; the model is then named `slm-shots4`, say),
-            `fresh` (start a new run even when one with the same question exists), `session_id` (the trace's Langfuse
-            session).
+            `batch_size` (local rows in work at once), `concurrency` (hosted calls in flight), `max_new_tokens` (the limit
+            of each answer), `shots` (0 to 8 examples from train in every prompt; the model is then named `slm-shots4`,
+            say), `fresh` (start a new run even when one with the same question exists), `session_id` (the trace's
+            Langfuse session).
 
     Returns:
         The run. `metrics["complete"]` is False when rows ended in `error`; the same call asks those again.

@@ -45,6 +45,8 @@ class LocalSLM:
         if self.adapter is not None:
             refuse_code(self.adapter)
             config = json.loads((self.adapter / "adapter_config.json").read_text(encoding="utf-8"))
+            if (kind := config.get("peft_type", "LORA")) != "LORA":
+                raise ValueError(f"the adapter at {self.adapter} is of the kind {kind}; expected LORA")
             base = Path(config.get("base_model_name_or_path") or "").name
             if base.lower() != self.path.name.lower():
                 raise ValueError(
@@ -132,15 +134,16 @@ class LocalSLM:
             from peft import PeftModel
 
             model = PeftModel.from_pretrained(model, self.adapter)
-            if is_dequantised:
+            # lm_head may share its weights with the embedding, which must not change with it
+            if is_dequantised and not {"lm_head", "embed_tokens"} & set(model.peft_config["default"].target_modules):
                 model = model.merge_and_unload()
         return decoding.prepare(model).eval()
 
     def _has_room(self, model: Any) -> bool:
-        """Whether the weights may take two bytes each: always on a CPU; on a GPU, when that leaves half of what is free."""
+        """Whether the weights may take two bytes each: always on a CPU; on a GPU, when that leaves half of its memory."""
         import torch
 
-        return self.device == "cpu" or 4 * model.num_parameters() < torch.cuda.mem_get_info()[0]
+        return self.device == "cpu" or 4 * model.num_parameters() < torch.cuda.mem_get_info()[1]
 
     def generate(
         self, conversations: Sequence[Sequence[Message]], max_new_tokens: int
@@ -180,14 +183,15 @@ class LocalSLM:
             except (RuntimeError, MemoryError) as error:  # torch tells of memory in both, and of much else in the first
                 if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
                     raise
-                size = min(size, len(waiting) - len(done)) // 2
-                longest = lengths[waiting[0]]
+                tried = min(size, len(waiting))
+                size = tried // 2
                 if size == 0:
+                    longest = next(lengths[i] for i in waiting if i not in done)
                     raise RuntimeError(
-                        f"not enough memory on the {self.device} for one row of {longest} tokens and an answer of "
-                        f"{max_new_tokens}. Close other programs, lower max_new_tokens, or take a smaller model."
+                        f"not enough memory on the {self.device} for one row of {longest} tokens and an answer "
+                        f"of {max_new_tokens}. Close other programs, lower max_new_tokens, or take a smaller model."
                     ) from error
-                tqdm.write(f"out of memory with {2 * size} row(s) at once: going on with {size}")
+                tqdm.write(f"out of memory with {tried} row(s) at once: going on with {size}")
             if waiting := [i for i in waiting if i not in done]:  # what the attempt held is free once its error is gone
                 torch.cuda.empty_cache()
 

@@ -1,7 +1,7 @@
 """Is it one model? Compares the outputs of the same weights run in other ways; it scores nothing.
 
-Greedy outputs may differ by rounding: between batch sizes, between an adapter and its merge. Each comparison counts the
-share of equal outputs on the same rows and keeps the rows that differ, so that a score is not taken for more than it is.
+Greedy outputs may differ by rounding: between batch sizes, between what is evaluated and its export. Each comparison counts
+the share of equal outputs on the same rows and keeps the rows that differ, so that a score is not taken for more than it is.
 """
 
 import gc
@@ -30,7 +30,7 @@ Chats = Sequence[Sequence[Message]]
 def measure_parity(
     settings: Settings, track: Track, model: str, n_rows: int = 8, max_new_tokens: int = 128, batch_size: int = 16
 ) -> dict[str, Any]:
-    """Compare batch N with batch 1, the adapter with its merge, and in process with served.
+    """Compare batch N with batch 1, the adapter with its exported merge, and in process with served.
 
     An SLM that is served elsewhere is compared with itself: calls at once, and one at a time.
 
@@ -100,7 +100,7 @@ def _compare_all(slm: LocalSLM | HostedLLM, chats: Chats, limit: int, place: Pat
     comparisons = [compare_outputs(f"batch {min(slm.batch_size, len(chats))} against batch 1", batched, single)]
     if slm.adapter:
         merged = _answer_merged(slm, chats, limit, place)
-        comparisons.append(compare_outputs("adapter against merged weights", batched, merged))
+        comparisons.append(compare_outputs("adapter against its exported merge", batched, merged))
     served = _answer_served(slm, chats, limit)
     comparisons.append(compare_outputs("in process against served, batch 1", single, served))
     return comparisons

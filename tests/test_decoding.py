@@ -5,6 +5,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
+from swaplib import decoding
 from swaplib.decoding import ATTENTION, _Slots, decode, prepare
 
 SIZES = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 6, "vocab_size": 97}
@@ -54,6 +55,26 @@ def test_tokens_are_those_of_generate_for_each_prompt_alone(kind, slots):
 def test_whatever_the_prompts_share_the_tokens_are_the_same(shared):
     model, prompts = make_model("llama"), make_prompts(9, shared)
     assert ask(model, prompts, 12, 4) == ask_library(model, prompts, 12)
+
+
+@pytest.mark.parametrize(("tokens", "part"), [(60, 1 / 2), (100_000, 1)])
+def test_prompts_that_are_read_together_as_on_a_gpu_get_the_same_tokens(monkeypatch, tokens, part):
+    model, prompts = make_model("llama"), make_prompts(20)
+    expected = ask_library(model, prompts, 24)
+    monkeypatch.setitem(decoding.READ_AT_ONCE, "cpu", tokens)
+    monkeypatch.setitem(decoding.JOIN_AT, "cpu", part)
+    read = []
+    monkeypatch.setattr(_Slots, "_read", spy(_Slots._read, read))
+    assert ask(model, prompts, 24, 6) == expected
+    assert max(read) > 1, "no two prompts were read together"
+
+
+def spy(method, sizes):
+    def read(work, slots, prompts):
+        sizes.append(len(prompts))
+        return method(work, slots, prompts)
+
+    return read
 
 
 def test_equal_prompts_get_equal_answers_and_a_prompt_may_be_what_others_begin_with():
@@ -112,3 +133,29 @@ def test_keys_and_values_are_free_as_soon_as_decoding_ends():
         assert not any(isinstance(thing, _Slots) for thing in gc.get_objects())
     finally:
         gc.enable()
+
+
+def test_a_model_left_to_the_library_tells_its_tokens_too():
+    model, told = make_model("mistral", sliding_window=8), {}
+    decoded = decode(prepare(model), make_prompts(5), 16, 3, lambda i, token: told.setdefault(i, []).append(token))
+    assert {i: ids for i, ids, _ in decoded} == told
+    assert len({len(ids) for ids in told.values()}) > 1, "the rows should end at different steps"
+
+
+@pytest.mark.parametrize("kind", ["deepseek_v3", "minicpm3"])
+def test_values_of_another_size_than_queries_get_the_tokens_of_generate(kind):
+    sizes = {"num_key_value_heads": 6, "kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 4}
+    sizes |= {"head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 6}
+    model, prompts = (
+        make_model(kind, **sizes | ({"first_k_dense_replace": 9} if kind == "deepseek_v3" else {})),
+        make_prompts(6),
+    )
+    expected = ask_library(model, prompts, 12)
+    assert ask(model, prompts, 12, 3) == expected
+    assert model.config._attn_implementation == ATTENTION
+
+
+def test_attention_that_changes_the_mask_on_its_way_is_left_to_the_library():
+    model, prompts = make_model("doge"), make_prompts(1)
+    assert ask(model, prompts, 12, 1) == ask_library(model, prompts, 12)
+    assert prepare(model).config._attn_implementation != ATTENTION

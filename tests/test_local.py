@@ -1,6 +1,9 @@
+import json
 import shutil
 
 import pytest
+import torch
+from peft import LoraConfig, get_peft_model
 
 from swaplib.local import LocalSLM
 from swaplib.prompts import build_messages
@@ -26,12 +29,37 @@ def test_the_rendered_prompt_is_the_chat_template_up_to_the_answer(slm):
     )
 
 
-def test_the_weights_are_four_bit_values_in_float32_on_a_cpu(slm):
-    if slm.device != "cpu":
-        pytest.skip("on a GPU the weights stay packed in 4-bit")
+def test_the_weights_are_four_bit_values_that_were_dequantised_once(slm):
     weight = slm.model.model.layers[0].mlp.down_proj.weight
     assert weight.dtype.is_floating_point
     assert len(weight[0, :64].unique()) <= 16  # one block of nf4 has 16 levels
+
+
+def test_an_adapter_is_added_to_dequantised_weights_and_applied_beside_packed_ones(slm):
+    adapted = LocalSLM(slm.path, ROOT / "slm_swap" / "stand_in")
+    merged, beside = adapted.model, adapted._load(is_dequantised=False)
+    assert not [name for name, _ in merged.named_modules() if "lora" in name]
+    assert [name for name, _ in beside.named_modules() if "lora" in name]
+    ids = torch.tensor([adapted._encode(adapted.render(CHATS[0]))], device=adapted.device)
+    with torch.inference_mode():
+        found = [model(input_ids=ids).logits[0, -1].float() for model in (merged, beside, slm.model)]
+    moved = (found[1] - found[2]).abs().max()  # by the adapter
+    assert (found[0] - found[1]).abs().max() < (0.001 if adapted.device == "cpu" else 0.1) * moved
+
+
+def test_an_adapter_of_weights_that_are_tied_stays_beside_them(slm, tmp_path):
+    config = LoraConfig(r=2, target_modules=["lm_head"], init_lora_weights=False)
+    get_peft_model(LocalSLM(slm.path)._load(), config).save_pretrained(tmp_path / "adapter")
+    model = LocalSLM(slm.path, tmp_path / "adapter").model
+    assert [name for name, _ in model.named_modules() if "lora" in name]
+
+
+def test_an_adapter_of_another_kind_is_refused(slm, tmp_path):
+    folder = shutil.copytree(ROOT / "slm_swap" / "stand_in", tmp_path / "adapter")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"peft_type": "PREFIX_TUNING"}))
+    with pytest.raises(ValueError, match="of the kind PREFIX_TUNING; expected LORA"):
+        LocalSLM(slm.path, folder).check()
 
 
 def test_an_answer_that_ends_its_turn_is_ok_and_one_cut_off_is_truncated(slm):

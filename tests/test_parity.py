@@ -38,7 +38,7 @@ def test_the_same_weights_run_in_other_ways_are_compared_and_the_record_is_read_
     content = parity.measure_parity(adapted, "toolcall", "slm_ft", n_rows=2, batch_size=2, max_new_tokens=24)
     batches, merged, served = content["comparisons"]
     assert batches["compared"] == "batch 2 against batch 1"
-    assert merged["compared"] == "adapter against merged weights"
+    assert merged["compared"] == "adapter against its exported merge"
     assert all(record["rows"] == 2 for record in content["comparisons"])
     assert served["share"] == 1.0  # the same weights, the same arithmetic, the same batch
     assert merged["equal"] >= 1  # bfloat16 rounds the merged weights
