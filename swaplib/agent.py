@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from swaplib.agent_prompt import CODE_TAGS, NO_CODE, build_agent_messages
 from swaplib.hosted import CallFailed, HostedLLM
-from swaplib.prompts import CODE_TAGS, Message, build_agent_messages
+from swaplib.prompts import Message
 from swaplib.provenance import now_utc
 from swaplib.rows import Generation
 from swaplib.sandbox import CellResult, Limits, Sandbox
@@ -22,13 +23,12 @@ from swaplib.trajectory import Outcome, Step, Trajectory
 if TYPE_CHECKING:
     from swaplib.local import LocalSLM
 
-NO_CODE = f"no code found: put it between {CODE_TAGS[0]} and {CODE_TAGS[1]}"
 CUT_OFF = "the answer was cut off at the token limit, so its code was not run: be shorter"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AgentOptions:
-    """Steps at most, failed steps in a row at most, tokens of one answer at most, and the limits of the code's process."""
+    """By name: turns at most, failed ones in a row at most, tokens of a turn at most, limits of the code's process."""
 
     max_steps: int = 4
     max_failures: int = 2

@@ -18,10 +18,10 @@ from tqdm import tqdm
 
 from swaplib import provenance, tracing
 from swaplib.agent import AgentOptions, run_agent
+from swaplib.agent_prompt import build_agent_messages
 from swaplib.hosted import HostedLLM
 from swaplib.metrics import canonical_json
 from swaplib.outbox import Delivery, check_tracing, describe_delivery
-from swaplib.prompts import build_agent_messages
 from swaplib.rows import append_line, hash_text, write_json
 from swaplib.settings import Settings, show_path
 from swaplib.shim import Recorder
@@ -107,7 +107,10 @@ def capture_trajectories(
     sizes = {"limit": limit, "max_steps": max_steps, "max_new_tokens": max_new_tokens, "concurrency": concurrency}
     if wrong := [f"{name}={value}" for name, value in sizes.items() if value is not None and value < 1]:
         raise ValueError(f"{', '.join(wrong)}: expected 1 or more (limit=None is all tasks)")
-    client, options = HostedLLM.from_settings(settings), AgentOptions(max_steps, max_new_tokens=max_new_tokens)
+    client, options = (
+        HostedLLM.from_settings(settings),
+        AgentOptions(max_steps=max_steps, max_new_tokens=max_new_tokens),
+    )
     caps = [cap for cap in (limit, settings.swap_row_limit) if cap is not None]
     tasks, limit = read_tasks(settings, source), min(caps, default=None)
     captured = run_plan(settings, plan_tasks(settings, "capture", client, tasks, options, limit, fresh, concurrency))

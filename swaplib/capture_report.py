@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from swaplib.prompts import format_observation, format_turn
+from swaplib.agent_prompt import format_observation, format_turn
 from swaplib.report import show_records, show_texts
 from swaplib.tasks import TaskSet
 from swaplib.trajectory import Trajectory, Verdict

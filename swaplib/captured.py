@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from swaplib import dataset, provenance, tracing, xlam
+from swaplib.agent_prompt import build_agent_messages
+from swaplib.audit import check_leaks
 from swaplib.capture import Capture, read_capture
 from swaplib.checkpoints import check_checkpoint
 from swaplib.metrics import TRACKS, Track, canonical_json
 from swaplib.outbox import Delivery, check_tracing, describe_delivery
-from swaplib.prompts import build_agent_messages
-from swaplib.rows import SPLITS, format_rows, hash_file, hash_text, write_json, write_text
+from swaplib.rows import SPLITS, Rows, hash_file, hash_text, write_json, write_text
 from swaplib.settings import Settings, show_path
 from swaplib.tasks import Task, TaskSet, read_tasks
 from swaplib.trajectory import Verdict, count_verdicts, filter_trajectories
@@ -38,7 +39,7 @@ MAX_TOKENS = 2048  # the training length
 class Build:
     """What a build made: rows by track and split, the chats of steps.jsonl, the verdicts, and the manifest."""
 
-    rows: dataset.Rows
+    rows: Rows
     chats: tuple[dict[str, Any], ...]
     verdicts: tuple[Verdict, ...]
     manifest: dict[str, Any]
@@ -47,16 +48,6 @@ class Build:
 def folder_of(settings: Settings) -> Path:
     """Where captured rows lie."""
     return settings.dataset / "captured"
-
-
-def filter_capture(settings: Settings, source: str = "sample") -> list[Verdict]:
-    """Judge the trajectories of the last capture against their tasks' golds.
-
-    Raises:
-        FileNotFoundError, ValueError: There is no capture or no dataset, or they are not of this source.
-    """
-    golds = {task.id: task.gold for task in read_tasks(settings, source).tasks}
-    return filter_trajectories(read_capture(settings).trajectories, golds)
 
 
 def build_captured(settings: Settings, source: str = "sample") -> Build:
@@ -94,10 +85,11 @@ def _build_and_write(
         counts = count_verdicts(verdicts)
         trace.add_span("filter", "filter", {"input": made_from["capture"], "output": counts})
         splits, chats, facts = _make_splits(tasks, verdicts)
-        rows: dataset.Rows = {t: {s: [e.row for e in es] for s, es in by.items()} for t, by in splits.items()}
-        dataset.check_leaks(rows)
-        facts |= {"answerability": {track: dataset.audit_answers(splits[track]) for track in TRACKS}}
-        hashes = _write_files(folder_of(settings), rows, chats, verdicts)
+        called = [example.called for by_split in splits.values() for found in by_split.values() for example in found]
+        made = dataset.collect(splits, {name: group[0] for group in xlam.group_tools(called) for name in group})
+        check_leaks(made.rows)
+        facts |= {"answerability": dataset.count_answers(made.facts)}
+        hashes = _write_files(folder_of(settings), dataset.format_files(made), chats, verdicts)
         trace.add_span("build", "build", {"input": counts["kept"], "output": facts})
         trace.finish(
             {**counts, **facts, "folder": show_path(folder_of(settings))}, {"kept_share": counts["kept_share"]}
@@ -108,7 +100,7 @@ def _build_and_write(
     write_json(folder / "build.json", manifest)
     write_json(folder_of(settings) / "manifest.json", manifest)
     print(describe_delivery(Delivery(**run["trace"]), settings))
-    return Build(rows, tuple(chats), tuple(verdicts), manifest)
+    return Build(made.rows, tuple(chats), tuple(verdicts), manifest)
 
 
 def _make_splits(
@@ -148,12 +140,14 @@ def _make_chat(task: Task, verdict: Verdict, split: str) -> dict[str, Any]:
 
 
 def _write_files(
-    folder: Path, rows: dataset.Rows, chats: list[dict[str, Any]], verdicts: Sequence[Verdict]
+    folder: Path, texts: dict[str, str], chats: list[dict[str, Any]], verdicts: Sequence[Verdict]
 ) -> dict[str, str]:
-    """Write everything but the manifest, which is taken away first: while it is missing, the files are not whole."""
+    """Write everything but the manifest, which is taken away first: while it is missing, the files are not whole.
+
+    `texts` are the files of rows and facts; one without a line is not written.
+    """
     (folder / "manifest.json").unlink(missing_ok=True)
-    texts = {f"{track}/{split}.jsonl": format_rows(rows[track][split]) for track in rows for split in SPLITS}
-    texts["steps.jsonl"] = _format_lines(chats)
+    texts = texts | {"steps.jsonl": _format_lines(chats)}
     texts["verdicts.jsonl"] = _format_lines(
         [
             {"id": v.trajectory.id, "is_kept": v.is_kept, "reason": v.reason, "is_recovered": v.is_recovered}

@@ -1,26 +1,26 @@
-"""The six JSONL files and their manifest: built from xLAM, or taken from a person's own rows; audited before written.
+"""The files of rows and facts, and their manifest: built from xLAM, or a person's own rows; audited before written.
 
-The audit stops on a leak (a prompt in two splits, or, in rows made from xLAM, a tool called in two splits) and counts what
-the prompts do not tell. It mends nothing.
+The audit stops on a leak (a prompt in two splits, or, in rows made from xLAM, a tool called in two splits) or on golds that
+contradict each other, and counts repeats and what the prompts do not tell. It mends nothing.
 """
 
 import json
 import os
 import re
 import shutil
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from swaplib import xlam
+from swaplib.audit import check_leaks, count_repeats
 from swaplib.checkpoints import check_checkpoint
-from swaplib.metrics import TRACKS, ToolCall, Track, parse_gold
+from swaplib.facts import Collection, RowFacts, count_given, format_facts, make_facts
+from swaplib.metrics import TRACKS, Track
+from swaplib.own_rows import read_own_rows
 from swaplib.prompts import build_messages
-from swaplib.rows import SPLITS, Row, format_rows, hash_text, read_rows, write_json, write_text
+from swaplib.rows import SPLITS, Rows, format_rows, hash_text, write_json, write_text
 from swaplib.settings import ROOT, Settings, show_path
-
-Rows = dict[Track, dict[str, list[Row]]]
 
 
 @dataclass(frozen=True)
@@ -48,21 +48,44 @@ def build_dataset(settings: Settings, source: str, sizes: dict[Track, str], seed
     """
     folder = ROOT / Path(source).expanduser()
     if folder.is_dir():
-        rows, facts = _read_own_rows(folder), {"source": show_path(folder), "split_rule": "as given"}
+        made, origin = read_own_rows(folder), {"source": show_path(folder), "split_rule": "as given"}
     else:
-        rows, facts = _make_rows(settings, source, {track: parse_sizes(sizes[track]) for track in TRACKS}, seed)
-    counts = {track: {split: len(of_split) for split, of_split in splits.items()} for track, splits in rows.items()}
+        made, origin = _make_rows(settings, source, {track: parse_sizes(sizes[track]) for track in TRACKS}, seed)
+    counts = {
+        track: {split: len(of_split) for split, of_split in splits.items()} for track, splits in made.rows.items()
+    }
     if empty := [f"{track}/{split}" for track, splits in counts.items() for split, n in splits.items() if not n]:
         raise ValueError(
             f"no rows for {', '.join(empty)}: the source is too small. Take a larger one, or smaller sizes."
         )
-    shared = check_leaks(rows, may_share_tools=folder.is_dir())
-    _check_home(settings, facts["source"])
-    files = {f"{track}/{split}.jsonl": format_rows(rows[track][split]) for track in rows for split in SPLITS}
-    hashes = {file: hash_text(text) for file, text in files.items()}
-    manifest = facts | {"rows": counts, "tools_in_several_splits": shared, "sha256": hashes}
+    shared, repeats = check_leaks(made.rows, may_share_tools=folder.is_dir()), count_repeats(made.rows)
+    _check_home(settings, origin["source"])
+    files = format_files(made)
+    manifest = origin | {
+        "rows": counts,
+        "repeated_prompts": repeats,
+        "answerability": count_answers(made.facts),
+        "tools_in_several_splits": shared,
+        "sha256": {file: hash_text(text) for file, text in files.items()},
+    }
     _replace_files(settings.dataset, files, manifest)
-    return Dataset(rows, manifest)
+    return Dataset(made.rows, manifest)
+
+
+def format_files(made: Collection) -> dict[str, str]:
+    """What is written, by path below the dataset: rows, and facts and schemas where there are any."""
+    files = {f"{track}/{split}.jsonl": format_rows(made.rows[track][split]) for track in made.rows for split in SPLITS}
+    files |= {
+        f"{track}/{split}.facts.jsonl": format_facts(made.facts[track][split])
+        for track in made.facts
+        for split in SPLITS
+    }
+    return files | {f"{track}/schema.json": json.dumps(s, indent=2) + "\n" for track, s in made.schemas.items()}
+
+
+def count_answers(facts: dict[Track, dict[str, list[RowFacts]]]) -> dict[Track, dict[str, dict[str, int]]]:
+    """Where the gold values of each track and split come from (facts.count_given)."""
+    return {track: {split: count_given(found) for split, found in splits.items()} for track, splits in facts.items()}
 
 
 def _replace_files(folder: Path, files: dict[str, str], manifest: dict[str, Any]) -> None:
@@ -79,8 +102,8 @@ def _replace_files(folder: Path, files: dict[str, str], manifest: dict[str, Any]
             (folder / file).parent.mkdir(exist_ok=True)
         write_json(staged / "manifest.json", manifest)
         for track in TRACKS:
-            for split in SPLITS:
-                (folder / track / f"{split}.jsonl").unlink(missing_ok=True)
+            for name in (*(f"{split}{end}" for split in SPLITS for end in (".jsonl", ".facts.jsonl")), "schema.json"):
+                (folder / track / name).unlink(missing_ok=True)
         for file in ("manifest.json", *files):
             os.replace(staged / file, folder / file)
     finally:
@@ -105,23 +128,35 @@ def _check_home(settings: Settings, source: str) -> None:
 
 def _make_rows(
     settings: Settings, source: str, sizes: dict[Track, dict[str, int]], seed: int
-) -> tuple[Rows, dict[str, Any]]:
-    """Rows from raw xLAM rows, and what the manifest says of them."""
+) -> tuple[Collection, dict[str, Any]]:
+    """Rows and facts from raw xLAM rows, and what the manifest says of their origin."""
     raw, origin = xlam.read_source(source, settings.sample)
     examples, left_out = xlam.make_examples(raw)
+    everything = [example for of_track in examples.values() for example in of_track]
+    left_out.update(flaw for example in everything if (flaw := xlam.find_flaw(example)))
     splits = xlam.split_by_tool(examples, sizes, seed)
-    rows = {track: {s: [e.row for e in es] for s, es in by_split.items()} for track, by_split in splits.items()}
-    kept = sum(len(of_split) for by_split in rows.values() for of_split in by_split.values())
-    left_out["more than the sizes asked for"] = sum(map(len, examples.values())) - kept
-    facts = origin | {
+    groups = {n: group[0] for group in xlam.group_tools([e.called for e in everything]) for n in group}
+    made = collect(splits, groups)
+    kept = sum(len(of_split) for by_split in made.rows.values() for of_split in by_split.values())
+    left_out["more than the sizes asked for"] = len(raw) - left_out.total() - kept
+    origin |= {
         "source_rows": len(raw),
         "left_out": dict(left_out),
         "seed": seed,
         "sizes_asked": sizes,
         "split_rule": xlam.SPLIT_RULE,
-        "answerability": {track: audit_answers(splits[track]) for track in splits},
     }
-    return rows, facts
+    return made, origin
+
+
+def collect(splits: xlam.Splits, groups: dict[str, str]) -> Collection:
+    """Rows and facts of examples, by track and split; `groups` names the group of each called tool."""
+    rows = {track: {s: [e.row for e in es] for s, es in by_split.items()} for track, by_split in splits.items()}
+    facts = {
+        track: {s: [make_facts(track, e.row, e.query, e.shown, groups) for e in es] for s, es in by_split.items()}
+        for track, by_split in splits.items()
+    }
+    return Collection(rows, facts, {})
 
 
 def parse_sizes(text: str) -> dict[str, int]:
@@ -133,115 +168,6 @@ def parse_sizes(text: str) -> dict[str, int]:
     if not re.fullmatch(r"[1-9]\d*/[1-9]\d*/[1-9]\d*", text):
         raise ValueError(f"sizes {text!r}: expected train/val/test as three whole numbers, for example 340/60/100")
     return dict(zip(SPLITS, map(int, text.split("/")), strict=True))
-
-
-def _read_own_rows(folder: Path) -> Rows:
-    tracks = [track for track in TRACKS if (folder / track).is_dir()]
-    if not tracks:
-        raise FileNotFoundError(f"{folder}: expected structured/ or toolcall/ with train.jsonl, val.jsonl, test.jsonl")
-    rows: Rows = {track: {} for track in tracks}
-    problems = []
-    for track in tracks:
-        for split in SPLITS:
-            try:
-                rows[track][split] = read_rows(folder / track / f"{split}.jsonl", track)
-            except (FileNotFoundError, ValueError) as error:
-                problems.append(str(error))
-    if problems:
-        raise ValueError("\n".join(problems))
-    return rows
-
-
-def check_leaks(rows: Rows, may_share_tools: bool = False) -> int:
-    """Stop when a prompt, or a tool, stands in two splits.
-
-    A prompt (white space and case apart) may stand in one split of its track only. A tool may be called by the golds of
-    one split only, of whatever track, unless `may_share_tools`: an agent with a fixed set of tools calls them everywhere.
-
-    Returns:
-        How many tools are called in several splits.
-
-    Raises:
-        ValueError: Names the two rows as track/split.jsonl:line, and what they share.
-    """
-    owners: dict[tuple[str, str], tuple[str, str]] = {}
-    shared: set[str] = set()
-    for track, splits in rows.items():
-        for split, of_split in splits.items():
-            for line, row in enumerate(of_split, start=1):
-                place = f"{track}/{split}.jsonl:{line}"
-                prompt = " ".join(row.prompt.lower().split())
-                keys = {(f"prompt of {track}", prompt): "have the same prompt"}
-                keys |= {("tool", tool): f"both call the tool {tool!r}" for tool in called_tools(track, row.completion)}
-                for key, what in keys.items():
-                    other_split, other = owners.setdefault(key, (split, place))
-                    if other_split == split:
-                        continue
-                    if key[0] != "tool" or not may_share_tools:
-                        raise ValueError(
-                            f"leak: {other} and {place} {what}. Put both into one split; nothing was written."
-                        )
-                    shared.add(key[1])
-    return len(shared)
-
-
-def called_tools(track: Track, completion: str) -> list[str]:
-    """The tools that a gold calls: one for a toolcall, those of a structured array of calls, else none."""
-    gold = parse_gold(track, completion)
-    if isinstance(gold, ToolCall):
-        return [gold.name]
-    items = gold.value if isinstance(gold.value, list) else []
-    calls = [item for item in items if isinstance(item, dict) and set(item) == {"name", "arguments"}]
-    return [call["name"] for call in calls if isinstance(call["name"], str) and isinstance(call["arguments"], dict)]
-
-
-def audit_answers(splits: dict[str, list[xlam.Example]]) -> dict[str, int]:
-    """Count whether the prompts tell what the golds hold.
-
-    Returns:
-        `keys` and `keys_not_in_prompt` (argument names), then of the values: `values_in_request`, `values_default` (equal
-        to the parameter's default) and `values_neither` (to be inferred, converted, or known).
-    """
-    counts: Counter[str] = Counter()
-    for example in (e for of_split in splits.values() for e in of_split):
-        for key, parameter, value in list_values(example):
-            counts["keys"] += 1
-            counts["keys_not_in_prompt"] += f"- {key} (" not in example.row.prompt
-            counts[f"values_{_where_given(value, parameter or {}, example.query)}"] += 1
-    names = ("keys", "keys_not_in_prompt", "values_in_request", "values_default", "values_neither")
-    return {name: counts[name] for name in names}
-
-
-def list_values(example: xlam.Example) -> list[tuple[str, dict[str, Any] | None, Any]]:
-    """Every gold argument of an example: key, the raw entry of its parameter (None where there is none), value."""
-    parameters = {tool["name"]: tool["parameters"] for tool in example.tools}
-    return [
-        (key, parameters[call["name"]].get(key), value)
-        for call in example.calls
-        for key, value in call["arguments"].items()
-    ]
-
-
-def _where_given(value: Any, parameter: dict[str, Any], query: str) -> str:
-    if _is_in_request(value, query):
-        return "in_request"
-    return "default" if "default" in parameter and str(parameter["default"]) == str(value) else "neither"
-
-
-def _is_in_request(value: Any, query: str) -> bool:
-    """Whether a value stands in the request: texts anywhere, numbers as numbers, containers when all parts do."""
-    if value in ("", [], {}):
-        return False
-    if isinstance(value, dict):
-        return all(_is_in_request(part, query) for part in value.values())
-    if isinstance(value, list):
-        return all(_is_in_request(part, query) for part in value)
-    if isinstance(value, bool) or value is None:
-        return False
-    if isinstance(value, str):
-        return value.lower() in query.lower()
-    numbers = re.findall(r"-?\d+(?:\.\d+)?", re.sub(r"(?<=\d),(?=\d{3})", "", query))
-    return any(float(number) == value for number in numbers)
 
 
 def count_tokens(rows: Rows, checkpoint: Path) -> list[dict[str, Any]]:

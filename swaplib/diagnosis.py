@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from swaplib.facts import RowFacts, list_parts
 from swaplib.metrics import (
     JsonDocument,
     Prediction,
@@ -102,17 +103,19 @@ def _compare_calls(gold: ToolCall, found: ToolCall) -> str:
     return "extra argument" if found.arguments.keys() - gold.arguments.keys() else "wrong argument"
 
 
-def same_value(gold: Any, found: Any) -> bool:
+def same_value(gold: Any, found: Any, is_float: bool = False) -> bool:
     """Whether a value is right with the leniency of the Berkeley leaderboard.
 
-    Strings: case, spaces and the punctuation `,./-_*^` do not count. An int may stand for a float, not the other way round.
-    Lists keep their order; objects have the same keys.
+    Strings: case, spaces and the punctuation `,./-_*^` do not count, and `'` is `"`. An int may stand for a float, not the
+    other way round, unless the tool declares a float (`is_float`). Lists keep their order; objects have the same keys.
 
-    Source: "BFCL v1: AST evaluation", gorilla.cs.berkeley.edu/blogs/8_berkeley_function_calling_leaderboard.html.
+    Source: "BFCL v1: AST evaluation", gorilla.cs.berkeley.edu/blogs/8_berkeley_function_calling_leaderboard.html, and
+    `standardize_string` in its ast_checker.py.
     """
     if isinstance(gold, str) and isinstance(found, str):
-        return _IGNORED.sub("", gold.lower()) == _IGNORED.sub("", found.lower())
-    if isinstance(gold, float) and isinstance(found, int) and not isinstance(found, bool):
+        return _standardise(gold) == _standardise(found)
+    numbers = [not isinstance(value, bool) and isinstance(value, int | float) for value in (gold, found)]
+    if all(numbers) and (is_float or (isinstance(gold, float) and isinstance(found, int))):
         return gold == found
     if type(gold) is not type(found):
         return False
@@ -123,28 +126,47 @@ def same_value(gold: Any, found: Any) -> bool:
     return gold == found
 
 
-def _is_same(gold: Prediction, found: Prediction | None, is_lenient: bool) -> bool:
-    if found is None:
-        return False
+def _standardise(text: str) -> str:
+    return _IGNORED.sub("", text.lower()).replace("'", '"')
+
+
+def _is_found(gold: Prediction, found: Prediction | None) -> bool:
+    """Whether an answer is right, whatever stood around it."""
     if isinstance(gold, ToolCall):
-        if not isinstance(found, ToolCall) or gold.name != found.name:
-            return False
-        pair = (gold.arguments, found.arguments)
-    else:
-        pair = (gold.value, found.value if isinstance(found, JsonDocument) else None)
+        return isinstance(found, ToolCall) and gold.name == found.name and same_json(gold.arguments, found.arguments)
+    return isinstance(found, JsonDocument) and same_json(gold.value, found.value)
+
+
+def _is_right_leniently(gold: Prediction, found: Prediction | None, facts: RowFacts | None) -> bool:
+    """Whether an answer is right with the leaderboard's leniency for values; facts tell which ones are floats."""
+    if found is None or type(gold) is not type(found):
+        return False
+    if isinstance(gold, JsonDocument) and type(gold.value) is not type(found.value):
+        return False
+    types = facts.list_types() if facts else {}
+    pairs = [list_parts(side) for side in (gold, found)]
+    if [(name, sorted(values)) for name, values in pairs[0]] != [(name, sorted(values)) for name, values in pairs[1]]:
+        return False
     try:
-        return same_value(*pair) if is_lenient else same_json(*pair)
+        return all(
+            same_value(value, others[key], types.get(name or "", {}).get(key, {}).get("type") == "number")
+            for (name, values), (_, others) in zip(*pairs, strict=True)
+            for key, value in values.items()
+        )
     except RecursionError:
         return False
 
 
-def diagnose(track: Track, rows: Sequence[Row], ledger: Sequence[LedgerLine]) -> dict[str, Any]:
+def diagnose(
+    track: Track, rows: Sequence[Row], ledger: Sequence[LedgerLine], facts: Sequence[RowFacts] | None = None
+) -> dict[str, Any]:
     """Look at a whole run.
 
     Args:
         track: `structured` or `toolcall`.
         rows: The rows of the split.
         ledger: The run's ledger, in row order.
+        facts: The facts of the rows, which tell the types of parameters; None for own rows without any.
 
     Returns:
         `right` and `reasons` (rows for each of the track's REASONS); `all_rows` and `answered`, each with `n_rows` and the
@@ -160,8 +182,10 @@ def diagnose(track: Track, rows: Sequence[Row], ledger: Sequence[LedgerLine]) ->
     content: dict[str, Any] = {"n_rows": len(ledger), "right": right, "reasons": counted}
     content["all_rows"] = _rate(track, [line.scores for line in ledger])
     content["answered"] = _rate(track, [line.scores for line in ledger if line.generation.status == "ok"])
-    for name, is_lenient in (("found_rate", False), ("lenient_rate", True)):
-        content[name] = sum(_is_same(gold, answer, is_lenient) for gold, answer in pairs) / len(pairs)
+    known = [facts[line.index] if facts else None for line in ledger]
+    content["found_rate"] = sum(_is_found(gold, answer) for gold, answer in pairs) / len(pairs)
+    lenient = [_is_right_leniently(gold, answer, fact) for (gold, answer), fact in zip(pairs, known, strict=True)]
+    content["lenient_rate"] = sum(lenient) / len(pairs)
     return content | (_score_arguments(pairs) if track == "toolcall" else {})
 
 
@@ -170,10 +194,13 @@ def _rate(track: Track, scores: list[dict[str, bool]]) -> dict[str, Any]:
 
 
 def diagnose_all(
-    track: Track, rows: Sequence[Row], ledgers: dict[str, Sequence[LedgerLine]]
+    track: Track,
+    rows: Sequence[Row],
+    ledgers: dict[str, Sequence[LedgerLine]],
+    facts: Sequence[RowFacts] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Diagnose several models' ledgers over the same rows, by model."""
-    return {model: diagnose(track, rows, ledger) for model, ledger in ledgers.items()}
+    return {model: diagnose(track, rows, ledger, facts) for model, ledger in ledgers.items()}
 
 
 def _score_arguments(pairs: list[tuple[Any, Any]]) -> dict[str, float]:

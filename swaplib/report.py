@@ -56,7 +56,7 @@ def _make_visible(text: str) -> str:
 
 
 def show_manifest(manifest: dict[str, Any]) -> "Styler":
-    """Rows of each track and split, asked for and made, with the sha256 of each file."""
+    """Rows of each track and split, asked for and made, those that repeat a prompt, and the sha256 of each file."""
     asked = manifest.get("sizes_asked", {})
     records = [
         {
@@ -64,6 +64,7 @@ def show_manifest(manifest: dict[str, Any]) -> "Styler":
             "split": split,
             "rows": n,
             "rows asked for": str(asked.get(track, {}).get(split, "as given")),
+            "repeated prompts": manifest["repeated_prompts"][track][split],
             "sha256": manifest["sha256"][f"{track}/{split}.jsonl"][:12],
         }
         for track, splits in manifest["rows"].items()
@@ -89,9 +90,16 @@ def show_texts(records: list[dict[str, Any]], caption: str = "") -> "Styler":
 
 
 def show_answerability(manifest: dict[str, Any]) -> "Styler":
-    """How many gold argument names and values the prompts tell; nothing to count for own rows."""
-    counts = manifest.get("answerability", {})
-    return show_records([{"track": track, **numbers} for track, numbers in counts.items()] or [{"track": "own rows"}])
+    """Where the gold values of each track and split come from; nothing to count for own rows without facts."""
+    counts = manifest["answerability"]
+    records = [
+        {"track": track, "split": split, "rows": manifest["rows"][track][split], **numbers}
+        for track, splits in counts.items()
+        for split, numbers in splits.items()
+    ]
+    return show_records(
+        records or [{"track": "own rows without tools.json or schema.json: nothing is known of their values"}]
+    )
 
 
 def show_rows(rows: dict[str, dict[str, list[Row]]], track: Track, n: int = 3) -> "Styler":

@@ -36,6 +36,9 @@ class Row:
     completion: str
 
 
+Rows = dict[Track, dict[str, list[Row]]]  # by track and split
+
+
 @dataclass(frozen=True, slots=True)
 class Generation:
     """What came back for one row, and how it ended.

@@ -11,6 +11,7 @@ from typing import Any
 
 from swaplib import tools, xlam
 from swaplib.settings import Settings, show_path
+from swaplib.tool_schemas import Tool, format_signature
 from swaplib.trajectory import Gold
 
 
@@ -24,7 +25,7 @@ class Task:
     id: str
     raw: dict[str, Any]
     example: xlam.Example
-    offered: tuple[dict[str, Any], ...]
+    offered: tuple[Tool, ...]
     gold: Gold
 
     @property
@@ -35,7 +36,7 @@ class Task:
     @property
     def signatures(self) -> list[str]:
         """The offered tools as a prompt shows them."""
-        return [xlam.format_signature(definition) for definition in self.offered]
+        return [format_signature(definition) for definition in self.offered]
 
 
 @dataclass(frozen=True)
@@ -74,19 +75,20 @@ def _make_task(row: dict[str, Any]) -> Task | str:
     if left_out:
         return next(iter(left_out))
     example = next(example for of_track in examples.values() for example in of_track)
+    if flaw := xlam.find_flaw(example):
+        return flaw
     offered = tuple(definition for definition in example.tools if tools.find_tool(definition))
     names = [definition["name"] for definition in offered]
     if not set(example.called) <= set(names):
         return "a called tool is not among the real ones"
     if len(set(names)) < len(names):
         return "two offered tools have one name"
-    calls = tuple({"name": call["name"], "arguments": call["arguments"]} for call in example.calls)
     try:
-        results = [tools.TOOLS[call["name"]](**call["arguments"]) for call in calls]
+        results = [tools.TOOLS[call["name"]](**call["arguments"]) for call in example.calls]
         plain = tuple(json.loads(json.dumps(results, allow_nan=False)))
     except Exception:  # a tool may raise anything for arguments that are not what it asks for
         return "the gold calls do not run"
-    return Task(str(row["id"]), row, example, offered, Gold(calls, plain))
+    return Task(str(row["id"]), row, example, offered, Gold(example.calls, plain))
 
 
 def hold_out(split_of: dict[str, str], tasks: list[Task], seed: int) -> dict[str, str]:
@@ -123,7 +125,8 @@ def read_tasks(settings: Settings, source: str = "sample") -> TaskSet:
             "source here and in 01_data, or another SWAP_HOME."
         )
     found, left_out = list_tasks(raw)
-    split_of = xlam.map_tools(xlam.make_examples(raw)[0], manifest["sizes_asked"], manifest["seed"])
+    examples = xlam.make_examples(raw)[0]
+    split_of = xlam.map_tools(examples, manifest["sizes_asked"], manifest["seed"])
     split_of = hold_out(split_of, found, manifest["seed"])
     splits = {task.id: {split_of[name] for name in task.example.called} for task in found}
     tasks = [task for task in found if len(splits[task.id]) == 1]

@@ -7,49 +7,37 @@ A raw row is `{id, query, answers, tools}`; `answers` and `tools` are JSON strin
      "tools": "[{\\"name\\": \\"circle_area\\", \\"description\\": \\"…\\", \\"parameters\\": {\\"radius\\": {…}}}]"}
 
 One answer makes a toolcall example, two or three answers (at most four tools) a structured one, so the tracks share no
-row. Source of the data: APIGen, arXiv:2406.18518, CC-BY-4.0.
+row. Tools may be JSON Schemas, too, as the OpenAI API has them. Source of the data: APIGen, arXiv:2406.18518, CC-BY-4.0.
 """
 
 import json
 import random
 import re
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import networkx
 
+from swaplib.answerability import is_default, is_named
 from swaplib.metrics import TRACKS, Track, canonical_json, format_tool_call, parse_json
+from swaplib.prompts import build_prompt
 from swaplib.rows import SPLITS, Row, hash_file, hash_text
 from swaplib.settings import ROOT
+from swaplib.tool_schemas import Tool, fits_type, format_signature, parse_tool
 
 HUB_ID = "Salesforce/xlam-function-calling-60k"
 MAX_STRUCTURED_TOOLS = 4
 SPLIT_RULE = (
     "Tools called together in one row form a group; groups are shuffled with the seed and each goes whole to test or "
-    "val while it fits there (at most a tenth of a split from one group), else to train. Both tracks share the map."
+    "val while it fits there (at most a tenth of a split from one group), else to train. Both tracks share the map; "
+    "it is made before rows are left out for what their golds hold."
 )
+ADULT = re.compile(r"porn|onlyfans|hentai|erotic|\bxxx\b", re.IGNORECASE)
 
 Splits = dict[Track, dict[str, list["Example"]]]
-
-TOOLCALL_PROMPT = """\
-Answer the request with one call of the tool below. Reply with exactly one wrapper around one JSON object:
-<tool_call name="TOOL">{{"PARAMETER": VALUE}}</tool_call>
-Leave out a parameter with a default unless the request sets it.
-
-{signature}
-
-Request: {query}"""
-
-STRUCTURED_PROMPT = """\
-Answer the request with calls of the tools below. Reply with exactly one JSON array, its calls in the order asked:
-[{{"name": TOOL, "arguments": {{"PARAMETER": VALUE}}}}]
-Leave out a parameter with a default unless the request sets it.
-
-{signatures}
-
-Request: {query}"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +47,23 @@ class Example:
     row: Row
     query: str
     calls: tuple[dict[str, Any], ...]
-    tools: tuple[dict[str, Any], ...]
+    tools: tuple[Tool, ...]
 
     @property
     def called(self) -> list[str]:
         """The names of the tools that the gold calls, in order."""
         return [call["name"] for call in self.calls]
+
+    @property
+    def shown(self) -> list[Tool]:
+        """The tools that the prompt shows: the called one of a single call, all that the row offers of several."""
+        return list(self.tools) if len(self.calls) > 1 else [t for t in self.tools if t["name"] == self.called[0]]
+
+    @property
+    def values(self) -> list[tuple[dict[str, Any] | None, Any]]:
+        """Every gold argument: its parameter (None where the tool has none of the name), and its value."""
+        parameters = {tool["name"]: tool["parameters"] for tool in self.tools}
+        return [(parameters[call["name"]].get(k), v) for call in self.calls for k, v in call["arguments"].items()]
 
 
 def read_source(source: str, sample: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
@@ -125,47 +124,75 @@ def _read_hub() -> list[dict[str, Any]]:
 
 
 def make_examples(raw: list[dict[str, Any]]) -> tuple[dict[Track, list[Example]], Counter[str]]:
-    """Turn raw rows into examples.
+    """Turn raw rows into examples, those with a flaw (find_flaw) among them: the map from tool to split needs all.
 
     Returns:
         The examples of each track, and how many raw rows were left out for which reason.
 
     Raises:
-        ValueError: A row's `answers` or `tools` is not a JSON list of calls or tools; its id is named.
+        ValueError: Raw rows are malformed; each is listed with its id, what was expected and what was found.
     """
     examples: dict[Track, list[Example]] = {track: [] for track in TRACKS}
     left_out: Counter[str] = Counter()
+    problems: list[str] = []
     seen: set[str] = set()
     for row in raw:
-        calls, tools = (
-            _parse_list(row, "answers", {"name", "arguments"}),
-            _parse_list(row, "tools", {"name", "parameters"}),
-        )
-        if reason := _reason_to_leave_out(calls, tools):
-            left_out[reason] += 1
+        try:
+            calls, tools, query = _parse_calls(row), _parse_tools(row), _parse_query(row)
+        except ValueError as error:
+            problems.append(f"raw row id {row['id']}: {error}")
             continue
-        track: Track = "toolcall" if len(calls) == 1 else "structured"
-        example = Example(_make_row(track, row["query"], calls, tools), row["query"], tuple(calls), tuple(tools))
-        if example.row.prompt in seen:
-            left_out["same prompt as an earlier row"] += 1
+        reason = _reason_to_leave_out(calls, tools)
+        example = None if reason else _make_example(query, calls, tools)
+        if example and example.row.prompt in seen:
+            reason = "same prompt as an earlier row"
+        if example is None or reason:
+            left_out[reason or ""] += 1
             continue
         seen.add(example.row.prompt)
-        examples[track].append(example)
+        examples["toolcall" if len(calls) == 1 else "structured"].append(example)
+    if problems:
+        shown = "\n".join(f"  {problem}" for problem in problems[:20])
+        raise ValueError(f"{len(problems)} malformed raw row(s), so nothing was made (at most 20 shown):\n{shown}")
     return examples, left_out
 
 
-def _parse_list(row: dict[str, Any], field: str, keys: set[str]) -> list[dict[str, Any]]:
-    """Parse a raw row's `answers` or `tools`: a JSON text of a list of objects that have the keys."""
+def _parse_list(row: dict[str, Any], field: str) -> list[Any]:
+    """A raw row's `answers` or `tools`: a list, or the JSON text of one."""
     try:
-        items = parse_json(row[field])
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"raw row id {row['id']}: {field} is not a JSON text ({error})") from None
-    if not isinstance(items, list) or not all(isinstance(item, dict) and keys <= set(item) for item in items):
-        raise ValueError(f"raw row id {row['id']}: {field} must be a list of objects with {', '.join(sorted(keys))}")
+        items = parse_json(row[field]) if isinstance(row[field], str) else row[field]
+    except ValueError as error:
+        raise ValueError(f"{field} is not a JSON text ({error})") from None
+    if not isinstance(items, list):
+        raise ValueError(f"{field} must be a list, found {type(items).__name__}")
     return items
 
 
-def _reason_to_leave_out(calls: list[dict], tools: list[dict]) -> str | None:
+def _parse_calls(row: dict[str, Any]) -> list[dict[str, Any]]:
+    calls = _parse_list(row, "answers")
+    for call in calls:
+        if not isinstance(call, dict) or not isinstance(call.get("name"), str):
+            raise ValueError(f"answers must be calls with a name and arguments, found {json.dumps(call)[:120]}")
+        if not isinstance(call.get("arguments"), dict):
+            found = type(call.get("arguments")).__name__
+            raise ValueError(f"answers: the arguments of {call['name']} must be a JSON object, found {found}")
+    return [{"name": call["name"], "arguments": call["arguments"]} for call in calls]
+
+
+def _parse_tools(row: dict[str, Any]) -> list[Tool]:
+    try:
+        return [parse_tool(tool) for tool in _parse_list(row, "tools")]
+    except ValueError as error:
+        raise ValueError(str(error) if str(error).startswith("tools") else f"tools: {error}") from None
+
+
+def _parse_query(row: dict[str, Any]) -> str:
+    if not isinstance(row["query"], str) or not row["query"].strip():
+        raise ValueError(f"query must be a text that is not blank, found {json.dumps(row['query'])[:120]}")
+    return row["query"]
+
+
+def _reason_to_leave_out(calls: list[dict[str, Any]], tools: list[Tool]) -> str | None:
     names = [tool["name"] for tool in tools]
     if not 1 <= len(calls) <= 3:
         return "no answer, or more than three"
@@ -178,35 +205,36 @@ def _reason_to_leave_out(calls: list[dict], tools: list[dict]) -> str | None:
     return None
 
 
-def _make_row(track: Track, query: str, calls: list[dict], tools: list[dict]) -> Row:
-    if track == "structured":
-        signatures = "\n\n".join(format_signature(tool) for tool in tools)
-        completion = json.dumps(
-            [{"name": call["name"], "arguments": call["arguments"]} for call in calls],
-            ensure_ascii=False,
-            separators=(",", ":"),
-        )
-        return Row(STRUCTURED_PROMPT.format(signatures=signatures, query=query), completion)
-    call = calls[0]
-    tool = next(tool for tool in tools if tool["name"] == call["name"])
-    prompt = TOOLCALL_PROMPT.format(signature=format_signature(tool), query=query)
-    return Row(prompt, format_tool_call(call["name"], call["arguments"]))
+def _make_example(query: str, calls: list[dict[str, Any]], tools: list[Tool]) -> Example:
+    if len(calls) == 1:
+        completion = format_tool_call(**calls[0])
+    else:
+        completion = json.dumps(calls, ensure_ascii=False, separators=(",", ":"))
+    example = Example(Row("", completion), query, tuple(calls), tuple(tools))
+    return replace(example, row=Row(format_prompt(example), completion))
 
 
-def format_signature(tool: dict[str, Any]) -> str:
-    """A tool as a prompt shows it: name and description, then one line for each parameter.
+def format_prompt(example: Example, template: str | None = None) -> str:
+    """An example's prompt; `template` is another instruction than the track's (prompts.ROW_PROMPTS)."""
+    track: Track = "toolcall" if len(example.calls) == 1 else "structured"
+    return build_prompt(track, [format_signature(tool) for tool in example.shown], example.query, template)
 
-    xLAM's type `"str, optional"` becomes two words, since models copy the word `optional` into the call. The default is
-    shown because golds use it; the parameter's description because it holds formats such as YYYY-MM-DD.
+
+def find_flaw(example: Example) -> str | None:
+    """Why an example is left out though it could be made: its gold breaks what the prompt asks for, or it is for adults.
+
+    A gold that states a default which the request does not name word for word is one: the prompt says to leave it out.
     """
-    lines = [f"{tool['name']}: {tool.get('description', '')}"]
-    for name, parameter in tool["parameters"].items():
-        kind = re.sub(r"(,\s*(optional|default\s*=.*))+$", "", parameter["type"])
-        facts = [kind] + ["optional"] * ("optional" in parameter["type"].removeprefix(kind))
-        if "default" in parameter:
-            facts.append(f"default {json.dumps(parameter['default'], ensure_ascii=False)}")
-        lines.append(f"- {name} ({', '.join(facts)}): {parameter['description']}")
-    return "\n".join(lines)
+    for parameter, value in example.values:
+        if parameter is None:
+            return "a gold names a parameter that its tool lacks"
+        if not fits_type(value, parameter):
+            return "a gold value is of another type than declared"
+        if is_default(value, parameter) and not is_named(value, example.query):
+            return "a gold states a default that the request does not name"
+    if ADULT.search(example.row.prompt):
+        return "a request or tool for adults"
+    return None
 
 
 def split_by_tool(examples: dict[Track, list[Example]], sizes: dict[Track, dict[str, int]], seed: int) -> Splits:
@@ -218,15 +246,16 @@ def split_by_tool(examples: dict[Track, list[Example]], sizes: dict[Track, dict[
         seed: Seeds the order of the groups and of the rows.
 
     Returns:
-        Examples for each track and split, in a seeded order.
+        Examples for each track and split, in a seeded order, those with a flaw (find_flaw) left out.
     """
     shuffler = random.Random(seed)  # noqa: S311 - a seeded order, no secret
     split_of = _assign_groups(examples, sizes, shuffler)
     splits: Splits = {}
     for track in TRACKS:
         shuffled = shuffler.sample(examples[track], len(examples[track]))
+        sound = [example for example in shuffled if find_flaw(example) is None]
         splits[track] = {
-            split: [e for e in shuffled if split_of[e.called[0]] == split][: sizes[track][split]] for split in SPLITS
+            split: [e for e in sound if split_of[e.called[0]] == split][: sizes[track][split]] for split in SPLITS
         }
     return splits
 
@@ -240,11 +269,7 @@ def _assign_groups(
     examples: dict[Track, list[Example]], sizes: dict[Track, dict[str, int]], shuffler: random.Random
 ) -> dict[str, str]:
     """Map every called tool to a split; SPLIT_RULE says how."""
-    graph = networkx.Graph()
-    for example in (e for track in TRACKS for e in examples[track]):
-        graph.add_nodes_from(example.called)
-        networkx.add_path(graph, example.called)
-    groups = sorted(sorted(group) for group in networkx.connected_components(graph))
+    groups = group_tools([example.called for track in TRACKS for example in examples[track]])
     shuffler.shuffle(groups)
     weights = {track: Counter(e.called[0] for e in examples[track]) for track in TRACKS}
     room = {split: {track: sizes[track][split] for track in TRACKS} for split in SPLITS}
@@ -261,3 +286,16 @@ def _assign_groups(
             room[chosen][track] -= n
         split_of.update(dict.fromkeys(group, chosen))
     return split_of
+
+
+def group_tools(called: Iterable[Sequence[str]]) -> list[list[str]]:
+    """Groups of tools that are called together, directly or by way of others; sorted, and each in order.
+
+    Args:
+        called: For each row, the names of the tools that its gold calls.
+    """
+    graph = networkx.Graph()
+    for names in called:
+        graph.add_nodes_from(names)
+        networkx.add_path(graph, names)
+    return sorted(sorted(group) for group in networkx.connected_components(graph))

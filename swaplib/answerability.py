@@ -1,0 +1,47 @@
+"""Where a gold's values come from: the request, a default, or neither. It reads no file and judges no model.
+
+Of a row like {"symbol": "ETH", "interval": "1h"} for "Price of ETH?", where `interval` has the default "1h":
+
+    symbol    request    the request names it, as a word or a number of its own
+    interval  default    a model that leaves defaults out, as the prompt asks, does not state it
+"""
+
+import re
+from typing import Any, Literal
+
+Origin = Literal["request", "default", "neither"]
+
+# a minus is one only where a number may begin: 10-5 holds no -5; 7,100 is one number, 1,2,345 are three
+_NUMBER = re.compile(r"(?<![\w.])(?:(?<![^\s(\[,=:])-)?\d+(?:\.\d+)?")
+_THOUSANDS = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?![\d,])")
+
+
+def find_origin(value: Any, parameter: dict[str, Any], request: str) -> Origin:
+    """Where a gold value comes from; a default is looked at first, since a short one stands in many requests by chance.
+
+    Args:
+        value: A JSON value.
+        parameter: Its parameter, as tool_schemas.parse_tool gives it; `{}` where there is none.
+        request: The request alone.
+    """
+    if is_default(value, parameter):
+        return "default"
+    return "request" if is_named(value, request) else "neither"
+
+
+def is_default(value: Any, parameter: dict[str, Any]) -> bool:
+    """Whether a value is its parameter's default; xLAM writes some numbers as texts."""
+    return "default" in parameter and str(parameter["default"]) == str(value)
+
+
+def is_named(value: Any, request: str) -> bool:
+    """Whether a request names a value: texts and numbers as words of their own, containers when it names all parts."""
+    if value in ("", [], {}) or isinstance(value, bool) or value is None:
+        return False
+    if isinstance(value, dict | list):
+        return all(is_named(part, request) for part in (value.values() if isinstance(value, dict) else value))
+    if isinstance(value, str):
+        text = re.escape(" ".join(value.lower().split()))
+        return re.search(rf"(?<!\w)(?<!\d\.){text}(?!\w)(?!\.\d)", " ".join(request.lower().split())) is not None
+    plain = _THOUSANDS.sub(lambda found: found[0].replace(",", ""), request)
+    return any(float(number) == value for number in _NUMBER.findall(plain))

@@ -1,0 +1,191 @@
+"""Tools: read from xLAM's form or from JSON Schema, shown in a prompt, written as the OpenAI API has them.
+
+A tool here is a name, a description and its parameters; each parameter has xLAM's `type` (a Python type, `, optional` behind
+it where it may be left out), a description, and a `default` where it has one:
+
+    {"name": "area", "description": "Area of a circle.",
+     "parameters": {"radius": {"type": "float", "description": "The radius."},
+                    "unit": {"type": "str, optional", "description": "The unit.", "default": "cm"}}}
+
+The same tool as the API has it: `{"type": "function", "function": {"name", "description", "parameters": {JSON Schema}}}`.
+"""
+
+import json
+import re
+from typing import Any
+
+Tool = dict[str, Any]
+
+_SIMPLE = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}
+_NAMES = {kind: name for name, kind in _SIMPLE.items()} | {"array": "list", "object": "dict", "null": "None"}
+_TAIL = re.compile(r"(,\s*(optional|default\b.*))+$")
+_ARRAYS, _OBJECTS = ("list", "tuple", "set", "sequence", "iterable"), ("dict", "mapping")
+
+
+def parse_tool(raw: Any) -> Tool:
+    """Read a tool in xLAM's form or as JSON Schema (`parameters` an object schema, with or without `"function"` around it).
+
+    Returns:
+        The tool in xLAM's form. A parameter that came as JSON Schema keeps that in `schema`.
+
+    Raises:
+        ValueError: It is neither; says which tool and parameter, what was expected, and what was found.
+    """
+    tool = raw["function"] if isinstance(raw, dict) and isinstance(raw.get("function"), dict) else raw
+    if not isinstance(tool, dict) or not isinstance(tool.get("name"), str) or not tool["name"]:
+        raise ValueError(f"expected a tool with a name, found {_show(raw)}")
+    description, parameters = tool.get("description") or "", tool.get("parameters")
+    if not isinstance(description, str):
+        raise ValueError(f"tool {tool['name']}: expected a text as its description, found {_show(description)}")
+    if not isinstance(parameters, dict):
+        raise ValueError(f"tool {tool['name']}: expected an object of parameters, found {_show(parameters)}")
+    if _is_schema(parameters):
+        parsed = _parse_schema(parameters)
+    else:
+        parsed = {name: _parse_parameter(tool["name"], name, p) for name, p in parameters.items()}
+    return {"name": tool["name"], "description": description, "parameters": parsed}
+
+
+def _is_schema(parameters: dict[str, Any]) -> bool:
+    """Whether parameters are an object schema; a tool of xLAM may have a parameter named `type` or `properties`."""
+    return parameters.get("type") == "object" or (
+        "$schema" in parameters and isinstance(parameters.get("properties"), dict)
+    )
+
+
+def _parse_parameter(tool: str, name: str, parameter: Any) -> dict[str, Any]:
+    place = f"tool {tool}, parameter {name}"
+    if not isinstance(parameter, dict) or not isinstance(parameter.get("type"), str):
+        raise ValueError(f"{place}: expected an object with a type, found {_show(parameter)}")
+    description = parameter.get("description") or ""
+    if not isinstance(description, str):
+        raise ValueError(f"{place}: expected a text as its description, found {_show(description)}")
+    default = {"default": parameter["default"]} if "default" in parameter else {}
+    return {"type": parameter["type"], "description": description, **default}
+
+
+def _parse_schema(schema: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    properties, required = schema.get("properties") or {}, schema.get("required") or []
+    parsed = {}
+    for name, part in properties.items():
+        part = part if isinstance(part, dict) else {}
+        kind, words = _name_type(part), [str(part.get("description") or "")]
+        if "enum" in part:
+            words.append(f"One of {', '.join(json.dumps(value, ensure_ascii=False) for value in part['enum'])}.")
+        default = {"default": part["default"]} if "default" in part else {}
+        parameter = {"type": kind if name in required else f"{kind}, optional", "description": " ".join(words).strip()}
+        parsed[name] = parameter | default | {"schema": part}
+    return parsed
+
+
+def _name_type(schema: Any) -> str:
+    """The Python type that a prompt shows for a JSON Schema."""
+    if not isinstance(schema, dict):
+        return "Any"
+    if parts := schema.get("anyOf") or schema.get("oneOf"):
+        return f"Union[{', '.join(map(_name_type, parts))}]"
+    kind = schema.get("type")
+    if isinstance(kind, list):
+        return f"Union[{', '.join(_NAMES.get(k, 'Any') for k in kind)}]"
+    if kind == "array" and "items" in schema:
+        return f"List[{_name_type(schema['items'])}]"
+    return _NAMES.get(kind, "str" if "enum" in schema else "Any")
+
+
+def _show(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 120 else f"{text[:120]} …"
+
+
+def read_type(parameter: dict[str, Any]) -> tuple[str, bool]:
+    """A parameter's Python type, and whether it may be left out."""
+    kind = _TAIL.sub("", parameter["type"])
+    return kind, "optional" in parameter["type"].removeprefix(kind)
+
+
+def format_signature(tool: Tool) -> str:
+    """A tool as a prompt shows it: name and description, then one line for each parameter.
+
+    xLAM's type `"str, optional"` becomes two words, since models copy the word `optional` into the call. The default is
+    shown because golds use it; the parameter's description because it holds formats such as YYYY-MM-DD.
+    """
+    lines = [f"{tool['name']}: {tool.get('description', '')}"]
+    for name, parameter in tool["parameters"].items():
+        kind, is_optional = read_type(parameter)
+        facts = [kind] + ["optional"] * is_optional
+        if "default" in parameter:
+            facts.append(f"default {json.dumps(parameter['default'], ensure_ascii=False)}")
+        lines.append(f"- {name} ({', '.join(facts)}): {parameter['description']}")
+    return "\n".join(lines)
+
+
+def to_openai(tool: Tool) -> dict[str, Any]:
+    """A tool as the OpenAI API has it. Required is what is neither optional nor has a default."""
+    properties, required = {}, []
+    for name, parameter in tool["parameters"].items():
+        kind, is_optional = read_type(parameter)
+        described = {"description": parameter["description"]} if parameter["description"] else {}
+        default = {"default": parameter["default"]} if "default" in parameter else {}
+        properties[name] = parameter.get("schema") or {**to_schema(kind), **described, **default}
+        if not is_optional and ("default" not in parameter or "schema" in parameter):
+            required.append(name)
+    schema = {"type": "object", "properties": properties, "required": required}
+    function = {"name": tool["name"], "description": tool["description"], "parameters": schema}
+    return {"type": "function", "function": function}
+
+
+def to_schema(kind: str) -> dict[str, Any]:
+    """The JSON Schema of a Python type as xLAM writes it; `{}`, which takes anything, for one that is not known.
+
+    A function, such as `Callable[[float], float]`, is written as its text.
+    """
+    head, bracket, inner = kind.partition("[")
+    name, parts = head.strip().lower(), _split_parts(inner.removesuffix("]")) if bracket else []
+    if name in _SIMPLE:
+        return {"type": _SIMPLE[name]}
+    if name in ("union", "optional"):
+        return {"anyOf": [to_schema(part) for part in parts] + [{"type": "null"}] * (name == "optional")}
+    if name in _ARRAYS:
+        is_pair = name == "tuple" and parts and "..." not in parts
+        items = (
+            {"prefixItems": [to_schema(p) for p in parts]}
+            if is_pair
+            else {"items": to_schema(parts[0])}
+            if parts
+            else {}
+        )
+        sizes = {"minItems": len(parts), "maxItems": len(parts)} if is_pair else {}
+        return {"type": "array", **items, **sizes}
+    if name in _OBJECTS:
+        return {"type": "object"}
+    return {"type": "string"} if name == "callable" else {"type": "null"} if name == "none" else {}
+
+
+def _split_parts(text: str) -> list[str]:
+    """The parts between the outermost commas of `int, List[str, int]`."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += {"[": 1, "]": -1}.get(character, 0)
+        if character == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts if part.strip()]
+
+
+def fits_type(value: Any, parameter: dict[str, Any]) -> bool:
+    """Whether a JSON value is of the type that a parameter declares: the outer type, whatever stands in a list.
+
+    An int is a float, a bool is no int, and null is of no type but that of a parameter which may be null.
+    """
+    schema = parameter.get("schema") or to_schema(read_type(parameter)[0])
+    kinds = [part.get("type") for part in schema.get("anyOf", [schema])]
+    kinds = [kind for of_part in kinds for kind in (of_part if isinstance(of_part, list) else [of_part])]
+    return None in kinds or any(_is_of(value, kind) for kind in kinds)
+
+
+def _is_of(value: Any, kind: str) -> bool:
+    if isinstance(value, bool) or value is None:
+        return kind == ("null" if value is None else "boolean")
+    classes = {"string": str, "integer": int, "number": (int, float), "array": list, "object": dict}
+    return isinstance(value, classes.get(kind, ()))

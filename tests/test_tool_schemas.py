@@ -1,0 +1,142 @@
+import jsonschema
+import pytest
+
+from swaplib.tool_schemas import fits_type, format_signature, parse_tool, to_openai, to_schema
+
+TOOL = {
+    "name": "area",
+    "description": "Area of a circle.",
+    "parameters": {
+        "radius": {"type": "float", "description": "The radius."},
+        "unit": {"type": "str, optional", "description": "The unit.", "default": "cm"},
+        "pair": {"type": "Tuple[int, int], optional, default=1", "description": "Two."},
+        "who": {"type": "str, optional, default 'me'", "description": "Who.", "default": "me"},
+    },
+}
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "radius": {"type": "number", "description": "The radius."},
+        "unit": {"type": "string", "enum": ["cm", "m"], "default": "cm"},
+        "points": {"type": "array", "items": {"type": "integer"}},
+    },
+    "required": ["radius", "points"],
+}
+
+
+def test_a_signature_shows_types_defaults_and_what_is_optional_without_copying_the_types_words():
+    assert format_signature(parse_tool(TOOL)) == (
+        "area: Area of a circle.\n"
+        "- radius (float): The radius.\n"
+        '- unit (str, optional, default "cm"): The unit.\n'
+        "- pair (Tuple[int, int], optional): Two.\n"
+        '- who (str, optional, default "me"): Who.'
+    )
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"name": "area", "description": "Area.", "parameters": SCHEMA},
+        {"type": "function", "function": {"name": "area", "description": "Area.", "parameters": SCHEMA}},
+    ],
+)
+def test_a_tool_as_json_schema_is_read_and_written_back_unchanged(raw):
+    tool = parse_tool(raw)
+    assert format_signature(tool) == (
+        "area: Area.\n"
+        "- radius (float): The radius.\n"
+        '- unit (str, optional, default "cm"): One of "cm", "m".\n'
+        "- points (List[int]): "
+    )
+    assert to_openai(tool)["function"] == {"name": "area", "description": "Area.", "parameters": SCHEMA}
+
+
+def test_a_tool_of_xlam_may_have_parameters_named_type_and_properties():
+    parameters = {"type": {"type": "str", "description": "t"}, "properties": {"type": "List[str]", "description": "p"}}
+    tool = parse_tool({"name": "f", "parameters": parameters})
+    assert list(to_openai(tool)["function"]["parameters"]["properties"]) == ["type", "properties"]
+
+
+def test_what_has_a_default_or_is_optional_is_not_required():
+    function = to_openai(parse_tool(TOOL))["function"]
+    assert function["parameters"]["required"] == ["radius"]
+    assert function["parameters"]["properties"]["unit"] == {
+        "type": "string",
+        "description": "The unit.",
+        "default": "cm",
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "right", "wrong"),
+    [
+        ("int", 5, 5.5),
+        ("float", 5, "5"),
+        ("str", "5", 5),
+        ("bool", True, 1),
+        ("List[int]", [1, 2], ["1"]),
+        ("list", [1, "a"], "1"),
+        ("List[List[str]]", [["a"]], ["a"]),
+        ("List[Union[int, float]]", [1, 2.5], ["a"]),
+        ("Tuple[float, float]", [1.5, 2], [1]),
+        ("List[Tuple[int, int]]", [[1, 2]], [[1]]),
+        ("set", [1], 1),
+        ("Dict", {"a": 1}, [1]),
+        ("Callable[[float], float]", "x**2", 2),
+        ("Optional[int]", None, "a"),
+    ],
+)
+def test_python_types_as_json_schema(kind, right, wrong):
+    schema = to_schema(kind)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(right, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(wrong, schema)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "is_right"),
+    [
+        (5, "float", True),
+        (5.5, "int", False),
+        (True, "int", False),
+        (None, "str", False),
+        ("5", "int", False),
+        ([1], "List[float]", True),
+        ({}, "list", False),
+        ("x", "Any", True),
+        (None, "Optional[str]", True),
+    ],
+)
+def test_whether_a_value_is_of_the_declared_type(value, kind, is_right):
+    assert fits_type(value, {"type": kind}) is is_right
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({"name": 7, "parameters": {}}, "a tool with a name"),
+        ({"name": "", "parameters": {}}, "a tool with a name"),
+        ("area", "a tool with a name"),
+        ({"name": "f"}, "tool f: expected an object of parameters, found null"),
+        ({"name": "f", "parameters": []}, "tool f: expected an object of parameters"),
+        ({"name": "f", "description": 5, "parameters": {}}, "tool f: expected a text as its description"),
+        (
+            {"name": "f", "parameters": {"x": {"description": "no type"}}},
+            "tool f, parameter x: expected an object with a",
+        ),
+        ({"name": "f", "parameters": {"x": None}}, "tool f, parameter x"),
+        (
+            {"name": "f", "parameters": {"x": {"type": "int", "description": [1]}}},
+            "tool f, parameter x: expected a text",
+        ),
+    ],
+)
+def test_a_malformed_tool_says_what_was_expected_where(raw, message):
+    with pytest.raises(ValueError, match=message):
+        parse_tool(raw)
+
+
+def test_a_parameter_without_a_description_is_read():
+    assert format_signature(parse_tool({"name": "f", "parameters": {"x": {"type": "int"}}})) == "f: \n- x (int): "
