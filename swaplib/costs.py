@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from swaplib.model_names import ModelName
 from swaplib.rows import LedgerLine
 from swaplib.settings import Settings
 
@@ -103,17 +104,12 @@ def price_runs(metrics: dict[str, dict[str, Any]], prices: Prices) -> dict[str, 
     """
     models = {model: _price_run(model, content, prices) for model, content in metrics.items()}
     hosted = models.get("azure", {}).get("usd_per_1000_rows")
-    locals_ = {m: found for m, found in models.items() if not is_hosted(m) and found["rows_per_second"]}
+    locals_ = {m: found for m, found in models.items() if not ModelName.parse(m).is_hosted and found["rows_per_second"]}
     is_priced = hosted and prices.usd_per_hour is not None
     pays = (
         {m: _find_pay(hosted / 1000, prices.usd_per_hour, found) for m, found in locals_.items()} if is_priced else {}
     )
     return {"prices": asdict(prices), "models": models, "pays": pays}
-
-
-def is_hosted(model: str) -> bool:
-    """Whether a model, such as `azure` or `azure-shots4`, is the hosted LLM."""
-    return model.partition("-")[0] == "azure"
 
 
 def _price_run(model: str, content: dict[str, Any], prices: Prices) -> dict[str, Any]:
@@ -133,7 +129,7 @@ MEASURED = ("prompt_tokens", "completion_tokens", "p50_latency_ms", "p95_latency
 
 def _price_row(model: str, found: dict[str, Any], n_rows: int, prices: Prices) -> float | None:
     """US dollars for one row, on average."""
-    if not is_hosted(model):
+    if not ModelName.parse(model).is_hosted:
         rate, hour = found["rows_per_second"], prices.usd_per_hour
         return hour / 3600 / rate if rate and hour is not None else None
     tokens = (found["prompt_tokens"], found["completion_tokens"])

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from swaplib.report import format_rate, name_model, style
+from swaplib.model_names import CAPTURED, ModelName
+from swaplib.report import format_rate, style
 
 if TYPE_CHECKING:
     from IPython.display import HTML
@@ -66,7 +67,7 @@ def show_costs(decision: dict[str, Any]) -> "Styler":
     """What each run took, and its dollars where prices are set; a local latency runs from a prompt's reading to its end."""
     costs, records = decision["costs"], []
     for model, found in costs["models"].items():
-        record = {"model": name_model(model), "rows": found["rows"], "right": found["right"]}
+        record = {"model": ModelName.parse(model).label, "rows": found["rows"], "right": found["right"]}
         record |= {"tokens in": found["prompt_tokens"], "tokens out": found["completion_tokens"]}
         record |= {
             "p50 ms": _format(found["p50_latency_ms"], ",.0f"),
@@ -188,7 +189,7 @@ def describe_loop(loop: dict[str, Any]) -> list[str]:
             f"As an agent, on {base['n_tasks']} tasks with tools that it was not taught to call: solved {rates} ({counts})."
         )
     if evaluated := loop["track_eval"]:
-        slm, captured = (evaluated["rates"][m] for m in ("slm", "slm_ft-captured"))
+        slm, captured = (evaluated["rates"][m] for m in ("slm", str(CAPTURED)))
         gains = [f"{name} {slm[name]['rate']:.2f} to {captured[name]['rate']:.2f}" for name in slm]
         lines.append(f"On the {loop['track']} test rows: {', '.join(gains)}.")
     return lines
@@ -206,7 +207,7 @@ def show_agents(loop: dict[str, Any]) -> "Styler":
     """The agents side by side, then the paired evidence on tasks solved."""
     agents = loop["agent_eval"] or {"models": {}}
     records = [
-        {"agent": name_model(model), "tasks": found["n_tasks"], "solved": found["solved"]}
+        {"agent": ModelName.parse(model).label, "tasks": found["n_tasks"], "solved": found["solved"]}
         | {"solved rate": format_rate(found["solved_rate"], found["interval"]), "steps a task": f"{found['steps']:.2f}"}
         for model, found in agents["models"].items()
     ]
