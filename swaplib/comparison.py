@@ -8,8 +8,8 @@ from dataclasses import asdict
 from typing import Any
 
 from swaplib import evidence
-from swaplib.costs import is_hosted
 from swaplib.metrics import Track, canonical_json, core_metrics
+from swaplib.model_names import ModelName
 from swaplib.prompts import MAX_SHOTS, pick_shots
 from swaplib.rows import LedgerLine, hash_file, hash_rows, read_rows
 from swaplib.runs import read_ledgers, read_metrics, read_run
@@ -68,7 +68,8 @@ def read_compared(settings: Settings, track: Track, *models: str) -> dict[str, d
 
 def _check_base(metrics: dict[str, dict[str, Any]]) -> None:
     """Raise ValueError when the local models among these runs are not of one base."""
-    if len({_base_of(content) for content in metrics.values() if not is_hosted(content["run"]["model"])}) > 1:
+    local = [content for content in metrics.values() if not ModelName.parse(content["run"]["model"]).is_hosted]
+    if len({_base_of(content) for content in local}) > 1:
         raise ValueError(
             "the local models' runs are not of one base: checkpoint, quantisation, arithmetic or server differ. "
             "Run 02_eval, 03_decision and 05_post_eval with the same SLM on the same machine."
@@ -83,20 +84,19 @@ def _base_of(metrics: dict[str, Any]) -> str:
 
 def find_few_shot(settings: Settings, track: Track) -> list[str]:
     """Few-shot runs of the SLM that answer the question of the last `slm` run: `slm-shots2`, say, fewest examples first."""
-    counts = [n for n in range(1, MAX_SHOTS + 1) if (settings.evaluation / f"{track}_slm-shots{n}_test.json").is_file()]
-    train, names = settings.dataset / track / "train.jsonl", []
-    rows = read_rows(train, track) if counts else []
-    for n in counts:
-        name = f"slm-shots{n}"
-        if n <= len(rows) and read_metrics(settings, track, name)["run"]["shots_sha256"] == hash_rows(
-            pick_shots(rows, n)
-        ):
-            names.append(name)
+    names = [ModelName("slm", shots=n) for n in range(1, MAX_SHOTS + 1)]
+    names = [name for name in names if (settings.evaluation / f"{track}_{name}_test.json").is_file()]
+    train, kept = settings.dataset / track / "train.jsonl", []
+    rows = read_rows(train, track) if names else []
+    for name in names:
+        made_with = read_metrics(settings, track, str(name))["run"]["shots_sha256"]
+        if name.shots <= len(rows) and made_with == hash_rows(pick_shots(rows, name.shots)):
+            kept.append(str(name))
         else:
             print(
                 f"{name} is left out: its examples are not those of {show_path(train)} now. Run 02_eval with them again."
             )
-    return keep_comparable(settings, track, "slm", names)
+    return keep_comparable(settings, track, "slm", kept)
 
 
 def keep_comparable(settings: Settings, track: Track, reference: str, names: list[str]) -> list[str]:

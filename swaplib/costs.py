@@ -6,13 +6,17 @@ paid by the token, the local SLM by the hour, whether it is asked or not:
     hosted  $ a row   = prompt tokens x input price + answer tokens x output price
     local   $ a row   = $ an hour / rows an hour, when it is busy all the time
     the local one pays from   24 x $ an hour / hosted $ a row   rows a day on, if one machine answers that many
+
+A row that its model never read (the prompt was too long, or filtered before, or the call failed) is no row here: a model
+would look the faster and the cheaper, the less it reads.
 """
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from swaplib.rows import LedgerLine
+from swaplib.model_names import ModelName
+from swaplib.rows import Generation, LedgerLine
 from swaplib.settings import Settings
 
 MILLION, DAY_S = 1_000_000, 86_400
@@ -47,39 +51,47 @@ def measure_ledger(ledger: Sequence[LedgerLine]) -> dict[str, Any]:
     """What a run took, from its ledger.
 
     Args:
-        ledger: One line for each row, at least one.
+        ledger: One line for each row.
 
     Returns:
-        `prompt_tokens` and `completion_tokens` (sums; None when a row that was read does not tell), `p50_latency_ms` and
-        `p95_latency_ms`, `busy_seconds` (at least one call or batch was under way; loading and pauses are not in it) and
-        `rows_per_second` of that time; these two are None for ledgers of old, which do not say when answers came.
+        `rows_read`, and of these rows alone: `prompt_tokens` and `completion_tokens` (sums; None when a row does not tell),
+        `p50_latency_ms` and `p95_latency_ms`, `busy_seconds` (at least one call or batch was under way; loading and pauses
+        are not in it) and `rows_per_second` of that time. The last two are None for ledgers of old, which do not say when
+        answers came; all but `rows_read` and the tokens are None when no row was read.
     """
     import numpy as np
 
-    answers = [line.generation for line in ledger]
-    tokens = {name: _sum_tokens(answers, name) for name in ("prompt_tokens", "completion_tokens")}
-    p50, p95 = np.percentile([answer.latency_ms for answer in answers], (50, 95))
-    busy = find_busy_seconds(ledger)
+    read = [line for line in ledger if _was_read(line.generation)]
+    latencies = [line.generation.latency_ms for line in read]
+    p50, p95 = (round(float(ms), 1) for ms in np.percentile(latencies, (50, 95))) if read else (None, None)
+    busy = find_busy_seconds(read)
     return {
-        **tokens,
-        "p50_latency_ms": round(float(p50), 1),
-        "p95_latency_ms": round(float(p95), 1),
+        "rows_read": len(read),
+        **{name: _sum_tokens(read, name) for name in ("prompt_tokens", "completion_tokens")},
+        "p50_latency_ms": p50,
+        "p95_latency_ms": p95,
         "busy_seconds": busy and round(busy, 3),
-        "rows_per_second": len(ledger) / busy if busy else None,
+        "rows_per_second": len(read) / busy if busy else None,
     }
 
 
-def _sum_tokens(answers: Sequence[Any], name: str) -> int | None:
-    # a prompt that was refused before it was read has no usage, and costs nothing
-    read = [a for a in answers if a.finish_reason not in ("content_filter", "context_length_exceeded") or a.output]
-    if any(getattr(answer, name) is None for answer in read if answer.status != "error"):
-        return None
-    return sum(getattr(answer, name) or 0 for answer in answers)
+def _was_read(answer: Generation) -> bool:
+    """Whether the model read the prompt: it fitted, no filter answered before the model, and the call did not fail."""
+    if answer.status == "error":
+        return False
+    if answer.finish_reason == "content_filter":  # one that stopped the answer comes with a usage
+        return bool(answer.output) or answer.prompt_tokens is not None
+    return answer.finish_reason != "context_length_exceeded" or bool(answer.output)
+
+
+def _sum_tokens(lines: Sequence[LedgerLine], name: str) -> int | None:
+    counts = [getattr(line.generation, name) for line in lines]
+    return None if None in counts else sum(counts)
 
 
 def find_busy_seconds(ledger: Sequence[LedgerLine]) -> float | None:
-    """The time in which at least one call was under way, in seconds: the union of the calls' intervals."""
-    if any(line.ended_at is None for line in ledger):
+    """The time in which at least one call was under way, in seconds: the union of the calls' intervals; None if unknown."""
+    if not ledger or any(line.ended_at is None for line in ledger):
         return None
     busy, reached = 0.0, float("-inf")
     for start, end in sorted((line.ended_at - line.generation.latency_ms / 1000, line.ended_at) for line in ledger):
@@ -97,13 +109,14 @@ def price_runs(metrics: dict[str, dict[str, Any]], prices: Prices) -> dict[str, 
 
     Returns:
         `prices`; `models`, for each: `rows`, `right` (rows right on every core metric), what measure_ledger found,
-        `usd_per_1000_rows` and `usd_per_right_row` (None without a price, or with no right row); and `pays`, for each local
-        model against `azure`: `usd_per_day`, `capacity_rows_per_day` of one machine, and `from_rows_per_day`, the volume
-        from which it is the cheaper one (None when one machine cannot answer so many). Empty without both prices.
+        `usd_per_1000_rows` (that were read) and `usd_per_right_row` (None without a price, or with no right row); and
+        `pays`, for each local model against `azure`: `usd_per_day`, `capacity_rows_per_day` of one machine, and
+        `from_rows_per_day`, the volume from which it is the cheaper one (None when one machine cannot answer so many).
+        Empty without both prices.
     """
     models = {model: _price_run(model, content, prices) for model, content in metrics.items()}
     hosted = models.get("azure", {}).get("usd_per_1000_rows")
-    locals_ = {m: found for m, found in models.items() if not is_hosted(m) and found["rows_per_second"]}
+    locals_ = {m: found for m, found in models.items() if not ModelName.parse(m).is_hosted and found["rows_per_second"]}
     is_priced = hosted and prices.usd_per_hour is not None
     pays = (
         {m: _find_pay(hosted / 1000, prices.usd_per_hour, found) for m, found in locals_.items()} if is_priced else {}
@@ -111,34 +124,32 @@ def price_runs(metrics: dict[str, dict[str, Any]], prices: Prices) -> dict[str, 
     return {"prices": asdict(prices), "models": models, "pays": pays}
 
 
-def is_hosted(model: str) -> bool:
-    """Whether a model, such as `azure` or `azure-shots4`, is the hosted LLM."""
-    return model.partition("-")[0] == "azure"
-
-
 def _price_run(model: str, content: dict[str, Any], prices: Prices) -> dict[str, Any]:
     found = {name: content["extra"].get(name) for name in (*MEASURED, "right")}
-    usd = _price_row(model, found, content["n_rows"], prices)
-    right = found["right"]
+    n_read = content["n_rows"] if found["rows_read"] is None else found["rows_read"]  # None: a metrics file of old
+    usd, right = _price_row(model, found, n_read, prices), found["right"]
     return {
         "rows": content["n_rows"],
         **found,
         "usd_per_1000_rows": None if usd is None else 1000 * usd,
-        "usd_per_right_row": usd * content["n_rows"] / right if usd is not None and right else None,
+        "usd_per_right_row": usd * n_read / right if usd is not None and right else None,
     }
 
 
-MEASURED = ("prompt_tokens", "completion_tokens", "p50_latency_ms", "p95_latency_ms", "busy_seconds", "rows_per_second")
+MEASURED = (
+    *("rows_read", "prompt_tokens", "completion_tokens", "p50_latency_ms", "p95_latency_ms", "busy_seconds"),
+    "rows_per_second",
+)
 
 
-def _price_row(model: str, found: dict[str, Any], n_rows: int, prices: Prices) -> float | None:
-    """US dollars for one row, on average."""
-    if not is_hosted(model):
+def _price_row(model: str, found: dict[str, Any], n_read: int, prices: Prices) -> float | None:
+    """US dollars for one row that was read, on average."""
+    if not ModelName.parse(model).is_hosted:
         rate, hour = found["rows_per_second"], prices.usd_per_hour
         return hour / 3600 / rate if rate and hour is not None else None
     tokens = (found["prompt_tokens"], found["completion_tokens"])
-    usd = None if None in tokens else prices.price_tokens(*tokens)
-    return None if usd is None else usd / n_rows
+    usd = None if None in tokens or not n_read else prices.price_tokens(*tokens)
+    return None if usd is None else usd / n_read
 
 
 def _find_pay(usd_per_row: float, usd_per_hour: float, found: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from swaplib.adapter import find_misfit
 from swaplib.checkpoints import hash_checkpoint
 from swaplib.comparison import MUST_AGREE, compare_models, find_few_shot, list_rates, read_compared
 from swaplib.metrics import Track, check_track, core_metrics
+from swaplib.model_names import ModelName
 from swaplib.outbox import check_tracing, describe_delivery
 from swaplib.rows import write_json
 from swaplib.runs import read_ledgers, read_metrics
@@ -173,7 +174,7 @@ def _find_verdict(rules: dict[str, dict[str, Any]], candidate: str, few_shot: li
         The model that is recommended (the candidate when none passes), and the verdict.
     """
     names = {"slm": "swap", candidate: "swap" if candidate == "slm" else "swap with the adapter"}
-    names |= {model: f"swap with {model.removeprefix('slm-shots')} examples in the prompt" for model in few_shot}
+    names |= {model: f"swap with {ModelName.parse(model).shots} examples in the prompt" for model in few_shot}
     passed = ((model, verdict) for model, verdict in names.items() if not rules[model]["FINE_TUNE"])
     return next(passed, (candidate, "stay"))
 

@@ -12,6 +12,7 @@ from swaplib import captured, training
 from swaplib.chats import Chat, label_chat, label_chats, prove_chats, read_chats
 from swaplib.local import LocalSLM
 from swaplib.metrics import Track, check_track
+from swaplib.model_names import CAPTURED
 from swaplib.outbox import check_tracing
 from swaplib.rows import hash_file, hash_text, read_rows
 from swaplib.settings import Settings, show_path
@@ -146,7 +147,7 @@ def fine_tune_captured(
     )
     rows = {split: read_rows(file, track)[: sizes[split]] for split, file in files.items()}
     cut = _describe_cut(settings, row_limit, len(rows["train"]), "rows")
-    what, target = f"captured rows{f', {cut}' if cut else ''}", settings.adapter_of(f"{track}-captured")
+    what, target = f"captured rows{f', {cut}' if cut else ''}", settings.adapter_of(CAPTURED.name_adapter(track))
     return training.train_adapter(settings, {track: rows}, target, recipe or Recipe(), what, session_id=session)
 
 

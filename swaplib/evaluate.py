@@ -20,6 +20,7 @@ from swaplib import costs, evidence, provenance, tracing
 from swaplib.hosted import HostedLLM
 from swaplib.local import LocalSLM
 from swaplib.metrics import Track, aggregate, canonical_json, check_track, core_metrics, rates_of, score_row
+from swaplib.model_names import ModelName, parse_models
 from swaplib.outbox import Delivery, check_tracing, describe_delivery
 from swaplib.prompts import Message, build_messages, pick_shots
 from swaplib.rows import (
@@ -37,8 +38,7 @@ from swaplib.rows import (
 )
 from swaplib.settings import Settings, show_path
 
-MODELS = ("azure", "slm", "slm_ft")
-VARIANTS = ("captured",)  # adapters of their own for a track, beside the one trained on its train rows
+RUNNABLE = ("azure", "slm", "slm_ft", "slm_ft-captured")  # with any number of examples behind them
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class _Plan:
 
     client: HostedLLM | LocalSLM
     track: Track
-    model: str
+    model: ModelName
     split: str
     rows: list[Row]
     messages: list[list[Message]]
@@ -87,56 +87,56 @@ class _Plan:
     def _price(self, prompt_tokens: int, most_tokens: int) -> str:
         """What the calls to come may cost, in words; nothing where no price is known."""
         least, most = (self.prices.price_tokens(prompt_tokens, n) for n in (0, most_tokens))
-        if not costs.is_hosted(self.model) or most is None:
+        if not self.model.is_hosted or most is None:
             return ""
         limit = self.facts["max_new_tokens"]
         return f"; about ${least:.4f} for the prompts, up to ${most:.4f} if every answer takes {limit} tokens"
 
 
-def make_model(settings: Settings, track: Track, model: str, batch_size: int, concurrency: int) -> HostedLLM | LocalSLM:
-    """The client of a model: `azure`, `slm`, or `slm_ft` (the SLM with the track's adapter; `slm_ft-captured`: another one).
+def make_model(
+    settings: Settings, track: Track, model: ModelName, batch_size: int, concurrency: int
+) -> HostedLLM | LocalSLM:
+    """The client of a model; examples in its prompts change nothing here.
 
-    With SLM_BASE_URL the SLM is asked there, under these names; else it runs in this process.
+    With SLM_BASE_URL the SLM is asked there, under its name without examples; else it runs in this process.
 
     Raises:
-        ValueError: There is no such model, or a variable that it needs is missing.
+        ValueError: Such a model cannot be run, or a variable that it needs is missing.
     """
-    if model == "azure":
+    weights = str(replace(model, shots=0))
+    if weights not in RUNNABLE:
+        raise ValueError(
+            f"{model} cannot be run: expected one of {', '.join(RUNNABLE)}, with -shotsN behind it or without"
+        )
+    if model.is_hosted:
         return HostedLLM.from_settings(settings, concurrency)
-    known = (*MODELS, *(f"slm_ft-{name}" for name in VARIANTS))
-    if model not in known:
-        raise ValueError(f"unknown model {model!r}: expected one of {', '.join(known)}")
-    base, _, variant = model.partition("-")
     if settings.slm_base_url:
-        return HostedLLM.from_slm_settings(settings, model, concurrency)
-    adapter = settings.adapter_of(f"{track}-{variant}" if variant else track) if base == "slm_ft" else None
-    return LocalSLM(settings.slm_model_path, adapter, batch_size=batch_size)
+        return HostedLLM.from_slm_settings(settings, weights, concurrency)
+    adapter = model.name_adapter(track)
+    return LocalSLM(settings.slm_model_path, adapter and settings.adapter_of(adapter), batch_size=batch_size)
 
 
-def run_models(settings: Settings, track: Track, models: str, **parameters: Any) -> list[Run]:
+def run_models(settings: Settings, track: Track, models: str, shots: int = 0, **parameters: Any) -> list[Run]:
     """Run several models, given as "azure,slm"; parameters as for run_model.
 
     All of them are checked, and what is to come is printed, before the first call of any.
     """
-    names = [name.strip() for name in models.split(",")]
-    if len(set(names)) < len(names):
-        raise ValueError(f"models={models!r} names a model twice")
-    plans = [_make_plan(settings, track, name, **parameters) for name in names]
+    plans = [_make_plan(settings, track, model, **parameters) for model in parse_models(models, shots)]
     return [_run_plan(settings, plan) for plan in plans]
 
 
-def run_model(settings: Settings, track: Track, model: str, **parameters: Any) -> Run:
+def run_model(settings: Settings, track: Track, model: str, shots: int = 0, **parameters: Any) -> Run:
     """Run one model on one split, or go on with the run that was killed.
 
     Args:
         settings: Says where everything lies.
         track: `structured` or `toolcall`.
-        model: `azure`, `slm` or `slm_ft`.
+        model: One of RUNNABLE; `slm-shots4`, say, has four examples from train in every prompt.
+        shots: Examples, 0 to 8, for a model whose name does not say them: `slm` is then run, and named, as `slm-shots4`.
         **parameters: `split` ("test"), `limit` (only the first rows; None for all, and SWAP_ROW_LIMIT caps it),
             `batch_size` (local rows in work at once), `concurrency` (hosted calls in flight), `max_new_tokens` (the limit
-            of each answer), `shots` (0 to 8 examples from train in every prompt; the model is then named `slm-shots4`,
-            say), `fresh` (start a new run even when one with the same question exists), `session_id` (the trace's
-            Langfuse session).
+            of each answer), `fresh` (start a new run even when one with the same question exists), `session_id` (the
+            trace's Langfuse session).
 
     Returns:
         The run. `metrics["complete"]` is False when rows ended in `error`; the same call asks those again.
@@ -145,19 +145,18 @@ def run_model(settings: Settings, track: Track, model: str, **parameters: Any) -
         FileNotFoundError, ValueError, ConnectionError: Something needed is missing or wrong; nothing was asked or written.
         CallFailed: The hosted LLM refuses every call.
     """
-    return _run_plan(settings, _make_plan(settings, track, model, **parameters))
+    return _run_plan(settings, _make_plan(settings, track, ModelName.parse(model).with_shots(shots), **parameters))
 
 
 def _make_plan(
     settings: Settings,
     track: Track,
-    model: str,
+    model: ModelName,
     split: str = "test",
     limit: int | None = None,
     batch_size: int = 64,
     concurrency: int = 8,
     max_new_tokens: int = 256,
-    shots: int = 0,
     fresh: bool = False,
     session_id: str | None = None,
 ) -> _Plan:
@@ -173,7 +172,7 @@ def _make_plan(
     path = settings.dataset / track / f"{split}.jsonl"
     caps = [cap for cap in (limit, settings.swap_row_limit) if cap is not None]
     rows = read_rows(path, track)[: min(caps, default=None)]
-    examples = _read_shots(settings, track, split, shots)
+    examples = _read_shots(settings, track, split, model.shots)
     messages = [build_messages(track, row.prompt) for row in rows]
     facts = {
         "track": track,
@@ -189,12 +188,12 @@ def _make_plan(
     if examples:  # a comparison asks whether messages are equal apart from these
         if asked := {example.prompt for example in examples} & {row.prompt for row in rows}:
             raise ValueError(f"{len(asked)} of the examples are asked rows themselves. Keep {split} rows out of train.")
-        model, facts["shots"], facts["shots_sha256"] = f"{model}-shots{shots}", shots, hash_rows(examples)
+        facts["shots"], facts["shots_sha256"] = model.shots, hash_rows(examples)
         messages = [build_messages(track, row.prompt, examples) for row in rows]
     key = hash_text(canonical_json(facts))[:12]
     folder = None if fresh else _find_run(settings, key)
-    folder = folder or settings.runs / provenance.make_run_id(track, model, split, key)
-    parameters = {**sizes, "shots": shots, "fresh": fresh, "swap_row_limit": settings.swap_row_limit}
+    folder = folder or settings.runs / provenance.make_run_id(track, str(model), split, key)
+    parameters = {**sizes, "shots": model.shots, "fresh": fresh, "swap_row_limit": settings.swap_row_limit}
     prices = costs.Prices.from_settings(settings)
     plan = _Plan(client, track, model, split, rows, messages, facts, parameters, prices, folder, key, session_id)
     if plan.find_waiting():
@@ -252,7 +251,7 @@ def _ask_rows(settings: Settings, plan: _Plan, waiting: list[int]) -> tracing.Ru
     model, limit = plan.facts["identity"]["model"], plan.facts["max_new_tokens"]
     inputs = {"dataset": f"{plan.track}/{plan.split}.jsonl", **plan.facts, "parameters": plan.parameters}
     name = f"eval {plan.track} {plan.model} {plan.split}"
-    tags = [plan.track, plan.model, plan.split]
+    tags = [plan.track, str(plan.model), plan.split]
     with tracing.RunTrace(settings, plan.folder.name, plan.folder, name, inputs, tags, plan.session_id) as trace:
         for line in read_ledger(plan.ledger_file).values():  # rows whose span a kill has lost
             trace.add_generation(line, plan.messages[line.index], model, limit)
@@ -278,7 +277,7 @@ def _describe_run(settings: Settings, plan: _Plan) -> dict[str, Any]:
         "run_id": plan.folder.name,
         "started": provenance.read_start(plan.folder.name),
         "ended": provenance.now_utc(),
-        "model": plan.model,
+        "model": str(plan.model),
         "rows_asked": len(plan.ledger_file.read_bytes().splitlines()),
         "rows_scored": len(plan.rows),
         **plan.facts,

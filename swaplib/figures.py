@@ -5,24 +5,27 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from swaplib.metrics import Track, core_metrics
-from swaplib.report import name_model
+from swaplib.model_names import ModelName
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe-Ito colours, which colour-blind readers can tell apart; the hatches survive greyscale.
+# Okabe-Ito colours (two of Tol's beside them), which colour-blind readers can tell apart; the hatches survive greyscale.
 STYLES = {"azure": ("#0072B2", ""), "slm": ("#E69F00", "//"), "slm_ft": ("#009E73", "..")}
-VARIANT_COLOURS, VARIANT_HATCHES = ("#CC79A7", "#56B4E9", "#D55E00", "#999999"), ("xx", "++", "oo")
+VARIANT_HATCHES = {"azure": "\\\\", "slm": "", "slm_ft": ".."}
+SHOTS_COLOURS, SHOTS_HATCHES = ("#CC79A7", "#56B4E9", "#D55E00", "#999999"), ("xx", "++", "oo")
 
 
 def _style_of(model: str) -> tuple[str, str]:
-    """Colour and hatch of a model; those of few-shot runs go by the number of examples, 0 to 8."""
-    base, _, variant = model.partition("-")
-    if not variant:
-        return STYLES[base]
-    n = int(variant.removeprefix("shots")) if variant.startswith("shots") else 2
-    return VARIANT_COLOURS[n % 4], VARIANT_HATCHES[n // 4]
+    """Colour and hatch of a model, its own for every name: the hatch has a mark for each part, the colour tells the last."""
+    name = ModelName.parse(model)
+    if str(name) == name.base:
+        return STYLES[name.base]
+    marks = [("#882255", "O", name.is_captured), ("#332288", "*", name.is_full), ("#000000", "||", name.is_native)]
+    marks.append((SHOTS_COLOURS[name.shots % 4], SHOTS_HATCHES[name.shots // 4], name.shots != 0))
+    found = [(colour, hatch) for colour, hatch, is_there in marks if is_there]
+    return found[-1][0], VARIANT_HATCHES[name.base] + "".join(hatch for _, hatch in found)
 
 
 def _list_places(n: int, position: int, n_models: int) -> list[float]:
@@ -58,7 +61,7 @@ def plot_metrics(track: Track, metrics: Sequence[dict[str, Any]]) -> "Figure":
         places = _list_places(len(names), offset, len(metrics))
         colour, hatch = _style_of(model)
         style = {"color": colour, "hatch": hatch, "edgecolor": "white", "error_kw": {"ecolor": "#333333", "capsize": 4}}
-        axes.bar(places, rates, width * 0.92, yerr=errors, label=name_model(model), **style)
+        axes.bar(places, rates, width * 0.92, yerr=errors, label=ModelName.parse(model).label, **style)
         for place, rate, top in zip(places, rates, errors[1], strict=True):
             axes.annotate(
                 f"{rate:.2f}", (place, rate + top), (0, 3), textcoords="offset points", ha="center", fontsize=8
@@ -83,9 +86,8 @@ def plot_reasons(diagnoses: dict[str, dict[str, Any]]) -> "Figure":
         colour, hatch = _style_of(model)
         places = _list_places(len(names), offset, len(counts))
         values = [of_model[name] for name in names]
-        bars = axes.barh(
-            places, values, height * 0.92, color=colour, hatch=hatch, edgecolor="white", label=name_model(model)
-        )
+        style = {"color": colour, "hatch": hatch, "edgecolor": "white", "label": ModelName.parse(model).label}
+        bars = axes.barh(places, values, height * 0.92, **style)
         axes.bar_label(bars, [str(value) if value else "" for value in values], padding=3, fontsize=8)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
@@ -104,7 +106,8 @@ def plot_costs(volumes: dict[str, Any] | None) -> "Figure | None":
     for line, (model, usd) in zip(
         itertools.cycle(("-", "--", "-.", ":")), volumes["usd_per_day"].items(), strict=False
     ):
-        axes.plot(volumes["rows_per_day"], usd, line, color=_style_of(model)[0], linewidth=2, label=name_model(model))
+        style = {"color": _style_of(model)[0], "linewidth": 2, "label": ModelName.parse(model).label}
+        axes.plot(volumes["rows_per_day"], usd, line, **style)
     crossings = {(pay["from_rows_per_day"], pay["usd_per_day"]) for pay in volumes["pays"].values()}
     for rows, usd in crossings:
         if rows is not None:

@@ -10,6 +10,7 @@ from swaplib.agent import AgentOptions
 from swaplib.checkpoints import hash_checkpoint
 from swaplib.comparison import compare_models, keep_comparable, list_rates, read_compared
 from swaplib.metrics import Track
+from swaplib.model_names import CAPTURED
 from swaplib.notebooks import parse_parameters, run_notebook
 from swaplib.outbox import describe_delivery
 from swaplib.rows import write_json
@@ -17,7 +18,6 @@ from swaplib.runs import read_ledgers, read_metrics
 from swaplib.settings import ROOT, Settings, show_path
 
 STAGES = ("06_capture", "07_build", "08_distill")
-CAPTURED = "slm_ft-captured"
 
 
 def run_flywheel(settings: Settings, track: str, assignments: list[tuple[str, str]], timeout_s: int) -> list[Path]:
@@ -72,13 +72,14 @@ def evaluate_captured(
     if "slm" in there:
         asked = read_metrics(settings, track, "slm")
         question = question | {"limit": asked["n_rows"], "max_new_tokens": asked["run"]["max_new_tokens"]}
-    evaluate.run_models(settings, track, f"slm,{CAPTURED}", **question, session_id=session_id)
+    captured = str(CAPTURED)
+    evaluate.run_models(settings, track, f"slm,{captured}", **question, session_id=session_id)
     there = [m for m in there if m == "azure" or (m == "slm_ft" and _is_current(settings, track))]
     others = ["slm", *keep_comparable(settings, track, "slm", there)]
-    metrics = read_compared(settings, track, *others, CAPTURED)
+    metrics = read_compared(settings, track, *others, captured)
     ledgers = read_ledgers(settings, metrics)
-    pairs = [(m, compare_models(track, ledgers, m, CAPTURED, margin)) for m in others]
-    comparisons = [{"first": m, "second": CAPTURED, "pairs": found} for m, found in pairs]
+    pairs = [(m, compare_models(track, ledgers, m, captured, margin)) for m in others]
+    comparisons = [{"first": m, "second": captured, "pairs": found} for m, found in pairs]
     return {"rates": list_rates(track, metrics), "comparisons": comparisons}
 
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from swaplib.model_names import parse_models
 from swaplib.rows import write_text
 from swaplib.settings import Settings
 
@@ -26,7 +27,8 @@ def run_notebook(
         timeout_s: The limit of one cell, in seconds; a dead kernel ends the run at once.
 
     Returns:
-        The paths of the executed notebook and of its HTML, named by the notebook, its track and its shots.
+        The paths of the executed notebook and of its HTML, named by the notebook, its track and, where all models have as
+        many, the examples in their prompts.
 
     Raises:
         FileNotFoundError, ValueError: The notebook is not there, or a parameter does not exist or fit.
@@ -39,14 +41,24 @@ def run_notebook(
     known = papermill.inspect_notebook(str(notebook))
     parameters = parse_parameters(known, assignments)
     track = parameters.get("track", ast.literal_eval(known["track"]["default"]) if "track" in known else None)
-    shots = f"-shots{parameters['shots']}" if parameters.get("shots") else ""
-    executed = settings.reports / f"{notebook.stem}{f'_{track}' if track else ''}{shots}.ipynb"
+    shots = _find_shots(known, parameters)
+    name = f"{notebook.stem}{f'_{track}' if track else ''}{f'-shots{shots}' if shots else ''}"
+    executed = settings.reports / f"{name}.ipynb"
     executed.parent.mkdir(parents=True, exist_ok=True)
     failure = _execute(notebook, executed, parameters, timeout_s)
     html = write_html(executed)
     if failure:
         raise RuntimeError(failure)
     return executed, html
+
+
+def _find_shots(known: dict[str, Any], parameters: dict[str, Any]) -> int:
+    """The examples in the prompts of the models that a notebook is to run; 0 where it runs none, or they differ in it."""
+    if not {"models", "shots"} <= known.keys():
+        return 0
+    asked = {name: ast.literal_eval(known[name]["default"]) for name in ("models", "shots")} | parameters
+    counts = {model.shots for model in parse_models(asked["models"], asked["shots"])}
+    return counts.pop() if len(counts) == 1 else 0
 
 
 def _execute(notebook: Path, executed: Path, parameters: dict[str, Any], timeout_s: int) -> str | None:

@@ -18,6 +18,7 @@ from swaplib.evaluate import make_model
 from swaplib.hosted import HostedLLM
 from swaplib.local import LocalSLM
 from swaplib.metrics import Track, canonical_json
+from swaplib.model_names import ModelName
 from swaplib.outbox import check_tracing, describe_delivery
 from swaplib.prompts import Message, build_messages
 from swaplib.rows import hash_text, read_rows, write_json
@@ -52,9 +53,10 @@ def measure_parity(
         RuntimeError: A server gave no answer. Nothing was written.
     """
     check_tracing(settings)
-    slm = make_model(settings, track, model, batch_size, concurrency=1)
-    if model == "azure" or n_rows < 0:
+    name = ModelName.parse(model)
+    if name.is_hosted or name.shots or n_rows < 0:
         raise ValueError(f"model={model!r}, n_rows={n_rows}: expected a local model (slm, slm_ft) and 0 rows or more")
+    slm = make_model(settings, track, name, batch_size, concurrency=1)
     if n_rows == 0:
         print("parity was not measured: 0 rows were asked for")
         return {"comparisons": []}

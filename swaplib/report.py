@@ -9,6 +9,7 @@ import pandas as pd
 
 from swaplib import runs
 from swaplib.metrics import Track, core_metrics
+from swaplib.model_names import ModelName
 from swaplib.rows import STATUSES, LedgerLine, Row
 from swaplib.settings import Settings
 
@@ -17,18 +18,9 @@ if TYPE_CHECKING:
 
     from swaplib.evaluate import Run
 
-KINDS = {"azure": "hosted", "slm": "local", "slm_ft": "local, adapter"}
-
 # control characters, text that turns its direction, halves of surrogate pairs; and how much of a text is shown
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 SHOWN = 20_000
-
-
-def name_model(model: str) -> str:
-    """A model as a person reads it, for example `slm-shots4 (local, 4 examples)`."""
-    base, *variants = model.split("-")
-    words = [f"{v.removeprefix('shots')} examples" if v.startswith("shots") else f"{v} rows" for v in variants]
-    return f"{model} ({', '.join([KINDS[base], *words])})"
 
 
 def style(frame: pd.DataFrame, caption: str = "") -> "Styler":
@@ -119,7 +111,7 @@ def show_metrics(track: Track, metrics: Iterable[dict[str, Any]]) -> "Styler":
     metrics, records = list(metrics), []
     statuses = [s for s in STATUSES if s == "ok" or any(m["n_by_status"][s] for m in metrics)]
     for m in metrics:
-        record = {"model": name_model(m["run"]["model"]), "rows": m["n_rows"]}
+        record = {"model": ModelName.parse(m["run"]["model"]).label, "rows": m["n_rows"]}
         record |= {name: format_rate(m[name], m["intervals"][name]) for name in core_metrics(track)}
         record |= {status: m["n_by_status"][status] for status in statuses}
         records.append(record | {"tokens out": m["extra"]["completion_tokens"]})
@@ -148,7 +140,7 @@ def show_answered(track: Track, diagnoses: dict[str, dict[str, Any]]) -> "Styler
     """Core metrics over all rows, which count, beside those over the rows that a model answered, which flatter it."""
     records = []
     for model, d in diagnoses.items():
-        record = {"model": name_model(model), "all rows": d["n_rows"], "answered": d["answered"]["n_rows"]}
+        record = {"model": ModelName.parse(model).label, "all rows": d["n_rows"], "answered": d["answered"]["n_rows"]}
         for name in core_metrics(track):
             record[name] = f"{d['all_rows'][name]:.3f}"
             flattering = d["answered"].get(name)
@@ -163,7 +155,7 @@ def show_diagnosis(diagnoses: dict[str, dict[str, Any]]) -> "Styler":
     seen = [reason for reason in reasons if any(d["reasons"][reason] for d in diagnoses.values())]
     records = []
     for model, d in diagnoses.items():
-        record = {"model": name_model(model), "rows": d["n_rows"], "right": d["right"]}
+        record = {"model": ModelName.parse(model).label, "rows": d["n_rows"], "right": d["right"]}
         record |= {reason: d["reasons"][reason] for reason in seen}
         rates = ("found_rate", "lenient_rate", "args_precision", "args_recall", "args_f1")
         records.append(record | {name: f"{d[name]:.2f}" for name in rates if name in d})
@@ -174,7 +166,7 @@ def show_failures(run: "Run", rows: list[Row], n: int = 5) -> "Styler":
     """Rows for a person to read, failures first: prompt, gold and output side by side."""
     ordered = sorted(run.ledger, key=lambda line: (all(line.scores.values()), line.index))
     records = [_make_failure(line, rows[line.index]) for line in ordered[:n]]
-    caption = f"{name_model(run.metrics['run']['model'])}: {len(records)} of {len(ordered)} rows"
+    caption = f"{ModelName.parse(run.metrics['run']['model']).label}: {len(records)} of {len(ordered)} rows"
     return style_texts(pd.DataFrame(records, dtype=object), caption)
 
 

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from swaplib.report import format_rate, name_model, style
+from swaplib.model_names import CAPTURED, ModelName
+from swaplib.report import format_rate, style
 
 if TYPE_CHECKING:
     from IPython.display import HTML
@@ -63,10 +64,15 @@ def show_comparison(compared: dict[str, Any] | None) -> "Styler":
 
 
 def show_costs(decision: dict[str, Any]) -> "Styler":
-    """What each run took, and its dollars where prices are set; a local latency runs from a prompt's reading to its end."""
+    """What each run took, and its dollars where prices are set; a local latency runs from a prompt's reading to its end.
+
+    All but `rows` and `right` is of the rows that were read; where these are fewer, they have a column.
+    """
     costs, records = decision["costs"], []
+    has_unread = bool(_count_unread(costs))
     for model, found in costs["models"].items():
-        record = {"model": name_model(model), "rows": found["rows"], "right": found["right"]}
+        record = {"model": ModelName.parse(model).label, "rows": found["rows"], "right": found["right"]}
+        record |= {"rows read": _format(found.get("rows_read"), ",d")} if has_unread else {}
         record |= {"tokens in": found["prompt_tokens"], "tokens out": found["completion_tokens"]}
         record |= {
             "p50 ms": _format(found["p50_latency_ms"], ",.0f"),
@@ -80,6 +86,13 @@ def show_costs(decision: dict[str, Any]) -> "Styler":
             record |= {"pays from, rows a day": _format(pay["from_rows_per_day"], ",.0f") or "never" if pay else ""}
         records.append(record)
     return style(pd.DataFrame(records))
+
+
+def _count_unread(costs: dict[str, Any]) -> dict[str, int]:
+    """How many rows were never read, by model; only models with such rows. Files of old do not tell."""
+    known = {model: found for model, found in costs["models"].items() if found.get("rows_read") is not None}
+    counts = {model: found["rows"] - found["rows_read"] for model, found in known.items()}
+    return {model: n for model, n in counts.items() if n}
 
 
 def _format(value: float | None, form: str) -> str:
@@ -164,7 +177,11 @@ def describe_costs(decision: dict[str, Any]) -> str:
     elif pay:
         most = f"{pay['capacity_rows_per_day']:,.0f} rows a day at most"
         when = f" A machine of its own never pays: it answers {most}, which cost less at the hosted LLM."
-    return f"For 1,000 rows, with the machine always busy: {', '.join(parts)}.{when}"
+    listed = ", ".join(
+        f"{n} of {costs['models'][model]['rows']} of {model}" for model, n in _count_unread(costs).items()
+    )
+    note = f" Rows that were never read are left out: {listed}." if listed else ""
+    return f"For 1,000 rows, with the machine always busy: {', '.join(parts)}.{when}{note}"
 
 
 def describe_loop(loop: dict[str, Any]) -> list[str]:
@@ -188,7 +205,7 @@ def describe_loop(loop: dict[str, Any]) -> list[str]:
             f"As an agent, on {base['n_tasks']} tasks with tools that it was not taught to call: solved {rates} ({counts})."
         )
     if evaluated := loop["track_eval"]:
-        slm, captured = (evaluated["rates"][m] for m in ("slm", "slm_ft-captured"))
+        slm, captured = (evaluated["rates"][m] for m in ("slm", str(CAPTURED)))
         gains = [f"{name} {slm[name]['rate']:.2f} to {captured[name]['rate']:.2f}" for name in slm]
         lines.append(f"On the {loop['track']} test rows: {', '.join(gains)}.")
     return lines
@@ -206,7 +223,7 @@ def show_agents(loop: dict[str, Any]) -> "Styler":
     """The agents side by side, then the paired evidence on tasks solved."""
     agents = loop["agent_eval"] or {"models": {}}
     records = [
-        {"agent": name_model(model), "tasks": found["n_tasks"], "solved": found["solved"]}
+        {"agent": ModelName.parse(model).label, "tasks": found["n_tasks"], "solved": found["solved"]}
         | {"solved rate": format_rate(found["solved_rate"], found["interval"]), "steps a task": f"{found['steps']:.2f}"}
         for model, found in agents["models"].items()
     ]

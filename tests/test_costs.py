@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import pytest
+from test_model_names import ALL_NAMES
 
 from swaplib import costs, figures, verdicts
 from swaplib.costs import Prices
@@ -41,6 +42,80 @@ def test_what_a_ledger_does_not_tell_is_not_made_up():
     assert costs.measure_ledger([line(0, 1000, 6.0), refused])["prompt_tokens"] == 100
     cut_off = line(1, 10, 7.0, tokens=(None, None), status="truncated")  # read and answered, but nobody told the usage
     assert costs.measure_ledger([line(0, 1000, 6.0), cut_off])["prompt_tokens"] is None
+
+
+TOO_LONG = Generation("", "truncated", "context_length_exceeded", 9000, 0, 0.0)
+UNREAD = {
+    "too long for the local model": TOO_LONG,
+    "too long for the hosted one": replace(TOO_LONG, prompt_tokens=None, completion_tokens=None, latency_ms=30.0),
+    "filtered before it was read": Generation("", "filtered", "content_filter", None, None, 30.0),
+    "no answer": Generation("", "error", None, None, None, 180_000.0, "no answer within 180 s"),
+}
+
+
+def four_of_ten(unread: Generation) -> list[LedgerLine]:
+    """Four answers of a second each, one after the other, and six rows that were never read."""
+    answered = [line(i, 1000, 11.0 + i) for i in range(4)]
+    return answered + [LedgerLine(i, "", unread, {"valid_call": False}, 10.0 + i) for i in range(4, 10)]
+
+
+@pytest.mark.parametrize("unread", UNREAD.values(), ids=UNREAD)
+def test_rows_that_were_never_read_make_no_model_faster_or_cheaper(unread):
+    measured = costs.measure_ledger(four_of_ten(unread))
+    assert (measured["p50_latency_ms"], measured["p95_latency_ms"]) == (1000, 1000)  # 0 ms, were they counted
+    assert (measured["busy_seconds"], measured["rows_per_second"]) == (4, 1)  # 2.5 rows a second
+    assert [measured[name] for name in ("rows_read", "prompt_tokens", "completion_tokens")] == [4, 400, 200]
+    run = metrics(four_of_ten(unread), right=4)
+    priced = costs.price_runs({"azure": run, "slm": run}, PRICES)["models"]
+    assert priced["slm"]["usd_per_1000_rows"] == pytest.approx(1.0)  # 0.40 $
+    assert priced["slm"]["usd_per_right_row"] == pytest.approx(0.001)
+    assert priced["azure"]["usd_per_1000_rows"] == pytest.approx(0.6)  # 0.24 $
+    assert priced["azure"]["usd_per_right_row"] == pytest.approx(0.0006)
+
+
+def test_a_filter_that_stopped_the_answer_stopped_a_row_that_was_read():
+    stopped = Generation("", "filtered", "content_filter", 100, 50, 1000.0)
+    ledger = [line(0, 1000, 11.0), LedgerLine(1, "", stopped, {"valid_call": False}, 12.0)]
+    measured = costs.measure_ledger(ledger)
+    assert (measured["rows_read"], measured["prompt_tokens"], measured["rows_per_second"]) == (2, 200, 1)
+
+
+@pytest.mark.parametrize("unread", UNREAD.values(), ids=UNREAD)
+def test_a_run_of_which_no_row_was_read_has_no_speed_and_no_price_and_is_shown_all_the_same(unread):
+    ledger = [LedgerLine(i, "", unread, {"valid_call": False}, 10.0 + i) for i in range(3)]
+    measured = costs.measure_ledger(ledger)
+    assert [measured.pop(name) for name in ("rows_read", "prompt_tokens", "completion_tokens")] == [0, 0, 0]
+    assert set(measured.values()) == {None}
+    read, none = metrics([line(i, 1000, 10.0 + i) for i in range(3)]), metrics(ledger, right=0)
+    for models in ({"azure": read, "slm": none}, {"azure": none, "slm": read}, {"azure": none, "slm": none}):
+        decision = {"model": "slm", "costs": costs.price_runs(models, PRICES)}
+        assert decision["costs"]["pays"] == {}
+        assert "rows read" in verdicts.show_costs(decision).to_html()
+        verdicts.describe_costs(decision)
+        assert figures.plot_costs(costs.trace_volumes(decision["costs"])) is None
+
+
+def test_rows_that_were_never_read_are_said_beside_what_the_others_took():
+    read = metrics([line(i, 1000, 10.0 + i) for i in range(10)])
+    decision = {
+        "model": "slm",
+        "costs": costs.price_runs({"azure": read, "slm": metrics(four_of_ten(TOO_LONG))}, PRICES),
+    }
+    assert "Rows that were never read are left out: 6 of 10 of slm." in verdicts.describe_costs(decision)
+    assert "rows read" in verdicts.show_costs(decision).to_html()
+    for found in decision["costs"]["models"].values():  # a decision of old does not tell
+        del found["rows_read"]
+    assert "never read" not in verdicts.describe_costs(decision)
+    assert "rows read" not in verdicts.show_costs(decision).to_html()
+
+
+def test_a_metrics_file_of_old_is_priced_over_all_of_its_rows():
+    old = metrics([line(i, 1000, 11.0 + i) for i in range(10)])
+    del old["extra"]["rows_read"]
+    priced = costs.price_runs({"azure": old, "slm": old}, PRICES)
+    assert priced["models"]["azure"]["usd_per_1000_rows"] == pytest.approx(0.6)
+    assert priced["models"]["slm"]["usd_per_right_row"] == pytest.approx(0.002)
+    assert "rows read" not in verdicts.show_costs({"model": "slm", "costs": priced}).to_html()
 
 
 def test_dollars_as_worked_by_hand():
@@ -110,7 +185,13 @@ def test_every_model_of_a_comparison_is_in_the_cost_figure_in_a_style_of_its_own
     priced = costs.price_runs(dict.fromkeys(models, ledger), PRICES)
     figure = figures.plot_costs(costs.trace_volumes(priced))
     assert len(figure.legends[0].get_texts()) == len(models)
-    assert len({figures._style_of(model) for model in models}) == len(models)
+    assert len({figures._style_of(model)[0] for model in models if model != "slm-shots8"}) == len(models) - 1  # colours
+
+
+def test_every_name_that_a_model_can_have_has_a_style_of_its_own():
+    assert len(set(map(figures._style_of, ALL_NAMES))) == len(ALL_NAMES) == 126
+    usual = ("azure", "slm", "slm-full", "slm-native", "slm-shots4", "slm_ft", "slm_ft-captured")
+    assert len({figures._style_of(name)[0] for name in usual}) == len(usual)  # lines have a colour and no hatch
 
 
 def test_one_token_price_alone_is_refused(settings):

@@ -323,6 +323,43 @@ def test_few_shot_prompts_hold_the_same_train_examples_for_every_row_and_model(t
     assert asked[12][1:-1] == shared[:2]  # the fewer are among the more
 
 
+def test_examples_may_stand_in_the_models_name_and_it_is_the_same_run(toolcall_home):
+    write_train_rows(toolcall_home)
+    with serving(right) as (root, exchanges):
+        run = run_azure(toolcall_home, root, shots=2)
+        settings = toolcall_home.model_copy(update={"azure_endpoint": f"{root}/openai/deployments/gpt"})
+        plain, named = evaluate.run_models(settings, "toolcall", "azure, azure-shots2")
+        both = evaluate.run_model(settings, "toolcall", "azure-shots2", shots=2)
+    assert run.folder == named.folder == both.folder != plain.folder
+    assert [r.metrics["run"]["model"] for r in (plain, named)] == ["azure", "azure-shots2"]
+    assert len(exchanges) == 6 + 6
+
+
+@pytest.mark.parametrize(
+    ("models", "shots", "message"),
+    [
+        ("azure-shots2", 3, "shots=3 and the model 'azure-shots2' ask for different examples"),
+        ("azure,azure-shots2", 2, "names a model twice"),
+        ("azure-shots9", 0, "a prompt takes 0 to 8 examples, not 9"),
+        (
+            "slm-full",
+            0,
+            "slm-full cannot be run: expected one of azure, slm, slm_ft, slm_ft-captured, with -shotsN behind",
+        ),
+        ("azure,slm_ft-native-shots4", 0, "slm_ft-native-shots4 cannot be run: expected one of azure, slm, slm_ft"),
+    ],
+)
+def test_a_name_that_cannot_be_asked_for_says_what_can_be_before_anything_is_asked(
+    toolcall_home, models, shots, message
+):
+    write_train_rows(toolcall_home)
+    with serving(right) as (root, exchanges):
+        settings = toolcall_home.model_copy(update={"azure_endpoint": f"{root}/openai/deployments/gpt"})
+        with pytest.raises(ValueError, match=message):
+            evaluate.run_models(settings, "toolcall", models, shots=shots)
+    assert not exchanges
+
+
 @pytest.mark.parametrize(
     ("parameters", "match"),
     [({"shots": 9}, "0 to 8"), ({"shots": 7}, "found 6"), ({"shots": 1, "split": "train"}, "evaluate test or val")],

@@ -117,6 +117,25 @@ def test_a_parameter_that_does_not_fit_stops_before_the_run(settings, tmp_path, 
     assert not settings.reports.exists()
 
 
+@pytest.mark.parametrize(
+    ("parameters", "shots"),
+    [
+        ({}, 0),
+        ({"shots": 4}, 4),
+        ({"models": "slm-shots4"}, 4),
+        ({"models": "slm-shots4,azure-shots4"}, 4),
+        ({"models": "azure,slm-shots4"}, 0),  # a report of both is no few-shot report
+    ],
+)
+def test_a_report_of_few_shot_runs_is_not_written_over_that_of_the_others(parameters, shots):
+    known = papermill.inspect_notebook(str(ROOT / "notebooks" / "02_eval.ipynb"))
+    assert notebooks._find_shots(known, parameters) == shots
+
+
+def test_a_notebook_that_runs_no_models_has_no_examples():
+    assert notebooks._find_shots(papermill.inspect_notebook(str(ROOT / "notebooks" / "03_decision.ipynb")), {}) == 0
+
+
 def test_typed_words_become_values_of_the_stated_types():
     known = {
         "track": {"default": '"toolcall"', "inferred_type_name": "str"},

@@ -61,6 +61,8 @@ def test_rows_without_an_answer_are_no_outputs_to_compare(adapted):
 def test_parity_is_for_local_models(toolcall_home):
     with pytest.raises(ValueError, match="expected a local model"):
         parity.measure_parity(toolcall_home, "toolcall", "azure")
+    with pytest.raises(ValueError, match="expected a local model"):
+        parity.measure_parity(toolcall_home, "toolcall", "slm-shots4")  # examples make no other weights
     with pytest.raises(FileNotFoundError, match="04_finetune"):
         parity.measure_parity(toolcall_home, "toolcall", "slm_ft")
 

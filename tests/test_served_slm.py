@@ -6,6 +6,7 @@ from servers import as_json, serving
 from swaplib import decision, evaluate, parity
 from swaplib.doctor import check_checkpoint_loads
 from swaplib.hosted import CallFailed
+from swaplib.model_names import ModelName
 from swaplib.rows import read_rows, write_json, write_rows
 from swaplib.server_process import running_server
 from swaplib.settings import ROOT
@@ -40,6 +41,12 @@ def test_a_model_that_is_not_served_there_is_refused_before_a_row_is_asked(serve
     with pytest.raises(ValueError, match=r"serves slm, not slm_ft\. Serve it under that name"):
         evaluate.run_model(served, "toolcall", "slm_ft")
     assert not served.runs.exists()
+
+
+def test_a_server_is_asked_for_the_model_without_its_examples(served):
+    client = evaluate.make_model(served, "toolcall", ModelName.parse("slm-shots2"), 1, 1)
+    client.check()
+    assert client.deployment == "slm"
 
 
 def test_parity_of_a_served_slm_compares_calls_at_once_with_one_at_a_time(served):
