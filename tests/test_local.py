@@ -44,7 +44,8 @@ def test_an_adapter_is_added_to_dequantised_weights_and_applied_beside_packed_on
     with torch.inference_mode():
         found = [model(input_ids=ids).logits[0, -1].float() for model in (merged, beside, slm.model)]
     moved = (found[1] - found[2]).abs().max()  # by the adapter
-    assert (found[0] - found[1]).abs().max() < (0.001 if adapted.device == "cpu" else 0.1) * moved
+    # packed weights are multiplied in bfloat16 on a GPU and on a CPU that has instructions for it
+    assert (found[0] - found[1]).abs().max() < 0.1 * moved
 
 
 def test_an_adapter_of_weights_that_are_tied_stays_beside_them(slm, tmp_path):
