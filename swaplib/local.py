@@ -9,14 +9,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from logging import ERROR, getLogger
+from math import isfinite
 from pathlib import Path
-from typing import Any, Literal
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, Literal
 
 from tqdm import tqdm
 
 from swaplib.checkpoints import check_checkpoint, hash_checkpoint, refuse_code
 from swaplib.prompts import Message
 from swaplib.rows import Generation
+
+if TYPE_CHECKING:
+    from swaplib.decoding import Answer
 
 Precision = Literal["4bit", "float32", "bfloat16"]
 
@@ -243,18 +248,27 @@ class LocalSLM:
     ) -> Iterator[tuple[int, Generation]]:
         from swaplib import decoding
 
-        for i, ids, seconds in decoding.decode(self.model, prompts, max_new_tokens, size, on_token):
-            yield i, self._read(ids, len(prompts[i]), 1000 * seconds)
+        for answer in decoding.decode(self.model, prompts, max_new_tokens, size, on_token):
+            yield answer.index, self._read(answer, len(prompts[answer.index]))
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, special tokens left out."""
         return self.tokenizer.decode(ids, skip_special_tokens=True)
 
-    def _read(self, ids: list[int], prompt_tokens: int, latency_ms: float) -> Generation:
+    def _read(self, answer: "Answer", prompt_tokens: int) -> Generation:
         ends = self.model.generation_config.eos_token_id
         ends = {ends} if isinstance(ends, int) else set(ends)
-        length = next((i for i, token in enumerate(ids) if token in ends), None)
-        output = self.decode(ids[:length])
-        status = "truncated" if length is None else "ok" if output.strip() else "empty"
-        reason = "length" if length is None else "stop"
-        return Generation(output, status, reason, prompt_tokens, len(ids) if length is None else length + 1, latency_ms)
+        has_ended = answer.ids[-1] in ends
+        output = self.decode(answer.ids[:-1] if has_ended else answer.ids)
+        status = "truncated" if not has_ended else "ok" if output.strip() else "empty"
+        reason = "stop" if has_ended else "length"
+        counts = (prompt_tokens, len(answer.ids))
+        sure = measure_logprobs(answer.logprobs)
+        return Generation(output, status, reason, *counts, 1000 * answer.seconds, None, *sure)
+
+
+def measure_logprobs(logprobs: Sequence[float]) -> tuple[float | None, float | None]:
+    """The mean and the least of an answer's logprobs; None for both where the model's arithmetic gave no numbers."""
+    if not all(map(isfinite, logprobs)):
+        return None, None
+    return fmean(logprobs), min(logprobs)

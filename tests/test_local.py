@@ -5,7 +5,8 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from swaplib.local import LocalSLM
+from swaplib import decoding
+from swaplib.local import LocalSLM, measure_logprobs
 from swaplib.prompts import build_messages
 from swaplib.rows import read_rows
 from swaplib.settings import ROOT
@@ -77,6 +78,24 @@ def test_an_answer_that_ends_its_turn_is_ok_and_one_cut_off_is_truncated(slm):
     assert whole.prompt_tokens == len(slm.tokenizer(slm.render(chat))["input_ids"])
 
 
+def test_a_generation_tells_how_sure_the_model_was(slm):
+    text = slm.render(CHATS[0])
+    [generation] = slm.generate_batch([text], 8)
+    answer = next(decoding.decode(slm.model, [slm._encode(text)], 8, 1))
+    with torch.inference_mode():
+        ids = torch.tensor([slm._encode(text) + answer.ids], device=slm.device)
+        logits = slm.model(input_ids=ids, logits_to_keep=len(answer.ids) + 1).logits[0, :-1].float()
+    by_hand = logits.log_softmax(-1).gather(-1, ids[0, -len(answer.ids) :, None])[:, 0].cpu()
+    assert generation.mean_logprob == pytest.approx(by_hand.mean().item(), abs=1e-3 if slm.device == "cpu" else 0.1)
+    assert generation.min_logprob == pytest.approx(by_hand.min().item(), abs=1e-3 if slm.device == "cpu" else 0.1)
+    assert generation.min_logprob <= generation.mean_logprob <= 0
+
+
+def test_arithmetic_that_gave_no_number_says_nothing_of_how_sure_it_was():
+    assert measure_logprobs([-0.25, -0.75]) == (-0.5, -0.75)
+    assert measure_logprobs([-0.25, float("nan")]) == (None, None)
+
+
 def test_answers_keep_their_rows_whatever_the_order_of_lengths(slm):
     batched = dict(slm.generate(CHATS, 6))
     alone = {i: slm.generate_batch([slm.render(chat)], 6)[0] for i, chat in enumerate(CHATS)}
@@ -107,6 +126,7 @@ def test_a_prompt_without_room_for_an_answer_is_truncated_and_does_not_stop_the_
     answers = dict(slm.generate(chats, 2))
     assert (answers[0].status, answers[0].finish_reason) == ("truncated", "context_length_exceeded")
     assert answers[0].prompt_tokens > 8192
+    assert answers[0].mean_logprob is None
     assert answers[1].completion_tokens == 2
 
 
