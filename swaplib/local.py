@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tqdm import tqdm
 
-from swaplib.checkpoints import check_checkpoint, hash_checkpoint, refuse_code
+from swaplib.checkpoints import check_checkpoint, count_parameters, hash_checkpoint, read_header, refuse_code
 from swaplib.prompts import Message
 from swaplib.rows import Generation
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 Precision = Literal["4bit", "float32", "bfloat16"]
 
+_OF_A_LAYER = re.compile(r"\.\d+\..*\.lora_")
+_OF_EMBEDDING = re.compile(r"\b(lm_head|embed_tokens)\b")
 _OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory|bad_alloc|ALLOC_FAILED")
 
 
@@ -34,7 +36,7 @@ class LocalSLM:
 
     `precision="4bit"` is nf4 with double quantisation, float32 arithmetic on a CPU and bfloat16 on a GPU. Where there is
     room, the 4-bit weights are dequantised once after loading, not anew in every step, and the adapter, a PEFT folder, is
-    added to them, not applied beside them. `batch_size` is how many rows are in work at once.
+    added to them, not applied beside them, if it may be. `batch_size` is how many rows are in work at once.
     """
 
     path: Path
@@ -67,6 +69,8 @@ class LocalSLM:
             "adapter_sha256": hash_checkpoint(self.adapter) if self.adapter else None,
             "quantisation": "nf4, double quantisation" if self.precision == "4bit" else None,
             "arithmetic": "float32" if self._is_float32 else "bfloat16",
+            "is_dequantised": self.is_dequantised if self.precision == "4bit" else None,
+            "is_merged": self._can_merge and self.is_dequantised if self.adapter else None,
         }
 
     @cached_property
@@ -88,6 +92,29 @@ class LocalSLM:
 
         return "cuda" if torch.cuda.is_available() else "cpu"
 
+    @cached_property
+    def is_dequantised(self) -> bool:
+        """Whether the weights take as many bytes each as the arithmetic's numbers.
+
+        Always on a CPU; a 4-bit model on a GPU when two bytes for each weight leave half of the GPU's memory. It is known
+        before the model is loaded, which is then loaded so.
+        """
+        if self.precision != "4bit" or self.device == "cpu":
+            return True
+        import torch
+
+        return 4 * count_parameters(self.path) < torch.cuda.mem_get_info()[1]
+
+    @cached_property
+    def _can_merge(self) -> bool:
+        """Whether the adapter may be added to the weights: it has LoRA weights of numbered layers and no others.
+
+        lm_head may share its weights with the embedding, which must not change with it; a module that was trained whole
+        replaces its own. What the adapter has weights for is read from its file: its config may name modules by a pattern.
+        """
+        names = read_header(self.adapter / "adapter_model.safetensors") if self.adapter else ()
+        return all(_OF_A_LAYER.search(name) and not _OF_EMBEDDING.search(name) for name in names)
+
     @property
     def _is_float32(self) -> bool:
         return self.precision == "float32" or (self.precision == "4bit" and self.device == "cpu")
@@ -98,11 +125,20 @@ class LocalSLM:
         return self._load()
 
     def load_merged(self) -> Any:
-        """A model of its own: the 4-bit weights as numbers of the arithmetic's type, the adapter added to them."""
+        """A model of its own: the 4-bit weights as numbers of the arithmetic's type, the adapter added to them.
+
+        Raises:
+            ValueError: The adapter cannot be added to weights.
+        """
+        self.check()
+        if not self._can_merge:
+            raise ValueError(
+                f"the adapter at {self.adapter} changes lm_head or the embedding, or replaces a module: it cannot be merged"
+            )
         return self._load(is_dequantised=True)
 
     def _load(self, is_dequantised: bool | None = None) -> Any:
-        """Load the model; `is_dequantised` None lets the room decide."""
+        """Load the model, as is_dequantised says or as told."""
         import torch
         from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
         from transformers.utils import logging
@@ -125,8 +161,7 @@ class LocalSLM:
             use_safetensors=True,
             trust_remote_code=False,
         )
-        if is_dequantised is None:
-            is_dequantised = self.precision != "4bit" or self._has_room(model)
+        is_dequantised = self.is_dequantised if is_dequantised is None else is_dequantised
         if self.precision == "4bit" and is_dequantised:
             model = model.dequantize()
         eos = model.generation_config.eos_token_id
@@ -139,16 +174,9 @@ class LocalSLM:
             from peft import PeftModel
 
             model = PeftModel.from_pretrained(model, self.adapter)
-            # lm_head may share its weights with the embedding, which must not change with it
-            if is_dequantised and not {"lm_head", "embed_tokens"} & set(model.peft_config["default"].target_modules):
+            if is_dequantised and self._can_merge:
                 model = model.merge_and_unload()
         return decoding.prepare(model).eval()
-
-    def _has_room(self, model: Any) -> bool:
-        """Whether the weights may take two bytes each: always on a CPU; on a GPU, when that leaves half of its memory."""
-        import torch
-
-        return self.device == "cpu" or 4 * model.num_parameters() < torch.cuda.mem_get_info()[1]
 
     def generate(
         self, conversations: Sequence[Sequence[Message]], max_new_tokens: int

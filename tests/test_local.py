@@ -4,8 +4,10 @@ import shutil
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import save_file
 
 from swaplib import decoding
+from swaplib.checkpoints import count_parameters
 from swaplib.local import LocalSLM, measure_logprobs
 from swaplib.prompts import build_messages
 from swaplib.rows import read_rows
@@ -49,11 +51,58 @@ def test_an_adapter_is_added_to_dequantised_weights_and_applied_beside_packed_on
     assert (found[0] - found[1]).abs().max() < 0.1 * moved
 
 
-def test_an_adapter_of_weights_that_are_tied_stays_beside_them(slm, tmp_path):
-    config = LoraConfig(r=2, target_modules=["lm_head"], init_lora_weights=False)
+@pytest.mark.parametrize("target", [["lm_head"], r"lm_head|.*\.0\.mlp\.up_proj"], ids=["list", "pattern"])
+def test_an_adapter_of_weights_that_are_tied_stays_beside_them(slm, tmp_path, target):
+    config = LoraConfig(r=2, target_modules=target, init_lora_weights=False)
     get_peft_model(LocalSLM(slm.path)._load(), config).save_pretrained(tmp_path / "adapter")
-    model = LocalSLM(slm.path, tmp_path / "adapter").model
-    assert [name for name, _ in model.named_modules() if "lora" in name]
+    assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["target_modules"] == target
+    adapted = LocalSLM(slm.path, tmp_path / "adapter")
+    assert [name for name, _ in adapted.model.named_modules() if "lm_head.lora" in name]
+    with pytest.raises(ValueError, match="cannot be merged"):
+        adapted.load_merged()
+
+
+@pytest.mark.parametrize(
+    ("name", "is_merged"),
+    [
+        ("model.layers.0.mlp.up_proj.lora_A.weight", True),
+        ("transformer.h.11.attn.c_attn.lora_B.weight", True),
+        ("lm_head.lora_A.weight", False),
+        ("model.embed_tokens.lora_embedding_A", False),
+        ("embed_out.lora_A.weight", False),
+        ("lm_head.weight", False),
+        ("model.layers.0.input_layernorm.weight", False),
+    ],
+)
+def test_identity_says_whether_the_adapter_is_merged_by_what_it_has_weights_for(slm, tmp_path, name, is_merged):
+    folder = shutil.copytree(ROOT / "slm_swap" / "stand_in", tmp_path / "adapter")
+    weights = {f"base_model.model.{n}": torch.zeros(2, 2) for n in ("model.layers.0.mlp.up_proj.lora_B.weight", name)}
+    save_file(weights, folder / "adapter_model.safetensors", {"format": "pt"})
+    assert LocalSLM(slm.path, folder).identity()["is_merged"] is is_merged
+    assert slm.identity()["is_merged"] is None
+
+
+def test_parameters_are_counted_without_loading_them(slm):
+    assert count_parameters(slm.path) == slm.model.num_parameters()
+
+
+@pytest.mark.parametrize(("room", "is_dequantised"), [(0.9, False), (1.1, True)])
+def test_identity_says_whether_a_gpu_has_room_for_dequantised_weights(slm, monkeypatch, room, is_dequantised):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (0, room * 4 * slm.model.num_parameters()))
+    asked = {"slm": LocalSLM(slm.path), "slm_ft": LocalSLM(slm.path, ROOT / "slm_swap" / "stand_in")}
+    for model in asked.values():
+        model.__dict__["device"] = "cuda"
+    found = {name: model.identity() for name, model in asked.items()}
+    assert [identity["is_dequantised"] for identity in found.values()] == [is_dequantised, is_dequantised]
+    assert [identity["is_merged"] for identity in found.values()] == [None, is_dequantised]
+
+
+def test_a_model_is_loaded_as_its_identity_says(slm):
+    packed = LocalSLM(slm.path, ROOT / "slm_swap" / "stand_in")
+    packed.__dict__["is_dequantised"] = False
+    assert packed.identity()["is_dequantised"] is packed.identity()["is_merged"] is False
+    assert [name for name, _ in packed.model.named_modules() if "lora" in name]
+    assert packed.model.base_model.model.model.layers[0].mlp.up_proj.base_layer.weight.dtype == torch.uint8
 
 
 def test_an_adapter_of_another_kind_is_refused(slm, tmp_path):
