@@ -79,7 +79,7 @@ def label_chat(slm: LocalSLM, chat: Chat) -> Example:
         if not chat.is_trained[i]:
             continue
         prompt, turn = slm.render(chat.messages[:i]), message["content"] + slm.tokenizer.eos_token
-        whole = slm.tokenizer.apply_chat_template(list(chat.messages[: i + 1]), tokenize=False)
+        whole = slm.render(chat.messages[: i + 1], has_generation_prompt=False)
         if not (prompt.startswith(reached) and whole.startswith(prompt) and whole[len(prompt) :].rstrip() == turn):
             raise ValueError(
                 f"the chat template of {slm.path.name} does not render chat {chat.id} as prompt, turn and "

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tqdm import tqdm
 
+from swaplib import templates
 from swaplib.checkpoints import check_checkpoint, count_parameters, hash_checkpoint, read_header, refuse_code
 from swaplib.prompts import Message
 from swaplib.rows import Generation
@@ -70,6 +71,7 @@ class LocalSLM:
             "quantisation": "nf4, double quantisation" if self.precision == "4bit" else None,
             "arithmetic": "float32" if self._is_float32 else "bfloat16",
             "is_dequantised": self.is_dequantised if self.precision == "4bit" else None,
+            "template_options": templates.list_options(self.tokenizer),
             "is_merged": self._can_merge and self.is_dequantised if self.adapter else None,
         }
 
@@ -240,9 +242,12 @@ class LocalSLM:
     def _encode(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def render(self, messages: Sequence[Message]) -> str:
-        """The text a model is prompted with: the checkpoint's own chat template, up to where the answer begins."""
-        return self.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
+    def render(self, messages: Sequence[Message], has_generation_prompt: bool = True) -> str:
+        """The text a model is prompted with: the checkpoint's own chat template, up to where the answer begins.
+
+        Without the generation prompt it is the text of the messages alone, their answers among them.
+        """
+        return templates.render(self.tokenizer, messages, has_generation_prompt)
 
     def generate_batch(
         self, texts: Sequence[str], max_new_tokens: int, on_token: Callable[[int, int], None] | None = None
