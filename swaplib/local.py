@@ -284,20 +284,33 @@ class LocalSLM:
         for answer in decoding.decode(self.model, prompts, max_new_tokens, size, on_token):
             yield answer.index, self._read(answer, len(prompts[answer.index]))
 
+    @cached_property
+    def control_ids(self) -> frozenset[int]:
+        """The tokens that are never text: bos, eos and pad, and the special ones that look like a chat template's own.
+
+        A tokenizer may mark other tokens as special, such as the tags of a tool call: those are what the model said.
+        """
+        added = self.tokenizer.added_tokens_decoder.items()
+        control = {i for i, token in added if token.special and templates.CONTROL_TOKENS.fullmatch(token.content)}
+        named = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id)
+        return frozenset(control | {i for i in named if i is not None})
+
+    @property
+    def _end_ids(self) -> set[int]:
+        ends = self.model.generation_config.eos_token_id
+        return {ends} if isinstance(ends, int) else set(ends)
+
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids, special tokens left out."""
-        return self.tokenizer.decode(ids, skip_special_tokens=True)
+        """The text of token ids; tokens that end an answer and control tokens are left out, and nothing else."""
+        dropped = self.control_ids | self._end_ids
+        return self.tokenizer.decode([i for i in ids if i not in dropped], skip_special_tokens=False)
 
     def _read(self, answer: "Answer", prompt_tokens: int) -> Generation:
-        ends = self.model.generation_config.eos_token_id
-        ends = {ends} if isinstance(ends, int) else set(ends)
-        has_ended = answer.ids[-1] in ends
-        output = self.decode(answer.ids[:-1] if has_ended else answer.ids)
+        has_ended, output = answer.ids[-1] in self._end_ids, self.decode(answer.ids)
         status = "truncated" if not has_ended else "ok" if output.strip() else "empty"
         reason = "stop" if has_ended else "length"
-        counts = (prompt_tokens, len(answer.ids))
-        sure = measure_logprobs(answer.logprobs)
-        return Generation(output, status, reason, *counts, 1000 * answer.seconds, None, *sure)
+        counts, latency_ms = (prompt_tokens, len(answer.ids)), 1000 * answer.seconds
+        return Generation(output, status, reason, *counts, latency_ms, None, *measure_logprobs(answer.logprobs))
 
 
 def measure_logprobs(logprobs: Sequence[float]) -> tuple[float | None, float | None]:

@@ -145,6 +145,21 @@ def test_arithmetic_that_gave_no_number_says_nothing_of_how_sure_it_was():
     assert measure_logprobs([-0.25, float("nan")]) == (None, None)
 
 
+def test_tags_that_a_tokenizer_marks_special_stay_in_the_output_and_ends_do_not(slm_of_special_tags):
+    slm, row = slm_of_special_tags, ROWS[0]
+    ids = slm.tokenizer(row.completion + slm.tokenizer.eos_token)["input_ids"]
+    said = {slm.tokenizer.decode([i]) for i in ids if i in slm.tokenizer.all_special_ids}
+    assert said == {'<tool_call name="', "</tool_call>", "<|im_end|>"}
+    generation = slm._read(decoding.Answer(0, ids, [-0.5] * len(ids), 1.0), 9)
+    assert generation.output == row.completion
+    assert (generation.status, generation.completion_tokens) == ("ok", len(ids))
+
+
+def test_control_tokens_are_no_text_wherever_they_stand(slm):
+    said = "<|im_start|>a<repo_name>b<|endoftext|>c<|im_end|>"
+    assert slm.decode(slm.tokenizer(said)["input_ids"]) == "a<repo_name>bc"
+
+
 def test_answers_keep_their_rows_whatever_the_order_of_lengths(slm):
     batched = dict(slm.generate(CHATS, 6))
     alone = {i: slm.generate_batch([slm.render(chat)], 6)[0] for i, chat in enumerate(CHATS)}
