@@ -24,7 +24,7 @@ from swaplib.prompts import build_messages
 from swaplib.rows import read_rows
 from swaplib.settings import ROOT
 
-ROWS, TOKENS, PAIRS = (64, 64, 24) if HAS_GPU else (16, 16, 24)
+ROWS, TOKENS, PAIRS = (64, 64, 24) if HAS_GPU else (8, 16, 16)
 
 
 def pick_alone(logits: torch.Tensor) -> torch.Tensor:
