@@ -63,7 +63,7 @@ def measure_ties(settings: Settings) -> list[dict[str, Any]]:
     for attention in (decoding.ATTENTION, "sdpa"):
         slm.model.set_attn_implementation(attention)
         decoded = decoding.decode(slm.model, prompts, MAX_NEW_TOKENS, BATCH)
-        found.append({i: ids for i, ids, _ in decoded})
+        found.append({answer.index: answer.ids for answer in decoded})
     gaps, spacings, best_two = [], [], 0
     for i, ours in found[0].items():
         other = found[1][i]

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from swaplib import dataset, provenance, tracing, xlam
+from swaplib import dataset, provenance, templates, tracing, xlam
 from swaplib.agent_prompt import build_agent_messages
 from swaplib.audit import check_leaks
 from swaplib.capture import Capture, read_capture
@@ -180,7 +180,7 @@ def count_chat_tokens(chats: Sequence[dict[str, Any]], checkpoint: Path) -> list
     records = []
     for split in SPLITS:
         of_split = [chat for chat in chats if chat["split"] == split]
-        texts = [tokenizer.apply_chat_template(chat["messages"], tokenize=False) for chat in of_split]
+        texts = [templates.render(tokenizer, chat["messages"], has_generation_prompt=False) for chat in of_split]
         lengths = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
         record: dict[str, Any] = {"split": split, "chats": len(of_split)}
         if lengths:

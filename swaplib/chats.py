@@ -79,7 +79,7 @@ def label_chat(slm: LocalSLM, chat: Chat) -> Example:
         if not chat.is_trained[i]:
             continue
         prompt, turn = slm.render(chat.messages[:i]), message["content"] + slm.tokenizer.eos_token
-        whole = slm.tokenizer.apply_chat_template(list(chat.messages[: i + 1]), tokenize=False)
+        whole = slm.render(chat.messages[: i + 1], has_generation_prompt=False)
         if not (prompt.startswith(reached) and whole.startswith(prompt) and whole[len(prompt) :].rstrip() == turn):
             raise ValueError(
                 f"the chat template of {slm.path.name} does not render chat {chat.id} as prompt, turn and "
@@ -156,8 +156,7 @@ def _find_problem(slm: LocalSLM, chat: Chat, example: Example, trained: list[str
     wanted = [m["content"] + end for m, carries in zip(chat.messages, chat.is_trained, strict=True) if carries]
     if any(label not in (IGNORED, token) for token, label in zip(example.input_ids, example.labels, strict=True)):
         return "a label is another token than the one it stands at"
-    special = set(slm.tokenizer.all_special_ids)
-    if any(special & set(ids[:-1]) for is_loss, ids in _list_runs(example) if is_loss):
+    if any(slm.control_ids & set(ids[:-1]) for is_loss, ids in _list_runs(example) if is_loss):
         return "a trained turn holds a control token, so it would teach the model to go on in another's part"
     if trained != wanted:
         i = next((i for i, pair in enumerate(zip(trained, wanted, strict=False)) if pair[0] != pair[1]), 0)

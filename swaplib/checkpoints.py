@@ -13,7 +13,9 @@ import subprocess
 import sys
 import zipfile
 from functools import lru_cache
+from math import prod
 from pathlib import Path
+from typing import Any
 
 from swaplib.rows import hash_file, hash_text, write_json
 
@@ -129,6 +131,22 @@ def hash_checkpoint(path: Path) -> str:
     if not any(file.suffix == ".safetensors" for file in files):
         raise FileNotFoundError(f"no safetensors files in {path}")
     return hash_text("".join(f"{file.name} {_hash_unchanged(file, file.stat().st_mtime_ns)}\n" for file in files))
+
+
+def count_parameters(path: Path) -> int:
+    """How many weights a checkpoint has, by the headers of its files; nothing is loaded. Two 4-bit ones lie in a byte."""
+    index = path / "model.safetensors.index.json"
+    names = set(json.loads(index.read_text())["weight_map"].values()) if index.exists() else {"model.safetensors"}
+    tensors = [tensor for name in names for tensor in read_header(path / name).values()]
+    return sum(prod(tensor["shape"]) * (2 if tensor["dtype"] == "U8" else 1) for tensor in tensors)
+
+
+def read_header(file: Path) -> dict[str, dict[str, Any]]:
+    """What a safetensors file says of its tensors: `dtype` and `shape`, among others, by name."""
+    with file.open("rb") as opened:
+        header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
+    header.pop("__metadata__", None)
+    return header
 
 
 @lru_cache

@@ -77,9 +77,9 @@ def _check_base(metrics: dict[str, dict[str, Any]]) -> None:
 
 
 def _base_of(metrics: dict[str, Any]) -> str:
-    """A local model's identity without its adapter, as canonical JSON."""
-    identity = metrics["run"]["identity"]
-    return canonical_json({key: value for key, value in identity.items() if key not in ("adapter_sha256", "model")})
+    """A local model's identity without its name and its adapter, as canonical JSON."""
+    identity, left_out = metrics["run"]["identity"], ("model", "adapter_sha256", "is_merged")
+    return canonical_json({key: value for key, value in identity.items() if key not in left_out})
 
 
 def find_few_shot(settings: Settings, track: Track) -> list[str]:

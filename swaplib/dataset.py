@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swaplib import xlam
+from swaplib import templates, xlam
 from swaplib.audit import check_leaks, count_repeats
 from swaplib.checkpoints import check_checkpoint
 from swaplib.facts import Collection, RowFacts, count_given, format_facts, make_facts
@@ -186,7 +186,7 @@ def count_tokens(rows: Rows, checkpoint: Path) -> list[dict[str, Any]]:
     for track, splits in rows.items():
         for split, of_split in splits.items():
             chats = [build_messages(track, row.prompt) for row in of_split]
-            prompts = [tokenizer.apply_chat_template(c, add_generation_prompt=True, tokenize=False) for c in chats]
+            prompts = [templates.render(tokenizer, chat) for chat in chats]
             record: dict[str, Any] = {"track": track, "split": split, "rows": len(of_split)}
             for name, texts in {"prompt": prompts, "completion": [row.completion for row in of_split]}.items():
                 lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]

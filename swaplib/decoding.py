@@ -10,12 +10,13 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
 import torch
 from tqdm import tqdm
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, LogitsProcessor, LogitsProcessorList
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -29,6 +30,20 @@ JOIN_AT = {"cpu": 1 / 8, "cuda": 1 / 2}
 _NOT_CAPTURED: weakref.WeakSet[Any] = weakref.WeakSet()  # models that no CUDA graph could take
 
 OnToken = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was decoded of one prompt, the `index`-th of those asked.
+
+    `ids` are its new tokens, the end token last if it came; `logprobs` holds the natural log of each one's probability.
+    `seconds` is its wall time, beside the others.
+    """
+
+    index: int
+    ids: list[int]
+    logprobs: list[float]
+    seconds: float
 
 
 def _attend(
@@ -72,7 +87,7 @@ def prepare(model: Any) -> Any:
 @torch.inference_mode()
 def decode(
     model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int, slots: int, on_token: OnToken | None = None
-) -> Iterator[tuple[int, list[int], float]]:
+) -> Iterator[Answer]:
     """Decode prompts greedily, up to `slots` at once, in their order.
 
     Args:
@@ -83,14 +98,14 @@ def decode(
         on_token: Called with a prompt's index and its next token's id, end token included.
 
     Yields:
-        As each prompt ends: its index, its new tokens' ids (the end token last, if it came), and its wall time in seconds.
+        The answer of each prompt, as it ends.
     """
     if model.config._attn_implementation != ATTENTION:
         yield from _decode_with_library(model, prompts, max_new_tokens, slots, on_token)
         return
     ends, waiting, start = _end_tokens(model), deque(range(len(prompts))), time.perf_counter()
     work = _Slots(model, prompts, max_new_tokens, min(slots, len(prompts)))
-    told: dict[int, list[int]] = {}  # by index, what has been decoded of the prompts in work
+    told: dict[int, list[tuple[int, float]]] = {}  # by index, tokens and logprobs of the prompts in work
     began: dict[int, float] = {}
     while waiting or told:
         free = work.find_free()
@@ -102,13 +117,14 @@ def decode(
             fresh = work.join(free[: len(joining)], joining)
         else:
             fresh = work.step()
-        for index, token in fresh:
-            told[index].append(token)
+        for index, token, logprob in fresh:
+            told[index].append((token, logprob))
             if on_token:
                 on_token(index, token)
             if token in ends or len(told[index]) == max_new_tokens:
                 work.leave(index)
-                yield index, told.pop(index), time.perf_counter() - began.pop(index)
+                ids, logprobs = map(list, zip(*told.pop(index), strict=True))
+                yield Answer(index, ids, logprobs, time.perf_counter() - began.pop(index))
         if not waiting:
             work.compact()
 
@@ -116,6 +132,20 @@ def decode(
 def _end_tokens(model: Any) -> set[int]:
     ends = model.generation_config.eos_token_id
     return {ends} if isinstance(ends, int) else set(ends or ())
+
+
+def _pick(logits: torch.Tensor) -> torch.Tensor:
+    """The likeliest token of each row and the natural log of its probability.
+
+    Args:
+        logits: [rows, vocabulary], of any floating type; the logs are float32 arithmetic.
+
+    Returns:
+        [2, rows], float64, which holds both as they are: one tensor, so that the host waits for the device once.
+    """
+    tokens = logits.argmax(-1, keepdim=True)
+    logprobs = logits.log_softmax(-1, dtype=torch.float32).gather(-1, tokens)
+    return torch.stack((tokens[:, 0].double(), logprobs[:, 0].double()))
 
 
 class _Layer(CacheLayerMixin):
@@ -161,7 +191,10 @@ class _Layer(CacheLayerMixin):
 
 
 class _Slots(Cache):
-    """Prompts in work: keys, values, lengths, last tokens. `indices` names the prompt of each slot, None if it is free."""
+    """Prompts in work: keys, values, lengths; `last`, the last token of each slot and its logprob, as _pick gives them.
+
+    `indices` names the prompt of each slot, None if it is free.
+    """
 
     def __init__(self, model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int, n: int):
         place = weakref.proxy(self)  # no cycle: keys and values are free as soon as nobody decodes with them
@@ -169,7 +202,7 @@ class _Slots(Cache):
         self.model, self.prompts, self.device = model, prompts, model.device
         self.width = max(map(len, prompts)) + max_new_tokens
         self.indices: list[int | None] = [None] * n
-        self.tokens = torch.zeros(n, dtype=torch.long, device=self.device)
+        self.last = torch.zeros(2, n, dtype=torch.float64, device=self.device)
         self.graph: Any = None
         self.shared = 0
         shared = _count_shared(prompts)
@@ -188,23 +221,24 @@ class _Slots(Cache):
     def leave(self, index: int) -> None:
         self.indices[self.indices.index(index)] = None
 
-    def join(self, slots: list[int], indices: list[int]) -> list[tuple[int, int]]:
-        """Read prompts into free slots; returns the first token of each."""
+    def join(self, slots: list[int], indices: list[int]) -> list[tuple[int, int, float]]:
+        """Read prompts into free slots; returns of each its index, its first token and that token's logprob."""
         prompts = [self.prompts[i] for i in indices]
         done = 0
         while done < len(slots):
             longest = max(map(len, prompts[done:])) - self.shared
             n = max(1, min(READ_AT_ONCE[self.device.type] // longest, 32))  # _read makes n times n rows of logits
             chunk = slice(done, done + n)
-            self.tokens[slots[chunk]] = self._read(slots[chunk], prompts[chunk])
+            self.last[:, slots[chunk]] = self._read(slots[chunk], prompts[chunk])
             done = chunk.stop
         self.lengths[slots] = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
         for slot, index in zip(slots, indices, strict=True):
             self.indices[slot] = index
-        return list(zip(indices, self.tokens[slots].tolist(), strict=True))
+        tokens, logprobs = self.last[:, slots].tolist()
+        return list(zip(indices, map(int, tokens), logprobs, strict=True))
 
     def _read(self, slots: list[int], prompts: Sequence[Sequence[int]]) -> torch.Tensor:
-        """The next token of each prompt. Padding is on the right, where nothing that counts can see it."""
+        """What _pick says of each prompt's next token. Padding is on the right, where nothing that counts can see it."""
         suffixes = [list(prompt[self.shared :]) for prompt in prompts]
         longest = max(map(len, suffixes))
         ids = torch.tensor([suffix + [0] * (longest - len(suffix)) for suffix in suffixes], device=self.device)
@@ -213,25 +247,26 @@ class _Slots(Cache):
         mask = torch.arange(self.seen, device=self.device) <= self.columns[0][:, None]
         last = torch.tensor([len(suffix) - 1 for suffix in suffixes], device=self.device)
         logits = self._call(ids, self.columns.expand(len(slots), -1), mask.expand(len(slots), 1, -1, -1), last)
-        return logits.argmax(-1).diagonal()
+        return _pick(logits.diagonal().T)  # of each prompt's row the column that is its own
 
-    def step(self) -> list[tuple[int, int]]:
-        """Decode one token more for every slot; returns those of the prompts in work."""
+    def step(self) -> list[tuple[int, int, float]]:
+        """Decode one token more for every slot; returns of each prompt in work its index, the token and its logprob."""
         if self.device.type == "cuda":
             if self.graph is None:
                 self.graph = self._capture()
             self.graph()
         else:
             self._step(int(self.lengths.max()) + 1)
-        tokens = self.tokens.tolist()
-        return [(index, token) for index, token in zip(self.indices, tokens, strict=True) if index is not None]
+        tokens, logprobs = self.last.tolist()
+        told = zip(self.indices, tokens, logprobs, strict=True)
+        return [(index, int(token), logprob) for index, token, logprob in told if index is not None]
 
     def _step(self, seen: int) -> None:
         self.rows, self.seen = torch.arange(len(self.indices), device=self.device)[:, None], seen
         self.columns = self.lengths[:, None]
         mask = torch.arange(seen, device=self.device) <= self.columns
-        logits = self._call(self.tokens[:, None], self.columns, mask[:, None, None], 1)
-        self.tokens.copy_(logits[:, -1].argmax(-1))
+        logits = self._call(self.last[0, :, None].long(), self.columns, mask[:, None, None], 1)
+        self.last.copy_(_pick(logits[:, -1]))
         self.lengths.add_(1).clamp_(max=self.width - 1)  # a free slot runs on beside the others
 
     def _call(self, ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, keep: Any) -> torch.Tensor:
@@ -256,7 +291,7 @@ class _Slots(Cache):
 
         if self.model in _NOT_CAPTURED:
             return step
-        lengths, tokens, graph = self.lengths.clone(), self.tokens.clone(), torch.cuda.CUDAGraph()
+        lengths, last, graph = self.lengths.clone(), self.last.clone(), torch.cuda.CUDAGraph()
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -274,7 +309,7 @@ class _Slots(Cache):
             _NOT_CAPTURED.add(self.model)
             replay = step
         self.lengths.copy_(lengths)
-        self.tokens.copy_(tokens)
+        self.last.copy_(last)
         return replay
 
     def compact(self) -> None:
@@ -283,7 +318,7 @@ class _Slots(Cache):
         if self.device.type == "cuda" or len(kept) == len(self.indices):
             return
         self.indices = [self.indices[slot] for slot in kept]
-        self.lengths, self.tokens = self.lengths[kept], self.tokens[kept]
+        self.lengths, self.last = self.lengths[kept], self.last[:, kept]
         for layer in self.layers:
             layer.keys, layer.values = layer.keys[kept], layer.values[kept]
 
@@ -298,7 +333,7 @@ def _count_shared(prompts: Sequence[Sequence[int]]) -> int:
 
 def _decode_with_library(
     model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int, size: int, on_token: OnToken | None
-) -> Iterator[tuple[int, list[int], float]]:
+) -> Iterator[Answer]:
     """The same with transformers' `generate`, batch by batch."""
     ends, padding = _end_tokens(model), model.generation_config.pad_token_id or 0
     for start in range(0, len(prompts), size):
@@ -306,11 +341,30 @@ def _decode_with_library(
         width = max(map(len, batch))
         ids = torch.tensor([[padding] * (width - len(p)) + list(p) for p in batch], device=model.device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in batch], device=model.device)
+        watch = _LogprobWatch()
+        options = {"max_new_tokens": max_new_tokens, "logits_processor": LogitsProcessorList([watch])}
         streamer = _Streamer(on_token, range(start, start + len(batch)), ends) if on_token else None
-        found = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, streamer=streamer)
+        found = model.generate(input_ids=ids, attention_mask=mask, streamer=streamer, **options)
+        new, logprobs = found[:, width:].tolist(), watch.list_logprobs(width, found.shape[1])
         seconds = time.perf_counter() - began
-        for index, row in enumerate(found[:, width:].tolist(), start):
-            yield index, row[: next((i + 1 for i, token in enumerate(row) if token in ends), len(row))], seconds
+        for index, row, of_row in zip(range(start, start + len(batch)), new, logprobs, strict=True):
+            length = next((i + 1 for i, token in enumerate(row) if token in ends), len(row))
+            yield Answer(index, row[:length], of_row[:length], seconds)
+
+
+class _LogprobWatch(LogitsProcessor):
+    """Keeps the logprob of each token that `generate` takes, which is the likeliest; it changes nothing."""
+
+    def __init__(self) -> None:
+        self.by_length: dict[int, torch.Tensor] = {}  # a step that is taken back is asked again at the same length
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self.by_length[input_ids.shape[1]] = scores.log_softmax(-1, dtype=torch.float32).amax(-1)
+        return scores
+
+    def list_logprobs(self, start: int, stop: int) -> list[list[float]]:
+        """Those of each row's tokens from position `start` to `stop`."""
+        return torch.stack([self.by_length[length] for length in range(start, stop)], dim=1).tolist()
 
 
 class _Streamer:

@@ -35,7 +35,7 @@ def label_row(slm: LocalSLM, track: Track, row: Row) -> Example:
     messages, end = build_messages(track, row.prompt), slm.tokenizer.eos_token
     prompt = slm.render(messages)
     chat = [*messages, {"role": "assistant", "content": row.completion}]
-    whole = slm.tokenizer.apply_chat_template(chat, tokenize=False)
+    whole = slm.render(chat, has_generation_prompt=False)
     if not whole.startswith(prompt) or whole[len(prompt) :].rstrip() != row.completion + end:
         raise ValueError(
             f"the chat template of {slm.path.name} does not render a training text as prompt, completion and {end!r}: "

@@ -9,17 +9,25 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from logging import ERROR, getLogger
+from math import isfinite
 from pathlib import Path
-from typing import Any, Literal
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, Literal
 
 from tqdm import tqdm
 
-from swaplib.checkpoints import check_checkpoint, hash_checkpoint, refuse_code
+from swaplib import templates
+from swaplib.checkpoints import check_checkpoint, count_parameters, hash_checkpoint, read_header, refuse_code
 from swaplib.prompts import Message
 from swaplib.rows import Generation
 
+if TYPE_CHECKING:
+    from swaplib.decoding import Answer
+
 Precision = Literal["4bit", "float32", "bfloat16"]
 
+_OF_A_LAYER = re.compile(r"\.\d+\..*\.lora_")
+_OF_EMBEDDING = re.compile(r"\b(lm_head|embed_tokens)\b")
 _OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory|bad_alloc|ALLOC_FAILED")
 
 
@@ -29,7 +37,7 @@ class LocalSLM:
 
     `precision="4bit"` is nf4 with double quantisation, float32 arithmetic on a CPU and bfloat16 on a GPU. Where there is
     room, the 4-bit weights are dequantised once after loading, not anew in every step, and the adapter, a PEFT folder, is
-    added to them, not applied beside them. `batch_size` is how many rows are in work at once.
+    added to them, not applied beside them, if it may be. `batch_size` is how many rows are in work at once.
     """
 
     path: Path
@@ -62,6 +70,9 @@ class LocalSLM:
             "adapter_sha256": hash_checkpoint(self.adapter) if self.adapter else None,
             "quantisation": "nf4, double quantisation" if self.precision == "4bit" else None,
             "arithmetic": "float32" if self._is_float32 else "bfloat16",
+            "is_dequantised": self.is_dequantised if self.precision == "4bit" else None,
+            "template_options": templates.list_options(self.tokenizer),
+            "is_merged": self._can_merge and self.is_dequantised if self.adapter else None,
         }
 
     @cached_property
@@ -83,6 +94,29 @@ class LocalSLM:
 
         return "cuda" if torch.cuda.is_available() else "cpu"
 
+    @cached_property
+    def is_dequantised(self) -> bool:
+        """Whether the weights take as many bytes each as the arithmetic's numbers.
+
+        Always on a CPU; a 4-bit model on a GPU when two bytes for each weight leave half of the GPU's memory. It is known
+        before the model is loaded, which is then loaded so.
+        """
+        if self.precision != "4bit" or self.device == "cpu":
+            return True
+        import torch
+
+        return 4 * count_parameters(self.path) < torch.cuda.mem_get_info()[1]
+
+    @cached_property
+    def _can_merge(self) -> bool:
+        """Whether the adapter may be added to the weights: it has LoRA weights of numbered layers and no others.
+
+        lm_head may share its weights with the embedding, which must not change with it; a module that was trained whole
+        replaces its own. What the adapter has weights for is read from its file: its config may name modules by a pattern.
+        """
+        names = read_header(self.adapter / "adapter_model.safetensors") if self.adapter else ()
+        return all(_OF_A_LAYER.search(name) and not _OF_EMBEDDING.search(name) for name in names)
+
     @property
     def _is_float32(self) -> bool:
         return self.precision == "float32" or (self.precision == "4bit" and self.device == "cpu")
@@ -93,11 +127,20 @@ class LocalSLM:
         return self._load()
 
     def load_merged(self) -> Any:
-        """A model of its own: the 4-bit weights as numbers of the arithmetic's type, the adapter added to them."""
+        """A model of its own: the 4-bit weights as numbers of the arithmetic's type, the adapter added to them.
+
+        Raises:
+            ValueError: The adapter cannot be added to weights.
+        """
+        self.check()
+        if not self._can_merge:
+            raise ValueError(
+                f"the adapter at {self.adapter} changes lm_head or the embedding, or replaces a module: it cannot be merged"
+            )
         return self._load(is_dequantised=True)
 
     def _load(self, is_dequantised: bool | None = None) -> Any:
-        """Load the model; `is_dequantised` None lets the room decide."""
+        """Load the model, as is_dequantised says or as told."""
         import torch
         from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
         from transformers.utils import logging
@@ -120,8 +163,7 @@ class LocalSLM:
             use_safetensors=True,
             trust_remote_code=False,
         )
-        if is_dequantised is None:
-            is_dequantised = self.precision != "4bit" or self._has_room(model)
+        is_dequantised = self.is_dequantised if is_dequantised is None else is_dequantised
         if self.precision == "4bit" and is_dequantised:
             model = model.dequantize()
         eos = model.generation_config.eos_token_id
@@ -134,16 +176,9 @@ class LocalSLM:
             from peft import PeftModel
 
             model = PeftModel.from_pretrained(model, self.adapter)
-            # lm_head may share its weights with the embedding, which must not change with it
-            if is_dequantised and not {"lm_head", "embed_tokens"} & set(model.peft_config["default"].target_modules):
+            if is_dequantised and self._can_merge:
                 model = model.merge_and_unload()
         return decoding.prepare(model).eval()
-
-    def _has_room(self, model: Any) -> bool:
-        """Whether the weights may take two bytes each: always on a CPU; on a GPU, when that leaves half of its memory."""
-        import torch
-
-        return self.device == "cpu" or 4 * model.num_parameters() < torch.cuda.mem_get_info()[1]
 
     def generate(
         self, conversations: Sequence[Sequence[Message]], max_new_tokens: int
@@ -207,9 +242,12 @@ class LocalSLM:
     def _encode(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def render(self, messages: Sequence[Message]) -> str:
-        """The text a model is prompted with: the checkpoint's own chat template, up to where the answer begins."""
-        return self.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
+    def render(self, messages: Sequence[Message], has_generation_prompt: bool = True) -> str:
+        """The text a model is prompted with: the checkpoint's own chat template, up to where the answer begins.
+
+        Without the generation prompt it is the text of the messages alone, their answers among them.
+        """
+        return templates.render(self.tokenizer, messages, has_generation_prompt)
 
     def generate_batch(
         self, texts: Sequence[str], max_new_tokens: int, on_token: Callable[[int, int], None] | None = None
@@ -243,18 +281,40 @@ class LocalSLM:
     ) -> Iterator[tuple[int, Generation]]:
         from swaplib import decoding
 
-        for i, ids, seconds in decoding.decode(self.model, prompts, max_new_tokens, size, on_token):
-            yield i, self._read(ids, len(prompts[i]), 1000 * seconds)
+        for answer in decoding.decode(self.model, prompts, max_new_tokens, size, on_token):
+            yield answer.index, self._read(answer, len(prompts[answer.index]))
+
+    @cached_property
+    def control_ids(self) -> frozenset[int]:
+        """The tokens that are never text: bos, eos and pad, and the special ones that look like a chat template's own.
+
+        A tokenizer may mark other tokens as special, such as the tags of a tool call: those are what the model said.
+        """
+        added = self.tokenizer.added_tokens_decoder.items()
+        control = {i for i, token in added if token.special and templates.CONTROL_TOKENS.fullmatch(token.content)}
+        named = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id)
+        return frozenset(control | {i for i in named if i is not None})
+
+    @property
+    def _end_ids(self) -> set[int]:
+        ends = self.model.generation_config.eos_token_id
+        return {ends} if isinstance(ends, int) else set(ends)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids, special tokens left out."""
-        return self.tokenizer.decode(ids, skip_special_tokens=True)
+        """The text of token ids; tokens that end an answer and control tokens are left out, and nothing else."""
+        dropped = self.control_ids | self._end_ids
+        return self.tokenizer.decode([i for i in ids if i not in dropped], skip_special_tokens=False)
 
-    def _read(self, ids: list[int], prompt_tokens: int, latency_ms: float) -> Generation:
-        ends = self.model.generation_config.eos_token_id
-        ends = {ends} if isinstance(ends, int) else set(ends)
-        length = next((i for i, token in enumerate(ids) if token in ends), None)
-        output = self.decode(ids[:length])
-        status = "truncated" if length is None else "ok" if output.strip() else "empty"
-        reason = "length" if length is None else "stop"
-        return Generation(output, status, reason, prompt_tokens, len(ids) if length is None else length + 1, latency_ms)
+    def _read(self, answer: "Answer", prompt_tokens: int) -> Generation:
+        has_ended, output = answer.ids[-1] in self._end_ids, self.decode(answer.ids)
+        status = "truncated" if not has_ended else "ok" if output.strip() else "empty"
+        reason = "stop" if has_ended else "length"
+        counts, latency_ms = (prompt_tokens, len(answer.ids)), 1000 * answer.seconds
+        return Generation(output, status, reason, *counts, latency_ms, None, *measure_logprobs(answer.logprobs))
+
+
+def measure_logprobs(logprobs: Sequence[float]) -> tuple[float | None, float | None]:
+    """The mean and the least of an answer's logprobs; None for both where the model's arithmetic gave no numbers."""
+    if not all(map(isfinite, logprobs)):
+        return None, None
+    return fmean(logprobs), min(logprobs)

@@ -46,6 +46,8 @@ class Generation:
     `status`: `ok`, `empty` (no text), `truncated` (token limit), `filtered` (content filter), `error` (no answer).
     `latency_ms` is the wall time of the call; for a local row, from the reading of its prompt to its end, beside others.
     Token counts are None where nobody told them. `error` says in one line why there is no answer.
+    `mean_logprob` and `min_logprob` are the mean and the least of the natural logs of the answer's tokens' probabilities,
+    end token included: how sure a local model was. None for every other model, and for a row that was never answered.
     """
 
     output: str
@@ -55,14 +57,16 @@ class Generation:
     completion_tokens: int | None
     latency_ms: float
     error: str | None = None
+    mean_logprob: float | None = None
+    min_logprob: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerLine:
     """One line of a run's ledger: the row's index and prompt hash, its generation, and its score bits.
 
-    `ended_at` is when the answer came, in Unix seconds (None in ledgers of old): with the latency it says when the model
-    was at work.
+    `ended_at` is when the answer came, in Unix seconds: with the latency it says when the model was at work. In ledgers of
+    old it is None, and so are the logprobs.
     """
 
     index: int

@@ -20,10 +20,10 @@ from typing import Any, Literal
 
 from swaplib.metrics import canonical_json, same_json
 from swaplib.rows import parse_appended
+from swaplib.templates import CONTROL_TOKENS
 
 Outcome = Literal["answered", "step_limit", "error", "exchange"]
 
-CONTROL_TOKENS = re.compile(r"<\|[^|<>\s]{1,40}\|>|\[/?INST\]|<(?:start|end)_of_turn>|</s>")
 MIN_SECRET = 8
 SECRETS = re.compile(
     r"\b(?:sk|pk|rk)-[A-Za-z0-9_-]{16,}|\b(?:ghp|gho|ghs|glpat|hf|xox[abp])[_-][A-Za-z0-9-]{16,}|\bAKIA[A-Z0-9]{16}\b"

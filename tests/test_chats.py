@@ -53,9 +53,8 @@ def test_only_good_turns_of_the_agent_are_trained_token_by_token(slm, chat_of_te
     for text in ("SECRET-OBSERVATION", "SyntaxError", "print(area(r=", "The area for radius 2?"):
         assert text in record["not_trained"]
         assert text not in record["trained"]
-    assert slm.tokenizer.decode(example.input_ids) == (
-        slm.tokenizer.apply_chat_template(list(chat_of_template.messages), tokenize=False).rstrip()
-    )
+    whole = slm.render(chat_of_template.messages, has_generation_prompt=False)
+    assert slm.tokenizer.decode(example.input_ids) == whole.rstrip()
 
 
 @pytest.mark.parametrize("template", [LEAKS, NO_END], ids=["leaks observations", "drops the end of turn"])

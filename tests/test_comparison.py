@@ -8,6 +8,7 @@ from test_evaluate import right, run_azure, wrong_for
 from swaplib import comparison, decision, report, verdicts
 from swaplib.prompts import pick_shots
 from swaplib.rows import hash_rows, read_rows, write_json
+from swaplib.settings import ROOT
 
 
 def add_few_shot(settings, shots: int, **changes) -> None:
@@ -78,3 +79,22 @@ def test_a_few_shot_run_of_another_question_or_base_is_left_out_and_said(two_run
     assert decided["evidence"]["few_shot"] == []
     assert "slm-shots2 is left out" in capsys.readouterr().out
     assert "-p shots 4" in verdicts.show_few_shot(decided).to_html()
+
+
+def read_recorded(model: str) -> dict:
+    path = ROOT / "benchmarks" / "results" / "recorded" / "05_eval" / f"toolcall_{model}_test.json"
+    return json.loads(path.read_text())
+
+
+def test_runs_of_old_that_do_not_say_how_their_weights_were_held_may_be_compared():
+    comparison._check_base({model: read_recorded(model) for model in ("azure", "slm", "slm_ft")})
+
+
+def test_an_adapter_may_be_merged_or_not_but_the_weights_must_be_held_alike():
+    metrics = {model: read_recorded(model) for model in ("slm", "slm_ft")}
+    for content, is_merged in zip(metrics.values(), (None, True), strict=True):
+        content["run"]["identity"] |= {"is_dequantised": True, "is_merged": is_merged}
+    comparison._check_base(metrics)
+    metrics["slm_ft"]["run"]["identity"] |= {"is_dequantised": False, "is_merged": False}
+    with pytest.raises(ValueError, match="not of one base"):
+        comparison._check_base(metrics)

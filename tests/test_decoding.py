@@ -1,4 +1,5 @@
 import gc
+import math
 import random
 
 import pytest
@@ -37,7 +38,7 @@ def ask_library(model, prompts, limit):
 
 
 def ask(model, prompts, limit, slots):
-    return {i: ids for i, ids, _ in decode(prepare(model), prompts, limit, slots)}
+    return {answer.index: answer.ids for answer in decode(prepare(model), prompts, limit, slots)}
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "mistral"])
@@ -49,6 +50,51 @@ def test_tokens_are_those_of_generate_for_each_prompt_alone(kind, slots):
     assert len(lengths) > 3, "the rows should end at different steps"
     assert ask(model, prompts, 24, slots) == expected
     assert model.config._attn_implementation == ATTENTION
+
+
+def compute_by_hand(model, prompt, ids):
+    """The logprobs of an answer's tokens, from one pass over prompt and answer."""
+    model.set_attn_implementation("sdpa")
+    with torch.inference_mode():
+        logits = model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
+    return logits.log_softmax(-1).gather(-1, torch.tensor(ids)[:, None])[:, 0].tolist()
+
+
+def check_logprobs(model, prompts, answers):
+    for answer in answers:
+        by_hand = compute_by_hand(model, prompts[answer.index], answer.ids)
+        assert answer.logprobs == pytest.approx(by_hand, abs=1e-4)
+        assert max(answer.logprobs) <= 0
+    logprobs = [logprob for answer in answers for logprob in answer.logprobs]
+    assert min(logprobs) < -0.5, "tokens should differ in how sure they are"
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+@pytest.mark.parametrize(("slots", "tokens"), [(1, 1), (4, 1), (6, 60), (64, 100_000)])
+def test_logprobs_are_those_of_the_logits_also_for_rows_that_join_later(monkeypatch, kind, slots, tokens):
+    monkeypatch.setitem(decoding.READ_AT_ONCE, "cpu", tokens)
+    model, prompts = make_model(kind), make_prompts(20)
+    answers = list(decode(prepare(model), prompts, 24, slots))
+    assert any(answer.ids[-1] in ENDS for answer in answers), "the end token's logprob should be looked at"
+    check_logprobs(model, prompts, answers)
+
+
+def test_logprobs_of_a_model_left_to_the_library_are_those_of_the_logits():
+    model, prompts = make_model("mistral", sliding_window=8), make_prompts(9)
+    answers = list(decode(prepare(model), prompts, 24, 4))
+    assert model.config._attn_implementation != ATTENTION
+    assert len({len(answer.ids) for answer in answers}) > 1, "the rows should end at different steps"
+    check_logprobs(model, prompts, answers)
+
+
+def test_logprobs_of_a_bfloat16_model_are_float32_arithmetic():
+    model, prompts = make_model("llama").to(torch.bfloat16), make_prompts(6)
+    for answer in decode(prepare(model), prompts, 12, 3):
+        by_hand = compute_by_hand(model, prompts[answer.index], answer.ids)
+        assert answer.logprobs == pytest.approx(by_hand, abs=0.1)  # logits of this size have steps of 1/16 in bfloat16
+    logits = torch.tensor([[12.0, 11.9375, -20.0]], dtype=torch.bfloat16)
+    _, [logprob] = decoding._pick(logits).tolist()
+    assert logprob == pytest.approx(-math.log(1 + math.exp(-0.0625) + math.exp(-32)), rel=1e-5)
 
 
 @pytest.mark.parametrize("shared", [[], [3], SYSTEM * 6])
@@ -98,11 +144,9 @@ def test_attention_that_is_not_full_or_not_exchangeable_is_left_to_the_library(k
 def test_each_token_is_told_as_it_comes():
     model, told = make_model("llama"), {}
     prompts = make_prompts(6)
-    for i, ids, seconds in decode(
-        prepare(model), prompts, 16, 2, lambda i, token: told.setdefault(i, []).append(token)
-    ):
-        assert told[i] == ids
-        assert seconds > 0
+    for answer in decode(prepare(model), prompts, 16, 2, lambda i, token: told.setdefault(i, []).append(token)):
+        assert told[answer.index] == answer.ids
+        assert answer.seconds > 0
     assert set(told) == set(range(6))
 
 
@@ -110,7 +154,7 @@ def test_a_new_prompt_takes_the_slot_of_one_that_has_ended():
     model, prompts = make_model("llama"), make_prompts(20)
     told = []
     decoded = decode(prepare(model), prompts, 24, 4, lambda i, token: told.append(i))
-    ended = [i for i, _, _ in decoded]
+    ended = [answer.index for answer in decoded]
     assert sorted(ended) == list(range(20))
     assert any(
         told.index(4) < len(told) - 1 - told[::-1].index(i) for i in range(4)
@@ -138,7 +182,7 @@ def test_keys_and_values_are_free_as_soon_as_decoding_ends():
 def test_a_model_left_to_the_library_tells_its_tokens_too():
     model, told = make_model("mistral", sliding_window=8), {}
     decoded = decode(prepare(model), make_prompts(5), 16, 3, lambda i, token: told.setdefault(i, []).append(token))
-    assert {i: ids for i, ids, _ in decoded} == told
+    assert {answer.index: answer.ids for answer in decoded} == told
     assert len({len(ids) for ids in told.values()}) > 1, "the rows should end at different steps"
 
 

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -12,6 +13,7 @@ from swaplib.rows import (
     write_rows,
     write_text,
 )
+from swaplib.settings import ROOT
 
 GOOD = json.dumps({"prompt": "p", "completion": '<tool_call name="f">{}</tool_call>'})
 
@@ -132,6 +134,16 @@ def test_ledger_lines_come_back_and_the_last_line_of_a_row_counts(tmp_path):
     for line in (make_line(0), make_line(1, "error"), make_line(1)):
         append_line(path, line.to_json())
     assert read_ledger(path) == {0: make_line(0), 1: make_line(1)}
+
+
+def test_logprobs_come_back_and_ledgers_of_old_have_none():
+    sure = replace(make_line(0).generation, mean_logprob=-0.25, min_logprob=-1.5)
+    line = replace(make_line(0), generation=sure)
+    assert LedgerLine.from_json(line.to_json()) == line
+    recorded = ROOT / "benchmarks" / "results" / "recorded" / "05_eval" / "runs"
+    ledgers = [read_ledger(path) for path in recorded.glob("*/ledger.jsonl")]
+    assert len(ledgers) > 4
+    assert {line.generation.mean_logprob for ledger in ledgers for line in ledger.values()} == {None}
 
 
 def test_a_torn_last_line_counts_as_never_written_and_harms_no_later_line(tmp_path):

@@ -1,3 +1,4 @@
+import asyncio
 import contextlib
 import os
 import subprocess
@@ -9,6 +10,7 @@ import httpx
 import openai
 import pytest
 
+from swaplib.batcher import Batcher
 from swaplib.metrics import score_row
 from swaplib.prompts import build_messages
 from swaplib.rows import Generation, read_rows
@@ -155,22 +157,16 @@ def test_the_official_client_streams_the_same_text_in_parts(root):
     assert all(chunk.usage is None and chunk.choices for chunk in without)
 
 
-def test_a_character_of_several_tokens_is_streamed_whole():
-    import asyncio
-
-    from swaplib.batcher import Batcher
-
-    text = "naïve 日本 🎉 end"
+def stream_scripted(slm, text: str) -> list:
+    """What a batcher streams of a real tokenizer and a model that says a fixed text: its parts, then the generation."""
 
     class Scripted:
-        """The real tokenizer, and a model that says a fixed text."""
-
         batch_size = 1
-        decode = staticmethod(STAND_IN.decode)
+        decode = staticmethod(slm.decode)
 
         def generate_batch(self, texts, limit, on_token):
-            ids = STAND_IN.tokenizer(text)["input_ids"]
-            for token in [*ids, STAND_IN.tokenizer.eos_token_id]:
+            ids = slm.tokenizer(text)["input_ids"]
+            for token in [*ids, slm.tokenizer.eos_token_id]:
                 on_token(0, token)
             return [Generation(text, "ok", "stop", 1, len(ids), 1.0)]
 
@@ -181,7 +177,20 @@ def test_a_character_of_several_tokens_is_streamed_whole():
         worker.cancel()
         return parts
 
-    *parts, generation = asyncio.run(collect())
+    return asyncio.run(collect())
+
+
+def test_tags_that_a_tokenizer_marks_special_are_streamed_and_ends_are_not(slm_of_special_tags):
+    text = '<tool_call name="circle_area">{"radius":5}</tool_call>'
+    *parts, generation = stream_scripted(slm_of_special_tags, text)
+    assert "".join(parts) == text == generation.output
+    assert parts[0] == '<tool_call name="'
+    assert parts[-1] == "</tool_call>"
+
+
+def test_a_character_of_several_tokens_is_streamed_whole():
+    text = "naïve 日本 🎉 end"
+    *parts, generation = stream_scripted(STAND_IN, text)
     assert "".join(parts) == text == generation.output
     assert not any("\ufffd" in part for part in parts)
     assert len(parts) > 4

@@ -1,0 +1,57 @@
+import json
+import shutil
+
+import pytest
+
+from swaplib import dataset, templates
+from swaplib.local import LocalSLM
+from swaplib.prompts import build_messages
+from swaplib.rows import Row
+from swaplib.settings import ROOT
+
+CHAT = [{"role": "user", "content": "Hi"}]
+# as Qwen3 thinks unless told not to, and as Llama 3.2 writes today's date unless told another
+THINKS_AND_DATES = (
+    "{% if date_string is not defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+    "Today: {{ date_string }}\n{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: "
+    "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}{% endif %}"
+)
+
+
+@pytest.fixture
+def thinking(slm, tmp_path) -> LocalSLM:
+    """The packaged checkpoint with a template that thinks and writes the date."""
+    copy = shutil.copytree(slm.path, tmp_path / "thinking")
+    (copy / "chat_template.jinja").write_text(THINKS_AND_DATES)
+    return LocalSLM(copy)
+
+
+def test_thinking_is_off_and_the_day_is_fixed_wherever_a_chat_is_rendered(thinking):
+    assert thinking.render(CHAT) == "Today: 26 Jul 2024\nuser: Hi\nassistant: <think></think>"
+    assert thinking.render(CHAT, has_generation_prompt=False) == "Today: 26 Jul 2024\nuser: Hi\n"
+    row = Row("Hi", '<tool_call name="f">{}</tool_call>')
+    [record] = dataset.count_tokens({"toolcall": {"test": [row]}}, thinking.path)
+    text = thinking.render(build_messages("toolcall", row.prompt))
+    assert record["prompt_max"] == thinking.count_tokens(text)
+
+
+def test_a_template_that_asks_for_the_day_itself_gets_the_fixed_one(slm, monkeypatch):
+    monkeypatch.setattr(slm.tokenizer, "chat_template", "{{ strftime_now('%Y-%m-%d') }} {{ messages[0].content }}")
+    assert slm.render(CHAT) == "2024-07-26 Hi"
+
+
+def test_identity_names_the_options_that_the_template_uses(slm, thinking, monkeypatch):
+    options = {"enable_thinking": False, "date_string": "26 Jul 2024", "strftime_now": "2024-07-26"}
+    assert json.loads(json.dumps(thinking.identity()))["template_options"] == options
+    assert slm.identity()["template_options"] == {}
+    monkeypatch.setattr(slm.tokenizer, "chat_template", {"default": "{{ enable_thinking }}", "tool_use": "{{ x }}"})
+    assert slm.identity()["template_options"] == {"enable_thinking": False}
+    monkeypatch.setattr(slm.tokenizer, "chat_template", None)
+    assert templates.list_options(slm.tokenizer) == {}
+
+
+def test_no_module_renders_a_chat_with_options_of_its_own():
+    modules = (ROOT / "swaplib").glob("*.py")
+    found = [module.name for module in modules if "apply_chat_template" in module.read_text()]
+    assert found == ["templates.py"]
