@@ -33,58 +33,73 @@ RESULTS = Path(os.environ.get("OUT", Path(__file__).parent / "results"))
 PAGE = ROOT / "docs" / "prompts.md"
 SHOTS, MAX_NEW_TOKENS, BATCH_SIZE = (0, 4), 256, 64
 
-_TOOLCALL = "Answer the request with one call of the tool below. Reply with exactly one wrapper around one JSON object"
-_STRUCTURED = (
-    "Answer the request with calls of the tools below. Reply with exactly one JSON array, its calls in the order asked"
-)
+_ASKS: dict[Track, str] = {
+    "toolcall": "Answer the request with one call of the tool below. Reply with exactly one wrapper around one JSON object",
+    "structured": (
+        "Answer the request with calls of the tools below. Reply with exactly one JSON array, its calls in the order asked"
+    ),
+}
 _DEFAULTS = "Leave out a parameter with a default unless the request sets it."
 _REST = "\n\n{signatures}\n\nRequest: {request}"
-_CALL = '<tool_call name="pour_tea">{{"cups":2,"sweetener":"honey"}}</tool_call>'
 _TEA = '{{"name":"pour_tea","arguments":{{"cups":2,"sweetener":"honey"}}}}'
+_TEA_AGAIN = '{{"name":"pour_tea","arguments":{{"cups":1}}}}'
 _BELL = '{{"name":"ring_bell","arguments":{{"times_rung":3}}}}'
-_CALLS = f"[{_TEA},{_BELL}]"
-_TWICE = f'[{_TEA},{{{{"name":"pour_tea","arguments":{{{{"cups":1}}}}}}}},{_BELL}]'
-_ENDS = {"toolcall": "Start with <tool_call and end with </tool_call>.", "structured": "Start with [ and end with ]."}
-_ASKED = {
-    "toolcall": 'For example, with a tool pour_tea, "Two cups of tea with honey, please" is answered:',
-    "structured": 'For example, with other tools, "Pour two cups of tea with honey, then ring three times" is answered:',
+_CALLS: dict[Track, str] = {
+    "toolcall": '<tool_call name="pour_tea">{{"cups":2,"sweetener":"honey"}}</tool_call>',
+    "structured": f"[{_TEA},{_BELL}]",
 }
-_VALUES = (
-    "Copy texts and numbers from the request as they are written there; write numbers as numbers and texts as texts."
-)
+_TWICE: dict[Track, str] = {"structured": f"[{_TEA},{_TEA_AGAIN},{_BELL}]"}
+_ENDS: dict[Track, str] = {
+    "toolcall": 'Start with <tool_call name=" and end with </tool_call>.',
+    "structured": "Start with [ and end with ].",
+}
+_SHORT_ENDS = _ENDS | {"toolcall": "Start with <tool_call and end with </tool_call>."}
+# how the finished call is introduced, behind what is asked for
+_EXAMPLE: dict[Track, str] = {
+    "toolcall": ". For example, a call of another tool:",
+    "structured": ". For example, two calls of other tools:",
+}
+_LIKE: dict[Track, str] = {
+    "toolcall": ", written like this call of another tool:",
+    "structured": ", written like these calls of other tools:",
+}
+_PARTS: dict[Track, str] = {
+    "toolcall": "; the wrapper names the tool and the object holds its arguments, as in this call of another tool:",
+    "structured": "; each object names a tool and holds its arguments, as in these calls of other tools:",
+}
+_VALUES = "Copy texts and numbers as the request has them; write numbers as numbers and texts as texts."
 
-_ONE = f"{_TOOLCALL}. For example, a call of another tool:\n{_CALL}\n"
-_TWO = f"{_STRUCTURED}. For example, two calls of other tools:\n{_CALLS}\n"
+
+def _make(
+    heads: dict[Track, str], calls: dict[Track, str] = _CALLS, ends: dict[Track, str] | None = None, more: str = ""
+) -> dict[Track, str]:
+    """One candidate: what is asked, how the finished calls are introduced, the calls, where to begin and end, more."""
+    last = {track: " ".join(filter(None, ((ends or {}).get(track), more, _DEFAULTS))) for track in calls}
+    return {track: f"{_ASKS[track]}{heads[track]}\n{calls[track]}\n{last[track]}{_REST}" for track in calls}
+
 
 # what the project uses is one of them
 CANDIDATES: dict[str, dict[Track, str]] = {
-    "a form to fill in": {
-        "toolcall": f'{_TOOLCALL}:\n<tool_call name="TOOL">{{{{"PARAMETER": VALUE}}}}</tool_call>\n{_DEFAULTS}{_REST}',
-        "structured": f'{_STRUCTURED}:\n[{{{{"name": TOOL, "arguments": {{{{"PARAMETER": VALUE}}}}}}}}]\n{_DEFAULTS}{_REST}',
-    },
-    "finished calls": {"toolcall": f"{_ONE}{_DEFAULTS}{_REST}", "structured": f"{_TWO}{_DEFAULTS}{_REST}"},
-    "finished calls, where to begin and end": {
-        "toolcall": f"{_ONE}{_ENDS['toolcall']} {_DEFAULTS}{_REST}",
-        "structured": f"{_TWO}{_ENDS['structured']} {_DEFAULTS}{_REST}",
-    },
-    "finished calls, one tool twice, where to begin and end": {
-        "structured": (
-            f"{_STRUCTURED}. For example, three calls of other tools:\n{_TWICE}\n{_ENDS['structured']} {_DEFAULTS}{_REST}"
-        ),
-    },
-    "a request with its finished calls, where to begin and end": {
-        "toolcall": f"{_TOOLCALL}. {_ASKED['toolcall']}\n{_CALL}\n{_ENDS['toolcall']} {_DEFAULTS}{_REST}",
-        "structured": f"{_STRUCTURED}. {_ASKED['structured']}\n{_CALLS}\n{_ENDS['structured']} {_DEFAULTS}{_REST}",
-    },
-    "finished calls, where to begin and end, how to write values": {
-        "toolcall": f"{_ONE}{_ENDS['toolcall']} {_VALUES} {_DEFAULTS}{_REST}",
-        "structured": f"{_TWO}{_ENDS['structured']} {_VALUES} {_DEFAULTS}{_REST}",
-    },
-    "finished calls, where to begin and end said after the request": {
-        "toolcall": f"{_ONE}{_DEFAULTS}{_REST}\n\nReply with the tool call only. {_ENDS['toolcall']}",
-        "structured": f"{_TWO}{_DEFAULTS}{_REST}\n\nReply with the JSON array only. {_ENDS['structured']}",
-    },
+    "a form to fill in": _make(
+        {"toolcall": ":", "structured": ":"},
+        {
+            "toolcall": '<tool_call name="TOOL">{{"PARAMETER": VALUE}}</tool_call>',
+            "structured": '[{{"name": TOOL, "arguments": {{"PARAMETER": VALUE}}}}]',
+        },
+    ),
+    "finished calls": _make(_EXAMPLE),
+    "finished calls, where to begin and end in short": _make(_EXAMPLE, ends=_SHORT_ENDS),
+    "finished calls, where to begin and end": _make(_EXAMPLE, ends=_ENDS),
+    "like finished calls": _make(_LIKE),
+    "like finished calls, where to begin and end": _make(_LIKE, ends=_ENDS),
+    "like finished calls, where to begin and end, how to write values": _make(_LIKE, ends=_ENDS, more=_VALUES),
+    "parts named, finished calls": _make(_PARTS),
+    "parts named, finished calls, where to begin and end": _make(_PARTS, ends=_ENDS),
+    "parts named, finished calls, where to begin and end, how to write values": _make(_PARTS, ends=_ENDS, more=_VALUES),
+    "like finished calls, one tool twice, where to begin and end": _make(_LIKE, _TWICE, _ENDS),
+    "parts named, finished calls, one tool twice, where to begin and end": _make(_PARTS, _TWICE, _ENDS),
 }
+del CANDIDATES["finished calls, where to begin and end in short"]["structured"]  # it has one form
 
 _AGENT_RULES = (
     "\n\nMake each call that the task asks for once, in the order asked. Leave out a parameter with a default unless the "
