@@ -3,8 +3,8 @@
     .venv/bin/python -m benchmarks.logprobs                       # the packaged checkpoint, CPU or GPU
     .venv/bin/python -m benchmarks.logprobs models/qwen2.5-7b     # any other one
 
-Both sides decode the same test rows to the same tokens, many short times, each side first in every other pair; the cost is
-the median over the pairs, so that what else the machine does falls on both. Records: benchmarks/results/throughput.json.
+Both sides decode the same test rows many short times, each side first in every other pair; the cost is the median over the
+pairs, so that what else the machine does falls on both. Records go to benchmarks/results/throughput.json.
 """
 
 import statistics
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from benchmarks.records import make_record, write_records
-from benchmarks.throughput import HAS_GPU, TRACK, without
+from benchmarks.throughput import HAS_GPU, TRACK, count_differing, without
 from swaplib import decoding
 from swaplib.checkpoints import PACKAGED_NAME, download
 from swaplib.local import LocalSLM
@@ -24,7 +24,7 @@ from swaplib.prompts import build_messages
 from swaplib.rows import read_rows
 from swaplib.settings import ROOT
 
-ROWS, TOKENS, PAIRS = (64, 64, 24) if HAS_GPU else (8, 16, 16)
+ROWS, TOKENS, PAIRS = (64, 64, 24) if HAS_GPU else (8, 16, 24)
 
 
 def pick_alone(logits: torch.Tensor) -> torch.Tensor:
@@ -60,8 +60,6 @@ def measure(slm: LocalSLM, prompts: list[list[int]], how: str, attention: str) -
     sides = {"with": decode_once, "without": decode_without}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     tokens = {name: side(slm, prompts)[1] for name, side in sides.items()}  # warm up
-    if tokens["with"] != tokens["without"]:
-        raise AssertionError("the two sides decoded other tokens")
     for turn in range(PAIRS):
         for name in sorted(sides, reverse=bool(turn % 2)):
             seconds[name].append(sides[name](slm, prompts)[0])
@@ -70,6 +68,7 @@ def measure(slm: LocalSLM, prompts: list[list[int]], how: str, attention: str) -
     rates = [len(prompts) / statistics.median(found) for found in seconds.values()]
     case = f"{how}, with log-probabilities against without"
     more = {"model": slm.path.name, "rows": len(prompts), "tokens": TOKENS, "pairs": PAIRS}
+    more |= {"differing": count_differing(*tokens.values())}
     return make_record(case, *rates, "rows/s", slower_percent=median, quartiles=[first, third], **more)
 
 

@@ -99,7 +99,7 @@ def compare(
     return make_record(case, *rates, "rows/s", spread=spread, differing=differing, **more)
 
 
-def count_differing(first: dict[int, str], second: dict[int, str]) -> str:
+def count_differing(first: dict[int, Any], second: dict[int, Any]) -> str:
     """How many of the rows that both have answered differ, in words."""
     shared = first.keys() & second.keys()
     return f"{sum(first[i] != second[i] for i in shared)} of {len(shared)}"
