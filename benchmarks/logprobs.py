@@ -67,13 +67,8 @@ def measure(slm: LocalSLM, prompts: list[list[int]], how: str, attention: str) -
     first, median, third = (round(part, 2) for part in statistics.quantiles(slower, n=4))
     rates = [len(prompts) / statistics.median(found) for found in seconds.values()]
     case = f"{how}, with log-probabilities against without"
-    more = {
-        "differing": count_differing(*tokens.values()),
-        "model": slm.path.name,
-        "rows": len(prompts),
-        "tokens": TOKENS,
-        "pairs": PAIRS,
-    }
+    more = {"model": slm.path.name, "rows": len(prompts), "tokens": TOKENS, "pairs": PAIRS}
+    more |= {"differing": count_differing(*tokens.values())}
     return make_record(case, *rates, "rows/s", slower_percent=median, quartiles=[first, third], **more)
 
 
