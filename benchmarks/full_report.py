@@ -6,7 +6,7 @@
     python benchmarks/full_report.py render toolcall                     # needs no GPU: the page, from the recorded files
 
 The first three write to SWAP_HOME, as the notebooks do. What such a home's 05_eval holds, less the traces, was copied to
-benchmarks/results/recorded/; `render` reads it there and writes benchmarks/results/report_<track>.html.
+benchmarks/results/recorded/ with its test rows; `render` reads it there and writes benchmarks/results/report_<track>.html.
 """
 
 import base64
@@ -58,7 +58,7 @@ def render(settings: Settings, track: str) -> None:
     decided = json.loads((home.evaluation / f"{track}_post_decision.json").read_text())
     metrics = {model: runs.read_metrics(home, track, model) for model in decided["evidence"]["rates"]}
     ledgers = runs.read_ledgers(home, metrics)
-    rows = read_rows(ROOT / "slm_swap" / "02_dataset" / track / "test.jsonl", track)
+    rows = read_rows(home.dataset / track / "test.jsonl", track)  # those that were asked then
     diagnoses = diagnosis.diagnose_all(track, rows, ledgers)
     card = json.loads((home.adapter_of(track) / "run_card.json").read_text())
     tables = {

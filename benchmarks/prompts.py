@@ -63,6 +63,12 @@ _LIKE: dict[Track, str] = {
     "toolcall": ", written like this call of another tool:",
     "structured": ", written like these calls of other tools:",
 }
+_THREE: dict[Track, str] = {"structured": ". For example, three calls of other tools:"}
+_EACH: dict[Track, str] = {
+    "structured": (
+        "; one object for each thing that is asked, even where one tool does several, as in these calls of other tools:"
+    )
+}
 _PARTS: dict[Track, str] = {
     "toolcall": "; the wrapper names the tool and the object holds its arguments, as in this call of another tool:",
     "structured": "; each object names a tool and holds its arguments, as in these calls of other tools:",
@@ -96,8 +102,19 @@ CANDIDATES: dict[str, dict[Track, str]] = {
     "parts named, finished calls": _make(_PARTS),
     "parts named, finished calls, where to begin and end": _make(_PARTS, ends=_ENDS),
     "parts named, finished calls, where to begin and end, how to write values": _make(_PARTS, ends=_ENDS, more=_VALUES),
+    "finished calls, one tool twice, where to begin and end": _make(_THREE, _TWICE, _ENDS),
+    "finished calls, one tool twice, where to begin and end, how to write values": _make(
+        _THREE, _TWICE, _ENDS, _VALUES
+    ),
     "like finished calls, one tool twice, where to begin and end": _make(_LIKE, _TWICE, _ENDS),
     "parts named, finished calls, one tool twice, where to begin and end": _make(_PARTS, _TWICE, _ENDS),
+    "parts named, finished calls, one tool twice, where to begin and end, how to write values": _make(
+        _PARTS, _TWICE, _ENDS, _VALUES
+    ),
+    "one for each thing asked, finished calls, one tool twice, where to begin and end": _make(_EACH, _TWICE, _ENDS),
+    "one for each thing asked, finished calls, one tool twice, where to begin and end, how to write values": _make(
+        _EACH, _TWICE, _ENDS, _VALUES
+    ),
 }
 del CANDIDATES["finished calls, where to begin and end in short"]["structured"]  # it has one form
 

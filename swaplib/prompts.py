@@ -26,19 +26,21 @@ SYSTEM_PROMPTS: dict[Track, str] = {
 
 ROW_PROMPTS: dict[Track, str] = {
     "toolcall": """\
-Answer the request with one call of the tool below. Reply with exactly one wrapper around one JSON object. For example, a \
-call of another tool:
+Answer the request with one call of the tool below. Reply with exactly one wrapper around one JSON object; the \
+wrapper names the tool and the object holds its arguments, as in this call of another tool:
 <tool_call name="pour_tea">{{"cups":2,"sweetener":"honey"}}</tool_call>
-Start with <tool_call and end with </tool_call>. Leave out a parameter with a default unless the request sets it.
+Start with <tool_call name=" and end with </tool_call>. Copy texts and numbers as the request has them; write \
+numbers as numbers and texts as texts. Leave out a parameter with a default unless the request sets it.
 
 {signatures}
 
 Request: {request}""",
     "structured": """\
-Answer the request with calls of the tools below. Reply with exactly one JSON array, its calls in the order asked. For \
-example, two calls of other tools:
-[{{"name":"pour_tea","arguments":{{"cups":2,"sweetener":"honey"}}}},{{"name":"ring_bell","arguments":{{"times_rung":3}}}}]
-Start with [ and end with ]. Leave out a parameter with a default unless the request sets it.
+Answer the request with calls of the tools below. Reply with exactly one JSON array, its calls in the order asked. \
+For example, three calls of other tools:
+[{{"name":"pour_tea","arguments":{{"cups":2,"sweetener":"honey"}}}},{{"name":"pour_tea","arguments":{{"cups":1}}}},{{"name":"ring_bell","arguments":{{"times_rung":3}}}}]
+Start with [ and end with ]. Copy texts and numbers as the request has them; write numbers as numbers and texts as \
+texts. Leave out a parameter with a default unless the request sets it.
 
 {signatures}
 
