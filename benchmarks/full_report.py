@@ -59,7 +59,7 @@ def render(settings: Settings, track: str) -> None:
     metrics = {model: runs.read_metrics(home, track, model) for model in decided["evidence"]["rates"]}
     ledgers = runs.read_ledgers(home, metrics)
     rows = read_rows(home.dataset / track / "test.jsonl", track)  # those that were asked then
-    diagnoses = diagnosis.diagnose_all(track, rows, ledgers)
+    diagnoses = diagnosis.diagnose_split(home, track, "test", ledgers)
     card = json.loads((home.adapter_of(track) / "run_card.json").read_text())
     tables = {
         "The rule": verdicts.show_decision(decided),

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
@@ -22,6 +23,7 @@ from swaplib.agent_prompt import build_agent_messages
 from swaplib.hosted import HostedLLM
 from swaplib.metrics import canonical_json
 from swaplib.outbox import Delivery, check_tracing, describe_delivery
+from swaplib.prompts import Message
 from swaplib.rows import append_line, hash_text, write_json
 from swaplib.settings import Settings, show_path
 from swaplib.shim import Recorder
@@ -144,7 +146,7 @@ def plan_tasks(
     known = max((f for f in settings.runs.glob(f"2*-{kind}-{key}") if f.is_dir()), default=None)
     folder = known if known and not fresh else settings.runs / provenance.make_run_id(kind, key)
     secrets = settings.azure_api_key, settings.slm_api_key, settings.langfuse_public_key, settings.langfuse_secret_key
-    facts |= {"key": key, "tasks": found.facts}
+    facts |= {"key": key, "tasks": found.facts, "first_prompt_tokens": _count_prompt_tokens(settings, messages)}
     plan = Plan(kind, client, tasks, options, facts, folder, tuple(s for s in secrets if s), concurrency)
     waiting = plan.find_waiting()
     if waiting:
@@ -153,6 +155,19 @@ def plan_tasks(
     print(f"{len(tasks)} tasks, {len(tasks) - len(waiting)} captured before, {len(waiting)} to come ({calls})")
     print(f"run {show_path(folder)}")
     return plan
+
+
+def _count_prompt_tokens(settings: Settings, conversations: Sequence[Sequence[Message]]) -> dict[str, Any] | None:
+    """Median and maximum length of the first prompts, with the local checkpoint's tokenizer; None where there is none."""
+    from swaplib.local import LocalSLM
+
+    slm = LocalSLM(settings.slm_model_path)
+    try:
+        slm.check()
+    except (FileNotFoundError, ValueError):
+        return None
+    lengths = [slm.count_tokens(slm.render(messages)) for messages in conversations]
+    return {"tokenizer": slm.path.name, "median": int(median(lengths)), "max": max(lengths)} if lengths else None
 
 
 def run_plan(settings: Settings, plan: Plan, session_id: str | None = None) -> Capture:

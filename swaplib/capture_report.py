@@ -20,10 +20,12 @@ def describe_tasks(found: TaskSet) -> str:
 
 
 def show_capture(facts: dict[str, Any]) -> "Styler":
-    """What a capture came to: tasks, outcomes, steps, tokens."""
+    """What a capture came to: tasks, outcomes, steps, tokens; and how long the prompts of first turns are."""
     outcomes = "; ".join(f"{n} {outcome.replace('_', ' ')}" for outcome, n in facts["outcomes"].items())
     record = {"model": facts["identity"]["model"], "tasks": facts["n_tasks"], "outcomes": outcomes}
     record |= {"steps": facts["steps"], "failed_steps": facts["failed_steps"], **facts["usage"]}
+    if lengths := facts["first_prompt_tokens"]:
+        record["tokens of a first prompt"] = f"{lengths['median']}, at most {lengths['max']} ({lengths['tokenizer']})"
     return show_records([record])
 
 

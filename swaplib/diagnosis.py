@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from swaplib.facts import RowFacts, list_parts
+from swaplib.facts import RowFacts, find_facts, list_parts
 from swaplib.metrics import (
     JsonDocument,
     Prediction,
@@ -23,7 +23,8 @@ from swaplib.metrics import (
     rates_of,
     same_json,
 )
-from swaplib.rows import LedgerLine, Row
+from swaplib.rows import LedgerLine, Row, read_rows
+from swaplib.settings import Settings
 
 REASONS = {
     "toolcall": (
@@ -193,13 +194,16 @@ def _rate(track: Track, scores: list[dict[str, bool]]) -> dict[str, Any]:
     return {"n_rows": len(scores)} | (rates_of(aggregate(track, scores)) if scores else {})
 
 
-def diagnose_all(
-    track: Track,
-    rows: Sequence[Row],
-    ledgers: dict[str, Sequence[LedgerLine]],
-    facts: Sequence[RowFacts] | None = None,
+def diagnose_split(
+    settings: Settings, track: Track, split: str, ledgers: dict[str, Sequence[LedgerLine]]
 ) -> dict[str, dict[str, Any]]:
-    """Diagnose several models' ledgers over the same rows, by model."""
+    """Diagnose several models' ledgers over the rows of one split, by model; with the rows' facts where there are any.
+
+    Raises:
+        FileNotFoundError, ValueError: The rows are not there, or the facts are about other ones.
+    """
+    rows = read_rows(settings.dataset / track / f"{split}.jsonl", track)
+    facts = find_facts(settings, track, split, rows)
     return {model: diagnose(track, rows, ledger, facts) for model, ledger in ledgers.items()}
 
 
