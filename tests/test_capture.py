@@ -11,12 +11,13 @@ import pytest
 from servers import as_json, refusal, serving
 
 from benchmarks.scripted_teacher import Teacher, make_teacher, turn
-from swaplib import capture, captured, dataset, xlam
+from swaplib import capture, captured, xlam
 from swaplib.agent import AgentOptions, run_agent
+from swaplib.agent_prompt import build_agent_messages
+from swaplib.audit import called_tools
 from swaplib.hosted import CallFailed, HostedLLM
 from swaplib.metrics import parse_gold
 from swaplib.outbox import list_spans, read_outbox
-from swaplib.prompts import build_agent_messages
 from swaplib.rows import SPLITS, hash_file, read_rows, write_json, write_text
 from swaplib.sandbox import Limits
 from swaplib.settings import ROOT, load_settings
@@ -115,7 +116,7 @@ def test_no_captured_tool_is_trained_on_that_01_or_the_hold_out_tests(settings):
     for track in ("toolcall", "structured"):
         for split in ("val", "test"):
             rows = read_rows(ROOT / "slm_swap" / "02_dataset" / track / f"{split}.jsonl", track)
-            assert not tools["train"] & {name for row in rows for name in dataset.called_tools(track, row.completion)}
+            assert not tools["train"] & {name for row in rows for name in called_tools(track, row.completion)}
 
 
 def test_the_filter_keeps_exactly_what_the_teacher_did_right(settings):

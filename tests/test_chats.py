@@ -3,9 +3,9 @@ import json
 import pytest
 
 from swaplib import chats
+from swaplib.agent_prompt import build_agent_messages
 from swaplib.chats import Chat
 from swaplib.labels import IGNORED, Example
-from swaplib.prompts import build_agent_messages
 from swaplib.trajectory import Step
 
 STEPS = (

@@ -24,7 +24,7 @@ def list_shipped_names() -> set[str]:
     return {name for tool in offered for name in (tool["name"], *tool["parameters"])}
 
 
-@pytest.mark.parametrize(("track", "n_calls"), [("toolcall", 1), ("structured", 2)])
+@pytest.mark.parametrize(("track", "n_calls"), [("toolcall", 1), ("structured", 3)])
 def test_an_instruction_shows_finished_answers_in_the_form_that_is_scored(track, n_calls):
     (example,) = read_examples(track)
     parts = list_parts(parse_gold(track, example))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swaplib.prompts import build_agent_messages
+from swaplib.agent_prompt import build_agent_messages
 from swaplib.rows import append_line
 from swaplib.trajectory import (
     Gold,
