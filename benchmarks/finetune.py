@@ -3,7 +3,8 @@
     python benchmarks/finetune.py stand-in             # the adapter of the demo's stand-in
     python benchmarks/finetune.py train TRACK N …      # the specification's settings, once for each batch size N
     python benchmarks/finetune.py choose               # val for every adapter: batch_size.json
-    python benchmarks/finetune.py evaluate             # test for base, fine-tuned and stand-in: finetune.json, stand_in.json
+    python benchmarks/finetune.py score                # val and test for the stand-in: stand_in.json
+    python benchmarks/finetune.py evaluate             # test for base and fine-tuned: finetune.json
     python benchmarks/finetune.py parity               # equal outputs of the fine-tuned model run in other ways: parity.json
 
 Training and evaluation are processes of their own, because Unsloth patches transformers where it trains. Everything runs
@@ -109,13 +110,13 @@ def measure_parity(settings: Settings, rows: int = 16) -> list[dict]:
     return records
 
 
-def score_stand_in(settings: Settings, track: str) -> dict:
-    """The stand-in as it is served, in full precision, on the test split."""
-    rows = read_rows(ROOT / "slm_swap" / "02_dataset" / track / "test.jsonl", track)
+def score_stand_in(settings: Settings, track: str, split: str) -> dict:
+    """The stand-in as it is served, in full precision, on one split."""
+    rows = read_rows(ROOT / "slm_swap" / "02_dataset" / track / f"{split}.jsonl", track)
     slm = LocalSLM(settings.slm_model_path, STAND_IN, precision="float32", batch_size=128)
     answers = dict(slm.generate([build_messages(track, row.prompt) for row in rows], 256))
     scores = score_rows(track, [row.completion for row in rows], [answers[i].output for i in range(len(rows))])
-    return {"track": track, "model": "stand_in", "n_rows": len(rows), **rates_of(scores)}
+    return {"track": track, "model": "stand_in", "split": split, "n_rows": len(rows), **rates_of(scores)}
 
 
 def write_records(name: str, records: list[dict]) -> None:
@@ -148,7 +149,8 @@ def main(command: str, *arguments: str) -> None:
         write_records("batch_size", choose(settings))
     elif command == "evaluate":
         write_records("finetune", evaluate_all(settings))
-        write_records("stand_in", [score_stand_in(settings, track) for track in TRACKS])
+    elif command == "score":
+        write_records("stand_in", [score_stand_in(settings, t, s) for t in TRACKS for s in ("val", "test")])
     else:
         write_records("parity", measure_parity(settings))
 

@@ -84,8 +84,10 @@ def show_texts(records: list[dict[str, Any]], caption: str = "") -> "Styler":
 def show_answerability(manifest: dict[str, Any]) -> "Styler":
     """Where the gold values of each track and split come from; nothing to count for own rows without facts."""
     counts = manifest["answerability"]
+    heads = {"values_request": "in the request", "values_default": "a default", "values_neither": "neither"}
     records = [
-        {"track": track, "split": split, "rows": manifest["rows"][track][split], **numbers}
+        {"track": track, "split": split, "rows": manifest["rows"][track][split]}
+        | {heads.get(name, name): n for name, n in numbers.items()}
         for track, splits in counts.items()
         for split, numbers in splits.items()
     ]
