@@ -88,9 +88,6 @@ def _check_golds(
     track: Track, splits: dict[str, list[Row]], tools: list[Tool] | None, schema: dict[str, Any] | None
 ) -> list[str]:
     """Golds that call a tool which is not offered, or do not fit the schema, as file:line and reason."""
-    from jsonschema.validators import validator_for
-
-    validator = None if schema is None else validator_for(schema)(schema)
     names = None if tools is None else {tool["name"] for tool in tools}
     problems = []
     for split, rows in splits.items():
@@ -98,10 +95,21 @@ def _check_golds(
             place, called = f"{track}/{split}.jsonl:{line}", called_tools(track, row.completion)
             if names is not None and (unknown := sorted(set(called) - names)):
                 problems.append(f"{place}: calls {', '.join(unknown)}, which tools.json does not offer")
-            found = validator and next(validator.iter_errors(parse_gold(track, row.completion).value), None)
-            if found:
-                problems.append(f"{place}: does not fit schema.json at {found.json_path} ({found.message[:200]})")
+            if schema is not None and (misfit := _find_misfit(schema, parse_gold(track, row.completion).value)):
+                problems.append(f"{place}: {misfit}")
     return problems
+
+
+def _find_misfit(schema: dict[str, Any], value: Any) -> str | None:
+    """Why a gold does not fit its schema. What the schema refers to is looked for in the schema only, never on a network."""
+    from jsonschema.validators import validator_for
+    from referencing import Registry, exceptions
+
+    try:
+        found = next(validator_for(schema)(schema, registry=Registry()).iter_errors(value), None)
+    except exceptions.Unresolvable as error:
+        return f"schema.json refers to {error.ref}, which it does not hold"
+    return found and f"does not fit schema.json at {found.json_path} ({found.message[:200]})"
 
 
 def _make_facts(track: Track, splits: dict[str, list[Row]], tools: list[Tool]) -> dict[str, list[RowFacts]]:

@@ -3,8 +3,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swaplib import diagnosis
-from swaplib.metrics import JsonDocument, ToolCall, score_row
+from swaplib.facts import make_facts
+from swaplib.metrics import TRACKS, JsonDocument, ToolCall, score_row
 from swaplib.rows import Generation, LedgerLine, Row
+from swaplib.tool_schemas import parse_tool
 
 GOLD = '<tool_call name="area">{"radius":5,"unit":"cm"}</tool_call>'
 RIGHT = ToolCall("area", {"radius": 5, "unit": "cm"})
@@ -112,3 +114,44 @@ def test_any_text_has_a_reason_and_never_raises(output):
         reason = diagnosis.name_reason(track, gold, line)
         assert (reason is None) == all(line.scores.values())
         assert reason is None or reason in diagnosis.REASONS[track]
+
+
+def test_a_single_quote_stands_for_a_double_one_leniently():
+    assert diagnosis.same_value('say "hi"', "Say 'hi'")
+    assert not diagnosis.same_value('say "hi"', "say hi")
+    gold = '<tool_call name="run">{"code":"print(\\"a\\")"}</tool_call>'
+    lines = [make_line("toolcall", gold, '<tool_call name="run">{"code":"print(\'a\')"}</tool_call>')]
+    found = diagnosis.diagnose("toolcall", [Row("Request", gold)], lines)
+    assert (found["right"], found["found_rate"], found["lenient_rate"]) == (0, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_right"), [("float", True), ("float, optional", True), ("int", False), (None, False)]
+)
+@pytest.mark.parametrize("track", TRACKS)
+def test_a_float_for_a_whole_gold_is_right_leniently_only_where_the_facts_declare_a_float(track, kind, is_right):
+    def write(value: str) -> str:
+        if track == "toolcall":
+            return f'<tool_call name="pay">{{"amount":{value}}}</tool_call>'
+        return f'[{{"name":"pay","arguments":{{"amount":{value}}}}}]'
+
+    row = Row("Pay 1500.", write("1500"))
+    tool = parse_tool({"name": "pay", "parameters": {"amount": {"type": kind or "int"}}})
+    facts = None if kind is None else [make_facts(track, row, "Pay 1500.", [tool], {})]
+    for output, expected in {"1500.0": is_right, "1500": True, "1500.5": False, '"1500.0"': False}.items():
+        ledger = [make_line(track, row.completion, write(output))]
+        found = diagnosis.diagnose(track, [row], ledger, facts)
+        assert found["lenient_rate"] == expected, output
+        assert found["right"] == (output == "1500")
+
+
+def test_facts_of_another_parameter_or_tool_make_no_float():
+    row = Row("Pay.", '<tool_call name="pay">{"amount":1500}</tool_call>')
+    tools = [
+        parse_tool({"name": name, "parameters": {"amount": {"type": kind}, "rate": {"type": "float"}}})
+        for name, kind in {"pay": "int", "other": "float"}.items()
+    ]
+    facts = [make_facts("toolcall", row, "Pay.", tools, {})]
+    output = '<tool_call name="pay">{"amount":1500.0}</tool_call>'
+    found = diagnosis.diagnose("toolcall", [row], [make_line("toolcall", row.completion, output)], facts)
+    assert found["lenient_rate"] == 0
