@@ -26,7 +26,8 @@ def parse_tool(raw: Any) -> Tool:
     """Read a tool in xLAM's form or as JSON Schema (`parameters` an object schema, with or without `"function"` around it).
 
     Returns:
-        The tool in xLAM's form. A parameter that came as JSON Schema keeps that in `schema`.
+        The tool in xLAM's form. A parameter that came as JSON Schema keeps that in `schema`, the tool what else its schema
+        holds (`$defs`, `additionalProperties`) in `rest`.
 
     Raises:
         ValueError: It is neither; says which tool and parameter, what was expected, and what was found.
@@ -39,11 +40,12 @@ def parse_tool(raw: Any) -> Tool:
         raise ValueError(f"tool {tool['name']}: expected a text as its description, found {_show(description)}")
     if not isinstance(parameters, dict):
         raise ValueError(f"tool {tool['name']}: expected an object of parameters, found {_show(parameters)}")
+    head = {"name": tool["name"], "description": description}
     if _is_schema(parameters):
-        parsed = _parse_schema(parameters)
-    else:
-        parsed = {name: _parse_parameter(tool["name"], name, p) for name, p in parameters.items()}
-    return {"name": tool["name"], "description": description, "parameters": parsed}
+        _check_schema(tool["name"], parameters)
+        rest = {key: value for key, value in parameters.items() if key not in ("type", "properties", "required")}
+        return head | {"parameters": _parse_schema(parameters)} | ({"rest": rest} if rest else {})
+    return head | {"parameters": {name: _parse_parameter(tool["name"], name, p) for name, p in parameters.items()}}
 
 
 def _is_schema(parameters: dict[str, Any]) -> bool:
@@ -51,6 +53,16 @@ def _is_schema(parameters: dict[str, Any]) -> bool:
     return parameters.get("type") == "object" or (
         "$schema" in parameters and isinstance(parameters.get("properties"), dict)
     )
+
+
+def _check_schema(tool: str, parameters: dict[str, Any]) -> None:
+    import jsonschema
+
+    try:
+        jsonschema.Draft202012Validator.check_schema(parameters)
+    except jsonschema.SchemaError as error:
+        problem = f"{error.json_path}: {error.message[:120]}"
+        raise ValueError(f"tool {tool}: its parameters are no JSON Schema ({problem})") from None
 
 
 def _parse_parameter(tool: str, name: str, parameter: Any) -> dict[str, Any]:
@@ -129,7 +141,7 @@ def to_openai(tool: Tool) -> dict[str, Any]:
         properties[name] = parameter.get("schema") or {**to_schema(kind), **described, **default}
         if not is_optional and ("default" not in parameter or "schema" in parameter):
             required.append(name)
-    schema = {"type": "object", "properties": properties, "required": required}
+    schema = tool.get("rest", {}) | {"type": "object", "properties": properties, "required": required}
     function = {"name": tool["name"], "description": tool["description"], "parameters": schema}
     return {"type": "function", "function": function}
 

@@ -52,6 +52,34 @@ def test_a_tool_as_json_schema_is_read_and_written_back_unchanged(raw):
     assert to_openai(tool)["function"] == {"name": "area", "description": "Area.", "parameters": SCHEMA}
 
 
+def test_what_a_parameter_refers_to_stays_with_the_tool():
+    parameters = {
+        "type": "object",
+        "properties": {"place": {"$ref": "#/$defs/place"}},
+        "required": ["place"],
+        "additionalProperties": False,
+        "$defs": {"place": {"enum": ["Rome", "Oslo"]}},
+    }
+    tool = parse_tool({"name": "f", "parameters": parameters})
+    assert to_openai(tool)["function"]["parameters"] == parameters
+    jsonschema.validate({"place": "Rome"}, to_openai(tool)["function"]["parameters"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"properties": ["radius"]},
+        {"properties": {"radius": {"type": {"a": 1}}}},
+        {"properties": {"radius": {"enum": 5}}},
+        {"properties": {"radius": {"anyOf": 5}}},
+        {"required": True},
+    ],
+)
+def test_parameters_that_are_no_json_schema_name_the_tool(change):
+    with pytest.raises(ValueError, match="tool f: its parameters are no JSON Schema"):
+        parse_tool({"name": "f", "parameters": SCHEMA | change})
+
+
 def test_a_tool_of_xlam_may_have_parameters_named_type_and_properties():
     parameters = {"type": {"type": "str", "description": "t"}, "properties": {"type": "List[str]", "description": "p"}}
     tool = parse_tool({"name": "f", "parameters": parameters})
