@@ -53,7 +53,7 @@ def test_links_of_a_notebook_lead_to_what_they_name(source):
         path = (source.parent / target).resolve()
         assert path.is_file(), target
         if path.suffix == ".py":
-            assert f"def {name.partition('.')[2]}(" in path.read_text(), name
+            assert re.search(rf"^(def|class) {name.partition('.')[2]}\b", path.read_text(), re.M), name
 
 
 @pytest.mark.stand_in
