@@ -1,8 +1,9 @@
 """The agent: smolagents' CodeAgent with a short prompt of our own, over any client that `evaluate` can ask.
 
 The prompt, the messages and the tools are the same whoever answers, the hosted LLM or a local SLM, and the same that
-training texts are made of. What the model sees is made by prompts.build_agent_messages from the steps so far, and the code
-it writes runs in a Sandbox. smolagents keeps the loop: ask, parse, execute, observe, until a final answer or the last step.
+training texts are made of. What the model sees is made by agent_prompt.build_agent_messages from the steps so far, and the
+code it writes runs in a Sandbox. smolagents keeps the loop: ask, parse, execute, observe, until a final answer or the last
+step.
 """
 
 import re

@@ -37,6 +37,10 @@ def toolcall_row(prompt: str, tool: str, body: str = "{}") -> Row:
 def write_own(folder: Path, track: str, **splits: list[Row]) -> Path:
     """Own rows of a track; a split that is not given holds one row of the tool `area`, or a total."""
     for split in ("train", "val", "test"):
-        default = toolcall_row(f"Area of {split}?", "area") if track == "toolcall" else Row(split, '{"total":5}')
+        default = (
+            toolcall_row(f"Area of {split}?", "area", '{"radius":5}')
+            if track == "toolcall"
+            else Row(split, '{"total":5}')
+        )
         write_rows(folder / track / f"{split}.jsonl", splits.get(split, [default]))
     return folder

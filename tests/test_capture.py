@@ -5,13 +5,16 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from inspect import signature
 
+import nbformat
 import pytest
 from servers import as_json, refusal, serving
 
 from benchmarks.scripted_teacher import Teacher, make_teacher, turn
-from swaplib import capture, captured, xlam
+from swaplib import agent, agent_eval, capture, captured, xlam
 from swaplib.agent import AgentOptions, run_agent
 from swaplib.agent_prompt import build_agent_messages
 from swaplib.audit import called_tools
@@ -175,6 +178,50 @@ def test_the_teacher_is_asked_with_the_very_messages_that_are_trained_on(all_cap
             asked.remove(build_agent_messages(task.signatures, task.request, trajectory.steps[:n]))
     assert asked == []
     assert {body["temperature"] for body in bodies} == {0}
+
+
+def run_cells(name, *beginnings):
+    """What a notebook's parameters, and its lines with these beginnings, set."""
+    cells = [
+        c for c in nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells if c.cell_type == "code"
+    ]
+    lines = [line for cell in cells for line in cell.source.splitlines() if line.startswith(beginnings)]
+    (parameters,) = (cell.source for cell in cells if "parameters" in cell.metadata.get("tags", []))
+    names = {"agent": agent}
+    for text in (parameters, *lines):
+        exec(text, names)
+    return names
+
+
+def test_06_and_08_ask_the_agent_alike(all_captured, captured_home, monkeypatch):
+    asked_by_06 = run_cells("06_capture", "parameters =")
+    asked_by_08 = run_cells("08_distill", "options =")
+    for name in ("source", "max_steps", "max_new_tokens"):
+        assert asked_by_06[name] == asked_by_08[name], name
+    defaults = {name: p.default for name, p in signature(capture.capture_trajectories).parameters.items()}
+    assert asked_by_06["parameters"].items() <= defaults.items()  # so it asks as the capture of this module did
+    _, done, bodies = all_captured
+    with teaching(captured_home, teacher=make_teacher(with_mistakes=True)) as (settings, exchanges):
+        found = read_tasks(settings, asked_by_08["source"])
+        tested = tuple(task for task in found.tasks if found.split_of[task.id] == "test")
+        root = settings.azure_endpoint.removesuffix("/v1")
+        monkeypatch.setattr(agent_eval, "running_server", lambda slm, model: nullcontext(root))  # the teacher answers
+        options, tasks = asked_by_08["options"], replace(found, tasks=tested)
+        run = agent_eval.evaluate_agent(settings, "slm", tasks, options, asked_by_08["batch_size"], None)
+        asked_then = [exchange.json() for exchange in exchanges]
+    requests = {f"Task: {task.request}" for task in tested}
+    asked = [body for body in bodies if body["messages"][1]["content"] in requests]
+    assert run.capture.facts["options"] == done.facts["options"]
+    shown = ("messages", "temperature", "max_tokens", "max_completion_tokens", "stop", "tools")
+    assert sort_bodies(asked_then, shown) == sort_bodies(asked, shown)
+    assert len(asked) > len(tested) > 10
+    steps = {trajectory.id: trajectory.steps for trajectory in done.trajectories}
+    assert all(trajectory.steps == steps[trajectory.id] for trajectory in run.capture.trajectories)
+
+
+def sort_bodies(bodies, names):
+    """What was asked, whatever its order, without who was asked."""
+    return sorted(json.dumps({name: body.get(name) for name in names}) for body in bodies)
 
 
 def test_kept_trajectories_become_rows_as_01_makes_them_and_chats_that_mask_what_was_seen(captured_home):

@@ -29,7 +29,7 @@ def test_tools_are_read_from_the_tracks_folder_or_the_one_above(tmp_path, settin
 
 def test_the_file_in_the_tracks_folder_comes_before_the_one_above(tmp_path):
     own = write_own(tmp_path / "own", "toolcall")
-    write_json(own / "tools.json", [rename("other")])
+    write_json(own / "tools.json", [rename("other")])  # which no gold calls
     write_json(own / "toolcall" / "tools.json", [TOOL])
     facts = read_own_rows(own).facts["toolcall"]["test"]
     assert facts[0].tools[0]["function"]["name"] == "area"
@@ -56,8 +56,12 @@ def test_tools_as_json_schema_are_written_back_unchanged(tmp_path):
 
 
 def test_golds_that_call_a_tool_that_is_not_offered_are_all_named(tmp_path, settings):
-    own = write_own(tmp_path / "own", "toolcall", train=[toolcall_row("a", "area"), toolcall_row("b", "vol")])
-    write_own(own, "structured", val=[Row("c", '[{"name":"area","arguments":{}},{"name":"x","arguments":{}}]')])
+    own = write_own(
+        tmp_path / "own", "toolcall", train=[toolcall_row("a", "area", '{"radius":5}'), toolcall_row("b", "vol")]
+    )
+    write_own(
+        own, "structured", val=[Row("c", '[{"name":"area","arguments":{"radius":5}},{"name":"x","arguments":{}}]')]
+    )
     write_json(own / "tools.json", [TOOL])
     with pytest.raises(ValueError) as caught:
         dataset.build_dataset(settings, str(own), SIZES)

@@ -147,7 +147,7 @@ def test_whether_a_value_is_of_the_declared_type(value, kind, is_right):
         ({"name": 7, "parameters": {}}, "a tool with a name"),
         ({"name": "", "parameters": {}}, "a tool with a name"),
         ("area", "a tool with a name"),
-        ({"name": "f"}, "tool f: expected an object of parameters, found null"),
+        ({"name": "f", "parameters": 5}, "tool f: expected an object of parameters, found 5"),
         ({"name": "f", "parameters": []}, "tool f: expected an object of parameters"),
         ({"name": "f", "description": 5, "parameters": {}}, "tool f: expected a text as its description"),
         (

@@ -57,9 +57,17 @@ def test_rows_left_out_are_counted_by_reason():
         ({"radius": 5}, "Radius 5?", None),
         ({"radius": 5, "unit": "m"}, "Radius 5 m?", None),
         ({"radius": 5, "unit": "m"}, "Radius 5 metres?", None),  # nothing gives it, but it breaks no instruction
-        ({"radius": 5, "unit": "cm"}, "Radius 5?", "a gold states a default that the request does not name"),
+        (
+            {"radius": 5, "unit": "cm"},
+            "Radius 5?",
+            "a gold states a default that the request does not name word for word",
+        ),
         ({"radius": 5, "unit": "cm"}, "Radius 5 cm?", None),
-        ({"radius": 5, "unit": "cm"}, "Radius 5 acm?", "a gold states a default that the request does not name"),
+        (
+            {"radius": 5, "unit": "cm"},
+            "Radius 5 acm?",
+            "a gold states a default that the request does not name word for word",
+        ),
         ({"radius": "5"}, "Radius 5?", "a gold value is of another type than declared"),
         ({"radius": None}, "Radius 5?", "a gold value is of another type than declared"),
         ({"radius": True}, "Radius 5?", "a gold value is of another type than declared"),
@@ -72,7 +80,7 @@ def test_each_flaw_of_a_gold(arguments, query, flaw):
     for calls in ([call("area", **arguments)], [call("other", radius=5), call("area", **arguments)]):
         examples, left_out = xlam.make_examples([make_raw(1, calls, [TOOL, rename("other")], query)])
         (example,) = (example for of_track in examples.values() for example in of_track)
-        assert xlam.find_flaw(example) == flaw
+        assert (xlam.find_flaw(example) or "none").startswith(flaw or "none")
         assert not left_out  # the map from tool to split needs it all the same
 
 
