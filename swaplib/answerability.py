@@ -7,6 +7,7 @@ Of a row like {"symbol": "ETH", "interval": "1h"} for "Price of ETH?", where `in
 """
 
 import re
+from functools import lru_cache
 from typing import Any, Literal
 
 Origin = Literal["request", "default", "neither"]
@@ -40,8 +41,16 @@ def is_named(value: Any, request: str) -> bool:
         return False
     if isinstance(value, dict | list):
         return all(is_named(part, request) for part in (value.values() if isinstance(value, dict) else value))
-    if isinstance(value, str):
-        text = re.escape(" ".join(value.lower().split()))
-        return re.search(rf"(?<!\w)(?<!\d\.){text}(?!\w)(?!\.\d)", " ".join(request.lower().split())) is not None
+    words, numbers = _read_request(request)
+    if not isinstance(value, str):
+        return value in numbers
+    text = " ".join(value.lower().split())
+    found = text in words and re.search(rf"(?<!\w)(?<!\d\.){re.escape(text)}(?!\w)(?!\.\d)", words)
+    return bool(found)
+
+
+@lru_cache(maxsize=4)
+def _read_request(request: str) -> tuple[str, frozenset[float]]:
+    """A request in lower case and with single spaces, and the numbers in it; once for all values of a row."""
     plain = _THOUSANDS.sub(lambda found: found[0].replace(",", ""), request)
-    return any(float(number) == value for number in _NUMBER.findall(plain))
+    return " ".join(request.lower().split()), frozenset(map(float, _NUMBER.findall(plain)))

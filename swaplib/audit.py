@@ -25,7 +25,7 @@ def check_leaks(rows: Rows, may_share_tools: bool = False) -> int:
         for split, of_split in splits.items():
             for line, row in enumerate(of_split, start=1):
                 place = f"{track}/{split}.jsonl:{line}"
-                prompt = " ".join(row.prompt.lower().split())
+                prompt = _fold(row.prompt)
                 keys = {(f"prompt of {track}", prompt): "have the same prompt"}
                 keys |= {("tool", tool): f"both call the tool {tool!r}" for tool in called_tools(track, row.completion)}
                 for key, what in keys.items():
@@ -38,6 +38,11 @@ def check_leaks(rows: Rows, may_share_tools: bool = False) -> int:
                         )
                     shared.add(key[1])
     return len(shared)
+
+
+def _fold(prompt: str) -> str:
+    """A prompt without what does not make it another one: white space and case."""
+    return " ".join(prompt.lower().split())
 
 
 def called_tools(track: Track, completion: str) -> list[str]:
@@ -63,7 +68,7 @@ def _count_repeats(file: str, track: Track, rows: list[Row]) -> int:
     first: dict[str, tuple[int, str]] = {}
     for line, row in enumerate(rows, start=1):
         gold = canonical_json(asdict(parse_gold(track, row.completion)))
-        other, other_gold = first.setdefault(row.prompt, (line, gold))
+        other, other_gold = first.setdefault(_fold(row.prompt), (line, gold))
         if gold != other_gold:
             raise ValueError(
                 f"{file}:{other} and {file}:{line} have the same prompt and different completions, so one of them is wrong. "

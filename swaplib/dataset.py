@@ -104,7 +104,11 @@ def _replace_files(folder: Path, files: dict[str, str], manifest: dict[str, Any]
         for track in TRACKS:
             for name in (*(f"{split}{end}" for split in SPLITS for end in (".jsonl", ".facts.jsonl")), "schema.json"):
                 (folder / track / name).unlink(missing_ok=True)
-        for file in ("manifest.json", *files):
+        # rows come last: a split that is there has its facts
+        for file in (
+            "manifest.json",
+            *sorted(files, key=lambda name: name.count(".") == 1 and name.endswith(".jsonl")),
+        ):
             os.replace(staged / file, folder / file)
     finally:
         shutil.rmtree(staged, ignore_errors=True)

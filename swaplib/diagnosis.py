@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from swaplib.facts import RowFacts, find_facts, list_parts
+from swaplib.facts import RowFacts, find_facts
+from swaplib.leniency import is_right_leniently
 from swaplib.metrics import (
     JsonDocument,
     Prediction,
@@ -36,17 +37,22 @@ REASONS = {
 # how much is looked at, so that hostile text costs little: characters, and places where a JSON value may begin
 LENGTH, OPENINGS = 100_000, 50
 _OPENING, _CLOSING = re.compile(r'<tool_call name="[^"<>]{1,1000}">'), "</tool_call>"
-_IGNORED = re.compile(r"[ ,./\-_*^]")
 
 
 def find_answer(track: Track, output: str) -> Prediction | None:
     """The first answer in an output, whatever stands around it; None when there is none. Never raises for any text."""
+    return next(list_answers(track, output), None)
+
+
+def list_answers(track: Track, output: str) -> Iterator[Prediction]:
+    """The answers in an output, in order, whatever stands around them: wrappers, or JSON arrays and objects."""
     if (found := parse_output(track, output)) is not None:
-        return found
-    if track == "toolcall":
+        yield found
+    elif track == "toolcall":
         calls = (parse_output(track, wrapper) for wrapper in _find_wrappers(output))
-        return next((call for call in calls if call is not None), None)
-    return next((JsonDocument(value) for value in _find_json(output[:LENGTH])), None)
+        yield from (call for call in calls if call is not None)
+    else:
+        yield from map(JsonDocument, _find_json(output[:LENGTH]))
 
 
 def _find_wrappers(output: str) -> list[str]:
@@ -60,11 +66,13 @@ def _find_wrappers(output: str) -> list[str]:
 
 
 def _find_json(text: str) -> Iterator[Any]:
-    """JSON arrays and objects in a text, from the first opening bracket on."""
-    decoder = json.JSONDecoder()
+    """JSON arrays and objects in a text, from the first opening bracket on; what stands inside of one is no other."""
+    decoder, end = json.JSONDecoder(), 0
     for match, _ in zip(re.finditer(r"[\[{]", text), range(OPENINGS), strict=False):
+        if match.start() < end:
+            continue
         try:
-            value, _ = decoder.raw_decode(text, match.start())
+            value, end = decoder.raw_decode(text, match.start())
         except (ValueError, RecursionError):
             continue
         yield value
@@ -104,58 +112,11 @@ def _compare_calls(gold: ToolCall, found: ToolCall) -> str:
     return "extra argument" if found.arguments.keys() - gold.arguments.keys() else "wrong argument"
 
 
-def same_value(gold: Any, found: Any, is_float: bool = False) -> bool:
-    """Whether a value is right with the leniency of the Berkeley leaderboard.
-
-    Strings: case, spaces and the punctuation `,./-_*^` do not count, and `'` is `"`. An int may stand for a float, not the
-    other way round, unless the tool declares a float (`is_float`). Lists keep their order; objects have the same keys.
-
-    Source: "BFCL v1: AST evaluation", gorilla.cs.berkeley.edu/blogs/8_berkeley_function_calling_leaderboard.html, and
-    `standardize_string` in its ast_checker.py.
-    """
-    if isinstance(gold, str) and isinstance(found, str):
-        return _standardise(gold) == _standardise(found)
-    numbers = [not isinstance(value, bool) and isinstance(value, int | float) for value in (gold, found)]
-    if all(numbers) and (is_float or (isinstance(gold, float) and isinstance(found, int))):
-        return gold == found
-    if type(gold) is not type(found):
-        return False
-    if isinstance(gold, list):
-        return len(gold) == len(found) and all(map(same_value, gold, found))
-    if isinstance(gold, dict):
-        return gold.keys() == found.keys() and all(same_value(gold[key], found[key]) for key in gold)
-    return gold == found
-
-
-def _standardise(text: str) -> str:
-    return _IGNORED.sub("", text.lower()).replace("'", '"')
-
-
 def _is_found(gold: Prediction, found: Prediction | None) -> bool:
     """Whether an answer is right, whatever stood around it."""
     if isinstance(gold, ToolCall):
         return isinstance(found, ToolCall) and gold.name == found.name and same_json(gold.arguments, found.arguments)
     return isinstance(found, JsonDocument) and same_json(gold.value, found.value)
-
-
-def _is_right_leniently(gold: Prediction, found: Prediction | None, facts: RowFacts | None) -> bool:
-    """Whether an answer is right with the leaderboard's leniency for values; facts tell which ones are floats."""
-    if found is None or type(gold) is not type(found):
-        return False
-    if isinstance(gold, JsonDocument) and type(gold.value) is not type(found.value):
-        return False
-    types = facts.list_types() if facts else {}
-    pairs = [list_parts(side) for side in (gold, found)]
-    if [(name, sorted(values)) for name, values in pairs[0]] != [(name, sorted(values)) for name, values in pairs[1]]:
-        return False
-    try:
-        return all(
-            same_value(value, others[key], types.get(name or "", {}).get(key, {}).get("type") == "number")
-            for (name, values), (_, others) in zip(*pairs, strict=True)
-            for key, value in values.items()
-        )
-    except RecursionError:
-        return False
 
 
 def diagnose(
@@ -178,15 +139,17 @@ def diagnose(
     reasons = Counter(name_reason(track, rows[line.index].completion, line) for line in ledger)
     right, counted = reasons.pop(None, 0), {reason: reasons[reason] for reason in REASONS[track]}
     golds = [parse_gold(track, rows[line.index].completion) for line in ledger]
-    found = [find_answer(track, line.generation.output) for line in ledger]
-    pairs = list(zip(golds, found, strict=True))
+    answers = [list(list_answers(track, line.generation.output)) for line in ledger]
+    pairs = list(zip(golds, [found[0] if found else None for found in answers], strict=True))
     content: dict[str, Any] = {"n_rows": len(ledger), "right": right, "reasons": counted}
     content["all_rows"] = _rate(track, [line.scores for line in ledger])
     content["answered"] = _rate(track, [line.scores for line in ledger if line.generation.status == "ok"])
-    known = [facts[line.index] if facts else None for line in ledger]
-    content["found_rate"] = sum(_is_found(gold, answer) for gold, answer in pairs) / len(pairs)
-    lenient = [_is_right_leniently(gold, answer, fact) for (gold, answer), fact in zip(pairs, known, strict=True)]
-    content["lenient_rate"] = sum(lenient) / len(pairs)
+    n_found = n_lenient = 0
+    for gold, of_row, line in zip(golds, answers, ledger, strict=True):
+        n_found += any(_is_found(gold, answer) for answer in of_row)
+        known = facts[line.index] if facts else None
+        n_lenient += any(is_right_leniently(gold, answer, known) for answer in of_row)
+    content |= {"found_rate": n_found / len(ledger), "lenient_rate": n_lenient / len(ledger)}
     return content | (_score_arguments(pairs) if track == "toolcall" else {})
 
 

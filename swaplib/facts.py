@@ -11,7 +11,7 @@ Own rows have facts when they come with their tools (tools.json) or the schema o
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,14 @@ class Collection:
     schemas: dict[Track, dict[str, Any]]
 
 
-def make_facts(track: Track, row: Row, request: str, tools: Sequence[Tool], groups: dict[str, str]) -> RowFacts:
+def make_facts(
+    track: Track,
+    row: Row,
+    request: str,
+    tools: Sequence[Tool],
+    groups: dict[str, str],
+    written: list[dict[str, Any]] | None = None,
+) -> RowFacts:
     """The facts of a row.
 
     Args:
@@ -62,6 +69,7 @@ def make_facts(track: Track, row: Row, request: str, tools: Sequence[Tool], grou
         request: What is asked, without the instruction.
         tools: The tools that the prompt shows.
         groups: The group of each called tool.
+        written: The tools as the OpenAI API has them, where many rows share them.
     """
     parameters = {tool["name"]: tool["parameters"] for tool in tools}
     parts = list_parts(parse_gold(track, row.completion))
@@ -70,7 +78,8 @@ def make_facts(track: Track, row: Row, request: str, tools: Sequence[Tool], grou
         for name, values in parts
     ]
     group = next((groups[name] for name, _ in parts if name in groups), None)
-    return RowFacts(hash_text(row.prompt), request, [to_openai(tool) for tool in tools], group, given)
+    written = [to_openai(tool) for tool in tools] if written is None else written
+    return RowFacts(hash_text(row.prompt), request, written, group, given)
 
 
 def list_parts(answer: Prediction) -> list[tuple[str | None, dict[str, Any]]]:
@@ -90,7 +99,8 @@ def _read_part(item: Any) -> tuple[str | None, dict[str, Any]]:
 
 def format_facts(facts: Sequence[RowFacts]) -> str:
     """Facts as JSONL."""
-    return "".join(json.dumps(asdict(fact), ensure_ascii=False) + "\n" for fact in facts)
+    names = RowFacts.__slots__
+    return "".join(json.dumps({n: getattr(f, n) for n in names}, ensure_ascii=False) + "\n" for f in facts)
 
 
 def file_of(rows: Path) -> Path:
@@ -123,7 +133,7 @@ def read_facts(path: Path, rows: Sequence[Row]) -> list[RowFacts]:
     found = []
     for number, (line, row) in enumerate(zip(lines, rows, strict=False), start=1):
         try:
-            fact = RowFacts(**parse_json(line.decode("utf-8")))
+            fact = _parse_facts(parse_json(line.decode("utf-8")))
         except (ValueError, TypeError) as error:
             raise ValueError(f"{show_path(file)}:{number}: not the facts of a row ({error})") from None
         if fact.prompt_sha256 != hash_text(row.prompt):
@@ -133,6 +143,23 @@ def read_facts(path: Path, rows: Sequence[Row]) -> list[RowFacts]:
             )
         found.append(fact)
     return found
+
+
+def _parse_facts(record: dict[str, Any]) -> RowFacts:
+    """Check a line as far as it is used; raises ValueError or TypeError."""
+    fact = RowFacts(**record)
+    if not isinstance(fact.request, str) or not isinstance(fact.tools, list) or not isinstance(fact.given, list):
+        raise ValueError("expected request as a text, tools and given as lists")
+    for tool in fact.tools:
+        function = tool.get("function") if isinstance(tool, dict) else None
+        if not isinstance(function, dict) or not {"name", "parameters"} <= set(function):
+            raise ValueError("expected each tool with a function, its name and its parameters")
+        properties = function["parameters"].get("properties", {}) if isinstance(function["parameters"], dict) else None
+        if not isinstance(properties, dict):
+            raise ValueError(f"tool {function['name']}: expected a schema with an object of properties")
+    if not all(isinstance(part, dict) for part in fact.given):
+        raise ValueError("expected an object for each part of given")
+    return fact
 
 
 def find_facts(settings: Settings, track: Track, split: str, rows: Sequence[Row]) -> list[RowFacts] | None:

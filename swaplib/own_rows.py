@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from swaplib.audit import called_tools
-from swaplib.facts import Collection, RowFacts, make_facts
-from swaplib.metrics import TRACKS, Track, parse_gold, parse_json
+from swaplib.facts import Collection, RowFacts, list_parts, make_facts
+from swaplib.metrics import TRACKS, Prediction, Track, parse_gold, parse_json
 from swaplib.rows import SPLITS, Row, read_rows
-from swaplib.tool_schemas import Tool, parse_tool
+from swaplib.tool_schemas import Tool, parse_tool, to_openai
 from swaplib.xlam import group_tools
 
 
@@ -87,20 +87,32 @@ def _read_schema(folder: Path, track: Track) -> dict[str, Any] | None:
 def _check_golds(
     track: Track, splits: dict[str, list[Row]], tools: list[Tool] | None, schema: dict[str, Any] | None
 ) -> list[str]:
-    """Golds that call a tool which is not offered, or do not fit the schema, as file:line and reason."""
-    names = None if tools is None else {tool["name"] for tool in tools}
+    """Golds that call a tool which is not offered, or do not fit its schema or that of answers, as file:line and reason."""
+    schemas = None if tools is None else {tool["name"]: to_openai(tool)["function"]["parameters"] for tool in tools}
     problems = []
     for split, rows in splits.items():
         for line, row in enumerate(rows, start=1):
-            place, called = f"{track}/{split}.jsonl:{line}", called_tools(track, row.completion)
-            if names is not None and (unknown := sorted(set(called) - names)):
-                problems.append(f"{place}: calls {', '.join(unknown)}, which tools.json does not offer")
-            if schema is not None and (misfit := _find_misfit(schema, parse_gold(track, row.completion).value)):
+            place, gold = f"{track}/{split}.jsonl:{line}", parse_gold(track, row.completion)
+            problems += (
+                [f"{place}: {problem}" for problem in _check_calls(gold, schemas)] if schemas is not None else []
+            )
+            if schema is not None and (misfit := _find_misfit(schema, gold.value, "schema.json")):
                 problems.append(f"{place}: {misfit}")
     return problems
 
 
-def _find_misfit(schema: dict[str, Any], value: Any) -> str | None:
+def _check_calls(gold: Prediction, schemas: dict[str, dict[str, Any]]) -> list[str]:
+    """What is wrong with a gold's calls: a tool that is not offered, or arguments that do not fit it."""
+    problems = []
+    for name, arguments in list_parts(gold):
+        if name is not None and name not in schemas:
+            problems.append(f"calls {name}, which tools.json does not offer")
+        elif name is not None and (misfit := _find_misfit(schemas[name], arguments, f"the tool {name} of tools.json")):
+            problems.append(misfit)
+    return problems
+
+
+def _find_misfit(schema: dict[str, Any], value: Any, whose: str) -> str | None:
     """Why a gold does not fit its schema. What the schema refers to is looked for in the schema only, never on a network."""
     from jsonschema.validators import validator_for
     from referencing import Registry, exceptions
@@ -108,13 +120,15 @@ def _find_misfit(schema: dict[str, Any], value: Any) -> str | None:
     try:
         found = next(validator_for(schema)(schema, registry=Registry()).iter_errors(value), None)
     except exceptions.Unresolvable as error:
-        return f"schema.json refers to {error.ref}, which it does not hold"
-    return found and f"does not fit schema.json at {found.json_path} ({found.message[:200]})"
+        return f"{whose} refers to {error.ref}, which it does not hold"
+    return found and f"does not fit {whose} at {found.json_path} ({found.message[:200]})"
 
 
 def _make_facts(track: Track, splits: dict[str, list[Row]], tools: list[Tool]) -> dict[str, list[RowFacts]]:
     called = [called_tools(track, row.completion) for rows in splits.values() for row in rows]
     groups = {name: group[0] for group in group_tools(called) for name in group}
+    written = [to_openai(tool) for tool in tools]
     return {
-        split: [make_facts(track, row, row.prompt, tools, groups) for row in rows] for split, rows in splits.items()
+        split: [make_facts(track, row, row.prompt, tools, groups, written) for row in rows]
+        for split, rows in splits.items()
     }

@@ -16,10 +16,11 @@ from typing import Any
 
 Tool = dict[str, Any]
 
-_SIMPLE = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}
-_NAMES = {kind: name for name, kind in _SIMPLE.items()} | {"array": "list", "object": "dict", "null": "None"}
+_NAMES = {"string": "str", "integer": "int", "number": "float", "boolean": "bool"}
+_SIMPLE = {name: kind for kind, name in _NAMES.items()} | {kind: kind for kind in _NAMES}
+_NAMES |= {"array": "list", "object": "dict", "null": "None"}
 _TAIL = re.compile(r"(,\s*(optional|default\b.*))+$")
-_ARRAYS, _OBJECTS = ("list", "tuple", "set", "sequence", "iterable"), ("dict", "mapping")
+_ARRAYS, _OBJECTS = ("list", "tuple", "set", "sequence", "iterable", "array"), ("dict", "mapping", "object")
 
 
 def parse_tool(raw: Any) -> Tool:
@@ -38,6 +39,7 @@ def parse_tool(raw: Any) -> Tool:
     description, parameters = tool.get("description") or "", tool.get("parameters")
     if not isinstance(description, str):
         raise ValueError(f"tool {tool['name']}: expected a text as its description, found {_show(description)}")
+    parameters = {} if parameters is None else parameters  # a tool without any
     if not isinstance(parameters, dict):
         raise ValueError(f"tool {tool['name']}: expected an object of parameters, found {_show(parameters)}")
     head = {"name": tool["name"], "description": description}
@@ -49,10 +51,10 @@ def parse_tool(raw: Any) -> Tool:
 
 
 def _is_schema(parameters: dict[str, Any]) -> bool:
-    """Whether parameters are an object schema; a tool of xLAM may have a parameter named `type` or `properties`."""
-    return parameters.get("type") == "object" or (
-        "$schema" in parameters and isinstance(parameters.get("properties"), dict)
-    )
+    """Whether parameters are an object schema; a tool of xLAM may have parameters named `type`, `properties`, `required`."""
+    is_listed = isinstance(parameters.get("required"), list) or isinstance(parameters.get("$schema"), str)
+    has_properties = isinstance(parameters.get("properties"), dict)
+    return parameters.get("type") in ("object", ["object"]) or (has_properties and is_listed)
 
 
 def _check_schema(tool: str, parameters: dict[str, Any]) -> None:
@@ -152,10 +154,10 @@ def to_schema(kind: str) -> dict[str, Any]:
     A function, such as `Callable[[float], float]`, is written as its text.
     """
     head, bracket, inner = kind.partition("[")
-    name, parts = head.strip().lower(), _split_parts(inner.removesuffix("]")) if bracket else []
+    name, parts = head.strip().lower().removeprefix("typing."), _split_parts(inner.removesuffix("]")) if bracket else []
     if name in _SIMPLE:
         return {"type": _SIMPLE[name]}
-    if name in ("union", "optional"):
+    if name in ("union", "optional") and parts:
         return {"anyOf": [to_schema(part) for part in parts] + [{"type": "null"}] * (name == "optional")}
     if name in _ARRAYS:
         is_pair = name == "tuple" and parts and "..." not in parts
@@ -191,7 +193,7 @@ def fits_type(value: Any, parameter: dict[str, Any]) -> bool:
     An int is a float, a bool is no int, and null is of no type but that of a parameter which may be null.
     """
     schema = parameter.get("schema") or to_schema(read_type(parameter)[0])
-    kinds = [part.get("type") for part in schema.get("anyOf", [schema])]
+    kinds = [part.get("type") if isinstance(part, dict) else None for part in schema.get("anyOf", [schema])]
     kinds = [kind for of_part in kinds for kind in (of_part if isinstance(of_part, list) else [of_part])]
     return None in kinds or any(_is_of(value, kind) for kind in kinds)
 

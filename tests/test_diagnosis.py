@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from swaplib import diagnosis
 from swaplib.facts import make_facts
+from swaplib.leniency import same_value
 from swaplib.metrics import TRACKS, JsonDocument, ToolCall, score_row
 from swaplib.rows import Generation, LedgerLine, Row
 from swaplib.tool_schemas import parse_tool
@@ -77,7 +78,7 @@ def test_each_reason_of_a_wrong_document(output, reason, answer):
     ],
 )
 def test_values_with_the_leaderboards_leniency(gold, found, is_same):
-    assert diagnosis.same_value(gold, found) is is_same
+    assert same_value(gold, found) is is_same
 
 
 def test_a_run_as_worked_by_hand():
@@ -117,8 +118,8 @@ def test_any_text_has_a_reason_and_never_raises(output):
 
 
 def test_a_single_quote_stands_for_a_double_one_leniently():
-    assert diagnosis.same_value('say "hi"', "Say 'hi'")
-    assert not diagnosis.same_value('say "hi"', "say hi")
+    assert same_value('say "hi"', "Say 'hi'")
+    assert not same_value('say "hi"', "say hi")
     gold = '<tool_call name="run">{"code":"print(\\"a\\")"}</tool_call>'
     lines = [make_line("toolcall", gold, '<tool_call name="run">{"code":"print(\'a\')"}</tool_call>')]
     found = diagnosis.diagnose("toolcall", [Row("Request", gold)], lines)
@@ -155,3 +156,43 @@ def test_facts_of_another_parameter_or_tool_make_no_float():
     output = '<tool_call name="pay">{"amount":1500.0}</tool_call>'
     found = diagnosis.diagnose("toolcall", [row], [make_line("toolcall", row.completion, output)], facts)
     assert found["lenient_rate"] == 0
+
+
+def test_the_right_answer_counts_as_found_behind_others():
+    outputs = [
+        '<tool_call name="volume">{}</tool_call> or rather ' + GOLD,
+        f"<think>{GOLD.replace('5', '6')}</think>{GOLD}",
+    ]
+    rows = [Row(f"Request {i}", GOLD) for i in range(2)]
+    lines = [make_line("toolcall", GOLD, o, index=i) for i, o in enumerate(outputs)]
+    assert diagnosis.diagnose("toolcall", rows, lines)["found_rate"] == 1
+    line = make_line("structured", '[{"a":"x"}]', 'Sure [1]: [{"a":"x"}]')
+    assert diagnosis.diagnose("structured", [Row("r", '[{"a":"x"}]')], [line])["found_rate"] == 1
+
+
+def test_what_stands_inside_of_another_answer_is_not_found():
+    line = make_line("structured", '{"a":1}', 'Here: [{"a":1}]')
+    assert diagnosis.diagnose("structured", [Row("r", '{"a":1}')], [line])["found_rate"] == 0
+
+
+@pytest.mark.parametrize(("gold", "output"), [("[3]", '[{"value":3}]'), ('{"value":3}', "3"), ("[[1]]", "[1]")])
+def test_leniency_does_not_take_an_object_for_a_value(gold, output):
+    line = make_line("structured", gold, output)
+    assert diagnosis.diagnose("structured", [Row("r", gold)], [line])["lenient_rate"] == 0
+
+
+@pytest.mark.parametrize(
+    ("gold", "found", "schema", "is_same"),
+    [
+        (1, 1.0, {"type": "number"}, True),
+        (1, 1.0, {"type": "integer"}, False),
+        (1, 1.0, {"anyOf": [{"type": "integer"}, {"type": "number"}]}, True),
+        (1, 1.0, {"type": ["number", "null"]}, True),
+        ([1, 2], [1.0, 2.0], {"type": "array", "items": {"type": "number"}}, True),
+        ([1, 2], [1.0, 2.0], {"type": "array", "prefixItems": [{"type": "number"}, {"type": "integer"}]}, False),
+        ([1], [1.0], {"type": "array"}, False),
+        (True, 1, {"type": "number"}, False),
+    ],
+)
+def test_a_float_stands_for_an_int_where_the_tool_declares_a_float(gold, found, schema, is_same):
+    assert same_value(gold, found, schema) is is_same

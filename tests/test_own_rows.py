@@ -119,3 +119,12 @@ def test_rows_without_tools_or_schema_have_no_facts(tmp_path):
 def test_a_folder_without_a_track_says_what_was_expected(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"expected structured/ or toolcall/ with train\.jsonl"):
         read_own_rows(tmp_path)
+
+
+@pytest.mark.parametrize("arguments", ['{"radius":"5"}', "{}", '{"radius":-1}'])
+def test_golds_whose_arguments_do_not_fit_the_tools_are_named(tmp_path, arguments):
+    own = write_own(tmp_path / "own", "toolcall", test=[toolcall_row("a", "area", arguments)])
+    schema = {"type": "object", "properties": {"radius": {"type": "number", "minimum": 0}}, "required": ["radius"]}
+    write_json(own / "tools.json", [{"name": "area", "parameters": schema}])
+    with pytest.raises(ValueError, match=r"toolcall/test.jsonl:1: does not fit the tool area of tools.json at \$"):
+        read_own_rows(own)

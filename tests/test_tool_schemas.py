@@ -166,5 +166,30 @@ def test_a_malformed_tool_says_what_was_expected_where(raw, message):
         parse_tool(raw)
 
 
+@pytest.mark.parametrize("raw", [{"name": "f"}, {"type": "function", "function": {"name": "f", "parameters": None}}])
+def test_a_tool_without_parameters_is_read(raw):
+    assert to_openai(parse_tool(raw))["function"]["parameters"] == {"type": "object", "properties": {}, "required": []}
+
+
+def test_properties_with_a_list_of_required_ones_are_a_schema_without_a_type():
+    tool = parse_tool({"name": "f", "parameters": {"properties": {"x": {"type": "number"}}, "required": ["x"]}})
+    assert format_signature(tool) == "f: \n- x (float): "
+
+
+def test_types_by_their_names_in_json_schema_keep_what_they_say():
+    parameters = {"x": {"type": "number"}, "y": {"type": "string, optional"}, "z": {"type": "typing.List[int]"}}
+    properties = to_openai(parse_tool({"name": "f", "parameters": parameters}))["function"]["parameters"]["properties"]
+    assert properties == {
+        "x": {"type": "number"},
+        "y": {"type": "string"},
+        "z": {"type": "array", "items": {"type": "integer"}},
+    }
+
+
+def test_a_schema_that_takes_anything_takes_anything():
+    assert fits_type(None, {"type": "Optional"})
+    assert fits_type("x", {"type": "Any", "schema": {"anyOf": [True, {"type": "integer"}]}})
+
+
 def test_a_parameter_without_a_description_is_read():
     assert format_signature(parse_tool({"name": "f", "parameters": {"x": {"type": "int"}}})) == "f: \n- x (int): "
