@@ -41,7 +41,14 @@ def test_repeats_are_counted_by_split_and_key_order_makes_no_other_gold():
     assert count_repeats({"toolcall": {"train": same, "test": same[:1]}}) == {"toolcall": {"train": 1, "test": 0}}
 
 
-@pytest.mark.parametrize("other", [toolcall_row("p", "b"), toolcall_row("p", "a", '{"x":1}')])
+def test_white_space_and_case_make_no_other_prompt():
+    rows = [toolcall_row("The  Area", "a"), toolcall_row("the area", "a")]
+    assert count_repeats({"toolcall": {"train": rows}}) == {"toolcall": {"train": 1}}
+
+
+@pytest.mark.parametrize(
+    "other", [toolcall_row("p", "b"), toolcall_row("p", "a", '{"x":1}'), toolcall_row(" P", "a", '{"x":1}')]
+)
 def test_one_prompt_with_two_golds_names_both_lines(other):
     rows = {"toolcall": {"val": [toolcall_row("q", "a"), toolcall_row("p", "a"), other]}}
     with pytest.raises(

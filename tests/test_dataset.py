@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 from raw_rows import TOOL, call, make_raw, rename, toolcall_row, write_own
@@ -153,6 +154,33 @@ def test_facts_and_schema_of_an_earlier_build_are_removed(settings, tmp_path):
     made = dataset.build_dataset(settings, str(own), SIZES)
     assert {path.name for path in (settings.dataset / "structured").iterdir()} == {f"{s}.jsonl" for s in SPLITS}
     assert set(made.manifest["sha256"]) == {f"structured/{split}.jsonl" for split in SPLITS}
+
+
+def test_a_build_that_is_killed_while_files_are_moved_leaves_no_rows_without_their_facts(
+    settings, tmp_path, monkeypatch
+):
+    own = write_own(write_own(tmp_path / "own", "structured"), "toolcall")
+    write_json(own / "schema.json", {"type": "object"})
+    write_json(own / "tools.json", [TOOL])
+    move, left = os.replace, 0
+
+    def replace(source, target):  # a kill between two files
+        nonlocal left
+        if ".build" in str(source) and ".build" not in str(target):
+            if not left:
+                raise KeyboardInterrupt
+            left -= 1
+        move(source, target)
+
+    for n in range(14):  # manifest, schema, six files of rows and six of facts
+        left = n
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(os, "replace", replace)
+            dataset.build_dataset(settings, str(own), SIZES)
+        for path in settings.dataset.glob("*/*.jsonl"):
+            assert path.with_name(f"{path.name.split('.')[0]}.facts.jsonl").is_file(), (n, path.name)
+    dataset.build_dataset(settings, str(own), SIZES)
+    assert len(list(settings.dataset.glob("*/*.jsonl"))) == 12
 
 
 def test_a_track_that_a_source_no_longer_has_is_removed(settings, tmp_path):

@@ -177,7 +177,19 @@ def test_fewer_facts_than_rows_are_refused(tmp_path):
         read_facts(write_split(tmp_path, rows, facts[:2]), rows)
 
 
-@pytest.mark.parametrize("line", ["not JSON", "[]", "{}", '{"prompt_sha256": "x", "colour": 1}', "\ud800"])
+NO_FACTS = [
+    "not JSON",
+    "[]",
+    "{}",
+    '{"prompt_sha256": "x", "colour": 1}',
+    "\ud800",
+    '{"prompt_sha256":"x","request":5,"tools":[],"group":null,"given":[]}',
+    '{"prompt_sha256":"x","request":"r","tools":[{"name":"area"}],"group":null,"given":[]}',
+    '{"prompt_sha256":"x","request":"r","tools":[],"group":null,"given":["request"]}',
+]
+
+
+@pytest.mark.parametrize("line", NO_FACTS)
 def test_a_line_that_is_no_facts_is_named(tmp_path, line):
     rows, facts = make_split(2)
     path = write_split(tmp_path, rows, facts)
