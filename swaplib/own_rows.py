@@ -121,6 +121,8 @@ def _find_misfit(schema: dict[str, Any], value: Any, whose: str) -> str | None:
         found = next(validator_for(schema)(schema, registry=Registry()).iter_errors(value), None)
     except exceptions.Unresolvable as error:
         return f"{whose} refers to {error.ref}, which it does not hold"
+    except RecursionError:
+        return f"{whose} refers to itself without end, or the completion is nested too deeply for it"
     return found and f"does not fit {whose} at {found.json_path} ({found.message[:200]})"
 
 

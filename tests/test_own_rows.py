@@ -110,6 +110,13 @@ def test_a_schema_that_refers_to_what_is_not_there_is_named(tmp_path, reference)
         read_own_rows(own)
 
 
+def test_a_schema_that_refers_to_itself_without_end_is_named(tmp_path):
+    own = write_own(tmp_path / "own", "structured")
+    write_json(own / "schema.json", {"$ref": "#"})
+    with pytest.raises(ValueError, match=r"structured/train\.jsonl:1: schema\.json refers to itself without end"):
+        read_own_rows(own)
+
+
 def test_rows_without_tools_or_schema_have_no_facts(tmp_path):
     made = read_own_rows(write_own(write_own(tmp_path / "own", "structured"), "toolcall"))
     assert (made.facts, made.schemas) == ({}, {})
