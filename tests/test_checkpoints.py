@@ -11,6 +11,7 @@ from servers import as_json, serving
 
 from swaplib import checkpoints
 from swaplib.local import LocalSLM
+from swaplib.settings import ROOT
 
 FILES = {
     "config.json": b"{}",
@@ -157,3 +158,5 @@ def test_a_conversion_that_was_killed_leaves_nothing_that_loads_and_the_next_one
     subprocess.run(command, env=env, check=True, capture_output=True)
     checkpoints.check_checkpoint(target)
     assert [path.name for path in (tmp_path / "models").iterdir()] == [checkpoints.PACKAGED_NAME]
+    trained_on = json.loads((ROOT / "slm_swap" / "stand_in" / "run_card.json").read_text())["checkpoint"]
+    assert checkpoints.hash_checkpoint(target) == trained_on  # weights, config and tokenizer: not one byte is other
