@@ -24,7 +24,7 @@ def show_capture(facts: dict[str, Any]) -> "Styler":
     outcomes = "; ".join(f"{n} {outcome.replace('_', ' ')}" for outcome, n in facts["outcomes"].items())
     record = {"model": facts["identity"]["model"], "tasks": facts["n_tasks"], "outcomes": outcomes}
     record |= {"steps": facts["steps"], "failed_steps": facts["failed_steps"], **facts["usage"]}
-    if lengths := facts["first_prompt_tokens"]:
+    if lengths := facts.get("first_prompt_tokens"):  # captures of old do not say
         record["tokens of a first prompt"] = f"{lengths['median']}, at most {lengths['max']} ({lengths['tokenizer']})"
     return show_records([record])
 
