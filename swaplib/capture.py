@@ -23,7 +23,6 @@ from swaplib.agent_prompt import build_agent_messages
 from swaplib.hosted import HostedLLM
 from swaplib.metrics import canonical_json
 from swaplib.outbox import Delivery, check_tracing, describe_delivery
-from swaplib.prompts import Message
 from swaplib.rows import append_line, hash_text, write_json
 from swaplib.settings import Settings, show_path
 from swaplib.shim import Recorder
@@ -109,10 +108,8 @@ def capture_trajectories(
     sizes = {"limit": limit, "max_steps": max_steps, "max_new_tokens": max_new_tokens, "concurrency": concurrency}
     if wrong := [f"{name}={value}" for name, value in sizes.items() if value is not None and value < 1]:
         raise ValueError(f"{', '.join(wrong)}: expected 1 or more (limit=None is all tasks)")
-    client, options = (
-        HostedLLM.from_settings(settings),
-        AgentOptions(max_steps=max_steps, max_new_tokens=max_new_tokens),
-    )
+    client = HostedLLM.from_settings(settings)
+    options = AgentOptions(max_steps=max_steps, max_new_tokens=max_new_tokens)
     caps = [cap for cap in (limit, settings.swap_row_limit) if cap is not None]
     tasks, limit = read_tasks(settings, source), min(caps, default=None)
     captured = run_plan(settings, plan_tasks(settings, "capture", client, tasks, options, limit, fresh, concurrency))
@@ -146,7 +143,7 @@ def plan_tasks(
     known = max((f for f in settings.runs.glob(f"2*-{kind}-{key}") if f.is_dir()), default=None)
     folder = known if known and not fresh else settings.runs / provenance.make_run_id(kind, key)
     secrets = settings.azure_api_key, settings.slm_api_key, settings.langfuse_public_key, settings.langfuse_secret_key
-    facts |= {"key": key, "tasks": found.facts, "first_prompt_tokens": _count_prompt_tokens(settings, messages)}
+    facts |= {"key": key, "tasks": found.facts}
     plan = Plan(kind, client, tasks, options, facts, folder, tuple(s for s in secrets if s), concurrency)
     waiting = plan.find_waiting()
     if waiting:
@@ -157,7 +154,7 @@ def plan_tasks(
     return plan
 
 
-def _count_prompt_tokens(settings: Settings, conversations: Sequence[Sequence[Message]]) -> dict[str, Any] | None:
+def _count_prompt_tokens(settings: Settings, tasks: Sequence[Task]) -> dict[str, Any] | None:
     """Median and maximum length of the first prompts, with the local checkpoint's tokenizer; None where there is none."""
     from swaplib.local import LocalSLM
 
@@ -166,7 +163,7 @@ def _count_prompt_tokens(settings: Settings, conversations: Sequence[Sequence[Me
         slm.check()
     except (FileNotFoundError, ValueError):
         return None
-    lengths = [slm.count_tokens(slm.render(messages)) for messages in conversations]
+    lengths = [slm.count_tokens(slm.render(build_agent_messages(task.signatures, task.request))) for task in tasks]
     return {"tokenizer": slm.path.name, "median": int(median(lengths)), "max": max(lengths)} if lengths else None
 
 
@@ -188,7 +185,7 @@ def _run_and_write(settings: Settings, plan: Plan, session_id: str) -> None:
     """Do what is waiting, write the facts, deliver the trace. While tasks are in work, there is no file of facts."""
     file = plan.facts_file
     file.unlink(missing_ok=True)
-    run_id = plan.folder.name
+    run_id, lengths = plan.folder.name, _count_prompt_tokens(settings, plan.tasks)  # before a call is paid
     inputs = {"tasks": plan.facts["n_tasks"], "identity": plan.facts["identity"], "options": plan.facts["options"]}
     with tracing.RunTrace(settings, run_id, plan.folder, plan.kind, inputs, [plan.kind], session_id) as trace:
         for trajectory in read_trajectories(plan.file).values():  # those whose span a kill has lost
@@ -201,6 +198,7 @@ def _run_and_write(settings: Settings, plan: Plan, session_id: str) -> None:
             _trace_trajectory(trace, Trajectory.from_json(line))
         found = read_trajectories(plan.file)
         facts = plan.facts | summarise([found[task.id] for task in plan.tasks]) | plan.count_solved(found)
+        facts["first_prompt_tokens"] = lengths
         trace.finish(
             {"outcomes": facts["outcomes"], "folder": show_path(plan.folder)}, {"solved_rate": facts["solved_rate"]}
         )

@@ -86,7 +86,7 @@ def _build_and_write(
         trace.add_span("filter", "filter", {"input": made_from["capture"], "output": counts})
         splits, chats, facts = _make_splits(tasks, verdicts)
         called = [example.called for by_split in splits.values() for found in by_split.values() for example in found]
-        made = dataset.collect(splits, {name: group[0] for group in xlam.group_tools(called) for name in group})
+        made = dataset.collect(splits, xlam.name_groups(called))
         check_leaks(made.rows)
         facts |= {"answerability": dataset.count_answers(made.facts)}
         hashes = _write_files(folder_of(settings), dataset.format_files(made), chats, verdicts)

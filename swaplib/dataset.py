@@ -139,8 +139,7 @@ def _make_rows(
     everything = [example for of_track in examples.values() for example in of_track]
     left_out.update(flaw for example in everything if (flaw := xlam.find_flaw(example)))
     splits = xlam.split_by_tool(examples, sizes, seed)
-    groups = {n: group[0] for group in xlam.group_tools([e.called for e in everything]) for n in group}
-    made = collect(splits, groups)
+    made = collect(splits, xlam.name_groups([example.called for example in everything]))
     kept = sum(len(of_split) for by_split in made.rows.values() for of_split in by_split.values())
     left_out["more than the sizes asked for"] = len(raw) - left_out.total() - kept
     origin |= {

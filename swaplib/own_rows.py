@@ -12,7 +12,7 @@ from swaplib.facts import Collection, RowFacts, list_parts, make_facts
 from swaplib.metrics import TRACKS, Prediction, Track, parse_gold, parse_json
 from swaplib.rows import SPLITS, Row, read_rows
 from swaplib.tool_schemas import Tool, parse_tool, to_openai
-from swaplib.xlam import group_tools
+from swaplib.xlam import name_groups
 
 
 def read_own_rows(folder: Path) -> Collection:
@@ -128,7 +128,7 @@ def _find_misfit(schema: dict[str, Any], value: Any, whose: str) -> str | None:
 
 def _make_facts(track: Track, splits: dict[str, list[Row]], tools: list[Tool]) -> dict[str, list[RowFacts]]:
     called = [called_tools(track, row.completion) for rows in splits.values() for row in rows]
-    groups = {name: group[0] for group in group_tools(called) for name in group}
+    groups = name_groups(called)
     written = [to_openai(tool) for tool in tools]
     return {
         split: [make_facts(track, row, row.prompt, tools, groups, written) for row in rows]

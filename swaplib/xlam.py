@@ -143,12 +143,12 @@ def make_examples(raw: list[dict[str, Any]]) -> tuple[dict[Track, list[Example]]
         except ValueError as error:
             problems.append(f"raw row id {row['id']}: {error}")
             continue
-        reason = _reason_to_leave_out(calls, tools)
-        example = None if reason else _make_example(query, calls, tools)
-        if example and example.row.prompt in seen:
-            reason = "same prompt as an earlier row"
-        if example is None or reason:
-            left_out[reason or ""] += 1
+        if reason := _reason_to_leave_out(calls, tools):
+            left_out[reason] += 1
+            continue
+        example = _make_example(query, calls, tools)
+        if example.row.prompt in seen:
+            left_out["same prompt as an earlier row"] += 1
             continue
         seen.add(example.row.prompt)
         examples["toolcall" if len(calls) == 1 else "structured"].append(example)
@@ -181,10 +181,11 @@ def _parse_calls(row: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _parse_tools(row: dict[str, Any]) -> list[Tool]:
+    items = _parse_list(row, "tools")
     try:
-        return [parse_tool(tool) for tool in _parse_list(row, "tools")]
+        return [parse_tool(item) for item in items]
     except ValueError as error:
-        raise ValueError(str(error) if str(error).startswith("tools") else f"tools: {error}") from None
+        raise ValueError(f"tools: {error}") from None
 
 
 def _parse_query(row: dict[str, Any]) -> str:
@@ -302,3 +303,8 @@ def group_tools(called: Iterable[Sequence[str]]) -> list[list[str]]:
         graph.add_nodes_from(names)
         networkx.add_path(graph, names)
     return sorted(sorted(group) for group in networkx.connected_components(graph))
+
+
+def name_groups(called: Iterable[Sequence[str]]) -> dict[str, str]:
+    """The group of each tool, by the first name in it; `called` as for group_tools."""
+    return {name: group[0] for group in group_tools(called) for name in group}

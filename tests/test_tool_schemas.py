@@ -1,18 +1,11 @@
 import jsonschema
 import pytest
+import raw_rows
 
 from swaplib.tool_schemas import fits_type, format_signature, parse_tool, to_openai, to_schema
 
-TOOL = {
-    "name": "area",
-    "description": "Area of a circle.",
-    "parameters": {
-        "radius": {"type": "float", "description": "The radius."},
-        "unit": {"type": "str, optional", "description": "The unit.", "default": "cm"},
-        "pair": {"type": "Tuple[int, int], optional, default=1", "description": "Two."},
-        "who": {"type": "str, optional, default 'me'", "description": "Who.", "default": "me"},
-    },
-}
+WHO = {"type": "str, optional, default 'me'", "description": "Who.", "default": "me"}
+TOOL = {**raw_rows.TOOL, "parameters": {**raw_rows.TOOL["parameters"], "who": WHO}}
 SCHEMA = {
     "type": "object",
     "properties": {
