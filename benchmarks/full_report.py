@@ -1,93 +1,216 @@
-"""The whole decision on real runs: the stand-in as the hosted LLM, against the SLM as it is, few-shot, and fine-tuned.
+"""The recorded runs as pages and tables: what 03, 05, 07 and 08 show, by the functions that show it there. No GPU is needed.
 
-    python benchmarks/full_report.py train toolcall [BATCH_SIZE]         # a process of its own: Unsloth patches transformers
-    swap stand-in python benchmarks/full_report.py before toolcall       # azure, slm, slm-shots4, decision
-    swap stand-in python benchmarks/full_report.py after toolcall        # slm_ft, second decision
-    python benchmarks/full_report.py render toolcall                     # needs no GPU: the page, from the recorded files
+    python -m benchmarks.full_report
 
-The first three write to SWAP_HOME, as the notebooks do. What such a home's 05_eval holds, less the traces, was copied to
-benchmarks/results/recorded/ with its test rows; `render` reads it there and writes benchmarks/results/report_<track>.html.
+Reads benchmarks/results/recorded/ (made by benchmarks/real_pair.py) and writes report_<track>.html and report_loop.html
+beside it, real_pair.md (the tables that README quotes), and pictures of the pages where a Chromium is installed.
 """
 
 import base64
 import io
 import json
 import shutil
-import sys
+import subprocess
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from swaplib import decision, diagnosis, evaluate, figures, report, runs, training, verdicts
+from benchmarks.real_pair import BEFORE, RECORDED
+from benchmarks.records import RESULTS
+from swaplib import capture_report, captured, diagnosis, distill, evidence, figures, repeats, report, runs, verdicts
+from swaplib.adapter import read_card
+from swaplib.evidence import wilson_interval
+from swaplib.metrics import TRACKS, Track, core_metrics
+from swaplib.model_names import CAPTURED
+from swaplib.report import format_rate
 from swaplib.rows import read_rows, write_text
 from swaplib.settings import ROOT, Settings, load_settings
 
-RESULTS = Path(__file__).parent / "results"
-OPTIONS = {"batch_size": 128, "concurrency": 32, "max_new_tokens": 256}
-SHOTS = 4
+STYLE = "body{font-family:sans-serif;margin:2em;max-width:80em}table{border-collapse:collapse}td,th{padding:.2em .6em}"
+HEIGHTS = {"report_toolcall": 5200, "report_structured": 5200, "report_loop": 2600}
 
 
-def copy_rows(settings: Settings) -> None:
-    """The committed rows, unless the home has some."""
-    if not settings.dataset.exists():
-        shutil.copytree(ROOT / "slm_swap" / "02_dataset", settings.dataset)
+def read_home() -> Settings:
+    """The record as a home."""
+    return load_settings().model_copy(update={"swap_home": RECORDED})
 
 
-def train(settings: Settings, track: str, batch_size: str = "1") -> None:
-    """Train the track's adapter with the specification's settings and a batch size."""
-    copy_rows(settings)
-    training.fine_tune(settings, track, force=True, recipe=training.Recipe(batch_size=int(batch_size)))
+def read_json(path: Path) -> Any:
+    """A file's content."""
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
-def evaluate_before(settings: Settings, track: str) -> None:
-    """The hosted LLM, the SLM as it is and few-shot, and the decision."""
-    copy_rows(settings)
-    evaluate.run_models(settings, track, "azure,slm", **OPTIONS)
-    evaluate.run_models(settings, track, "slm", shots=SHOTS, **OPTIONS)
-    decision.decide(settings, track)
+def list_rates(home: Settings, track: Track, split: str, models: Iterable[str]) -> list[dict[str, Any]]:
+    """The metrics files of models on a split."""
+    return [runs.read_metrics(home, track, model, split) for model in models]
 
 
-def evaluate_after(settings: Settings, track: str) -> None:
-    """The fine-tuned SLM, and the second decision."""
-    evaluate.run_models(settings, track, "slm_ft", **OPTIONS)
-    decision.decide_again(settings, track, "slm_ft")
-
-
-def render(settings: Settings, track: str) -> None:
-    """The recorded runs as one page: what 05 shows, by the functions that show it there."""
-    home = settings.model_copy(update={"swap_home": RESULTS / "recorded"})
-    decided = json.loads((home.evaluation / f"{track}_post_decision.json").read_text())
+def render_track(home: Settings, track: Track) -> None:
+    """A track's page."""
+    decided, parity = (read_json(home.evaluation / f"{track}_{kind}.json") for kind in ("post_decision", "parity"))
     metrics = {model: runs.read_metrics(home, track, model) for model in decided["evidence"]["rates"]}
     ledgers = runs.read_ledgers(home, metrics)
-    rows = read_rows(home.dataset / track / "test.jsonl", track)  # those that were asked then
-    diagnoses = diagnosis.diagnose_split(home, track, "test", ledgers)
-    card = json.loads((home.adapter_of(track) / "run_card.json").read_text())
-    tables = {
+    # the rows lie where 01 has put them, not in the record
+    committed = home.model_copy(update={"swap_home": ROOT / "slm_swap"})
+    rows = read_rows(committed.dataset / track / "test.jsonl", track)
+    diagnoses = diagnosis.diagnose_split(committed, track, "test", ledgers)
+    val = list_rates(home, track, "val", metrics)
+    parts = {
         "The rule": verdicts.show_decision(decided),
         "Metrics": figures.plot_metrics(track, list(metrics.values())),
         "How sure are we?": verdicts.show_evidence(decided),
         "Examples in the prompt": verdicts.show_few_shot(decided),
+        "What 4-bit took": verdicts.show_full(decided),
         "What the adapter changed": verdicts.show_changes(decided),
         "Format or skill?": report.show_diagnosis(diagnoses),
+        "What many outputs share": report.show_records(repeats.describe_split(committed, track, "test", ledgers)),
         "Why rows failed": figures.plot_reasons(diagnoses),
         "Rates over answered rows": report.show_answered(track, diagnoses),
-        "What it took (two trainings and two evaluations shared the GPU, so the speeds are no benchmark)": (
-            verdicts.show_costs(decided)
-        ),
-        "The training": report.show_run_card(card),
+        "What it took": verdicts.show_costs(decided),
+        "Is it one model?": report.show_parity(parity),
+        "The training": report.show_run_card(read_card(home.adapter_of(track))),
+        "On val": report.show_metrics(track, val),
         "Rows lost and gained by the adapter": report.show_differences(ledgers, ("slm", "slm_ft"), rows),
         "Rows that only the hosted LLM had right, first": report.show_differences(ledgers, ("azure", "slm_ft"), rows),
     }
-    machine = f"Machine: {decided['run']['device']}. Hosted LLM: the stand-in. Base: {card['base']}."
-    parts = [f"<h1>{track}: the stand-in against the SLM</h1><p>{machine}</p>", verdicts.show_verdict(decided).data]
-    parts += [f"<h2>{title}</h2>{_to_html(shown)}" for title, shown in tables.items()]
-    style = (
-        "body{font-family:sans-serif;margin:2em;max-width:75em}table{border-collapse:collapse}td,th{padding:.2em .6em}"
-    )
-    head = f'<!doctype html><meta charset="utf-8"><title>{track}</title><style>{style}</style>'
-    write_text(RESULTS / f"report_{track}.html", "\n".join([head, *parts]) + "\n")
+    about = describe_pair(home, track, decided["run"])
+    write_page(f"report_{track}", f"{track}: a real pair", about, verdicts.show_verdict(decided, parity), parts)
 
 
-def _to_html(shown: Any) -> str:
+def describe_pair(home: Settings, track: Track, run: dict[str, Any]) -> str:
+    """Which models, where and when."""
+    found = {model: runs.read_metrics(home, track, model)["run"] for model in ("azure", "slm")}
+    hosted, slm = found["azure"]["identity"]["model"], found["slm"]["identity"]["model"]
+    when, machine = run["ended"][:10], f"Machine: {run['device']}; commit {run['git_commit']}"
+    return f"Hosted LLM: {hosted}, bfloat16, behind swap serve. SLM: {slm}. {machine}; {when}."
+
+
+def render_loop(home: Settings) -> None:
+    """The loop's page: what was captured and kept, and what the agent and the tracks gained."""
+    loops = {track: read_json(home.evaluation / f"flywheel_{track}.json") for track in TRACKS}
+    manifest = read_json(captured.folder_of(home) / "manifest.json")
+    first = loops["toolcall"]
+    parts = {
+        "The filter": capture_report.show_filter(manifest["filter"]),
+        "Why trajectories were dropped": capture_report.plot_filter(manifest["filter"]),
+        "What was built": capture_report.show_build(manifest),
+        "The agents": verdicts.show_agents(first),
+        "Over all folds": report.show_records(list_folds(home)),
+        **{f"Paired evidence: {track}": verdicts.show_loop_pairs(loop) for track, loop in loops.items()},
+        "The agent's training": report.show_run_card(read_card(home.adapter_of(distill.AGENT))),
+    }
+    parts |= {
+        f"The training on captured {track} rows": report.show_run_card(
+            read_card(home.adapter_of(CAPTURED.name_adapter(track)))
+        )
+        for track in TRACKS
+    }
+    about = describe_pair(home, "toolcall", first["run"])
+    write_page("report_loop", "The loop: an agent learns from its teacher", about, verdicts.show_loop(first), parts)
+
+
+def read_folds(home: Settings) -> dict[str, dict[str, dict[str, bool]]]:
+    """By fold, by agent: which of the tasks that call the fold's held-out tools were solved, by task id."""
+    places = {"0": RECORDED} | {path.name: path for path in sorted(RECORDED.glob("folds/*"))}
+    return {fold: read_json(path / "05_eval" / "solved.json") for fold, path in places.items()}
+
+
+def pool_folds(home: Settings) -> dict[str, Any]:
+    """All folds as one: each task once, answered by an agent that was taught to call none of its tools.
+
+    Returns:
+        `n_tasks`, `solved` by agent, and `pair`, the paired evidence: first is the SLM as it is, second the distilled one.
+    """
+    solved: dict[str, dict[str, bool]] = {"slm": {}, "slm_ft": {}}
+    for of_fold in read_folds(home).values():
+        for model, tasks in of_fold.items():
+            solved[model] = (
+                tasks | solved[model]
+            )  # 01's own test tools are held out in every fold: the first one counts
+    ids = list(solved["slm"])
+    sides = {"solved_rate": tuple([of_model[i] for i in ids] for of_model in solved.values())}
+    pair = asdict(evidence.compare_metrics(sides, 0.05)["solved_rate"])
+    return {"n_tasks": len(ids), "solved": {m: sum(of_model.values()) for m, of_model in solved.items()}, "pair": pair}
+
+
+def list_folds(home: Settings) -> list[dict[str, Any]]:
+    """A record for each fold, and one for all of them."""
+    records = []
+    for fold, of_fold in read_folds(home).items():
+        counts = {m: (sum(tasks.values()), len(tasks)) for m, tasks in of_fold.items()}
+        records.append({"fold": fold, "tasks": counts["slm"][1]} | {m: format_count(*n) for m, n in counts.items()})
+    pooled = pool_folds(home)
+    n, pair = pooled["n_tasks"], pooled["pair"]
+    total = {"fold": "all, each task once", "tasks": n}
+    total |= {m: format_count(count, n) for m, count in pooled["solved"].items()}
+    return [
+        *records,
+        total | {"gained": pair["second_only"], "lost": pair["first_only"], "p": f"{pair['p_value']:.2g}"},
+    ]
+
+
+def format_count(count: int, n: int) -> str:
+    """A count as a rate with its interval."""
+    return format_rate(count / n, wilson_interval(count, n))
+
+
+def write_tables(home: Settings) -> None:
+    """real_pair.md: rates on test and val, and the loop, as Markdown."""
+    lines = []
+    for track in TRACKS[::-1]:
+        decided = read_json(home.evaluation / f"{track}_post_decision.json")
+        models = [*BEFORE.split(","), "slm_ft", "slm_ft-full"]
+        for split in ("test", "val"):
+            found = list_rates(home, track, split, models)
+            heads = [f"{track}, {found[0]['n_rows']} {split} rows", *core_metrics(track)]
+            cells = [
+                [m["run"]["model"], *(format_rate(m[name], m["intervals"][name]) for name in core_metrics(track))]
+                for m in found
+            ]
+            lines += [*format_table(heads, cells), ""]
+        sentences = [verdicts.describe_verdict(decided), verdicts.describe_evidence(decided)]
+        lines += [*sentences, "", describe_pair(home, track, decided["run"]), ""]
+    lines += [*format_table(["fold", "tasks", "before", "after"], [list_cells(r) for r in list_folds(home)]), ""]
+    loops = [read_json(home.evaluation / f"flywheel_{track}.json") for track in TRACKS[::-1]]
+    lines += [f"- {sentence}" for loop in loops for sentence in verdicts.describe_loop(loop)]
+    write_text(RESULTS / "real_pair.md", "\n".join(lines) + "\n")
+
+
+def list_cells(record: dict[str, Any]) -> list[str]:
+    """A fold's record as cells; what was gained and lost stands behind the last."""
+    change = f" ({record['gained']} gained, {record['lost']} lost, McNemar p {record['p']})" if "p" in record else ""
+    return [record["fold"], str(record["tasks"]), record["slm"], record["slm_ft"] + change]
+
+
+def format_table(heads: list[str], rows: list[list[str]]) -> list[str]:
+    """A Markdown table."""
+    return [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows)]
+
+
+def write_page(name: str, title: str, about: str, box: Any, parts: dict[str, Any]) -> None:
+    """One page: the box, then each part under its title; and a picture of it."""
+    body = [f"<h1>{title}</h1><p>{about}</p>", box.data]
+    body += [f"<h2>{heading}</h2>{to_html(shown)}" for heading, shown in parts.items()]
+    head = f'<!doctype html><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
+    page = RESULTS / f"{name}.html"
+    write_text(page, "\n".join([head, *body]) + "\n")
+    if browser := shutil.which("chromium"):
+        with tempfile.TemporaryDirectory() as profile:
+            options = [
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--no-first-run",
+                "--disable-background-networking",
+            ]
+            options += [f"--user-data-dir={profile}", f"--window-size=1280,{HEIGHTS[name]}", "--hide-scrollbars"]
+            command = [browser, *options, f"--screenshot={page.with_suffix('.png')}", page.as_uri()]
+            subprocess.run(command, check=True, capture_output=True, timeout=120)
+
+
+def to_html(shown: Any) -> str:
     """A table as it is, a figure as an image in the page."""
     if hasattr(shown, "to_html"):
         return shown.to_html()
@@ -96,7 +219,14 @@ def _to_html(shown: Any) -> str:
     return f'<img width="750" src="data:image/png;base64,{base64.b64encode(image.getvalue()).decode()}">'
 
 
-COMMANDS = {"train": train, "before": evaluate_before, "after": evaluate_after, "render": render}
+def main() -> None:
+    """Write every page and the tables."""
+    home = read_home()
+    for track in TRACKS:
+        render_track(home, track)
+    render_loop(home)
+    write_tables(home)
+
 
 if __name__ == "__main__":
-    COMMANDS[sys.argv[1]](load_settings(), *sys.argv[2:])
+    main()

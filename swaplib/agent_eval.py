@@ -72,6 +72,7 @@ def evaluate_agents(
     batch_size: int = 16,
     margin: float = 0.05,
     session_id: str | None = None,
+    fold: int = 0,
 ) -> tuple[dict[str, Any], dict[str, AgentRun]]:
     """Evaluate the SLM as an agent, as it is and distilled, on the test tasks, and compare the two.
 
@@ -83,6 +84,7 @@ def evaluate_agents(
         batch_size: Tasks in work at once.
         margin: How much worse still counts as not worse, a rate in 0..1.
         session_id: The Langfuse session.
+        fold: The fold of the build that the agent was distilled from.
 
     Returns:
         The comparison, and the runs by model. The comparison has `models` (for each: `n_tasks`, `solved`, `solved_rate`, its
@@ -94,7 +96,7 @@ def evaluate_agents(
         RuntimeError: Turns got no answer: ours, not the model's; the same call asks these tasks again.
     """
     check_tracing(settings)
-    found, options = read_tasks(settings, source), options or AgentOptions()
+    found, options = read_tasks(settings, source, fold), options or AgentOptions()
     caps = [cap for cap in (limit, settings.swap_row_limit) if cap is not None]
     held_out = tuple(task for task in found.tasks if found.split_of[task.id] == "test")[: min(caps, default=None)]
     if not held_out:

@@ -50,21 +50,23 @@ def folder_of(settings: Settings) -> Path:
     return settings.dataset / "captured"
 
 
-def build_captured(settings: Settings, source: str = "sample") -> Build:
+def build_captured(settings: Settings, source: str = "sample", fold: int = 0) -> Build:
     """Make, audit and write the rows and step-wise texts of the last capture. The same capture gives the same bytes.
 
     Args:
         settings: Says where everything lies.
         source: The raw rows that 01's dataset was made from.
+        fold: Which fifth of the tools is held out, 0 to 4; 08 evaluates the agent on tasks that call these.
 
     Raises:
         FileNotFoundError, ValueError: There is no capture or no dataset, they are not of this source, or a leak was found.
             Nothing was written then.
     """
     check_tracing(settings)
-    tasks, capture = read_tasks(settings, source), read_capture(settings)
+    tasks, capture = read_tasks(settings, source, fold), read_capture(settings)
     made_from = {
         "capture": capture.folder.name,
+        "fold": fold,
         "trajectories_sha256": hash_file(capture.folder / "trajectories.jsonl"),
         "dataset_manifest_sha256": hash_file(settings.dataset / "manifest.json"),
     }

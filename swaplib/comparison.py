@@ -1,10 +1,12 @@
 """Which runs may be compared, and the paired evidence about two of them. It decides nothing and writes nothing.
 
 Two runs are compared only when both are complete and answer the same question: the same rows, messages and limits, and for
-local models the same base. Few-shot examples may differ: they are what such a comparison is about.
+local models the same base. Few-shot examples may differ, and a checkpoint that is not quantised may be compared with itself
+in 4-bit: they are what such a comparison is about.
 """
 
-from dataclasses import asdict
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 from swaplib import evidence
@@ -16,6 +18,8 @@ from swaplib.runs import read_ledgers, read_metrics, read_run
 from swaplib.settings import Settings, show_path
 
 MUST_AGREE = ("split", "n_rows", "dataset_sha256", "rows_sha256", "messages_sha256", "max_new_tokens", "temperature")
+_OF_THE_ADAPTER = ("model", "adapter_sha256", "is_merged")
+_OF_THE_PRECISION = ("quantisation", "is_dequantised")
 
 
 def check_comparable(azure: dict[str, Any], slm: dict[str, Any]) -> None:
@@ -68,24 +72,45 @@ def read_compared(settings: Settings, track: Track, *models: str) -> dict[str, d
 
 def _check_base(metrics: dict[str, dict[str, Any]]) -> None:
     """Raise ValueError when the local models among these runs are not of one base."""
-    local = [content for content in metrics.values() if not ModelName.parse(content["run"]["model"]).is_hosted]
-    if len({_base_of(content) for content in local}) > 1:
+    named = [(ModelName.parse(content["run"]["model"]), content) for content in metrics.values()]
+    local = [(name.is_full, content) for name, content in named if not name.is_hosted]
+    shared = {_base_of(content, (*_OF_THE_ADAPTER, *_OF_THE_PRECISION)) for _, content in local}
+    of_kind = {(is_full, _base_of(content, _OF_THE_ADAPTER)) for is_full, content in local}
+    if len(shared) > 1 or len(of_kind) > len({is_full for is_full, _ in local}):
         raise ValueError(
             "the local models' runs are not of one base: checkpoint, quantisation, arithmetic or server differ. "
             "Run 02_eval, 03_decision and 05_post_eval with the same SLM on the same machine."
         )
 
 
-def _base_of(metrics: dict[str, Any]) -> str:
-    """A local model's identity without its name and its adapter, as canonical JSON."""
-    identity, left_out = metrics["run"]["identity"], ("model", "adapter_sha256", "is_merged")
-    return canonical_json({key: value for key, value in identity.items() if key not in left_out})
+def _base_of(metrics: dict[str, Any], left_out: Collection[str]) -> str:
+    """A local model's identity without some of its parts, as canonical JSON."""
+    return canonical_json({key: value for key, value in metrics["run"]["identity"].items() if key not in left_out})
 
 
-def find_few_shot(settings: Settings, track: Track) -> list[str]:
-    """Few-shot runs of the SLM that answer the question of the last `slm` run: `slm-shots2`, say, fewest examples first."""
-    names = [ModelName("slm", shots=n) for n in range(1, MAX_SHOTS + 1)]
-    names = [name for name in names if (settings.evaluation / f"{track}_{name}_test.json").is_file()]
+def find_full(settings: Settings, track: Track, base: str) -> str | None:
+    """The run of a model's checkpoint without its quantisation: `slm-full` for `slm`, where there is one to compare with.
+
+    One that answers another question than the base's last run, or that has another adapter, is left out with a printed line.
+    """
+    full = str(replace(ModelName.parse(base), is_full=True))
+    if not _is_there(settings, track, full) or not keep_comparable(settings, track, base, [full]):
+        return None
+    adapters = {read_metrics(settings, track, m)["run"]["identity"].get("adapter_sha256") for m in (base, full)}
+    if len(adapters) > 1:
+        print(f"{full} is left out: its run was of another adapter than that of {base}. Run 02_eval with it again.")
+        return None
+    return full
+
+
+def _is_there(settings: Settings, track: Track, model: ModelName | str) -> bool:
+    return (settings.evaluation / f"{track}_{model}_test.json").is_file()
+
+
+def find_few_shot(settings: Settings, track: Track, base: str = "slm") -> list[str]:
+    """Few-shot runs of a model that answer the question of its last run: `slm-shots2`, say, fewest examples first."""
+    names = [ModelName(base, shots=n) for n in range(1, MAX_SHOTS + 1)]
+    names = [name for name in names if _is_there(settings, track, name)]
     train, kept = settings.dataset / track / "train.jsonl", []
     rows = read_rows(train, track) if names else []
     for name in names:
@@ -96,7 +121,7 @@ def find_few_shot(settings: Settings, track: Track) -> list[str]:
             print(
                 f"{name} is left out: its examples are not those of {show_path(train)} now. Run 02_eval with them again."
             )
-    return keep_comparable(settings, track, "slm", kept)
+    return keep_comparable(settings, track, base, kept)
 
 
 def keep_comparable(settings: Settings, track: Track, reference: str, names: list[str]) -> list[str]:
@@ -146,6 +171,13 @@ def list_rates(track: Track, metrics: dict[str, dict[str, Any]]) -> dict[str, An
         model: {m: {"rate": content[m], "interval": content["intervals"][m]} for m in core_metrics(track)}
         for model, content in metrics.items()
     }
+
+
+def compare_pairs(
+    track: Track, ledgers: dict[str, tuple[LedgerLine, ...]], pairs: Sequence[tuple[str, str]], margin: float
+) -> list[dict[str, Any]]:
+    """The paired evidence about several pairs of models: `first`, `second` and `pairs` (by metric) of each."""
+    return [{"first": a, "second": b, "pairs": compare_models(track, ledgers, a, b, margin)} for a, b in pairs]
 
 
 def compare_models(

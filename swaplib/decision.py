@@ -11,7 +11,15 @@ from typing import Any
 from swaplib import costs, provenance, tracing
 from swaplib.adapter import find_misfit
 from swaplib.checkpoints import hash_checkpoint
-from swaplib.comparison import MUST_AGREE, compare_models, find_few_shot, list_rates, read_compared
+from swaplib.comparison import (
+    MUST_AGREE,
+    compare_models,
+    compare_pairs,
+    find_few_shot,
+    find_full,
+    list_rates,
+    read_compared,
+)
 from swaplib.metrics import Track, check_track, core_metrics
 from swaplib.model_names import ModelName
 from swaplib.outbox import check_tracing, describe_delivery
@@ -54,7 +62,8 @@ def decide(settings: Settings, track: Track, delta: float = 0.0, margin: float =
         margin: How much worse still counts as not worse in the evidence beside it, a rate in 0..1.
 
     Returns:
-        The content of `<track>_decision.json`.
+        The content of `<track>_decision.json`. In `evidence`, `pairs` compares the hosted LLM with the SLM, and `full` the
+        SLM with its checkpoint unquantised, and that with the hosted LLM, where `slm-full` was run.
 
     Raises:
         FileNotFoundError, ValueError: The two runs may not be compared (read_compared), or delta or margin is no rate.
@@ -64,8 +73,11 @@ def decide(settings: Settings, track: Track, delta: float = 0.0, margin: float =
     check_track(track)
     metrics = read_compared(settings, track, "azure", "slm")
     rule = apply_rule(track, metrics["azure"], metrics["slm"], delta)
+    full = find_full(settings, track, "slm")
+    metrics = read_compared(settings, track, *metrics, *([full] if full else []))
     ledgers = read_ledgers(settings, metrics)
     found = {"rates": list_rates(track, metrics), "pairs": compare_models(track, ledgers, "azure", "slm", margin)}
+    found["full"] = compare_pairs(track, ledgers, [(full, "slm"), ("azure", full)] if full else [], margin)
     facts = {**rule, "track": track, "model": "slm", "delta": delta, "margin": margin}
     content = _write(settings, "decision", metrics, facts, found)
     print(f"FINE_TUNE={rule['FINE_TUNE']}  ({show_path(settings.evaluation / f'{track}_decision.json')})")
@@ -84,7 +96,7 @@ def read_decision(settings: Settings, track: Track) -> dict[str, Any]:
         raise FileNotFoundError(f"no decision at {path}. Run notebooks/03_decision.ipynb with track={track!r} first.")
     decided = json.loads(path.read_text(encoding="utf-8"))
     metrics = read_compared(settings, track, "azure", "slm")
-    if decided["run"]["compared"] != {model: content["run"]["run_id"] for model, content in metrics.items()}:
+    if any(decided["run"]["compared"][model] != content["run"]["run_id"] for model, content in metrics.items()):
         raise ValueError(f"the {track} decision was made on other runs than the last ones. Run 03_decision again.")
     evaluated = metrics["slm"]["run"]["identity"].get("checkpoint_sha256")
     if not settings.slm_base_url and evaluated != hash_checkpoint(settings.slm_model_path):
@@ -139,8 +151,10 @@ def decide_again(settings: Settings, track: Track, candidate: str) -> dict[str, 
         The content of `<track>_post_decision.json`: as the decision's, and `verdict`: `swap` (the SLM as it is is good
         enough), `swap with the adapter`, `swap with N examples in the prompt` (only when the adapter is not enough and a
         few-shot run is), or `stay`; `recommended` is the model that the verdict is about; `rules` has the rule for each
-        local model; in `evidence`, `recommended` compares the hosted LLM with it, `changes` the SLM with the candidate, and
-        `few_shot` each few-shot run with the hosted LLM, the SLM and the candidate.
+        model that a verdict can be about; in `evidence`, `recommended` compares the hosted LLM with it, `changes` the SLM
+        with the candidate, `few_shot` each few-shot run with the hosted LLM, the SLM and the candidate (of the hosted LLM's
+        own, with the LLM as it is and the candidate), and `full` each unquantised run with its 4-bit one and with the
+        hosted LLM. No rule is applied to the last two: they are shown.
 
     Raises:
         FileNotFoundError, ValueError: The runs may not be compared (read_compared). Nothing was written.
@@ -148,16 +162,19 @@ def decide_again(settings: Settings, track: Track, candidate: str) -> dict[str, 
     check_tracing(settings)
     decided = read_decision(settings, track)
     delta, margin = decided["delta"], decided["margin"]
-    few_shot = find_few_shot(settings, track)
-    metrics = read_compared(settings, track, *dict.fromkeys(("azure", "slm", *few_shot, candidate)))
-    rules = {m: apply_rule(track, metrics["azure"], metrics[m], delta) for m in metrics if m != "azure"}
+    few_shot, hosted = find_few_shot(settings, track), find_few_shot(settings, track, "azure")
+    ruled = tuple(dict.fromkeys(("slm", *few_shot, candidate)))
+    full = {base: found for base in dict.fromkeys(("slm", candidate)) if (found := find_full(settings, track, base))}
+    metrics = read_compared(settings, track, "azure", *hosted, *ruled, *full.values())
+    rules = {m: apply_rule(track, metrics["azure"], metrics[m], delta) for m in ruled}
     ledgers = read_ledgers(settings, metrics)
     found = {"rates": list_rates(track, metrics), "pairs": compare_models(track, ledgers, "azure", candidate, margin)}
     found["changes"] = compare_models(track, ledgers, "slm", candidate, margin)
-    others = [pair for model in few_shot for pair in (("azure", model), ("slm", model), (model, candidate))]
-    found["few_shot"] = [
-        {"first": a, "second": b, "pairs": compare_models(track, ledgers, a, b, margin)} for a, b in others
-    ]
+    others = [pair for model in hosted for pair in (("azure", model), (model, candidate))]
+    others += [pair for model in few_shot for pair in (("azure", model), ("slm", model), (model, candidate))]
+    found["few_shot"] = compare_pairs(track, ledgers, others, margin)
+    others = [pair for base, model in full.items() for pair in ((model, base), ("azure", model))]
+    found["full"] = compare_pairs(track, ledgers, others, margin)
     facts = {**rules[candidate], "track": track, "model": candidate, "delta": delta, "margin": margin}
     recommended, verdict = _find_verdict(rules, candidate, few_shot)
     found["recommended"] = compare_models(track, ledgers, "azure", recommended, margin)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from swaplib import costs, evidence, provenance, tracing
 from swaplib.hosted import HostedLLM
-from swaplib.local import LocalSLM
+from swaplib.local import LocalSLM, find_full_precision
 from swaplib.metrics import Track, aggregate, canonical_json, check_track, core_metrics, rates_of, score_row
 from swaplib.model_names import ModelName, parse_models
 from swaplib.outbox import Delivery, check_tracing, describe_delivery
@@ -37,8 +37,6 @@ from swaplib.rows import (
     write_json,
 )
 from swaplib.settings import Settings, show_path
-
-RUNNABLE = ("azure", "slm", "slm_ft", "slm_ft-captured")  # with any number of examples behind them
 
 
 @dataclass(frozen=True)
@@ -103,17 +101,16 @@ def make_model(
     Raises:
         ValueError: Such a model cannot be run, or a variable that it needs is missing.
     """
+    if model.is_native:
+        raise ValueError(f"{model} cannot be run: a model's own tool calls are not asked for yet; leave -native out")
     weights = str(replace(model, shots=0))
-    if weights not in RUNNABLE:
-        raise ValueError(
-            f"{model} cannot be run: expected one of {', '.join(RUNNABLE)}, with -shotsN behind it or without"
-        )
     if model.is_hosted:
         return HostedLLM.from_settings(settings, concurrency)
     if settings.slm_base_url:
         return HostedLLM.from_slm_settings(settings, weights, concurrency)
     adapter = model.name_adapter(track)
-    return LocalSLM(settings.slm_model_path, adapter and settings.adapter_of(adapter), batch_size=batch_size)
+    precision = find_full_precision() if model.is_full else "4bit"
+    return LocalSLM(settings.slm_model_path, adapter and settings.adapter_of(adapter), precision, batch_size)
 
 
 def run_models(settings: Settings, track: Track, models: str, shots: int = 0, **parameters: Any) -> list[Run]:
@@ -131,7 +128,8 @@ def run_model(settings: Settings, track: Track, model: str, shots: int = 0, **pa
     Args:
         settings: Says where everything lies.
         track: `structured` or `toolcall`.
-        model: One of RUNNABLE; `slm-shots4`, say, has four examples from train in every prompt.
+        model: A model's name (model_names.py): `slm-full`, say, is the SLM's checkpoint not quantised, and `slm-shots4`
+            has four examples from train in every prompt.
         shots: Examples, 0 to 8, for a model whose name does not say them: `slm` is then run, and named, as `slm-shots4`.
         **parameters: `split` ("test"), `limit` (only the first rows; None for all, and SWAP_ROW_LIMIT caps it),
             `batch_size` (local rows in work at once), `concurrency` (hosted calls in flight), `max_new_tokens` (the limit

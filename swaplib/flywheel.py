@@ -132,7 +132,10 @@ def close_loop(
         question = {"limit": test_limit, "max_new_tokens": options.max_new_tokens, "batch_size": batch_size}
         content["track_eval"] = evaluate_captured(settings, track, question, session)
     if cards["agent"]:
-        found = agent_eval.evaluate_agents(settings, source, test_limit, options, batch_size, session_id=session)
+        fold = manifest["made_from"].get("fold", 0)  # builds of old do not say it
+        found = agent_eval.evaluate_agents(
+            settings, source, test_limit, options, batch_size, session_id=session, fold=fold
+        )
         content["agent_eval"], agents = found
     run_id = provenance.make_run_id(track, "flywheel")
     folder, inputs = settings.runs / run_id, {"session": session, "track": track}

@@ -90,9 +90,7 @@ class LocalSLM:
     @cached_property
     def device(self) -> str:
         """`cuda` where there is a GPU, else `cpu`."""
-        import torch
-
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return find_device()
 
     @cached_property
     def is_dequantised(self) -> bool:
@@ -311,6 +309,18 @@ class LocalSLM:
         reason = "stop" if has_ended else "length"
         counts, latency_ms = (prompt_tokens, len(answer.ids)), 1000 * answer.seconds
         return Generation(output, status, reason, *counts, latency_ms, None, *measure_logprobs(answer.logprobs))
+
+
+def find_device() -> str:
+    """`cuda` where there is a GPU, else `cpu`."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def find_full_precision() -> Precision:
+    """What a checkpoint is loaded in when it is not quantised: bfloat16 on a GPU, float32 on a CPU."""
+    return "float32" if find_device() == "cpu" else "bfloat16"
 
 
 def measure_logprobs(logprobs: Sequence[float]) -> tuple[float | None, float | None]:

@@ -16,7 +16,7 @@ from swaplib import provenance, tracing
 from swaplib.adapter import write_merged
 from swaplib.evaluate import make_model
 from swaplib.hosted import HostedLLM
-from swaplib.local import LocalSLM
+from swaplib.local import LocalSLM, find_full_precision
 from swaplib.metrics import Track, canonical_json
 from swaplib.model_names import ModelName
 from swaplib.outbox import check_tracing, describe_delivery
@@ -120,8 +120,7 @@ def _answer_merged(slm: LocalSLM, chats: Chats, limit: int, place: Path) -> list
         target = Path(work) / slm.path.name
         write_merged(slm, target)
         _free_memory()
-        precision = "float32" if slm.device == "cpu" else "bfloat16"
-        return _in_order(LocalSLM(target, None, precision, slm.batch_size), chats, limit)
+        return _in_order(LocalSLM(target, None, find_full_precision(), slm.batch_size), chats, limit)
 
 
 def _answer_served(slm: LocalSLM, chats: Chats, limit: int) -> list[str]:

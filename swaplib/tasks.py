@@ -14,6 +14,8 @@ from swaplib.settings import Settings, show_path
 from swaplib.tool_schemas import Tool, format_signature
 from swaplib.trajectory import Gold
 
+FOLDS = 5
+
 
 @dataclass(frozen=True, slots=True)
 class Task:
@@ -91,29 +93,35 @@ def _make_task(row: dict[str, Any]) -> Task | str:
     return Task(str(row["id"]), row, example, offered, Gold(example.calls, plain))
 
 
-def hold_out(split_of: dict[str, str], tasks: list[Task], seed: int) -> dict[str, str]:
+def hold_out(split_of: dict[str, str], tasks: list[Task], seed: int, fold: int = 0) -> dict[str, str]:
     """01's map from tool to split, with tools of the tasks held out from its train side.
 
-    Nearly all tools that can be carried out stand on 01's train side. A seeded fifth of those becomes test, a tenth val;
-    01's own val and test tools stay where they are, so nothing that is trained on here is called in any of its test rows.
+    Nearly all tools that can be carried out stand on 01's train side. A seeded fifth of those becomes test, the tenth after
+    it val; over the folds 0 to 4 each of them is test once. 01's own val and test tools stay where they are, so nothing that
+    is trained on here is called in any of its test rows.
     """
     trained = sorted({name for task in tasks for name in task.example.called if split_of[name] == "train"})
     random.Random(seed).shuffle(trained)  # noqa: S311 - a seeded order, no secret
-    fifth, tenth = len(trained) // 5, len(trained) // 10
-    return split_of | dict.fromkeys(trained[:fifth], "test") | dict.fromkeys(trained[fifth : fifth + tenth], "val")
+    start, end = (len(trained) * k // FOLDS for k in (fold, fold + 1))
+    after = (trained[end:] + trained[:start])[: len(trained) // 10]
+    return split_of | dict.fromkeys(trained[start:end], "test") | dict.fromkeys(after, "val")
 
 
-def read_tasks(settings: Settings, source: str = "sample") -> TaskSet:
+def read_tasks(settings: Settings, source: str = "sample", fold: int = 0) -> TaskSet:
     """Read the tasks of the rows that 01's dataset was made from, each with its split.
 
     Args:
         settings: Says where the dataset's manifest lies.
         source: As for 01: `sample`, `hub`, or a file of raw rows.
+        fold: Which fifth of the tools is held out, 0 to 4.
 
     Raises:
         FileNotFoundError: The manifest is not there yet.
-        ValueError: The dataset was made from other rows, so its map from tool to split says nothing of these.
+        ValueError: There is no such fold, or the dataset was made from other rows, so its map from tool to split says
+            nothing of these.
     """
+    if not 0 <= fold < FOLDS:
+        raise ValueError(f"fold={fold}: expected 0 to {FOLDS - 1}")
     path = settings.dataset / "manifest.json"
     if not path.is_file():
         raise FileNotFoundError(f"no manifest at {path}. Run notebooks/01_data.ipynb first.")
@@ -127,7 +135,7 @@ def read_tasks(settings: Settings, source: str = "sample") -> TaskSet:
     found, left_out = list_tasks(raw)
     examples = xlam.make_examples(raw)[0]
     split_of = xlam.map_tools(examples, manifest["sizes_asked"], manifest["seed"])
-    split_of = hold_out(split_of, found, manifest["seed"])
+    split_of = hold_out(split_of, found, manifest["seed"], fold)
     splits = {task.id: {split_of[name] for name in task.example.called} for task in found}
     tasks = [task for task in found if len(splits[task.id]) == 1]
     left_out["its tools stand in different splits"] += len(found) - len(tasks)

@@ -52,10 +52,20 @@ def show_pairs(comparisons: list[dict[str, Any]]) -> "Styler":
 
 
 def show_few_shot(decision: dict[str, Any]) -> "Styler":
-    """Examples in the prompt, the cheap alternative, against the hosted LLM, the SLM as it is and the candidate."""
+    """Examples in the prompt, the cheap alternative, against the hosted LLM, the SLM as it is and the candidate.
+
+    The hosted LLM with examples stands there too: it costs more than without, and no rule is applied to it.
+    """
     if found := decision["evidence"]["few_shot"]:
         return show_pairs(found)
     return style(pd.DataFrame({"few-shot runs": ["none: 02_eval makes one with `-p models slm -p shots 4`"]}))
+
+
+def show_full(decision: dict[str, Any]) -> "Styler":
+    """What 4-bit took: each 4-bit run against the same checkpoint unquantised, and that against the hosted LLM."""
+    if found := decision["evidence"]["full"]:
+        return show_pairs(found)
+    return style(pd.DataFrame({"unquantised runs": ["none: 02_eval makes one with `-p models slm-full`"]}))
 
 
 def show_comparison(compared: dict[str, Any] | None) -> "Styler":
@@ -184,6 +194,20 @@ def describe_costs(decision: dict[str, Any]) -> str:
     return f"For 1,000 rows, with the machine always busy: {', '.join(parts)}.{when}{note}"
 
 
+def describe_full(decision: dict[str, Any]) -> str:
+    """What 4-bit took, as one sentence for a manager; empty where no unquantised run was compared."""
+    parts, rates = [], decision["evidence"]["rates"]
+    for compared in decision["evidence"]["full"]:
+        full, base = compared["first"], compared["second"]
+        if base != "azure" and ModelName.parse(full).is_full:
+            moves = [
+                f"{name} {rates[full][name]['rate']:.2f} to {rates[base][name]['rate']:.2f} ({pair['verdict']})"
+                for name, pair in compared["pairs"].items()
+            ]
+            parts.append(f"{base} against {full}: {', '.join(moves)}")
+    return f"What 4-bit took: {'; '.join(parts)}." if parts else ""
+
+
 def describe_loop(loop: dict[str, Any]) -> list[str]:
     """What a turn of the loop captured, kept, trained and gained, a sentence each."""
     kept = loop["filter"]
@@ -248,8 +272,8 @@ def show_verdict(decision: dict[str, Any], parity: dict[str, Any] | None = None)
     is_post = "verdict" in decision
     head = decision["verdict"].capitalize() if is_post else f"FINE_TUNE={decision['FINE_TUNE']}"
     sentences = [describe_verdict(decision) if is_post else describe_decision(decision), describe_evidence(decision)]
-    sentences += [describe_costs(decision)] + ([describe_parity(parity)] if parity else [])
-    return _make_box(head, sentences)
+    sentences += [describe_full(decision), describe_costs(decision)] + ([describe_parity(parity)] if parity else [])
+    return _make_box(head, [sentence for sentence in sentences if sentence])
 
 
 def _make_box(head: str, sentences: list[str]) -> "HTML":

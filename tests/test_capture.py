@@ -24,7 +24,7 @@ from swaplib.outbox import list_spans, read_outbox
 from swaplib.rows import SPLITS, hash_file, read_rows, write_json, write_text
 from swaplib.sandbox import Limits
 from swaplib.settings import ROOT, load_settings
-from swaplib.tasks import list_tasks, read_tasks
+from swaplib.tasks import FOLDS, list_tasks, read_tasks
 from swaplib.trajectory import Trajectory, read_trajectories
 
 KEY = "the-key-of-the-teacher"
@@ -120,6 +120,20 @@ def test_no_captured_tool_is_trained_on_that_01_or_the_hold_out_tests(settings):
         for split in ("val", "test"):
             rows = read_rows(ROOT / "slm_swap" / "02_dataset" / track / f"{split}.jsonl", track)
             assert not tools["train"] & {name for row in rows for name in called_tools(track, row.completion)}
+
+
+def test_the_folds_hold_out_other_tools_each_and_most_tasks_once(settings):
+    with teaching(settings):
+        folds = [read_tasks(settings, fold=k) for k in range(FOLDS)]
+        with pytest.raises(ValueError, match="fold=5: expected 0 to 4"):
+            read_tasks(settings, fold=FOLDS)
+    tests = [{t.id for t in found.tasks if found.split_of[t.id] == "test"} for found in folds]
+    always = set.intersection(*tests)  # those with tools of 01's own test side
+    trained = {t.id for t in folds[0].tasks if folds[0].split_of[t.id] == "train"}
+    held_out = [found - always for found in tests]
+    assert sum(map(len, held_out)) == len(set.union(*held_out))  # no task twice
+    assert len(trained & set.union(*held_out)) > 0.7 * len(trained)  # the others call tools of two folds
+    assert all(len([i for i in f.split_of.values() if i == "train"]) > len(f.split_of) // 2 for f in folds)
 
 
 def test_the_filter_keeps_exactly_what_the_teacher_did_right(settings):

@@ -81,8 +81,90 @@ def test_a_few_shot_run_of_another_question_or_base_is_left_out_and_said(two_run
     assert "-p shots 4" in verdicts.show_few_shot(decided).to_html()
 
 
+def copy_run(settings, name: str, model: str, **identity) -> None:
+    """A run of `name` under the name of another model, with changes to its identity."""
+    content = json.loads((settings.evaluation / f"toolcall_{name}_test.json").read_text())
+    content["run"] |= {"model": model, "identity": content["run"]["identity"] | identity}
+    write_json(settings.evaluation / f"toolcall_{model}_test.json", content)
+
+
+UNQUANTISED = {"quantisation": None, "is_dequantised": None}
+
+
+def test_what_4_bit_took_stands_beside_the_rule_and_changes_nothing(two_runs):  # noqa: F811
+    before = decision.decide(two_runs, "toolcall")
+    assert "-p models slm-full" in verdicts.show_full(before).to_html()
+    right_one = json.loads((two_runs.evaluation / "toolcall_azure_test.json").read_text())
+    copy_run(two_runs, "slm", "slm-full", **UNQUANTISED)
+    slm_full = json.loads((two_runs.evaluation / "toolcall_slm-full_test.json").read_text())
+    right_one["run"] |= {"model": "slm-full", "identity": slm_full["run"]["identity"]}
+    write_json(two_runs.evaluation / "toolcall_slm-full_test.json", right_one)
+    decided = decision.decide(two_runs, "toolcall")
+    assert decided["FINE_TUNE"] == before["FINE_TUNE"] == 1
+    assert decided["gaps"] == before["gaps"]
+    assert [(c["first"], c["second"]) for c in decided["evidence"]["full"]] == [
+        ("slm-full", "slm"),
+        ("azure", "slm-full"),
+    ]
+    lost = decided["evidence"]["full"][0]["pairs"]["args_exact_rate"]
+    assert (lost["first_only"], lost["second_only"]) == (2, 0)
+    box = verdicts.show_verdict(decided).data
+    assert "What 4-bit took: slm against slm-full: " in box
+    assert "args_exact_rate 1.00 to 0.67" in box
+    again = decision.decide_again(two_runs, "toolcall", "slm")
+    assert again["verdict"] == "stay"  # slm-full would pass, and is not asked
+    assert list(again["rules"]) == ["slm"]
+    assert again["evidence"]["full"] == decided["evidence"]["full"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"), [({"arithmetic": "bfloat16"}, "not of one base"), ({"adapter_sha256": "a"}, "another adapter")]
+)
+def test_an_unquantised_run_of_another_base_or_adapter_is_left_out_and_said(
+    two_runs,  # noqa: F811
+    capsys,
+    change,
+    said,
+):
+    copy_run(two_runs, "slm", "slm-full", **UNQUANTISED, **change)
+    assert decision.decide(two_runs, "toolcall")["evidence"]["full"] == []
+    printed = capsys.readouterr().out
+    assert "slm-full is left out" in printed
+    assert said in printed
+
+
+def test_two_unquantised_runs_must_be_held_alike_too():
+    metrics = {model: read_recorded("slm") for model in ("slm", "slm-full", "slm_ft-full")}
+    for model, content in metrics.items():
+        content["run"] |= {"model": model}
+    for model in ("slm-full", "slm_ft-full"):
+        metrics[model]["run"]["identity"] |= UNQUANTISED
+    comparison._check_base(metrics)
+    metrics["slm-full"]["run"]["identity"]["quantisation"] = "int8"
+    with pytest.raises(ValueError, match="not of one base"):
+        comparison._check_base(metrics)
+
+
+def test_the_hosted_llm_with_examples_is_shown_and_never_ruled_on(two_runs):  # noqa: F811
+    decision.decide(two_runs, "toolcall")
+    train = read_rows(two_runs.dataset / "toolcall" / "train.jsonl", "toolcall")
+    copy_run(two_runs, "azure", "azure-shots2")
+    path = two_runs.evaluation / "toolcall_azure-shots2_test.json"
+    content = json.loads(path.read_text())
+    content["run"] |= {"shots": 2, "shots_sha256": hash_rows(pick_shots(train, 2))}
+    write_json(path, content)
+    decided = decision.decide_again(two_runs, "toolcall", "slm")
+    compared = [(c["first"], c["second"]) for c in decided["evidence"]["few_shot"]]
+    assert compared == [("azure", "azure-shots2"), ("azure-shots2", "slm")]
+    assert list(decided["rules"]) == ["slm"]
+    assert decided["verdict"] == "stay"
+    assert "azure-shots2" in verdicts.show_few_shot(decided).to_html()
+    assert "azure-shots2" in decided["costs"]["models"]
+    assert "azure-shots2" not in decided["costs"]["pays"]
+
+
 def read_recorded(model: str) -> dict:
-    path = ROOT / "benchmarks" / "results" / "recorded" / "05_eval" / f"toolcall_{model}_test.json"
+    path = ROOT / "benchmarks" / "results" / "recorded_smollm2" / "05_eval" / f"toolcall_{model}_test.json"
     return json.loads(path.read_text())
 
 

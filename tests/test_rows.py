@@ -140,7 +140,7 @@ def test_logprobs_come_back_and_ledgers_of_old_have_none():
     sure = replace(make_line(0).generation, mean_logprob=-0.25, min_logprob=-1.5)
     line = replace(make_line(0), generation=sure)
     assert LedgerLine.from_json(line.to_json()) == line
-    recorded = ROOT / "benchmarks" / "results" / "recorded" / "05_eval" / "runs"
+    recorded = ROOT / "benchmarks" / "results" / "recorded_smollm2" / "05_eval" / "runs"
     ledgers = [read_ledger(path) for path in recorded.glob("*/ledger.jsonl")]
     assert len(ledgers) > 4
     assert {line.generation.mean_logprob for ledger in ledgers for line in ledger.values()} == {None}

@@ -1,0 +1,167 @@
+"""A real pair on record: a hosted LLM behind `swap serve`, an SLM, both tracks, and then the loop.
+
+    python -m benchmarks.real_pair record HOME HOSTED SLM    # folders of checkpoints; a stopped one goes on
+    python -m benchmarks.real_pair keep HOME                 # copies what the pages need to benchmarks/results/recorded
+    python -m benchmarks.full_report                         # the pages and tables, from what was kept; needs no GPU
+
+Every stage is a process of its own, since Unsloth patches transformers. Evaluations run alone on the machine; trainings and
+the capture run side by side, and so do the folds, each of which holds out other tools and is a home below HOME/folds.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.records import RESULTS
+from swaplib import capture, captured, decision, distill, evaluate, flywheel, parity, training
+from swaplib.adapter import read_card
+from swaplib.agent import AgentOptions
+from swaplib.local import LocalSLM, find_full_precision
+from swaplib.metrics import TRACKS, Track
+from swaplib.model_names import CAPTURED
+from swaplib.rows import write_json
+from swaplib.server_process import running_server
+from swaplib.settings import ROOT, Settings, load_settings
+from swaplib.tasks import FOLDS
+
+RECORDED = RESULTS / "recorded"
+PORT = 8203  # the address is part of every question, so it must be the same when a record goes on
+SPLITS = ("val", "test")
+BEFORE, AFTER = "azure,azure-shots4,slm,slm-full,slm-shots4", "slm_ft,slm_ft-full"
+SIZES = {"batch_size": 128, "concurrency": 64}
+AGENTS = 48  # tasks in work at once
+LEFT_OUT = shutil.ignore_patterns("trace*.jsonl", "checkpoints", "reports", ".lock-*", "*.safetensors", "tokenizer*")
+
+
+def evaluate_before(settings: Settings, track: Track) -> None:
+    """The hosted LLM and the SLM, each as it is and few-shot, the SLM also unquantised; then the decision."""
+    for split in SPLITS:
+        evaluate.run_models(settings, track, BEFORE, split=split, **SIZES)
+    decision.decide(settings, track)
+
+
+def train_track(settings: Settings, track: Track) -> None:
+    """What 04 does, with the fixed settings."""
+    training.fine_tune(settings, track)
+
+
+def evaluate_after(settings: Settings, track: Track) -> None:
+    """The fine-tuned SLM, parity, and the second decision."""
+    for split in SPLITS:
+        evaluate.run_models(settings, track, AFTER, split=split, **SIZES)
+    parity.measure_parity(settings, track, "slm_ft", n_rows=16, batch_size=16)
+    decision.decide_again(settings, track, "slm_ft")
+
+
+def capture_tasks(settings: Settings) -> None:
+    """What 06 does."""
+    capture.capture_trajectories(settings, concurrency=AGENTS)
+
+
+def build(settings: Settings, fold: str) -> None:
+    """What 07 does, for one fold."""
+    captured.build_captured(settings, fold=int(fold))
+
+
+def distil(settings: Settings) -> None:
+    """The agent's adapter of a home's build."""
+    distill.distill_agent(settings)
+
+
+def train_captured(settings: Settings, track: Track) -> None:
+    """The track's adapter of a home's captured rows."""
+    distill.fine_tune_captured(settings, track)
+
+
+def close_loop(settings: Settings, track: Track) -> None:
+    """The end of 08, with the adapters that the home has; and which tasks each agent has solved."""
+    cards = {"agent": read_card(settings.adapter_of(distill.AGENT)) or None}
+    cards["rows"] = read_card(settings.adapter_of(CAPTURED.name_adapter(track))) or None
+    _, agents = flywheel.close_loop(settings, track, "sample", None, AgentOptions(), AGENTS, cards)
+    solved = {m: dict(zip(run.capture.facts["task_ids"], run.solved, strict=True)) for m, run in agents.items()}
+    write_json(settings.evaluation / "solved.json", solved)
+
+
+STEPS = {step.__name__: step for step in (evaluate_before, train_track, evaluate_after, capture_tasks, build)}
+STEPS |= {step.__name__: step for step in (distil, train_captured, close_loop)}
+
+
+def record(home: Path, hosted: Path, slm: Path) -> None:
+    """All stages, in processes of their own."""
+    rows = home / "02_dataset"
+    if not rows.exists():
+        shutil.copytree(ROOT / "slm_swap" / "02_dataset", rows, ignore=shutil.ignore_patterns("source", "captured"))
+    with running_server(LocalSLM(hosted, None, find_full_precision(), AGENTS), hosted.name, PORT) as root:
+        known = {"AZURE_ENDPOINT": f"{root}/v1", "AZURE_DEPLOYMENT": hosted.name, "AZURE_API_KEY": "none-is-needed"}
+        known |= {"SLM_MODEL_PATH": str(slm), "SWAP_TRACING": "outbox", "SWAP_ENV_FILE": os.devnull}
+        known |= {"SLM_BASE_URL": ""}
+        for track in TRACKS:
+            run_steps(known, (home, "evaluate_before", track))
+        run_steps(known, (home, "capture_tasks"), *((home, "train_track", track) for track in TRACKS))
+    for track in TRACKS:
+        run_steps(known, (home, "evaluate_after", track))
+    homes = [copy_capture(home, fold) for fold in range(FOLDS)]
+    run_steps(known, *((of_fold, "build", fold) for fold, of_fold in enumerate(homes)))
+    of_rows = [(home, "train_captured", track) for track in TRACKS]
+    run_steps(known, *((of_fold, "distil") for of_fold in homes), *of_rows)
+    run_steps(known, *((of_fold, "close_loop", "toolcall") for of_fold in homes))
+    run_steps(known, (home, "close_loop", "structured"))
+
+
+def copy_capture(home: Path, fold: int) -> Path:
+    """The home of a fold, with the rows and the capture; the first fold's is the home itself."""
+    if fold == 0:
+        return home
+    target = home / "folds" / str(fold)
+    run = capture.read_capture(load_settings().model_copy(update={"swap_home": home})).folder
+    shutil.copytree(
+        home / "02_dataset", target / "02_dataset", dirs_exist_ok=True, ignore=shutil.ignore_patterns("captured")
+    )
+    shutil.copytree(run, target / "05_eval" / "runs" / run.name, dirs_exist_ok=True)
+    shutil.copy(home / "05_eval" / "capture.json", target / "05_eval")
+    return target
+
+
+def run_steps(known: dict[str, str], *steps: Sequence[object]) -> None:
+    """Run steps (home, name, arguments) side by side, each in a process whose output goes to HOME/logs.
+
+    Raises:
+        RuntimeError: Some ended badly; the others were waited for. Names them and ends with their outputs.
+    """
+    running = []
+    for home, *words in steps:
+        log = Path(str(home)) / "logs" / f"{'-'.join(map(str, words))}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "benchmarks.real_pair", "step", *map(str, words)]
+        env = os.environ | known | {"SWAP_HOME": str(home)}
+        env |= {"UNSLOTH_COMPILE_LOCATION": str(log.with_suffix(""))}  # two trainings must not write the same code
+        with log.open("w") as out:
+            running.append((log, subprocess.Popen(command, env=env, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT)))
+        print("begun:", *words, flush=True)
+    failed = [log for log, process in running if process.wait() != 0]
+    if failed:
+        ends = "\n".join(f"{log}:\n{log.read_text()[-2000:]}" for log in failed)
+        raise RuntimeError(f"{len(failed)} of {len(steps)} steps failed:\n{ends}")
+
+
+def keep(home: Path) -> None:
+    """Copy what the pages need: rows and weights are elsewhere, traces hold nothing that a ledger does not."""
+    shutil.rmtree(RECORDED, ignore_errors=True)
+    for place in [Path(), *sorted(path.relative_to(home) for path in home.glob("folds/*"))]:
+        for part in ("04_ft", "05_eval", "02_dataset/captured"):
+            shutil.copytree(home / place / part, RECORDED / place / part, ignore=LEFT_OUT, dirs_exist_ok=True)
+
+
+def main(command: str, *words: str) -> None:
+    """Run one of the commands above, or one step in the home that the environment names."""
+    if command == "step":
+        STEPS[words[0]](load_settings(), *words[1:])
+    else:
+        {"record": record, "keep": keep}[command](*(Path(word).resolve() for word in words))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
