@@ -17,8 +17,8 @@ from pathlib import Path
 import openai
 
 from swaplib import capture
+from swaplib.files import write_json, write_text
 from swaplib.provenance import describe_machine
-from swaplib.rows import write_json, write_text
 from swaplib.trajectory import read_trajectories
 
 RESULTS = Path(__file__).parent / "results"

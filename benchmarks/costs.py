@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from swaplib import trainer
+from swaplib.files import write_json, write_text
 from swaplib.labels import Example, label_splits
 from swaplib.local import LocalSLM
 from swaplib.prompts import build_messages
 from swaplib.provenance import describe_machine
-from swaplib.rows import read_rows, write_json, write_text
+from swaplib.rows import read_rows
 from swaplib.settings import ROOT, load_settings
 
 RESULTS = Path(os.environ.get("OUT", Path(__file__).parent / "results"))

@@ -19,11 +19,12 @@ import time
 from pathlib import Path
 
 from swaplib import evaluate, parity, training
+from swaplib.files import write_json, write_text
 from swaplib.local import LocalSLM
 from swaplib.metrics import TRACKS, core_metrics, rates_of, score_rows
 from swaplib.prompts import build_messages
 from swaplib.provenance import describe_machine
-from swaplib.rows import read_rows, write_json, write_text
+from swaplib.rows import read_rows
 from swaplib.settings import ROOT, Settings, load_settings
 
 RESULTS = Path(os.environ.get("OUT", Path(__file__).parent / "results"))

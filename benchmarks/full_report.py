@@ -22,10 +22,11 @@ from benchmarks.records import RESULTS
 from swaplib import capture_report, captured, diagnosis, distill, evidence, figures, repeats, report, runs, verdicts
 from swaplib.adapter import read_card
 from swaplib.evidence import wilson_interval
+from swaplib.files import write_text
 from swaplib.metrics import TRACKS, Track, core_metrics
 from swaplib.model_names import CAPTURED
 from swaplib.report import format_rate
-from swaplib.rows import read_rows, write_text
+from swaplib.rows import read_rows
 from swaplib.settings import ROOT, Settings, load_settings
 
 STYLE = "body{font-family:sans-serif;margin:2em;max-width:80em}table{border-collapse:collapse}td,th{padding:.2em .6em}"

@@ -18,12 +18,13 @@ from typing import Any
 
 from swaplib import agent_prompt, capture, xlam
 from swaplib.agent import AgentOptions
+from swaplib.files import write_json, write_text
 from swaplib.hosted import HostedLLM
 from swaplib.local import LocalSLM
 from swaplib.metrics import TRACKS, Track, core_metrics, rates_of, score_rows
 from swaplib.prompts import ROW_PROMPTS, build_messages, pick_shots
 from swaplib.provenance import describe_machine
-from swaplib.rows import Row, write_json, write_text
+from swaplib.rows import Row
 from swaplib.server_process import running_server
 from swaplib.settings import ROOT, Settings, load_settings
 from swaplib.tasks import read_tasks

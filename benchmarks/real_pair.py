@@ -19,10 +19,10 @@ from benchmarks.records import RESULTS
 from swaplib import capture, captured, decision, distill, evaluate, flywheel, parity, training
 from swaplib.adapter import read_card
 from swaplib.agent import AgentOptions
+from swaplib.files import write_json
 from swaplib.local import LocalSLM, find_full_precision
 from swaplib.metrics import TRACKS, Track
 from swaplib.model_names import CAPTURED
-from swaplib.rows import write_json
 from swaplib.server_process import running_server
 from swaplib.settings import ROOT, Settings, load_settings
 from swaplib.tasks import FOLDS

@@ -11,8 +11,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from swaplib.files import write_json, write_text
 from swaplib.provenance import describe_machine
-from swaplib.rows import write_json, write_text
 
 RESULTS = Path(os.environ.get("OUT", Path(__file__).parent / "results"))
 ABOUT = ("part", "machine", "git_commit")

@@ -13,8 +13,8 @@ from pathlib import Path
 from benchmarks.scripted_teacher import BAD, RECOVERED, make_teacher, teaching
 from swaplib import capture, captured
 from swaplib.checkpoints import PACKAGED_NAME, download
+from swaplib.files import write_json, write_text
 from swaplib.provenance import describe_machine
-from swaplib.rows import write_json, write_text
 from swaplib.settings import ROOT, load_settings
 from swaplib.tasks import read_tasks
 

@@ -20,7 +20,7 @@ from benchmarks.scripted_teacher import make_teacher, teaching
 from swaplib import distill, flywheel, verdicts
 from swaplib.agent import AgentOptions
 from swaplib.checkpoints import PACKAGED_NAME, download
-from swaplib.rows import write_json, write_text
+from swaplib.files import write_json, write_text
 from swaplib.settings import ROOT, load_settings
 from swaplib.trainer import Recipe
 

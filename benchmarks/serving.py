@@ -14,10 +14,11 @@ from pathlib import Path
 import httpx
 
 from swaplib.checkpoints import PACKAGED_NAME, download
+from swaplib.files import write_json, write_text
 from swaplib.local import LocalSLM
 from swaplib.prompts import build_messages
 from swaplib.provenance import describe_machine
-from swaplib.rows import read_rows, write_json, write_text
+from swaplib.rows import read_rows
 from swaplib.server_process import running_server
 from swaplib.settings import ROOT
 

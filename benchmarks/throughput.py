@@ -31,10 +31,11 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from benchmarks.records import make_record, write_records
 from swaplib import decoding, evaluate
 from swaplib.checkpoints import PACKAGED_NAME, download
+from swaplib.files import append_line, hash_text
 from swaplib.local import LocalSLM
 from swaplib.metrics import score_row
 from swaplib.prompts import build_messages
-from swaplib.rows import Generation, LedgerLine, append_line, hash_text, read_rows
+from swaplib.rows import Generation, LedgerLine, read_rows
 from swaplib.settings import ROOT, Settings, load_settings
 
 HAS_GPU = torch.cuda.is_available()

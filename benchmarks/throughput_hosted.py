@@ -30,11 +30,12 @@ import httpx
 from benchmarks.records import make_record, write_records
 from benchmarks.scripted_endpoint import ANSWER, BURST_S, Options, answering, draw_latency
 from swaplib import evaluate
+from swaplib.files import append_line, hash_text, read_appended, write_text
 from swaplib.hosted import CallFailed
 from swaplib.metrics import score_rows
 from swaplib.prompts import build_messages
 from swaplib.provenance import describe_machine
-from swaplib.rows import Row, append_line, hash_text, read_appended, read_ledger, read_rows, write_rows, write_text
+from swaplib.rows import Row, read_ledger, read_rows, write_rows
 from swaplib.server_process import find_free_port
 from swaplib.settings import ROOT, Settings, load_settings
 from swaplib.tracing import RunTrace

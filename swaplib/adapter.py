@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from swaplib.checkpoints import hash_checkpoint
+from swaplib.files import write_json
 from swaplib.local import LocalSLM
 from swaplib.metrics import Track
-from swaplib.rows import hash_rows, read_rows, write_json
+from swaplib.rows import hash_rows, read_rows
 from swaplib.settings import Settings, show_path
 
 

@@ -20,10 +20,10 @@ from tqdm import tqdm
 from swaplib import provenance, tracing
 from swaplib.agent import AgentOptions, run_agent
 from swaplib.agent_prompt import build_agent_messages
+from swaplib.files import append_line, hash_text, write_json
 from swaplib.hosted import HostedLLM
 from swaplib.metrics import canonical_json
 from swaplib.outbox import Delivery, check_tracing, describe_delivery
-from swaplib.rows import append_line, hash_text, write_json
 from swaplib.settings import Settings, show_path
 from swaplib.shim import Recorder
 from swaplib.tasks import Task, TaskSet, read_tasks

@@ -25,9 +25,10 @@ from swaplib.agent_prompt import build_agent_messages
 from swaplib.audit import check_leaks
 from swaplib.capture import Capture, read_capture
 from swaplib.checkpoints import check_checkpoint
+from swaplib.files import hash_file, hash_text, write_json, write_text
 from swaplib.metrics import TRACKS, Track, canonical_json
 from swaplib.outbox import Delivery, check_tracing, describe_delivery
-from swaplib.rows import SPLITS, Rows, hash_file, hash_text, write_json, write_text
+from swaplib.rows import SPLITS, Rows
 from swaplib.settings import Settings, show_path
 from swaplib.tasks import Task, TaskSet, read_tasks
 from swaplib.trajectory import Verdict, count_verdicts, filter_trajectories

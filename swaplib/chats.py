@@ -11,10 +11,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from swaplib.files import read_appended
 from swaplib.labels import IGNORED, Example
 from swaplib.local import LocalSLM
 from swaplib.prompts import Message
-from swaplib.rows import read_appended
 from swaplib.settings import show_path
 
 

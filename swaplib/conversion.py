@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from swaplib.files import write_json
 from swaplib.gguf_files import CONTROL, ROLES, UNUSED, USER_DEFINED, GGUFFile, join_parts, read_gguf
-from swaplib.rows import write_json
 from swaplib.templates import render
 
 ANSWER_LIMIT = 64

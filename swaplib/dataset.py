@@ -16,10 +16,11 @@ from swaplib import templates, xlam
 from swaplib.audit import check_leaks, count_repeats
 from swaplib.checkpoints import check_checkpoint
 from swaplib.facts import Collection, RowFacts, count_given, format_facts, make_facts
+from swaplib.files import hash_text, write_json, write_text
 from swaplib.metrics import TRACKS, Track
 from swaplib.own_rows import read_own_rows
 from swaplib.prompts import build_messages
-from swaplib.rows import SPLITS, Rows, format_rows, hash_text, write_json, write_text
+from swaplib.rows import SPLITS, Rows, format_rows
 from swaplib.settings import ROOT, Settings, show_path
 
 

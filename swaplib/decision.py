@@ -20,10 +20,10 @@ from swaplib.comparison import (
     list_rates,
     read_compared,
 )
+from swaplib.files import write_json
 from swaplib.metrics import Track, check_track, core_metrics
 from swaplib.model_names import ModelName
 from swaplib.outbox import check_tracing, describe_delivery
-from swaplib.rows import write_json
 from swaplib.runs import read_ledgers, read_metrics
 from swaplib.settings import Settings, show_path
 

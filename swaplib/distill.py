@@ -10,11 +10,12 @@ from typing import Any
 
 from swaplib import captured, training
 from swaplib.chats import Chat, label_chat, label_chats, prove_chats, read_chats
+from swaplib.files import hash_file, hash_text
 from swaplib.local import LocalSLM
 from swaplib.metrics import Track, check_track
 from swaplib.model_names import CAPTURED
 from swaplib.outbox import check_tracing
-from swaplib.rows import hash_file, hash_text, read_rows
+from swaplib.rows import read_rows
 from swaplib.settings import Settings, show_path
 from swaplib.trainer import Recipe, import_unsloth
 

@@ -17,25 +17,14 @@ from typing import Any
 from tqdm import tqdm
 
 from swaplib import costs, evidence, provenance, tracing
+from swaplib.files import append_line, hash_file, hash_text, write_json
 from swaplib.hosted import HostedLLM
 from swaplib.local import LocalSLM, find_full_precision
 from swaplib.metrics import Track, aggregate, canonical_json, check_track, core_metrics, rates_of, score_row
 from swaplib.model_names import ModelName, parse_models
 from swaplib.outbox import Delivery, check_tracing, describe_delivery
 from swaplib.prompts import Message, build_messages, pick_shots
-from swaplib.rows import (
-    SPLITS,
-    STATUSES,
-    LedgerLine,
-    Row,
-    append_line,
-    hash_file,
-    hash_rows,
-    hash_text,
-    read_ledger,
-    read_rows,
-    write_json,
-)
+from swaplib.rows import SPLITS, STATUSES, LedgerLine, Row, hash_rows, read_ledger, read_rows
 from swaplib.settings import Settings, show_path
 
 

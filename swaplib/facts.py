@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from swaplib.answerability import find_origin
+from swaplib.files import hash_text
 from swaplib.metrics import Prediction, ToolCall, Track, parse_gold, parse_json
-from swaplib.rows import Row, Rows, hash_text
+from swaplib.rows import Row, Rows
 from swaplib.settings import Settings, show_path
 from swaplib.tool_schemas import Tool, to_openai
 

@@ -9,11 +9,11 @@ from swaplib.adapter import find_misfit
 from swaplib.agent import AgentOptions
 from swaplib.checkpoints import hash_checkpoint
 from swaplib.comparison import compare_models, keep_comparable, list_rates, read_compared
+from swaplib.files import write_json
 from swaplib.metrics import Track
 from swaplib.model_names import CAPTURED
 from swaplib.notebooks import parse_parameters, run_notebook
 from swaplib.outbox import describe_delivery
-from swaplib.rows import write_json
 from swaplib.runs import read_ledgers, read_metrics
 from swaplib.settings import ROOT, Settings, show_path
 

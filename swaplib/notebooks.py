@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from swaplib.files import write_text
 from swaplib.model_names import parse_models
-from swaplib.rows import write_text
 from swaplib.settings import Settings
 
 

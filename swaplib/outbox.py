@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from swaplib.rows import hash_text, read_appended, write_json
+from swaplib.files import hash_text, read_appended, write_json
 from swaplib.settings import Settings, show_path
 
 SPANS_PATH, SCORES_PATH = "/api/public/otel/v1/traces", "/api/public/scores"

@@ -15,13 +15,14 @@ from typing import Any
 from swaplib import provenance, tracing
 from swaplib.adapter import write_merged
 from swaplib.evaluate import make_model
+from swaplib.files import hash_text, write_json
 from swaplib.hosted import HostedLLM
 from swaplib.local import LocalSLM, find_full_precision
 from swaplib.metrics import Track, canonical_json
 from swaplib.model_names import ModelName
 from swaplib.outbox import check_tracing, describe_delivery
 from swaplib.prompts import Message, build_messages
-from swaplib.rows import hash_text, read_rows, write_json
+from swaplib.rows import read_rows
 from swaplib.server_process import running_server
 from swaplib.settings import Settings, show_path
 

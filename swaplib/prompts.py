@@ -13,8 +13,9 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+from swaplib.files import write_text
 from swaplib.metrics import Track, check_track
-from swaplib.rows import Row, write_text
+from swaplib.rows import Row
 from swaplib.settings import ROOT
 
 Message = dict[str, str]

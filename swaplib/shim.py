@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from swaplib.files import append_line
 from swaplib.provenance import now_utc
-from swaplib.rows import append_line
 from swaplib.trajectory import Step, Trajectory
 
 

@@ -19,8 +19,8 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
+from swaplib.files import append_line
 from swaplib.outbox import SCORES_PATH, list_spans, mask_content
-from swaplib.rows import append_line
 
 
 class Outbox(SpanExporter, httpx.BaseTransport):

@@ -19,9 +19,9 @@ from typing import Any
 from tqdm import tqdm
 
 from swaplib import tracing
+from swaplib.files import write_json
 from swaplib.labels import IGNORED, Example
 from swaplib.local import LocalSLM
-from swaplib.rows import write_json
 
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 GRADIENT_CHECKPOINTING: bool | str = False  # or "unsloth": less memory, more time

@@ -12,11 +12,12 @@ from typing import Any
 from swaplib import provenance, tracing
 from swaplib.adapter import read_card
 from swaplib.decision import read_decision
+from swaplib.files import hash_text, write_json
 from swaplib.labels import Example, label_row, label_splits, prove_labels
 from swaplib.local import LocalSLM
 from swaplib.metrics import Track, canonical_json, check_track
 from swaplib.outbox import check_tracing, describe_delivery
-from swaplib.rows import Row, hash_rows, hash_text, read_rows, write_json
+from swaplib.rows import Row, hash_rows, read_rows
 from swaplib.settings import Settings, show_path
 from swaplib.trainer import Recipe, import_unsloth, save_adapter, train
 

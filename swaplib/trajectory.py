@@ -18,8 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from swaplib.files import parse_appended
 from swaplib.metrics import canonical_json, same_json
-from swaplib.rows import parse_appended
 from swaplib.templates import CONTROL_TOKENS
 
 Outcome = Literal["answered", "step_limit", "error", "exchange"]

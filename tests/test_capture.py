@@ -18,10 +18,11 @@ from swaplib import agent, agent_eval, capture, captured, xlam
 from swaplib.agent import AgentOptions, run_agent
 from swaplib.agent_prompt import build_agent_messages
 from swaplib.audit import called_tools
+from swaplib.files import hash_file, write_json, write_text
 from swaplib.hosted import CallFailed, HostedLLM
 from swaplib.metrics import parse_gold
 from swaplib.outbox import list_spans, read_outbox
-from swaplib.rows import SPLITS, hash_file, read_rows, write_json, write_text
+from swaplib.rows import SPLITS, read_rows
 from swaplib.sandbox import Limits
 from swaplib.settings import ROOT, load_settings
 from swaplib.tasks import FOLDS, list_tasks, read_tasks

@@ -6,8 +6,9 @@ from raw_rows import TOOL, call, make_raw, rename, toolcall_row, write_own
 
 from swaplib import dataset
 from swaplib.audit import called_tools
+from swaplib.files import hash_file, write_json
 from swaplib.metrics import TRACKS
-from swaplib.rows import SPLITS, Row, hash_file, read_rows, write_json, write_rows
+from swaplib.rows import SPLITS, Row, read_rows, write_rows
 from swaplib.settings import ROOT
 
 SIZES = {"toolcall": "340/60/100", "structured": "600/80/100"}

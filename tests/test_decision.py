@@ -6,8 +6,9 @@ from test_evaluate import right, run_azure, wrong_for
 
 from swaplib import comparison, decision, outbox
 from swaplib.checkpoints import hash_checkpoint
+from swaplib.files import write_json
 from swaplib.local import LocalSLM
-from swaplib.rows import Row, hash_rows, read_rows, write_json, write_rows
+from swaplib.rows import Row, hash_rows, read_rows, write_rows
 
 
 def metrics(n: int, valid: int, name: int, args: int) -> dict:

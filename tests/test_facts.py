@@ -18,8 +18,9 @@ from swaplib.facts import (
     make_facts,
     read_facts,
 )
+from swaplib.files import hash_text, write_text
 from swaplib.metrics import TRACKS, parse_gold
-from swaplib.rows import SPLITS, Row, hash_text, read_rows, write_rows, write_text
+from swaplib.rows import SPLITS, Row, read_rows, write_rows
 from swaplib.settings import ROOT
 from swaplib.tool_schemas import parse_tool
 

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.scripted_teacher import make_teacher, teaching
 from swaplib import distill, flywheel, outbox
-from swaplib.rows import hash_file, write_json, write_text
+from swaplib.files import hash_file, write_json, write_text
 from swaplib.settings import ROOT
 
 

@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM, Starcoder2Config, Starcoder2ForCa
 from typer.testing import CliRunner
 
 from swaplib import checkpoints, cli
+from swaplib.files import hash_file
 from swaplib.gguf_files import list_architectures
 from swaplib.local import LocalSLM
-from swaplib.rows import hash_file
 
 N_TOKENS = 600
 SPECIAL = 17  # the packaged vocabulary begins with so many control tokens

@@ -5,9 +5,10 @@ from raw_rows import TOOL, rename, toolcall_row, write_own
 
 from swaplib import dataset
 from swaplib.facts import read_facts
+from swaplib.files import write_json
 from swaplib.metrics import TRACKS
 from swaplib.own_rows import read_own_rows
-from swaplib.rows import SPLITS, Row, write_json
+from swaplib.rows import SPLITS, Row
 
 SIZES = dict.fromkeys(TRACKS, "1/1/1")
 SCHEMA = {"type": "object", "properties": {"total": {"type": "integer"}}, "required": ["total"]}

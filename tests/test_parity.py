@@ -8,8 +8,9 @@ from servers import as_json, refusal, serving
 
 from swaplib import outbox, parity
 from swaplib.checkpoints import check_checkpoint, hash_checkpoint
+from swaplib.files import write_json
 from swaplib.local import LocalSLM
-from swaplib.rows import read_rows, write_json, write_rows
+from swaplib.rows import read_rows, write_rows
 from swaplib.settings import ROOT
 from swaplib.stand_in import STAND_IN
 

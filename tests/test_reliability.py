@@ -27,8 +27,9 @@ from test_tracing import KEYS, Langfuse
 
 from conftest import make_rows
 from swaplib import dataset, evaluate, outbox
+from swaplib.files import hash_file
 from swaplib.provenance import describe_device, now_utc
-from swaplib.rows import SPLITS, Row, hash_file, read_ledger, write_rows
+from swaplib.rows import SPLITS, Row, read_ledger, write_rows
 from swaplib.settings import ROOT
 
 PAGE = ROOT / "docs" / "reliability.md"

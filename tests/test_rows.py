@@ -3,16 +3,8 @@ from dataclasses import replace
 
 import pytest
 
-from swaplib.rows import (
-    Generation,
-    LedgerLine,
-    Row,
-    append_line,
-    read_ledger,
-    read_rows,
-    write_rows,
-    write_text,
-)
+from swaplib.files import append_line, write_text
+from swaplib.rows import Generation, LedgerLine, Row, read_ledger, read_rows, write_rows
 from swaplib.settings import ROOT
 
 GOOD = json.dumps({"prompt": "p", "completion": '<tool_call name="f">{}</tool_call>'})

@@ -5,9 +5,10 @@ from servers import as_json, serving
 
 from swaplib import decision, evaluate, parity
 from swaplib.doctor import check_checkpoint_loads
+from swaplib.files import write_json
 from swaplib.hosted import CallFailed
 from swaplib.model_names import ModelName
-from swaplib.rows import read_rows, write_json, write_rows
+from swaplib.rows import read_rows, write_rows
 from swaplib.server_process import running_server
 from swaplib.settings import ROOT
 

@@ -7,8 +7,9 @@ import pytest
 from servers import as_json, serving
 
 from swaplib import outbox, tracing
+from swaplib.files import hash_text
 from swaplib.prompts import build_messages
-from swaplib.rows import Generation, LedgerLine, hash_text
+from swaplib.rows import Generation, LedgerLine
 
 KEYS = {
     "swap_tracing": "langfuse",

@@ -9,11 +9,12 @@ import time
 import pytest
 
 from swaplib import adapter, comparison, labels, outbox, trainer, training
+from swaplib.files import hash_file, write_json
 from swaplib.labels import IGNORED, Example
 from swaplib.local import LocalSLM
 from swaplib.prompts import build_messages
 from swaplib.provenance import describe_device
-from swaplib.rows import hash_file, read_rows, write_json, write_rows
+from swaplib.rows import read_rows, write_rows
 from swaplib.settings import ROOT, Settings, load_settings
 
 DATA = ROOT / "slm_swap" / "02_dataset"

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swaplib.agent_prompt import build_agent_messages
-from swaplib.rows import append_line
+from swaplib.files import append_line
 from swaplib.trajectory import (
     Gold,
     Step,

@@ -1,0 +1,101 @@
+"""Files on disk: written whole or not at all, appended line by line, hashed. It knows nothing of what they hold."""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+Parsed = TypeVar("Parsed")
+
+
+def hash_text(text: str) -> str:
+    """The sha256 of a text in UTF-8, in hex (a lone surrogate counts as itself)."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """The sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file atomically: a temporary file beside it, synced, then renamed. Makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with _naming(path), os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON, atomically."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors of writing, such as a full disk, do not say where; let them name the file."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append one line and sync it to disk; makes the folder. A torn last line, left by a kill, is closed first."""
+    with _naming(path), _open_to_append(path) as file:
+        if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
+            file.write(b"\n")
+        file.write(line.encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _open_to_append(path: Path) -> BinaryIO:
+    try:
+        return path.open("ab+")
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("ab+")
+
+
+def read_appended(path: Path) -> Iterator[str]:
+    """The lines of a file that append_line wrote; none when there is no file. A torn one may hold any bytes."""
+    if path.is_file():
+        with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+            yield from (line.removesuffix("\n") for line in file)
+
+
+def parse_appended(path: Path, parse: Callable[[str], Parsed], what: str) -> Iterator[Parsed]:
+    """Parse a file that append_line wrote, line by line; torn lines are passed over.
+
+    Args:
+        path: The file; nothing comes of one that is not there.
+        parse: Takes a line's text; raises JSONDecodeError for a torn one.
+        what: What a line should be, for the error.
+
+    Raises:
+        ValueError: A line is JSON but not what it should be; file:line is named.
+    """
+    for number, text in enumerate(read_appended(path), start=1):
+        try:
+            parsed = parse(text)
+        except json.JSONDecodeError:
+            continue
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path}:{number}: not {what} ({error!r})") from None
+        yield parsed
