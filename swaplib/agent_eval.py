@@ -97,8 +97,7 @@ def evaluate_agents(
     """
     check_tracing(settings)
     found, options = read_tasks(settings, source, fold), options or AgentOptions()
-    caps = [cap for cap in (limit, settings.swap_row_limit) if cap is not None]
-    held_out = tuple(task for task in found.tasks if found.split_of[task.id] == "test")[: min(caps, default=None)]
+    held_out = tuple(task for task in found.tasks if found.split_of[task.id] == "test")[: settings.cap_rows(limit)]
     if not held_out:
         raise ValueError("no task calls tools of the test split, so there is nothing to evaluate an agent on")
     tasks = replace(found, tasks=held_out)

@@ -10,21 +10,22 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from swaplib import provenance, tracing
+from swaplib import tracing
 from swaplib.agent import AgentOptions, run_agent
 from swaplib.agent_prompt import build_agent_messages
 from swaplib.files import append_line, hash_text, write_json
 from swaplib.hosted import HostedLLM
 from swaplib.metrics import canonical_json
-from swaplib.outbox import Delivery, check_tracing, describe_delivery
-from swaplib.settings import Settings, show_path
+from swaplib.outbox import check_tracing
+from swaplib.runs import find_run, lock_run, new_folder, open_run
+from swaplib.settings import Settings, check_sizes, show_path
 from swaplib.shim import Recorder
 from swaplib.tasks import Task, TaskSet, read_tasks
 from swaplib.trajectory import Trajectory, judge, read_trajectories
@@ -55,6 +56,7 @@ class Plan:
     folder: Path
     secrets: tuple[str, ...]
     concurrency: int
+    is_fresh: bool
 
     @property
     def file(self) -> Path:
@@ -106,12 +108,10 @@ def capture_trajectories(
     """
     check_tracing(settings)
     sizes = {"limit": limit, "max_steps": max_steps, "max_new_tokens": max_new_tokens, "concurrency": concurrency}
-    if wrong := [f"{name}={value}" for name, value in sizes.items() if value is not None and value < 1]:
-        raise ValueError(f"{', '.join(wrong)}: expected 1 or more (limit=None is all tasks)")
+    check_sizes(" (limit=None is all tasks)", **sizes)
     client = HostedLLM.from_settings(settings)
     options = AgentOptions(max_steps=max_steps, max_new_tokens=max_new_tokens)
-    caps = [cap for cap in (limit, settings.swap_row_limit) if cap is not None]
-    tasks, limit = read_tasks(settings, source), min(caps, default=None)
+    tasks, limit = read_tasks(settings, source), settings.cap_rows(limit)
     captured = run_plan(settings, plan_tasks(settings, "capture", client, tasks, options, limit, fresh, concurrency))
     write_json(settings.evaluation / "capture.json", captured.facts)
     return captured
@@ -140,11 +140,10 @@ def plan_tasks(
         "temperature": 0,
     }
     key = hash_text(canonical_json(facts))[:12]
-    known = max((f for f in settings.runs.glob(f"2*-{kind}-{key}") if f.is_dir()), default=None)
-    folder = known if known and not fresh else settings.runs / provenance.make_run_id(kind, key)
+    folder = (None if fresh else find_run(settings, key)) or new_folder(settings, kind, key)
     secrets = settings.azure_api_key, settings.slm_api_key, settings.langfuse_public_key, settings.langfuse_secret_key
     facts |= {"key": key, "tasks": found.facts}
-    plan = Plan(kind, client, tasks, options, facts, folder, tuple(s for s in secrets if s), concurrency)
+    plan = Plan(kind, client, tasks, options, facts, folder, tuple(s for s in secrets if s), concurrency, fresh)
     waiting = plan.find_waiting()
     if waiting:
         client.check()
@@ -175,7 +174,8 @@ def run_plan(settings: Settings, plan: Plan, session_id: str | None = None) -> C
         plan: As plan_tasks makes it.
         session_id: The Langfuse session of the trace; a capture begins its own.
     """
-    with provenance.locked(settings.runs, plan.facts["key"]):
+    with lock_run(settings, plan.facts["key"], plan.folder, plan.is_fresh) as folder:
+        plan = replace(plan, folder=folder)
         if plan.find_waiting() or not plan.facts_file.is_file():
             _run_and_write(settings, plan, session_id or plan.folder.name)
     return _read(plan.folder, json.loads(plan.facts_file.read_text(encoding="utf-8")))
@@ -183,31 +183,24 @@ def run_plan(settings: Settings, plan: Plan, session_id: str | None = None) -> C
 
 def _run_and_write(settings: Settings, plan: Plan, session_id: str) -> None:
     """Do what is waiting, write the facts, deliver the trace. While tasks are in work, there is no file of facts."""
-    file = plan.facts_file
-    file.unlink(missing_ok=True)
-    run_id, lengths = plan.folder.name, _count_prompt_tokens(settings, plan.tasks)  # before a call is paid
+    plan.facts_file.unlink(missing_ok=True)
+    lengths = _count_prompt_tokens(settings, plan.tasks)  # before a call is paid
     inputs = {"tasks": plan.facts["n_tasks"], "identity": plan.facts["identity"], "options": plan.facts["options"]}
-    with tracing.RunTrace(settings, run_id, plan.folder, plan.kind, inputs, [plan.kind], session_id) as trace:
+    with open_run(settings, plan.folder, plan.kind, inputs, [plan.kind], session_id) as run:
         for trajectory in read_trajectories(plan.file).values():  # those whose span a kill has lost
-            _trace_trajectory(trace, trajectory)
+            _trace_trajectory(run.trace, trajectory)
         waiting = plan.find_waiting()
         bar = tqdm(_run_agents(plan, waiting), plan.kind, len(waiting), file=sys.stdout, unit="task")
         for trajectory in bar:
             line = trajectory.to_json(plan.secrets)
             append_line(plan.file, line)
-            _trace_trajectory(trace, Trajectory.from_json(line))
+            _trace_trajectory(run.trace, Trajectory.from_json(line))
         found = read_trajectories(plan.file)
         facts = plan.facts | summarise([found[task.id] for task in plan.tasks]) | plan.count_solved(found)
         facts["first_prompt_tokens"] = lengths
-        trace.finish(
-            {"outcomes": facts["outcomes"], "folder": show_path(plan.folder)}, {"solved_rate": facts["solved_rate"]}
-        )
-    run = {"run_id": run_id, "started": provenance.read_start(run_id), "ended": provenance.now_utc()}
-    facts["run"] = run | provenance.describe_machine() | {"trace": asdict(trace.count())}
-    write_json(file, facts)
-    facts["run"]["trace"] = asdict(trace.deliver())
-    write_json(file, facts)
-    print(describe_delivery(Delivery(**facts["run"]["trace"]), settings))
+        output = {"outcomes": facts["outcomes"], "folder": show_path(plan.folder)}
+        run.trace.finish(output, {"solved_rate": facts["solved_rate"]})
+        run.record(plan.facts_file.name, facts)
 
 
 def _run_agents(plan: Plan, waiting: Sequence[Task]) -> Iterator[Trajectory]:

@@ -16,19 +16,20 @@ may carry loss: the agent's turns do, but for failed ones; the prompt, the task 
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swaplib import dataset, provenance, templates, tracing, xlam
+from swaplib import dataset, templates, xlam
 from swaplib.agent_prompt import build_agent_messages
 from swaplib.audit import check_leaks
 from swaplib.capture import Capture, read_capture
 from swaplib.checkpoints import check_checkpoint
-from swaplib.files import hash_file, hash_text, write_json, write_text
+from swaplib.files import hash_file, hash_text, write_text
 from swaplib.metrics import TRACKS, Track, canonical_json
-from swaplib.outbox import Delivery, check_tracing, describe_delivery
+from swaplib.outbox import check_tracing
 from swaplib.rows import SPLITS, Rows
+from swaplib.runs import lock_run, new_folder, open_run
 from swaplib.settings import Settings, show_path
 from swaplib.tasks import Task, TaskSet, read_tasks
 from swaplib.trajectory import Verdict, count_verdicts, filter_trajectories
@@ -72,9 +73,7 @@ def build_captured(settings: Settings, source: str = "sample", fold: int = 0) ->
         "dataset_manifest_sha256": hash_file(settings.dataset / "manifest.json"),
     }
     key = hash_text(canonical_json(made_from))[:12]
-    with provenance.locked(settings.runs, key):
-        known = max((f for f in settings.runs.glob(f"2*-build-{key}") if f.is_dir()), default=None)
-        folder = known or settings.runs / provenance.make_run_id("build", key)
+    with lock_run(settings, key, new_folder(settings, "build", key)) as folder:
         return _build_and_write(settings, folder, tasks, capture, made_from)
 
 
@@ -82,27 +81,22 @@ def _build_and_write(
     settings: Settings, folder: Path, tasks: TaskSet, capture: Capture, made_from: dict[str, Any]
 ) -> Build:
     """Filter and build as two spans of one trace, in the session of the capture; the manifest is written last."""
-    session, run_id = capture.folder.name, folder.name
-    with tracing.RunTrace(settings, run_id, folder, "build", made_from, ["build"], session_id=session) as trace:
+    session = capture.folder.name
+    with open_run(settings, folder, "build", made_from, ["build"], session) as run:
         verdicts = filter_trajectories(capture.trajectories, {task.id: task.gold for task in tasks.tasks})
         counts = count_verdicts(verdicts)
-        trace.add_span("filter", "filter", {"input": made_from["capture"], "output": counts})
+        run.trace.add_span("filter", "filter", {"input": made_from["capture"], "output": counts})
         splits, chats, facts = _make_splits(tasks, verdicts)
         called = [example.called for by_split in splits.values() for found in by_split.values() for example in found]
         made = dataset.collect(splits, xlam.name_groups(called))
         check_leaks(made.rows)
         facts |= {"answerability": dataset.count_answers(made.facts)}
         hashes = _write_files(folder_of(settings), dataset.format_files(made), chats, verdicts)
-        trace.add_span("build", "build", {"input": counts["kept"], "output": facts})
-        trace.finish(
-            {**counts, **facts, "folder": show_path(folder_of(settings))}, {"kept_share": counts["kept_share"]}
-        )
-    run = {"run_id": run_id, "session_id": session, "started": provenance.read_start(run_id)}
-    run |= {"ended": provenance.now_utc(), **provenance.describe_machine(), "trace": asdict(trace.deliver())}
-    manifest = {"made_from": made_from, "filter": counts, **facts, "sha256": hashes, "run": run}
-    write_json(folder / "build.json", manifest)
-    write_json(folder_of(settings) / "manifest.json", manifest)
-    print(describe_delivery(Delivery(**run["trace"]), settings))
+        run.trace.add_span("build", "build", {"input": counts["kept"], "output": facts})
+        output = {**counts, **facts, "folder": show_path(folder_of(settings))}
+        run.trace.finish(output, {"kept_share": counts["kept_share"]})
+        manifest = {"made_from": made_from, "filter": counts, **facts, "sha256": hashes, "run": {"session_id": session}}
+        run.record("build.json", manifest, folder_of(settings) / "manifest.json")
     return Build(made.rows, tuple(chats), tuple(verdicts), manifest)
 
 

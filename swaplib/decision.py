@@ -4,11 +4,11 @@ The rule is computed only from two complete runs over the same rows, and nothing
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from swaplib import costs, provenance, tracing
+from swaplib import costs
 from swaplib.adapter import find_misfit
 from swaplib.checkpoints import hash_checkpoint
 from swaplib.comparison import (
@@ -20,11 +20,10 @@ from swaplib.comparison import (
     list_rates,
     read_compared,
 )
-from swaplib.files import write_json
 from swaplib.metrics import Track, check_track, core_metrics
 from swaplib.model_names import ModelName
-from swaplib.outbox import check_tracing, describe_delivery
-from swaplib.runs import read_ledgers, read_metrics
+from swaplib.outbox import check_tracing
+from swaplib.runs import new_folder, open_run, read_ledgers, read_metrics
 from swaplib.settings import Settings, show_path
 
 
@@ -204,17 +203,11 @@ def _write(
     priced = costs.price_runs(metrics, costs.Prices.from_settings(settings))  # may refuse, so before anything is traced
     shared = {key: first[key] for key in MUST_AGREE}
     compared = {model: content["run"]["run_id"] for model, content in metrics.items()}
-    run_id = provenance.make_run_id(track, kind)
-    inputs, folder = {"delta": facts["delta"], "compared": compared, **shared}, settings.runs / run_id
-    with tracing.RunTrace(settings, run_id, folder, f"{kind} {track}", inputs, [track, kind]) as trace:
-        trace.add_event(kind, facts)
-        trace.finish(facts, {"FINE_TUNE": facts["FINE_TUNE"]})
-    delivery = trace.deliver()
-    run = {"run_id": run_id, "ended": provenance.now_utc(), "compared": compared, **shared}
-    run |= {**provenance.describe_machine(), "trace": asdict(delivery)}
-    content = {**facts, "n_rows": shared["n_rows"], "evidence": found, "costs": priced, "run": run}
-    write_json(folder / f"{kind}.json", content)
+    inputs, folder = {"delta": facts["delta"], "compared": compared, **shared}, new_folder(settings, track, kind)
     path = settings.evaluation / f"{track}_{kind}.json"
-    write_json(path, content)
-    print(describe_delivery(delivery, settings))
+    with open_run(settings, folder, f"{kind} {track}", inputs, [track, kind]) as run:
+        run.trace.add_event(kind, facts)
+        run.trace.finish(facts, {"FINE_TUNE": facts["FINE_TUNE"]})
+        content = {**facts, "n_rows": shared["n_rows"], "evidence": found, "costs": priced}
+        run.record(f"{kind}.json", content | {"run": {"compared": compared, **shared}}, path)
     return json.loads(path.read_text(encoding="utf-8"))

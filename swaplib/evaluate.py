@@ -10,22 +10,24 @@ import json
 import sys
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from swaplib import costs, evidence, provenance, tracing
+from swaplib import costs, evidence
 from swaplib.files import append_line, hash_file, hash_text, write_json
 from swaplib.hosted import HostedLLM
 from swaplib.local import LocalSLM, find_full_precision
 from swaplib.metrics import Track, aggregate, canonical_json, check_track, core_metrics, rates_of, score_row
 from swaplib.model_names import ModelName, parse_models
-from swaplib.outbox import Delivery, check_tracing, describe_delivery
+from swaplib.outbox import check_tracing
 from swaplib.prompts import Message, build_messages, pick_shots
 from swaplib.rows import SPLITS, STATUSES, LedgerLine, Row, hash_rows, read_ledger, read_rows
-from swaplib.settings import Settings, show_path
+from swaplib.runs import find_run, lock_run, new_folder, open_run
+from swaplib.settings import Settings, check_sizes, show_path
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Run:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is to be asked of whom: everything known before the first call."""
+    """What is to be asked of whom: everything known before the first call. `ledger` is kept up to date in memory."""
 
     client: HostedLLM | LocalSLM
     track: Track
@@ -53,15 +55,24 @@ class _Plan:
     folder: Path
     key: str
     session_id: str | None
+    ledger: dict[int, LedgerLine]
 
     @property
     def ledger_file(self) -> Path:
         return self.folder / "ledger.jsonl"
 
+    @property
+    def metrics_file(self) -> Path:
+        return self.folder / "metrics.json"
+
+    def open(self, folder: Path) -> "_Plan":
+        """The plan with what a run's folder holds now."""
+        return replace(self, folder=folder, ledger=read_ledger(folder / "ledger.jsonl"))
+
     def find_waiting(self) -> list[int]:
         """Rows that have no ledger line, or one that ended in error."""
-        ledger = read_ledger(self.ledger_file)
-        return [i for i in range(len(self.rows)) if i not in ledger or ledger[i].generation.status == "error"]
+        known = self.ledger
+        return [i for i in range(len(self.rows)) if i not in known or known[i].generation.status == "error"]
 
     def describe(self) -> str:
         waiting = self.find_waiting()
@@ -153,40 +164,44 @@ def _make_plan(
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}: expected one of {', '.join(SPLITS)}")
     sizes = {"limit": limit, "batch_size": batch_size, "concurrency": concurrency, "max_new_tokens": max_new_tokens}
-    if wrong := [f"{name}={value}" for name, value in sizes.items() if value is not None and value < 1]:
-        raise ValueError(f"{', '.join(wrong)}: expected 1 or more (limit=None is the whole split)")
+    check_sizes(" (limit=None is the whole split)", **sizes)
     client = make_model(settings, track, model, batch_size, concurrency)
+    rows, messages, facts = _ask_what(settings, track, model, split, settings.cap_rows(limit))
+    facts |= {"identity": client.identity(), "max_new_tokens": max_new_tokens, "temperature": 0}
+    key = hash_text(canonical_json(facts))[:12]
+    planned = new_folder(settings, track, str(model), split, key)
+    parameters = {**sizes, "shots": model.shots, "fresh": fresh, "swap_row_limit": settings.swap_row_limit}
+    prices = costs.Prices.from_settings(settings)
+    plan = _Plan(client, track, model, split, rows, messages, facts, parameters, prices, planned, key, session_id, {})
+    plan = plan.open((None if fresh else find_run(settings, key)) or planned)
+    if plan.find_waiting():
+        client.check()
+    print(plan.describe())
+    return plan
+
+
+def _ask_what(
+    settings: Settings, track: Track, model: ModelName, split: str, limit: int | None
+) -> tuple[list[Row], list[list[Message]], dict[str, Any]]:
+    """The rows, what is sent for each, and what of it makes two runs the same question."""
     path = settings.dataset / track / f"{split}.jsonl"
-    caps = [cap for cap in (limit, settings.swap_row_limit) if cap is not None]
-    rows = read_rows(path, track)[: min(caps, default=None)]
+    rows = read_rows(path, track)[:limit]
     examples = _read_shots(settings, track, split, model.shots)
-    messages = [build_messages(track, row.prompt) for row in rows]
+    plain = [build_messages(track, row.prompt) for row in rows]
     facts = {
         "track": track,
         "split": split,
         "n_rows": len(rows),
         "dataset_sha256": hash_file(path),
         "rows_sha256": hash_rows(rows),
-        "messages_sha256": hash_text(canonical_json(messages)),
-        "identity": client.identity(),
-        "max_new_tokens": max_new_tokens,
-        "temperature": 0,
+        "messages_sha256": hash_text(canonical_json(plain)),  # without examples: a comparison asks whether it is equal
     }
-    if examples:  # a comparison asks whether messages are equal apart from these
-        if asked := {example.prompt for example in examples} & {row.prompt for row in rows}:
-            raise ValueError(f"{len(asked)} of the examples are asked rows themselves. Keep {split} rows out of train.")
-        facts["shots"], facts["shots_sha256"] = model.shots, hash_rows(examples)
-        messages = [build_messages(track, row.prompt, examples) for row in rows]
-    key = hash_text(canonical_json(facts))[:12]
-    folder = None if fresh else _find_run(settings, key)
-    folder = folder or settings.runs / provenance.make_run_id(track, str(model), split, key)
-    parameters = {**sizes, "shots": model.shots, "fresh": fresh, "swap_row_limit": settings.swap_row_limit}
-    prices = costs.Prices.from_settings(settings)
-    plan = _Plan(client, track, model, split, rows, messages, facts, parameters, prices, folder, key, session_id)
-    if plan.find_waiting():
-        client.check()
-    print(plan.describe())
-    return plan
+    if not examples:
+        return rows, plain, facts
+    if asked := {example.prompt for example in examples} & {row.prompt for row in rows}:
+        raise ValueError(f"{len(asked)} of the examples are asked rows themselves. Keep {split} rows out of train.")
+    facts |= {"shots": model.shots, "shots_sha256": hash_rows(examples)}
+    return rows, [build_messages(track, row.prompt, examples) for row in rows], facts
 
 
 def _read_shots(settings: Settings, track: Track, split: str, shots: int) -> list[Row]:
@@ -196,74 +211,63 @@ def _read_shots(settings: Settings, track: Track, split: str, shots: int) -> lis
     return pick_shots(read_rows(settings.dataset / track / "train.jsonl", track) if shots else [], shots)
 
 
-def _find_run(settings: Settings, key: str) -> Path | None:
-    """The newest run of a question; run ids begin with the year, so a lock is none."""
-    return max((folder for folder in settings.runs.glob(f"2*-{key}") if folder.is_dir()), default=None)
-
-
 def _run_plan(settings: Settings, plan: _Plan) -> Run:
     """Ask what is waiting, unless nothing is; bring the metrics file up to date."""
-    if plan.find_waiting() or not (plan.folder / "metrics.json").is_file():
-        with provenance.locked(settings.runs, plan.key):
-            # another process may have asked these rows between the planning and the lock
-            if not plan.parameters["fresh"]:
-                plan = replace(plan, folder=_find_run(settings, plan.key) or plan.folder)
-            _ask_and_write(settings, plan)
-    metrics_file = plan.folder / "metrics.json"
-    metrics = json.loads(metrics_file.read_text(encoding="utf-8"))
+    if plan.find_waiting() or not plan.metrics_file.is_file():
+        with lock_run(settings, plan.key, plan.folder, plan.parameters["fresh"]) as folder:
+            plan = plan.open(folder)  # another process may have asked these rows between the planning and the lock
+            if plan.find_waiting() or not plan.metrics_file.is_file():
+                _ask_and_write(settings, plan)
+    metrics = json.loads(plan.metrics_file.read_text(encoding="utf-8"))
     write_json(settings.evaluation / f"{plan.track}_{plan.model}_{plan.split}.json", metrics)
-    ledger = read_ledger(plan.ledger_file)
     if not metrics["complete"]:
-        reasons = Counter(line.generation.error for line in ledger.values() if line.generation.status == "error")
+        reasons = Counter(line.generation.error for line in plan.ledger.values() if line.generation.status == "error")
         listed = "; ".join(f"{n} × {reason}" for reason, n in reasons.most_common(3))
         print(f"{reasons.total()} row(s) ended in error ({listed}). Run this again to ask only those.")
-    return Run(plan.folder, metrics, tuple(ledger[i] for i in sorted(ledger)))
+    return Run(plan.folder, metrics, tuple(plan.ledger[i] for i in sorted(plan.ledger)))
 
 
 def _ask_and_write(settings: Settings, plan: _Plan) -> None:
-    """Ask what is waiting, write the metrics file, deliver the trace. While rows are asked, there is no metrics file."""
-    metrics_file = plan.folder / "metrics.json"
-    metrics_file.unlink(missing_ok=True)
-    trace = _ask_rows(settings, plan, plan.find_waiting())
-    metrics = _summarise(plan, read_ledger(plan.ledger_file)) | {"run": _describe_run(settings, plan)}
-    metrics["run"]["trace"] = asdict(trace.count())
-    write_json(metrics_file, metrics)
-    metrics["run"]["trace"] = asdict(trace.deliver())  # may take its time, and now everything else is on disk
-    write_json(metrics_file, metrics)
-    print(describe_delivery(Delivery(**metrics["run"]["trace"]), settings))
+    """Ask the waiting rows, then leave the metrics file. While rows are asked, there is none.
 
-
-def _ask_rows(settings: Settings, plan: _Plan, waiting: list[int]) -> tracing.RunTrace:
-    """Ask the waiting rows; every answer goes to the ledger, then to the trace, as it comes."""
+    Every answer goes to the ledger, then to the trace, as it comes.
+    """
+    plan.metrics_file.unlink(missing_ok=True)
     model, limit = plan.facts["identity"]["model"], plan.facts["max_new_tokens"]
     inputs = {"dataset": f"{plan.track}/{plan.split}.jsonl", **plan.facts, "parameters": plan.parameters}
     name = f"eval {plan.track} {plan.model} {plan.split}"
     tags = [plan.track, str(plan.model), plan.split]
-    with tracing.RunTrace(settings, plan.folder.name, plan.folder, name, inputs, tags, plan.session_id) as trace:
-        for line in read_ledger(plan.ledger_file).values():  # rows whose span a kill has lost
-            trace.add_generation(line, plan.messages[line.index], model, limit)
-        # closed at once when something fails below, so that no call is made whose answer nobody keeps
-        with contextlib.closing(plan.client.generate([plan.messages[i] for i in waiting], limit)) as answers:
-            bar = tqdm(answers, f"{plan.track} {plan.model}", len(waiting), file=sys.stdout, unit="row")
-            for position, generation in bar:
-                index = waiting[position]
-                row = plan.rows[index]
-                scores = score_row(plan.track, row.completion, generation.output)
-                line = LedgerLine(index, hash_text(row.prompt), generation, scores, round(time.time(), 3))
-                append_line(plan.ledger_file, line.to_json())
-                trace.add_generation(line, plan.messages[index], model, limit)
-        metrics = _summarise(plan, read_ledger(plan.ledger_file))
+    with open_run(settings, plan.folder, name, inputs, tags, plan.session_id) as run:
+        for line in plan.ledger.values():  # rows whose span a kill has lost
+            run.trace.add_generation(line, plan.messages[line.index], model, limit)
+        for line in _ask_rows(plan, plan.find_waiting()):
+            run.trace.add_generation(line, plan.messages[line.index], model, limit)
+        metrics = _summarise(plan)
         rates = {metric: metrics[metric] for metric in core_metrics(plan.track)}
-        trace.finish({**rates, "n_by_status": metrics["n_by_status"], "folder": show_path(plan.folder)}, rates)
-    return trace
+        run.trace.finish({**rates, "n_by_status": metrics["n_by_status"], "folder": show_path(plan.folder)}, rates)
+        run.record("metrics.json", metrics | {"run": _describe_run(settings, plan)})
+
+
+def _ask_rows(plan: _Plan, waiting: list[int]) -> Iterator[LedgerLine]:
+    """Ask rows; each answer is in the ledger, on disk and in memory, before it is given on."""
+    # closed at once when something fails, so that no call is made whose answer nobody keeps
+    asked = plan.client.generate([plan.messages[i] for i in waiting], plan.facts["max_new_tokens"])
+    with contextlib.closing(asked) as answers:
+        for position, generation in tqdm(
+            answers, f"{plan.track} {plan.model}", len(waiting), file=sys.stdout, unit="row"
+        ):
+            index = waiting[position]
+            row = plan.rows[index]
+            scores = score_row(plan.track, row.completion, generation.output)
+            line = LedgerLine(index, hash_text(row.prompt), generation, scores, round(time.time(), 3))
+            append_line(plan.ledger_file, line.to_json())
+            plan.ledger[index] = line
+            yield line
 
 
 def _describe_run(settings: Settings, plan: _Plan) -> dict[str, Any]:
     """The `run` section of a metrics file: what was asked of whom, when, where, with what."""
     return {
-        "run_id": plan.folder.name,
-        "started": provenance.read_start(plan.folder.name),
-        "ended": provenance.now_utc(),
         "model": str(plan.model),
         "rows_asked": len(plan.ledger_file.read_bytes().splitlines()),
         "rows_scored": len(plan.rows),
@@ -271,13 +275,12 @@ def _describe_run(settings: Settings, plan: _Plan) -> dict[str, Any]:
         "dataset": show_path(settings.dataset / plan.track / f"{plan.split}.jsonl"),
         "model_path": show_path(settings.slm_model_path) if isinstance(plan.client, LocalSLM) else None,
         "parameters": plan.parameters,
-        **provenance.describe_machine(),
     }
 
 
-def _summarise(plan: _Plan, ledger: dict[int, LedgerLine]) -> dict[str, Any]:
+def _summarise(plan: _Plan) -> dict[str, Any]:
     """Core metrics over all rows, their Wilson intervals, statuses; tokens, latencies and speed."""
-    lines = [ledger[i] for i in range(len(plan.rows))]
+    lines = [plan.ledger[i] for i in range(len(plan.rows))]
     rates = rates_of(aggregate(plan.track, [line.scores for line in lines]))
     n = len(lines)
     statuses = Counter(line.generation.status for line in lines)

@@ -1,21 +1,19 @@
 """The loop's last stage: what was captured, kept, trained and gained, in one file under the capture's Langfuse session."""
 
-from dataclasses import asdict
+import json
 from pathlib import Path
 from typing import Any
 
-from swaplib import agent_eval, distill, evaluate, provenance, tracing
+from swaplib import agent_eval, distill, evaluate
 from swaplib.adapter import find_misfit
 from swaplib.agent import AgentOptions
 from swaplib.checkpoints import hash_checkpoint
 from swaplib.comparison import compare_models, keep_comparable, list_rates, read_compared
-from swaplib.files import write_json
 from swaplib.metrics import Track
 from swaplib.model_names import CAPTURED
 from swaplib.notebooks import parse_parameters, run_notebook
-from swaplib.outbox import describe_delivery
-from swaplib.runs import read_ledgers, read_metrics
-from swaplib.settings import ROOT, Settings, show_path
+from swaplib.runs import new_folder, open_run, read_ledgers, read_metrics
+from swaplib.settings import ROOT, Settings, check_sizes, show_path
 
 STAGES = ("06_capture", "07_build", "08_distill")
 
@@ -121,8 +119,7 @@ def close_loop(
         None where nothing was trained), and the agents' runs.
     """
     sizes = {"test_limit": test_limit, "max_steps": options.max_steps, "batch_size": batch_size}
-    if wrong := [f"{name}={value}" for name, value in sizes.items() if value is not None and value < 1]:
-        raise ValueError(f"{', '.join(wrong)}: expected 1 or more (test_limit=None is all)")
+    check_sizes(" (test_limit=None is all)", **sizes)
     manifest, agents = distill.read_manifest(settings), {}
     session = manifest["run"]["session_id"]
     content: dict[str, Any] = {"track": track, **{name: manifest[name] for name in ("filter", "rows", "chats")}}
@@ -137,19 +134,14 @@ def close_loop(
             settings, source, test_limit, options, batch_size, session_id=session, fold=fold
         )
         content["agent_eval"], agents = found
-    run_id = provenance.make_run_id(track, "flywheel")
-    folder, inputs = settings.runs / run_id, {"session": session, "track": track}
-    with tracing.RunTrace(settings, run_id, folder, f"flywheel {track}", inputs, [track, "flywheel"], session) as trace:
-        trace.add_event("flywheel", content)
-        trace.finish({name: content[name] for name in ("filter", "trained")}, {})
-    delivery = trace.deliver()
-    content["run"] = {"run_id": run_id, "session_id": session, "ended": provenance.now_utc()}
-    content["run"] |= {**provenance.describe_machine(), "trace": asdict(delivery)}
-    path = settings.evaluation / f"flywheel_{track}.json"
-    for file in (folder / "flywheel.json", path):
-        write_json(file, content)
-    print(f"{describe_delivery(delivery, settings)}\nsummary: {show_path(path)}")
-    return content, agents
+    folder, path = new_folder(settings, track, "flywheel"), settings.evaluation / f"flywheel_{track}.json"
+    inputs, tags = {"session": session, "track": track}, [track, "flywheel"]
+    with open_run(settings, folder, f"flywheel {track}", inputs, tags, session) as run:
+        run.trace.add_event("flywheel", content)
+        run.trace.finish({name: content[name] for name in ("filter", "trained")}, {})
+        run.record("flywheel.json", content | {"run": {"session_id": session}}, path)
+    print(f"summary: {show_path(path)}")
+    return json.loads(path.read_text(encoding="utf-8")), agents
 
 
 def _shorten(card: dict[str, Any]) -> dict[str, Any]:

@@ -8,21 +8,21 @@ import gc
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from swaplib import provenance, tracing
 from swaplib.adapter import write_merged
 from swaplib.evaluate import make_model
-from swaplib.files import hash_text, write_json
+from swaplib.files import hash_text
 from swaplib.hosted import HostedLLM
 from swaplib.local import LocalSLM, find_full_precision
 from swaplib.metrics import Track, canonical_json
 from swaplib.model_names import ModelName
-from swaplib.outbox import check_tracing, describe_delivery
+from swaplib.outbox import check_tracing
 from swaplib.prompts import Message, build_messages
 from swaplib.rows import read_rows
+from swaplib.runs import new_folder, open_run
 from swaplib.server_process import running_server
 from swaplib.settings import Settings, show_path
 
@@ -62,8 +62,7 @@ def measure_parity(
         print("parity was not measured: 0 rows were asked for")
         return {"comparisons": []}
     slm.check()
-    limit = min(n_rows, settings.swap_row_limit or n_rows)
-    rows = read_rows(settings.dataset / track / "test.jsonl", track)[:limit]
+    rows = read_rows(settings.dataset / track / "test.jsonl", track)[: settings.cap_rows(n_rows)]
     chats = [build_messages(track, row.prompt) for row in rows]
     question = {"model": model, "identity": slm.identity(), "messages_sha256": hash_text(canonical_json(chats))}
     question |= {"batch_size": min(batch_size, len(chats)), "max_new_tokens": max_new_tokens}
@@ -71,28 +70,20 @@ def measure_parity(
     if path.is_file() and (known := json.loads(path.read_text(encoding="utf-8")))["question"] == question:
         print(f"parity was measured before: {show_path(path)}")
         return known
-    content = _measure(settings, track, slm, chats, question)
-    write_json(path, content)
-    return content
+    return _measure(settings, track, slm, chats, question, path)
 
 
 def _measure(
-    settings: Settings, track: Track, slm: LocalSLM | HostedLLM, chats: Chats, question: dict[str, Any]
+    settings: Settings, track: Track, slm: LocalSLM | HostedLLM, chats: Chats, question: dict[str, Any], path: Path
 ) -> dict[str, Any]:
-    """Make every comparison under a trace of its own."""
-    run_id = provenance.make_run_id(track, "parity")
-    folder, tags = settings.runs / run_id, [track, question["model"], "parity"]
-    with tracing.RunTrace(settings, run_id, folder, f"parity {track}", question, tags) as trace:
+    """Make every comparison under a trace of its own; the record lies at `path`, too."""
+    folder, tags = new_folder(settings, track, "parity"), [track, question["model"], "parity"]
+    with open_run(settings, folder, f"parity {track}", question, tags) as run:
         comparisons = _compare_all(slm, chats, question["max_new_tokens"], folder)
         # an event holds numbers; the outputs that differ are in the file
-        trace.add_event("parity", [{**c, "differing": len(c["differing"])} for c in comparisons])
-        trace.finish({c["compared"]: c["share"] for c in comparisons}, {})
-    delivery = trace.deliver()
-    run = {"run_id": run_id, **provenance.describe_machine(), "trace": asdict(delivery)}
-    content = {"question": question, "comparisons": comparisons, "run": run}
-    write_json(folder / "parity.json", content)
-    print(describe_delivery(delivery, settings))
-    return content
+        run.trace.add_event("parity", [{**c, "differing": len(c["differing"])} for c in comparisons])
+        run.trace.finish({c["compared"]: c["share"] for c in comparisons}, {})
+        return run.record("parity.json", {"question": question, "comparisons": comparisons}, path)
 
 
 def _compare_all(slm: LocalSLM | HostedLLM, chats: Chats, limit: int, place: Path) -> list[dict[str, Any]]:

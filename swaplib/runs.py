@@ -1,11 +1,133 @@
-"""Reads what runs have left: metrics files, ledgers, and the history of all runs. It asks no model and writes nothing."""
+"""A run on disk: opened, locked, traced, written and delivered in one way; and what runs have left, read again.
 
+A run is a folder named by its run id. Where a question can be asked again, the end of the name is the hash of all that makes
+it the same question, so the same call finds the run of a process that was killed and goes on with it.
+
+    with lock_run(settings, key, new_folder(settings, "build", key)) as folder:
+        with open_run(settings, folder, "build", inputs, tags) as run:
+            …                                       # work, told to run.trace
+            run.trace.finish(output, scores)
+            run.record("build.json", content)       # written when the trace is whole, and once more with its delivery
+"""
+
+import contextlib
 import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from swaplib import provenance, tracing
+from swaplib.files import write_json
 from swaplib.metrics import Track
+from swaplib.outbox import describe_delivery
 from swaplib.rows import LedgerLine, read_ledger
 from swaplib.settings import Settings
+
+
+class OpenRun:
+    """A run at work: its folder, its trace, and the records that it will leave."""
+
+    def __init__(self, settings: Settings, trace: tracing.RunTrace, folder: Path):
+        self.folder, self.trace = folder, trace
+        self._settings = settings
+        self._records: list[tuple[dict[str, Any], list[Path]]] = []
+
+    def record(self, name: str, content: dict[str, Any], *copies: Path) -> dict[str, Any]:
+        """Say what the run is to leave in its folder under a name, and in copies elsewhere.
+
+        Nothing is written before the trace is whole. Run id, times, commit, machine and the trace's counts come to what the
+        content has under `run`, now and once more when the trace is delivered.
+
+        Args:
+            name: The file's name.
+            content: What the file is to hold; changed in place, and returned.
+            *copies: Files that hold the same.
+        """
+        content["run"] = self._describe() | content.get("run", {}) | provenance.describe_machine()
+        content["run"]["trace"] = asdict(self.trace.count())
+        self._records.append((content, [self.folder / name, *copies]))
+        return content
+
+    def _describe(self) -> dict[str, Any]:
+        run_id = self.folder.name
+        return {"run_id": run_id, "started": provenance.read_start(run_id), "ended": provenance.now_utc()}
+
+    def write(self) -> None:
+        """Write every record, deliver the trace, and write them with what was delivered; says so in a line."""
+        self._write_all(self.trace.count())
+        delivery = self.trace.deliver()  # may take its time, and now everything else is on disk
+        self._write_all(delivery)
+        print(describe_delivery(delivery, self._settings))
+
+    def _write_all(self, delivery: Any) -> None:
+        for content, files in self._records:
+            content["run"]["trace"] = asdict(delivery)
+            for file in files:
+                write_json(file, content)
+
+
+@contextlib.contextmanager
+def open_run(
+    settings: Settings,
+    folder: Path,
+    name: str,
+    inputs: dict[str, Any],
+    tags: list[str],
+    session_id: str | None = None,
+) -> Iterator[OpenRun]:
+    """Trace a run while it is at work; when it has ended well, write its records and deliver the trace.
+
+    Args:
+        settings: Says whether traces go to a server.
+        folder: The run's folder, as lock_run or new_folder names it.
+        name: The trace's name.
+        inputs: The root span's input.
+        tags: At most a few words to find the trace by.
+        session_id: Joins the traces of several runs in one Langfuse session.
+    """
+    with tracing.RunTrace(settings, folder.name, folder, name, inputs, tags, session_id) as trace:
+        run = OpenRun(settings, trace, folder)
+        yield run
+    run.write()
+
+
+def new_folder(settings: Settings, *words: str) -> Path:
+    """The folder of a new run; nothing is made yet."""
+    return settings.runs / provenance.make_run_id(*words)
+
+
+def find_run(settings: Settings, key: str, is_wanted: Callable[[Path], bool] = Path.is_dir) -> Path | None:
+    """The newest run of a question that is wanted; run ids begin with the year, so a lock is none."""
+    return max((folder for folder in settings.runs.glob(f"2*-{key}") if is_wanted(folder)), default=None)
+
+
+@contextlib.contextmanager
+def lock_run(
+    settings: Settings,
+    key: str,
+    planned: Path,
+    is_fresh: bool = False,
+    is_wanted: Callable[[Path], bool] = Path.is_dir,
+) -> Iterator[Path]:
+    """Keep other processes from a question, and give the folder of its run.
+
+    Args:
+        settings: Says where runs lie.
+        key: The hash of the question.
+        planned: The folder that the run was to have when it was planned.
+        is_fresh: The run must be a new one: the planned folder is its folder.
+        is_wanted: Whether a run may be gone on with.
+
+    Yields:
+        The newest wanted run, looked up under the lock, since another process may have begun or ended it just now; the
+        planned folder where there is none.
+
+    Raises:
+        RuntimeError: Another process has the lock.
+    """
+    with provenance.locked(settings.runs, key):
+        yield planned if is_fresh else find_run(settings, key, is_wanted) or planned
 
 
 def read_metrics(settings: Settings, track: Track, model: str, split: str = "test") -> dict[str, Any]:

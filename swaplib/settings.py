@@ -109,6 +109,10 @@ class Settings(BaseSettings):
         """Where `swap download` puts checkpoints: beside SLM_MODEL_PATH, whatever SWAP_HOME says."""
         return self.slm_model_path.parent
 
+    def cap_rows(self, limit: int | None) -> int | None:
+        """How many rows, tasks or chats may be taken of those that a limit allows: SWAP_ROW_LIMIT caps it; None for all."""
+        return min((n for n in (limit, self.swap_row_limit) if n is not None), default=None)
+
     def require(self, *names: str) -> None:
         """Check that variables are set.
 
@@ -126,6 +130,12 @@ class Settings(BaseSettings):
                 f"Looked up in the environment, then in {ENV_FILE}. "
                 "Copy .env.example to .env and fill it in, or run `make demo` for the embedded default."
             )
+
+
+def check_sizes(note: str = "", **sizes: int | None) -> None:
+    """Raise ValueError for numbers that are not 1 or more; None stands for all. `note` ends the message."""
+    if wrong := [f"{name}={value}" for name, value in sizes.items() if value is not None and value < 1]:
+        raise ValueError(f"{', '.join(wrong)}: expected 1 or more{note}")
 
 
 def load_settings() -> Settings:

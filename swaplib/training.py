@@ -9,16 +9,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from swaplib import provenance, tracing
 from swaplib.adapter import read_card
 from swaplib.decision import read_decision
-from swaplib.files import hash_text, write_json
+from swaplib.files import hash_text
 from swaplib.labels import Example, label_row, label_splits, prove_labels
 from swaplib.local import LocalSLM
 from swaplib.metrics import Track, canonical_json, check_track
-from swaplib.outbox import check_tracing, describe_delivery
+from swaplib.outbox import check_tracing
 from swaplib.rows import Row, hash_rows, read_rows
-from swaplib.settings import Settings, show_path
+from swaplib.runs import lock_run, new_folder, open_run
+from swaplib.settings import Settings, check_sizes, show_path
 from swaplib.trainer import Recipe, import_unsloth, save_adapter, train
 
 
@@ -59,9 +59,8 @@ def must_train(settings: Settings, track: Track, force: bool) -> bool:
 
 
 def _find_limit(settings: Settings, row_limit: int | None) -> int | None:
-    if row_limit is not None and row_limit < 1:
-        raise ValueError(f"row_limit={row_limit}: expected 1 or more, or None for the whole split")
-    return min((limit for limit in (row_limit, settings.swap_row_limit) if limit is not None), default=None)
+    check_sizes(", or None for the whole split", row_limit=row_limit)
+    return settings.cap_rows(row_limit)
 
 
 def find_sizes(settings: Settings, row_limit: int | None) -> dict[str, int | None]:
@@ -155,16 +154,18 @@ def train_examples(
     question |= {"checkpoint": identity["checkpoint_sha256"]}
     key = hash_text(canonical_json(question))[:12]
     facts = {**question, **facts, "base": identity["model"]}
-    with provenance.locked(settings.runs, key):
+    planned = new_folder(settings, "-".join(facts["rows"]), "train", key)
+    with lock_run(settings, key, planned, is_wanted=_is_unfinished) as folder:
         if card := _find_card(target, key):
             print(
                 f"trained before: {show_path(target)} (run {card['run']['run_id']}). Delete the folder to train anew."
             )
             return card
-        unfinished = [f for f in sorted(settings.runs.glob(f"2*-{key}")) if not (f / "run_card.json").is_file()]
-        name = provenance.make_run_id("-".join(facts["rows"]), "train", key)
-        folder = unfinished[-1] if unfinished else settings.runs / name
         return _train_run(settings, slm, examples, recipe, folder, facts, target, is_compact)
+
+
+def _is_unfinished(folder: Path) -> bool:
+    return folder.is_dir() and not (folder / "run_card.json").is_file()
 
 
 def _find_card(target: Path, key: str) -> dict[str, Any] | None:
@@ -187,20 +188,14 @@ def _train_run(
     tracks = list(facts["rows"])
     print(f"training on {len(examples['train'])} rows, validating on {len(examples['val'])} · run {show_path(folder)}")
     name, session = f"train {' '.join(tracks)}", facts.get("session_id")
-    with tracing.RunTrace(settings, folder.name, folder, name, facts, [*tracks, "train"], session) as trace:
-        outcome, model = train(slm, examples, recipe, folder / "checkpoints", trace)
-        trace.finish({**outcome["final"], "adapter": show_path(target)}, outcome["final"])
-    outcome["departures"] += facts["departures"]
-    run = {"run_id": folder.name, "started": provenance.read_start(folder.name), "ended": provenance.now_utc()}
-    card = {**facts, **outcome, "run": run | provenance.describe_machine() | {"trace": asdict(trace.count())}}
-    save_adapter(model, slm, target, card, is_compact)
-    write_json(folder / "run_card.json", card)
+    with open_run(settings, folder, name, facts, [*tracks, "train"], session) as run:
+        outcome, model = train(slm, examples, recipe, folder / "checkpoints", run.trace)
+        run.trace.finish({**outcome["final"], "adapter": show_path(target)}, outcome["final"])
+        outcome["departures"] += facts["departures"]
+        card = run.record("run_card.json", {**facts, **outcome}, target / "run_card.json")
+        save_adapter(model, slm, target, card, is_compact)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    delivery = trace.deliver()  # may take its time, and now everything else is on disk
-    card["run"]["trace"] = asdict(delivery)
-    write_json(target / "run_card.json", card)
-    write_json(folder / "run_card.json", card)
-    print(f"adapter: {show_path(target)}\n{describe_delivery(delivery, settings)}")
+    print(f"adapter: {show_path(target)}")
     return card
 
 
