@@ -77,7 +77,7 @@ def evaluate_agents(
     """Evaluate the SLM as an agent, as it is and distilled, on the test tasks, and compare the two.
 
     Args:
-        settings: Says where everything lies.
+        settings: Where everything is.
         source: As for the capture.
         limit: Only the first test tasks; None for all, and SWAP_ROW_LIMIT caps it.
         options: Limits of the agent; those of the capture by default.
@@ -102,14 +102,22 @@ def evaluate_agents(
         raise ValueError("no task calls tools of the test split, so there is nothing to evaluate an agent on")
     tasks = replace(found, tasks=held_out)
     runs = {m: evaluate_agent(settings, m, tasks, options, batch_size, session_id) for m in AGENTS}
-    if failed := {
-        m: run.capture.facts["outcomes"]["error"] for m, run in runs.items() if not run.capture.facts["complete"]
-    }:
-        listed = ", ".join(f"{n} of {model}" for model, n in failed.items())
-        raise RuntimeError(f"tasks that got no answer from the model: {listed}. Run this again; it asks only those.")
+    _check_answered(runs)
+    return _compare(runs, margin), runs
+
+
+def _compare(runs: dict[str, AgentRun], margin: float) -> dict[str, Any]:
     sides = {"solved_rate": tuple(run.solved for run in runs.values())}
     pairs = {metric: asdict(pair) for metric, pair in evidence.compare_metrics(sides, margin).items()}
-    return {"models": {m: _describe(run) for m, run in runs.items()}, "pairs": pairs, "margin": margin}, runs
+    return {"models": {m: _describe(run) for m, run in runs.items()}, "pairs": pairs, "margin": margin}
+
+
+def _check_answered(runs: dict[str, AgentRun]) -> None:
+    facts = {model: run.capture.facts for model, run in runs.items()}
+    failed = {model: of_run["outcomes"]["error"] for model, of_run in facts.items() if not of_run["complete"]}
+    if failed:
+        listed = ", ".join(f"{n} of {model}" for model, n in failed.items())
+        raise RuntimeError(f"tasks that got no answer from the model: {listed}. Run this again; it asks only those.")
 
 
 def _describe(run: AgentRun) -> dict[str, Any]:

@@ -147,13 +147,11 @@ def decide_again(settings: Settings, track: Track, candidate: str) -> dict[str, 
         candidate: `slm_ft`, or `slm` when no adapter was needed.
 
     Returns:
-        The content of `<track>_post_decision.json`: as the decision's, and `verdict`: `swap` (the SLM as it is is good
-        enough), `swap with the adapter`, `swap with N examples in the prompt` (only when the adapter is not enough and a
-        few-shot run is), or `stay`; `recommended` is the model that the verdict is about; `rules` has the rule for each
-        model that a verdict can be about; in `evidence`, `recommended` compares the hosted LLM with it, `changes` the SLM
-        with the candidate, `few_shot` each few-shot run with the hosted LLM, the SLM and the candidate (of the hosted LLM's
-        own, with the LLM as it is and the candidate), and `full` each unquantised run with its 4-bit one and with the
-        hosted LLM. No rule is applied to the last two: they are shown.
+        The content of `<track>_post_decision.json`: as the decision's, and `verdict`: `swap`, `swap with the adapter`, `swap
+        with N examples in the prompt` (only when the adapter is not enough and a few-shot run is), or `stay`; `recommended`,
+        the model that it is about; `rules`, by each model that it can be about; in `evidence`, `recommended` (the hosted LLM
+        against it), `changes` (the SLM against the candidate), `few_shot` (runs with examples, the hosted LLM's too, against
+        the others) and `full` (unquantised runs against their 4-bit ones and the hosted LLM).
 
     Raises:
         FileNotFoundError, ValueError: The runs may not be compared (read_compared). Nothing was written.
@@ -162,25 +160,39 @@ def decide_again(settings: Settings, track: Track, candidate: str) -> dict[str, 
     decided = read_decision(settings, track)
     delta, margin = decided["delta"], decided["margin"]
     few_shot, hosted = find_few_shot(settings, track), find_few_shot(settings, track, "azure")
-    ruled = tuple(dict.fromkeys(("slm", *few_shot, candidate)))
     full = {base: found for base in dict.fromkeys(("slm", candidate)) if (found := find_full(settings, track, base))}
+    ruled = tuple(dict.fromkeys(("slm", *few_shot, candidate)))
     metrics = read_compared(settings, track, "azure", *hosted, *ruled, *full.values())
     rules = {m: apply_rule(track, metrics["azure"], metrics[m], delta) for m in ruled}
-    ledgers = read_ledgers(settings, metrics)
-    found = {"rates": list_rates(track, metrics), "pairs": compare_models(track, ledgers, "azure", candidate, margin)}
-    found["changes"] = compare_models(track, ledgers, "slm", candidate, margin)
-    others = [pair for model in hosted for pair in (("azure", model), (model, candidate))]
-    others += [pair for model in few_shot for pair in (("azure", model), ("slm", model), (model, candidate))]
-    found["few_shot"] = compare_pairs(track, ledgers, others, margin)
-    others = [pair for base, model in full.items() for pair in ((model, base), ("azure", model))]
-    found["full"] = compare_pairs(track, ledgers, others, margin)
-    facts = {**rules[candidate], "track": track, "model": candidate, "delta": delta, "margin": margin}
     recommended, verdict = _find_verdict(rules, candidate, few_shot)
-    found["recommended"] = compare_models(track, ledgers, "azure", recommended, margin)
+    facts = {**rules[candidate], "track": track, "model": candidate, "delta": delta, "margin": margin}
     facts |= {"verdict": verdict, "recommended": recommended, "rules": rules}
+    shots = [pair for model in hosted for pair in (("azure", model), (model, candidate))]
+    shots += [pair for model in few_shot for pair in (("azure", model), ("slm", model), (model, candidate))]
+    unquantised = [pair for base, model in full.items() for pair in ((model, base), ("azure", model))]
+    found = _compare_all(settings, facts, metrics, shots, unquantised)
     content = _write(settings, "post_decision", metrics, facts, found)
     print(f"verdict: {content['verdict']}  ({show_path(settings.evaluation / f'{track}_post_decision.json')})")
     return content
+
+
+def _compare_all(
+    settings: Settings,
+    facts: dict[str, Any],
+    metrics: dict[str, dict[str, Any]],
+    shots: list[tuple[str, str]],
+    unquantised: list[tuple[str, str]],
+) -> dict[str, Any]:
+    """The evidence beside a post-decision."""
+    track, margin, ledgers = facts["track"], facts["margin"], read_ledgers(settings, metrics)
+    return {
+        "rates": list_rates(track, metrics),
+        "pairs": compare_models(track, ledgers, "azure", facts["model"], margin),
+        "recommended": compare_models(track, ledgers, "azure", facts["recommended"], margin),
+        "changes": compare_models(track, ledgers, "slm", facts["model"], margin),
+        "few_shot": compare_pairs(track, ledgers, shots, margin),
+        "full": compare_pairs(track, ledgers, unquantised, margin),
+    }
 
 
 def _find_verdict(rules: dict[str, dict[str, Any]], candidate: str, few_shot: list[str]) -> tuple[str, str]:

@@ -129,11 +129,14 @@ def close_loop(
         question = {"limit": test_limit, "max_new_tokens": options.max_new_tokens, "batch_size": batch_size}
         content["track_eval"] = evaluate_captured(settings, track, question, session)
     if cards["agent"]:
-        fold = manifest["made_from"].get("fold", 0)  # builds of old do not say it
-        found = agent_eval.evaluate_agents(
-            settings, source, test_limit, options, batch_size, session_id=session, fold=fold
-        )
+        asked = {"session_id": session, "fold": manifest["made_from"].get("fold", 0)}  # builds of old do not say it
+        found = agent_eval.evaluate_agents(settings, source, test_limit, options, batch_size, **asked)
         content["agent_eval"], agents = found
+    return _write(settings, track, content, session), agents
+
+
+def _write(settings: Settings, track: Track, content: dict[str, Any], session: str) -> dict[str, Any]:
+    """Trace the summary and write its file."""
     folder, path = new_folder(settings, track, "flywheel"), settings.evaluation / f"flywheel_{track}.json"
     inputs, tags = {"session": session, "track": track}, [track, "flywheel"]
     with open_run(settings, folder, f"flywheel {track}", inputs, tags, session) as run:
@@ -141,7 +144,7 @@ def close_loop(
         run.trace.finish({name: content[name] for name in ("filter", "trained")}, {})
         run.record("flywheel.json", content | {"run": {"session_id": session}}, path)
     print(f"summary: {show_path(path)}")
-    return json.loads(path.read_text(encoding="utf-8")), agents
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _shorten(card: dict[str, Any]) -> dict[str, Any]:

@@ -54,10 +54,7 @@ def measure_parity(
         RuntimeError: A server gave no answer. Nothing was written.
     """
     check_tracing(settings)
-    name = ModelName.parse(model)
-    if name.is_hosted or name.shots or n_rows < 0:
-        raise ValueError(f"model={model!r}, n_rows={n_rows}: expected a local model (slm, slm_ft) and 0 rows or more")
-    slm = make_model(settings, track, name, batch_size, concurrency=1)
+    slm = _make_model(settings, track, model, n_rows, batch_size)
     if n_rows == 0:
         print("parity was not measured: 0 rows were asked for")
         return {"comparisons": []}
@@ -71,6 +68,13 @@ def measure_parity(
         print(f"parity was measured before: {show_path(path)}")
         return known
     return _measure(settings, track, slm, chats, question, path)
+
+
+def _make_model(settings: Settings, track: Track, model: str, n_rows: int, batch_size: int) -> LocalSLM | HostedLLM:
+    name = ModelName.parse(model)
+    if name.is_hosted or name.shots or n_rows < 0:
+        raise ValueError(f"model={model!r}, n_rows={n_rows}: expected a local model (slm, slm_ft) and 0 rows or more")
+    return make_model(settings, track, name, batch_size, concurrency=1)
 
 
 def _measure(
