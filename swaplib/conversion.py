@@ -98,13 +98,13 @@ def convert_gguf(gguf: GGUFFile, target: Path) -> dict[str, Any]:
     _settle_config(gguf, tokens, model)
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
-    untrained = _find_untrained(gguf, tokens, model)
+    untrained = [gguf.tokens[i] for i in _find_untrained(gguf, tokens, model)]
     _drop_tokens(target / "tokenizer.json", len(gguf.tokens), untrained)
     names = {"end": [gguf.tokens[i] for i in tokens.ends], "padding": gguf.tokens[tokens.padding]}
     return {
         "architecture": gguf.architecture,
         "quantisation": gguf.quantisation,
-        "tokens": names | {"padding_is": tokens.padding_is, "untrained": [gguf.tokens[i] for i in sorted(untrained)]},
+        "tokens": names | {"padding_is": tokens.padding_is} | ({"untrained": untrained} if untrained else {}),
     }
 
 
@@ -244,7 +244,7 @@ def _settle_config(gguf: GGUFFile, tokens: Tokens, model: Any) -> None:
         rope["partial_rotary_factor"] = share
 
 
-def _find_untrained(gguf: GGUFFile, tokens: Tokens, model: Any) -> set[int]:
+def _find_untrained(gguf: GGUFFile, tokens: Tokens, model: Any) -> list[int]:
     """User-defined tokens whose embedding is another token's too, as it is of those that no training has touched.
 
     Such a token is neither understood nor written. In Qwen2.5-Coder `</tool_call>` is one: with four finished calls in the
@@ -255,7 +255,7 @@ def _find_untrained(gguf: GGUFFile, tokens: Tokens, model: Any) -> set[int]:
     embedding = model.get_input_embeddings().weight
     asked = [i for i in gguf.list_of_kind(USER_DEFINED) if i not in (*tokens.ends, tokens.padding)]
     if not asked:
-        return set()
+        return []
     wanted = normalize(embedding[asked].float(), dim=1)
     nearest = [[] for _ in asked]
     for rows in embedding.split(ROWS_AT_ONCE):  # not the whole vocabulary in float32
@@ -263,12 +263,12 @@ def _find_untrained(gguf: GGUFFile, tokens: Tokens, model: Any) -> set[int]:
         for found, of_one in zip(nearest, likeness, strict=True):
             found += of_one.topk(min(2, len(of_one))).values.tolist()
     # the nearest is the token itself
-    return {i for i, found in zip(asked, nearest, strict=True) if sorted(found)[-2] > SAME}
+    return [i for i, found in zip(asked, nearest, strict=True) if sorted(found)[-2] > SAME]
 
 
-def _drop_tokens(file: Path, n_tokens: int, dropped: Collection[int]) -> None:
+def _drop_tokens(file: Path, n_tokens: int, dropped: Collection[str]) -> None:
     """Take out tokens that transformers added beyond the vocabulary, for which the weights have no row, and others."""
     content = json.loads(file.read_text(encoding="utf-8"))
-    kept = [token for token in content["added_tokens"] if token["id"] < n_tokens and token["id"] not in dropped]
+    kept = [token for token in content["added_tokens"] if token["id"] < n_tokens and token["content"] not in dropped]
     if len(kept) < len(content["added_tokens"]):
         file.write_text(json.dumps(content | {"added_tokens": kept}, ensure_ascii=False), encoding="utf-8")
