@@ -3,7 +3,7 @@
     python -m benchmarks.full_report
 
 Reads benchmarks/results/recorded/ (made by benchmarks/real_pair.py) and writes report_<track>.html and report_loop.html
-beside it, real_pair.md (the tables that README quotes), and pictures of the pages where a Chromium is installed.
+beside it, real_pair.md (the tables that README quotes), and pictures where a Chromium is installed, README's among them.
 """
 
 import base64
@@ -29,8 +29,8 @@ from swaplib.report import format_rate
 from swaplib.rows import read_rows
 from swaplib.settings import ROOT, Settings, load_settings
 
-STYLE = "body{font-family:sans-serif;margin:2em;max-width:80em}table{border-collapse:collapse}td,th{padding:.2em .6em}"
-HEIGHTS = {"report_toolcall": 5200, "report_structured": 5200, "report_loop": 2600}
+STYLE = "body{font-family:sans-serif;margin:2em;max-width:95em}table{border-collapse:collapse}td,th{padding:.2em .6em}"
+HEIGHTS = {"report_toolcall": 5900, "report_structured": 5600, "report_loop": 3000}
 
 
 def read_home() -> Settings:
@@ -197,6 +197,11 @@ def write_page(name: str, title: str, about: str, box: Any, parts: dict[str, Any
     head = f'<!doctype html><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
     page = RESULTS / f"{name}.html"
     write_text(page, "\n".join([head, *body]) + "\n")
+    photograph(page, page.with_suffix(".png"), 1500, HEIGHTS[name])
+
+
+def photograph(page: Path, picture: Path, width: int, height: int) -> None:
+    """A picture of the upper left of a page, in pixels, where a Chromium is installed."""
     if browser := shutil.which("chromium"):
         with tempfile.TemporaryDirectory() as profile:
             options = [
@@ -206,8 +211,8 @@ def write_page(name: str, title: str, about: str, box: Any, parts: dict[str, Any
                 "--no-first-run",
                 "--disable-background-networking",
             ]
-            options += [f"--user-data-dir={profile}", f"--window-size=1280,{HEIGHTS[name]}", "--hide-scrollbars"]
-            command = [browser, *options, f"--screenshot={page.with_suffix('.png')}", page.as_uri()]
+            options += [f"--user-data-dir={profile}", f"--window-size={width},{height}", "--hide-scrollbars"]
+            command = [browser, *options, f"--screenshot={picture}", page.as_uri()]
             subprocess.run(command, check=True, capture_output=True, timeout=120)
 
 
@@ -227,6 +232,7 @@ def main() -> None:
         render_track(home, track)
     render_loop(home)
     write_tables(home)
+    photograph(RESULTS / "report_toolcall.html", ROOT / "docs" / "images" / "verdict.png", 1180, 1020)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ SPLITS = ("val", "test")
 BEFORE, AFTER = "azure,azure-shots4,slm,slm-full,slm-shots4", "slm_ft,slm_ft-full"
 SIZES = {"batch_size": 128, "concurrency": 64}
 AGENTS = 48  # tasks in work at once
-LEFT_OUT = shutil.ignore_patterns("trace*.jsonl", "checkpoints", "reports", ".lock-*", "*.safetensors", "tokenizer*")
+LEFT_OUT = shutil.ignore_patterns("trace*.jsonl", "checkpoints", "reports", ".lock-*")
 
 
 def evaluate_before(settings: Settings, track: Track) -> None:
@@ -151,8 +151,12 @@ def keep(home: Path) -> None:
     """Copy what the pages need: rows and weights are elsewhere, traces hold nothing that a ledger does not."""
     shutil.rmtree(RECORDED, ignore_errors=True)
     for place in [Path(), *sorted(path.relative_to(home) for path in home.glob("folds/*"))]:
-        for part in ("04_ft", "05_eval", "02_dataset/captured"):
-            shutil.copytree(home / place / part, RECORDED / place / part, ignore=LEFT_OUT, dirs_exist_ok=True)
+        for part in ("05_eval", "02_dataset/captured"):
+            shutil.copytree(home / place / part, RECORDED / place / part, ignore=LEFT_OUT)
+        for card in (home / place).glob("04_ft/*/run_card.json"):
+            target = RECORDED / card.relative_to(home)
+            target.parent.mkdir(parents=True)
+            shutil.copy(card, target)
 
 
 def main(command: str, *words: str) -> None:

@@ -11,7 +11,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from swaplib.gguf_files import CONTROL, ROLES, UNUSED, USER_DEFINED, GGUFFile, j
 from swaplib.templates import render
 
 ANSWER_LIMIT = 64
+SAME = 0.999  # a cosine; quantisation leaves .9999 of equal embeddings
+ROWS_AT_ONCE = 16_384
 
 _RESERVED = re.compile("pad|reserved|unused|placeholder|extra", re.I)
 _ANSWER = "Hello there."
@@ -84,7 +86,8 @@ def convert_gguf(gguf: GGUFFile, target: Path) -> dict[str, Any]:
     the code of transformers three times the checkpoint's size; this was not measured.
 
     Returns:
-        What was taken for the tokens, the architecture and the quantisation, for the checkpoint's `source.json`.
+        What was taken for the tokens, the architecture and the quantisation, for the checkpoint's `source.json`. Tokens that
+        are `untrained` are read and written as the text they are.
 
     Raises:
         ValueError: Weights are missing or of a kind that cannot be read, or no token is left for the end or the padding.
@@ -95,12 +98,13 @@ def convert_gguf(gguf: GGUFFile, target: Path) -> dict[str, Any]:
     _settle_config(gguf, tokens, model)
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
-    _drop_invented_tokens(target / "tokenizer.json", len(gguf.tokens))
+    untrained = [gguf.tokens[i] for i in _find_untrained(gguf, tokens, model)]
+    _drop_tokens(target / "tokenizer.json", len(gguf.tokens), untrained)
     names = {"end": [gguf.tokens[i] for i in tokens.ends], "padding": gguf.tokens[tokens.padding]}
     return {
         "architecture": gguf.architecture,
         "quantisation": gguf.quantisation,
-        "tokens": names | {"padding_is": tokens.padding_is},
+        "tokens": names | {"padding_is": tokens.padding_is} | ({"untrained": untrained} if untrained else {}),
     }
 
 
@@ -240,9 +244,31 @@ def _settle_config(gguf: GGUFFile, tokens: Tokens, model: Any) -> None:
         rope["partial_rotary_factor"] = share
 
 
-def _drop_invented_tokens(file: Path, n_tokens: int) -> None:
-    """Take out tokens that transformers added beyond the vocabulary: the weights have no row for them."""
+def _find_untrained(gguf: GGUFFile, tokens: Tokens, model: Any) -> list[int]:
+    """User-defined tokens whose embedding is another token's too, as it is of those that no training has touched.
+
+    Such a token is neither understood nor written. In Qwen2.5-Coder `</tool_call>` is one: with four finished calls in the
+    prompt the model closes none of its own.
+    """
+    from torch.nn.functional import normalize
+
+    embedding = model.get_input_embeddings().weight
+    asked = [i for i in gguf.list_of_kind(USER_DEFINED) if i not in (*tokens.ends, tokens.padding)]
+    if not asked:
+        return []
+    wanted = normalize(embedding[asked].float(), dim=1)
+    nearest = [[] for _ in asked]
+    for rows in embedding.split(ROWS_AT_ONCE):  # not the whole vocabulary in float32
+        likeness = (normalize(rows.float(), dim=1) @ wanted.T).T
+        for found, of_one in zip(nearest, likeness, strict=True):
+            found += of_one.topk(min(2, len(of_one))).values.tolist()
+    # the nearest is the token itself
+    return [i for i, found in zip(asked, nearest, strict=True) if sorted(found)[-2] > SAME]
+
+
+def _drop_tokens(file: Path, n_tokens: int, dropped: Collection[str]) -> None:
+    """Take out tokens that transformers added beyond the vocabulary, for which the weights have no row, and others."""
     content = json.loads(file.read_text(encoding="utf-8"))
-    kept = [token for token in content["added_tokens"] if token["id"] < n_tokens]
+    kept = [token for token in content["added_tokens"] if token["id"] < n_tokens and token["content"] not in dropped]
     if len(kept) < len(content["added_tokens"]):
         file.write_text(json.dumps(content | {"added_tokens": kept}, ensure_ascii=False), encoding="utf-8")

@@ -22,7 +22,7 @@ def _style_of(model: str) -> tuple[str, str]:
     name = ModelName.parse(model)
     if str(name) == name.base:
         return STYLES[name.base]
-    marks = [("#882255", "O", name.is_captured), ("#332288", "*", name.is_full), ("#000000", "||", name.is_native)]
+    marks = [("#882255", "O", name.is_captured), ("#DDCC77", "*", name.is_full), ("#000000", "||", name.is_native)]
     marks.append((SHOTS_COLOURS[name.shots % 4], SHOTS_HATCHES[name.shots // 4], name.shots != 0))
     found = [(colour, hatch) for colour, hatch, is_there in marks if is_there]
     return found[-1][0], VARIANT_HATCHES[name.base] + "".join(hatch for _, hatch in found)
@@ -48,7 +48,7 @@ def plot_metrics(track: Track, metrics: Sequence[dict[str, Any]]) -> "Figure":
     import matplotlib.pyplot as plt
 
     names = core_metrics(track)
-    figure, axes = plt.subplots(figsize=(7.5, 3.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7.5, 3.5), layout="constrained")
     width = 0.8 / len(metrics)
     for offset, content in enumerate(metrics):
         model = content["run"]["model"]
@@ -60,17 +60,17 @@ def plot_metrics(track: Track, metrics: Sequence[dict[str, Any]]) -> "Figure":
         ]
         places = _list_places(len(names), offset, len(metrics))
         colour, hatch = _style_of(model)
-        style = {"color": colour, "hatch": hatch, "edgecolor": "white", "error_kw": {"ecolor": "#333333", "capsize": 4}}
+        style = {"color": colour, "hatch": hatch, "edgecolor": "white", "error_kw": {"ecolor": "#333333", "capsize": 2}}
         axes.bar(places, rates, width * 0.92, yerr=errors, label=ModelName.parse(model).label, **style)
         for place, rate, top in zip(places, rates, errors[1], strict=True):
             axes.annotate(
-                f"{rate:.2f}", (place, rate + top), (0, 3), textcoords="offset points", ha="center", fontsize=8
+                f"{rate:.2f}", (place, rate + top), (0, 3), textcoords="offset points", ha="center", fontsize=7
             )
     axes.set_xticks(range(len(names)), names)
     axes.set_ylim(0, 1.12)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
     axes.set_ylabel("rate over all rows")
-    figure.legend(loc="outside right upper", frameon=False)
+    figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=8)
     return _finish(figure, axes, f"{track}, {metrics[0]['n_rows']} rows, 95% Wilson intervals")
 
 
@@ -92,7 +92,7 @@ def plot_reasons(diagnoses: dict[str, dict[str, Any]]) -> "Figure":
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.set_xlabel("rows")
-    figure.legend(loc="outside right upper", frameon=False)
+    figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=8)
     return _finish(figure, axes, f"why rows failed, {next(iter(diagnoses.values()))['n_rows']} rows")
 
 
@@ -117,7 +117,7 @@ def plot_costs(volumes: dict[str, Any] | None) -> "Figure | None":
     axes.set_yscale("log")
     axes.set_xlabel("rows a day (dot: from here a machine of its own pays)")
     axes.set_ylabel("US dollars a day")
-    figure.legend(loc="outside right upper", frameon=False)
+    figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=8)
     return _finish(figure, axes, "cost against volume")
 
 

@@ -14,13 +14,16 @@ if TYPE_CHECKING:
 
 
 def show_decision(decision: dict[str, Any]) -> "Styler":
-    """The rule's numbers: all rates, the gap, and on how many rows only one of the two models was right."""
+    """The rule's numbers: rates of the models it is applied to, the gap, and rows on which only one of the two was right."""
     model, records = decision["model"], []
+    ruled = ("azure", *decision.get("rules", (model,)))
     for name, gap in decision["gaps"].items():
         pairs = decision["evidence"]["pairs"][name]
         record = {"metric": name}
         record |= {
-            m: format_rate(r[name]["rate"], r[name]["interval"]) for m, r in decision["evidence"]["rates"].items()
+            m: format_rate(r[name]["rate"], r[name]["interval"])
+            for m, r in decision["evidence"]["rates"].items()
+            if m in ruled
         }
         record |= {
             f"gap to {model}": f"{gap:+.2f}",

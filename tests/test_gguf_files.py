@@ -49,7 +49,10 @@ def model() -> Starcoder2ForCausalLM:
 
 @pytest.fixture(scope="module")
 def write(model, vocabulary):
-    """Writes the model as a GGUF file; `changes` take the place of metadata, None leaves a key out."""
+    """Writes the model as a GGUF file; `changes` take the place of metadata, None leaves a key out.
+
+    `untrained` are tokens whose embedding is that of the one before them.
+    """
 
     def write(file: Path, parts: int = 1, **changes) -> Path:
         config = model.config
@@ -79,7 +82,10 @@ def write(model, vocabulary):
         writer.add_string("starcoder2.rope.scaling.type", changes.get("scaling", "none"))
         writer.add_string("tokenizer.chat_template", changes.get("template", TEMPLATE))
         names = get_tensor_name_map(MODEL_ARCH.STARCODER2, config.num_hidden_layers)
-        for name, weight in model.state_dict().items():
+        weights = {name: weight.clone() for name, weight in model.state_dict().items()}
+        for i in changes.get("untrained", ()):
+            weights["model.embed_tokens.weight"][i] = weights["model.embed_tokens.weight"][i - 1]
+        for name, weight in weights.items():
             if name != "lm_head.weight" or not config.tie_word_embeddings:
                 writer.add_tensor(names.get_name(name, try_suffixes=(".weight", ".bias")), weight.numpy())
         writer.write_header_to_file()
@@ -241,6 +247,22 @@ def test_a_user_defined_token_is_one_token_and_stays_in_the_text(write, tmp_path
     ids = tokenizer("a</tool_call><|im_end|>", add_special_tokens=False)["input_ids"]
     assert ids[-2:] == [N_TOKENS - 1, 2]
     assert tokenizer.decode(ids, skip_special_tokens=True) == "a</tool_call>"
+
+
+def test_a_token_that_no_training_has_touched_is_read_as_the_text_it_is(write, tmp_path, vocabulary):
+    tokens, kinds = [*vocabulary["tokens"][:-2], "<seen>", "</tool_call>"], [*vocabulary["kinds"][:-2], 4, 4]
+    file = write(tmp_path / "a.gguf", tokens=tokens, kinds=kinds, untrained=[N_TOKENS - 1])
+    twins = checkpoints.import_gguf(file, tmp_path / "models")  # each is the other's twin
+    kinds[-2] = 1
+    file = write(tmp_path / "b.gguf", tokens=tokens, kinds=kinds, untrained=[N_TOKENS - 1])
+    alone = checkpoints.import_gguf(file, tmp_path / "models")
+    for made, untrained in ((twins, ["<seen>", "</tool_call>"]), (alone, ["</tool_call>"])):
+        assert json.loads((made / "source.json").read_text())["tokens"]["untrained"] == untrained
+        tokenizer = LocalSLM(made).tokenizer
+        ids = tokenizer("a</tool_call><|im_end|>", add_special_tokens=False)["input_ids"]
+        assert N_TOKENS - 1 not in ids
+        assert ids[-1] == 2
+        assert tokenizer.decode(ids, skip_special_tokens=True) == "a</tool_call>"
 
 
 def test_a_model_without_an_end_and_positions_that_are_not_read_are_warned_of(write, tmp_path, capsys):
