@@ -323,7 +323,33 @@ def test_what_was_traced_before_trace_content_was_off_leaves_masked_too(settings
     assert {a[key] for a in masked.values()} == {a[key] for a in once.values()}  # hidden at either door, alike
 
 
+def test_a_run_that_goes_on_with_trace_content_off_leaves_masked_and_hides_nothing_twice(settings):
+    trace_run(settings, n=1)
+    langfuse = Langfuse()
+    with serving(langfuse) as (root, _):
+        hiding = settings.model_copy(update=KEYS | {"langfuse_host": root, "swap_trace_content": "off"})
+        trace = trace_run(hiding, n=2)
+        assert trace.deliver().failed == 0
+    assert "output 0" in trace.path.read_text()  # what lies here in the clear stays so
+    assert "output 1" not in trace.path.read_text()
+    sent = {span["name"]: attributes(span)["langfuse.observation.output"] for span in langfuse.spans.values()}
+    for i in (0, 1):
+        assert json.loads(sent[f"row {i}"]) == {"sha256": hash_text(f"output {i}"), "characters": 8}
+
+
 def test_what_is_hidden_already_is_not_hidden_again(settings):
     trace = trace_run(settings.model_copy(update={"swap_trace_content": "off"}))
     for line in outbox.read_outbox(trace.path):
         assert outbox.mask_content(json.loads(json.dumps(line))) == line
+
+
+@pytest.mark.parametrize("output", ["", json.dumps({"sha256": "0" * 64, "characters": 8})])
+def test_an_empty_output_and_one_that_looks_hidden_are_hidden_as_any_other(settings, output):
+    line = LedgerLine(0, "0" * 64, Generation(output, "ok", "stop", 1, 1, 1.0), {})
+    folder = settings.runs / "run-1"
+    with tracing.RunTrace(settings, "run-1", folder, "eval", {}, []) as trace:
+        trace.add_generation(line, build_messages("toolcall", "q"), "m", 1)
+    masked = spans_in(map(outbox.mask_content, outbox.read_outbox(trace.path))).values()
+    [row] = [attributes(span) for span in masked if span["name"] == "row 0"]
+    expected = {"sha256": hash_text(output), "characters": len(output)}
+    assert json.loads(row["langfuse.observation.output"]) == expected
