@@ -25,7 +25,7 @@ from swaplib.agent_prompt import build_agent_messages
 from swaplib.audit import check_leaks
 from swaplib.capture import Capture, read_capture
 from swaplib.checkpoints import check_checkpoint
-from swaplib.files import hash_file, hash_text, write_json, write_text
+from swaplib.files import hash_file, hash_text, replace_files, write_json
 from swaplib.metrics import TRACKS, Track, canonical_json
 from swaplib.outbox import Delivery, check_tracing, describe_delivery
 from swaplib.rows import SPLITS, Rows
@@ -149,7 +149,6 @@ def _write_files(
 
     `texts` are the files of rows and facts; one without a line is not written.
     """
-    (folder / "manifest.json").unlink(missing_ok=True)
     texts = texts | {"steps.jsonl": _format_lines(chats)}
     texts["verdicts.jsonl"] = _format_lines(
         [
@@ -157,12 +156,9 @@ def _write_files(
             for v in verdicts
         ]
     )
-    for name, text in texts.items():
-        if text:
-            write_text(folder / name, text)
-        else:
-            (folder / name).unlink(missing_ok=True)
-    return {name: hash_file(folder / name) for name, text in texts.items() if text}
+    made = {name: text for name, text in texts.items() if text}
+    replace_files(folder, made, old=("manifest.json", *texts))
+    return {name: hash_text(text) for name, text in made.items()}
 
 
 def _format_lines(records: list[dict[str, Any]]) -> str:
