@@ -18,14 +18,15 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from swaplib import dataset, provenance, templates, tracing, xlam
+from swaplib import dataset, provenance, tracing, xlam
 from swaplib.agent_prompt import build_agent_messages
 from swaplib.audit import check_leaks
 from swaplib.capture import Capture, read_capture
-from swaplib.checkpoints import check_checkpoint
 from swaplib.files import hash_file, hash_text, replace_files, write_json
+from swaplib.local import LocalSLM, measure_chats
 from swaplib.metrics import TRACKS, Track, canonical_json
 from swaplib.outbox import Delivery, check_tracing, describe_delivery
 from swaplib.rows import SPLITS, Rows
@@ -171,19 +172,14 @@ def count_chat_tokens(chats: Sequence[dict[str, Any]], checkpoint: Path) -> list
     Returns:
         Records with `split`, `chats`, median and maximum, and `over_2048`: the ids of those that are too long to train on.
     """
-    import numpy as np
-    from transformers import AutoTokenizer
-
-    check_checkpoint(checkpoint)
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    records = []
+    slm, records = LocalSLM(checkpoint), []
+    slm.check()
     for split in SPLITS:
         of_split = [chat for chat in chats if chat["split"] == split]
-        texts = [templates.render(tokenizer, chat["messages"], has_generation_prompt=False) for chat in of_split]
-        lengths = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+        lengths = measure_chats(slm, [chat["messages"] for chat in of_split], has_generation_prompt=False)
         record: dict[str, Any] = {"split": split, "chats": len(of_split)}
         if lengths:
-            record |= {"tokens_median": int(np.median(lengths)), "tokens_max": max(lengths)}
+            record |= {"tokens_median": int(median(lengths)), "tokens_max": max(lengths)}
         too_long = [chat["id"] for chat, n in zip(of_split, lengths, strict=True) if n > MAX_TOKENS]
         records.append(record | {f"over_{MAX_TOKENS}": ", ".join(too_long) or "none"})
     return records

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swaplib import templates, xlam
+from swaplib import xlam
 from swaplib.audit import check_leaks, count_repeats
-from swaplib.checkpoints import check_checkpoint
 from swaplib.facts import Collection, RowFacts, count_given, format_facts, make_facts
 from swaplib.files import format_json, hash_text, replace_files
+from swaplib.local import LocalSLM, measure_chats
 from swaplib.metrics import TRACKS, Track
 from swaplib.own_rows import read_own_rows
 from swaplib.prompts import build_messages
@@ -166,18 +166,15 @@ def count_tokens(rows: Rows, checkpoint: Path) -> list[dict[str, Any]]:
         template included) and of the completion.
     """
     import numpy as np
-    from transformers import AutoTokenizer
 
-    check_checkpoint(checkpoint)
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
-    records = []
+    slm, records = LocalSLM(checkpoint), []
+    slm.check()
     for track, splits in rows.items():
         for split, of_split in splits.items():
-            chats = [build_messages(track, row.prompt) for row in of_split]
-            prompts = [templates.render(tokenizer, chat) for chat in chats]
+            prompts = measure_chats(slm, [build_messages(track, row.prompt) for row in of_split])
+            completions = [slm.count_tokens(row.completion) for row in of_split]
             record: dict[str, Any] = {"track": track, "split": split, "rows": len(of_split)}
-            for name, texts in {"prompt": prompts, "completion": [row.completion for row in of_split]}.items():
-                lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+            for name, lengths in {"prompt": prompts, "completion": completions}.items():
                 for label, quantile in {"median": 0.5, "p95": 0.95, "max": 1.0}.items():
                     record[f"{name}_{label}"] = int(np.quantile(lengths, quantile))
             records.append(record)
