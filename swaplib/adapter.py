@@ -5,15 +5,12 @@ the base's original weights would make another model than the one whose score is
 """
 
 import json
-import os
 import shutil
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from swaplib.checkpoints import hash_checkpoint
-from swaplib.files import write_json
+from swaplib.files import replaced_folder, write_json
 from swaplib.local import LocalSLM
 from swaplib.metrics import Track
 from swaplib.rows import hash_rows, read_rows
@@ -70,8 +67,10 @@ def export_adapter(settings: Settings, track: Track, target: Path, is_merged: bo
     slm.check()
     if problem := _find_other_base(settings, slm.adapter, read_card(slm.adapter)):
         raise ValueError(f"{problem}. Set SLM_MODEL_PATH to its base, or run notebooks/04_finetune.ipynb again.")
-    write = write_merged if is_merged else _copy
-    _write_folder(target, lambda folder: write(slm, folder))
+    if target.exists():
+        raise FileExistsError(f"{target} exists; name another folder, or delete it.")
+    with replaced_folder(target) as folder:
+        (write_merged if is_merged else _copy)(slm, folder)
 
 
 def write_merged(slm: LocalSLM, folder: Path) -> None:
@@ -85,17 +84,7 @@ def write_merged(slm: LocalSLM, folder: Path) -> None:
 
 
 def _copy(slm: LocalSLM, folder: Path) -> None:
-    shutil.copytree(slm.adapter, folder)
+    shutil.copytree(slm.adapter, folder, dirs_exist_ok=True)
     card = read_card(folder)
     card.get("run", {}).pop("trace", None)  # where the trace lies is this machine's affair
     write_json(folder / "run_card.json", card)
-
-
-def _write_folder(target: Path, write: Callable[[Path], object]) -> None:
-    """Make a folder beside its place, then rename it: a half-written one is never there."""
-    if target.exists():
-        raise FileExistsError(f"{target} exists; name another folder, or delete it.")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as work:
-        write(Path(work) / "export")
-        os.replace(Path(work) / "export", target)

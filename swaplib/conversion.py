@@ -9,14 +9,13 @@ positions are turned.
 
 import json
 import re
-import shutil
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swaplib.files import write_json
+from swaplib.files import replaced_folder, write_json
 from swaplib.gguf_files import CONTROL, ROLES, UNUSED, USER_DEFINED, GGUFFile, join_parts, read_gguf
 from swaplib.templates import render
 
@@ -37,28 +36,22 @@ class Tokens:
     padding_is: str
 
 
-def build_checkpoint(work: Path, target: Path, source: Mapping[str, Any], find: Callable[[], list[Path]]) -> Path:
-    """Make a checkpoint of a GGUF file's parts in the hidden folder `work`, and rename it to `target` at the end.
+def build_checkpoint(target: Path, source: Mapping[str, Any], find: Callable[[Path], list[Path]]) -> Path:
+    """Make a checkpoint of a GGUF file's parts; it is whole or not there.
 
-    Whatever fails, nothing is left there. What a person should know before asking the model anything is said on stderr.
+    What a person should know before asking the model anything is said on stderr.
 
     Args:
-        work: A folder of this call's own, beside `target`.
         target: The checkpoint's folder, which is not there yet.
         source: Where the file comes from, for `source.json`.
-        find: Gives the parts, in order; it may put them into `work`.
+        find: Gives the parts, in order; it may put them into the folder that it is given, which is removed at the end.
     """
-    shutil.rmtree(work, ignore_errors=True)  # what a killed conversion has left
-    work.mkdir(parents=True)
-    try:
-        parts, built = find(), work / "checkpoint"
-        gguf = read_gguf(parts[0] if len(parts) == 1 else join_parts(parts, work / "joined.gguf"))
+    with replaced_folder(target) as built:
+        parts = find(built.parent)
+        gguf = read_gguf(parts[0] if len(parts) == 1 else join_parts(parts, built.parent / "joined.gguf"))
         write_json(built / "source.json", {**source, **convert_gguf(gguf, built)})
         for problem in _list_problems(gguf, built):
             print(f"warning: {target.name}: {problem}", file=sys.stderr)
-        built.rename(target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return target
 
 

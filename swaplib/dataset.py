@@ -5,18 +5,16 @@ contradict each other, and counts repeats and what the prompts do not tell. It m
 """
 
 import json
-import os
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swaplib import templates, xlam
+from swaplib import xlam
 from swaplib.audit import check_leaks, count_repeats
-from swaplib.checkpoints import check_checkpoint
 from swaplib.facts import Collection, RowFacts, count_given, format_facts, make_facts
-from swaplib.files import hash_text, write_json, write_text
+from swaplib.files import format_json, hash_text, replace_files
+from swaplib.local import LocalSLM, measure_chats
 from swaplib.metrics import TRACKS, Track
 from swaplib.own_rows import read_own_rows
 from swaplib.prompts import build_messages
@@ -69,7 +67,7 @@ def build_dataset(settings: Settings, source: str, sizes: dict[Track, str], seed
         "tools_in_several_splits": shared,
         "sha256": {file: hash_text(text) for file, text in files.items()},
     }
-    _replace_files(settings.dataset, files, manifest)
+    _write_files(settings.dataset, files, manifest)
     return Dataset(made.rows, manifest)
 
 
@@ -89,30 +87,16 @@ def count_answers(facts: dict[Track, dict[str, list[RowFacts]]]) -> dict[Track, 
     return {track: {split: count_given(found) for split, found in splits.items()} for track, splits in facts.items()}
 
 
-def _replace_files(folder: Path, files: dict[str, str], manifest: dict[str, Any]) -> None:
-    """Put a dataset in the place of another: never rows of both, and its manifest before any of its rows.
+def _write_files(folder: Path, files: dict[str, str], manifest: dict[str, Any]) -> None:
+    """Put a dataset in the place of another, its manifest before any of its rows.
 
-    Everything is written beside its place first, where a full disk harms nothing. A kill while files are moved leaves
-    splits missing, which readers say, and a manifest that lets the same source be built again.
+    A kill leaves splits missing, which readers say, and a manifest that lets the same source be built again.
     """
-    staged = folder / ".build"
-    shutil.rmtree(staged, ignore_errors=True)  # what a kill has left
-    try:
-        for file, text in files.items():
-            write_text(staged / file, text)
-            (folder / file).parent.mkdir(exist_ok=True)
-        write_json(staged / "manifest.json", manifest)
-        for track in TRACKS:
-            for name in (*(f"{split}{end}" for split in SPLITS for end in (".jsonl", ".facts.jsonl")), "schema.json"):
-                (folder / track / name).unlink(missing_ok=True)
-        # rows come last: a split that is there has its facts
-        for file in (
-            "manifest.json",
-            *sorted(files, key=lambda name: name.count(".") == 1 and name.endswith(".jsonl")),
-        ):
-            os.replace(staged / file, folder / file)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
+    names = [*(f"{split}{end}" for split in SPLITS for end in (".jsonl", ".facts.jsonl")), "schema.json"]
+    # rows come last: a split that is there has its facts
+    ordered = sorted(files, key=lambda name: name.count(".") == 1 and name.endswith(".jsonl"))
+    texts = {"manifest.json": format_json(manifest), **{name: files[name] for name in ordered}}
+    replace_files(folder, texts, old=[f"{track}/{name}" for track in TRACKS for name in names])
 
 
 def _check_home(settings: Settings, source: str) -> None:
@@ -182,18 +166,15 @@ def count_tokens(rows: Rows, checkpoint: Path) -> list[dict[str, Any]]:
         template included) and of the completion.
     """
     import numpy as np
-    from transformers import AutoTokenizer
 
-    check_checkpoint(checkpoint)
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
-    records = []
+    slm, records = LocalSLM(checkpoint), []
+    slm.check()
     for track, splits in rows.items():
         for split, of_split in splits.items():
-            chats = [build_messages(track, row.prompt) for row in of_split]
-            prompts = [templates.render(tokenizer, chat) for chat in chats]
+            prompts = measure_chats(slm, [build_messages(track, row.prompt) for row in of_split])
+            completions = [slm.count_tokens(row.completion) for row in of_split]
             record: dict[str, Any] = {"track": track, "split": split, "rows": len(of_split)}
-            for name, texts in {"prompt": prompts, "completion": [row.completion for row in of_split]}.items():
-                lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+            for name, lengths in {"prompt": prompts, "completion": completions}.items():
                 for label, quantile in {"median": 0.5, "p95": 0.95, "max": 1.0}.items():
                     record[f"{name}_{label}"] = int(np.quantile(lengths, quantile))
             records.append(record)

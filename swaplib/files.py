@@ -1,11 +1,12 @@
-"""Files on disk: written whole or not at all, appended line by line, hashed. It knows nothing of what they hold."""
+"""Files and folders on disk: written whole or not at all, appended line by line, hashed; whatever it is that they hold."""
 
 import contextlib
 import hashlib
 import json
 import os
+import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -41,7 +42,63 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON, atomically."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, format_json(value))
+
+
+def format_json(value: Any) -> str:
+    """A value as the text of a JSON file: indented, with a newline at its end."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+@contextlib.contextmanager
+def replaced_folder(target: Path) -> Iterator[Path]:
+    """Make a folder beside its place and rename it at the end; one that is there at the start makes room only then.
+
+    A kill leaves the old folder, the new one or neither; what else it leaves, the next attempt removes. Whatever fails,
+    nothing of the attempt is left.
+
+    Args:
+        target: The folder's place. Makes the folders above it.
+
+    Yields:
+        The empty folder to fill. The one that it lies in is the attempt's own: what else is put there goes with it.
+    """
+    work, is_there = target.with_name(f".{target.name}.build"), target.exists()
+    shutil.rmtree(work, ignore_errors=True)  # what a kill has left
+    built = work / "new"
+    try:
+        built.mkdir(parents=True)
+        yield built
+        if is_there:
+            os.replace(target, work / "old")
+        os.replace(built, target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def replace_files(folder: Path, texts: Mapping[str, str], old: Iterable[str]) -> None:
+    """Put files below a folder in the place of others: never some of the old ones beside some of the new.
+
+    All are written beside their place first, where a full disk harms nothing; then the old ones go, and then the new ones
+    come, both in their order. A kill in between leaves files missing, and readers must say so.
+
+    Args:
+        folder: The folder, which is made.
+        texts: The new files by path below the folder; one may take the place of a file that is not among the old.
+        old: The files to remove, as far as they are there.
+    """
+    staged = folder / ".build"
+    shutil.rmtree(staged, ignore_errors=True)  # what a kill has left
+    try:
+        for name, text in texts.items():
+            write_text(staged / name, text)
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        for name in old:
+            (folder / name).unlink(missing_ok=True)
+        for name in texts:
+            os.replace(staged / name, folder / name)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from logging import ERROR, getLogger
@@ -309,6 +309,11 @@ class LocalSLM:
         reason = "stop" if has_ended else "length"
         counts, latency_ms = (prompt_tokens, len(answer.ids)), 1000 * answer.seconds
         return Generation(output, status, reason, *counts, latency_ms, None, *measure_logprobs(answer.logprobs))
+
+
+def measure_chats(slm: LocalSLM, chats: Iterable[Sequence[Message]], has_generation_prompt: bool = True) -> list[int]:
+    """The lengths of rendered chats in tokens: of prompts, or without the generation prompt of whole chats."""
+    return [slm.count_tokens(slm.render(messages, has_generation_prompt)) for messages in chats]
 
 
 def find_device() -> str:

@@ -5,7 +5,6 @@ appended with fsync before anything is sent; a line sent twice makes no duplicat
 """
 
 import json
-import re
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,9 +20,8 @@ LINES_PER_POST, BYTES_PER_POST = 200, 2_000_000
 TIMEOUT_S = 10.0
 BODY_REFUSED = (400, 413, 422)  # this request's fault: the next one may pass
 
-
 _OBSERVATION = "langfuse.observation."
-_HIDDEN = re.compile(r'\{"sha256": "[0-9a-f]{64}", "characters": \d+\}')
+_MARK = f"{_OBSERVATION}metadata.is_hidden"
 
 
 @dataclass(frozen=True)
@@ -85,21 +83,22 @@ def list_spans(line: Any) -> Iterator[dict[str, Any]]:
 
 
 def mask_content(line: Any) -> Any:
-    """An outbox line in which the texts of rows are their sha256 and length; what is hidden already stays as it is.
+    """An outbox line in which the texts of rows are their sha256 and length, and their spans say so; never hidden twice.
 
     Texts of rows are the input and output of every observation but spans and events: those hold parameters and metrics.
     """
     for span in list_spans(line):
-        found = {attribute["key"]: attribute["value"] for attribute in span.get("attributes", [])}
-        if found.get(f"{_OBSERVATION}type", {}).get("stringValue") in ("span", "event"):
+        attributes = span.get("attributes", [])
+        found = {attribute["key"]: attribute["value"] for attribute in attributes}
+        if _MARK in found or found.get(f"{_OBSERVATION}type", {}).get("stringValue") in ("span", "event"):
             continue
         for name in ("input", "output"):
             if (value := found.get(f"{_OBSERVATION}{name}")) is None:
                 continue
-            text = value.pop("stringValue", None) or json.dumps(value)
-            hidden = json.dumps({"sha256": hash_text(text), "characters": len(text)})
+            text = value.get("stringValue", json.dumps(value))
             value.clear()
-            value["stringValue"] = text if _HIDDEN.fullmatch(text) else hidden
+            value["stringValue"] = json.dumps({"sha256": hash_text(text), "characters": len(text)})
+        span["attributes"] = [*attributes, {"key": _MARK, "value": {"stringValue": "true"}}]
     return line
 
 
@@ -139,12 +138,13 @@ class Sender:
             return
         self.problem = None
         lines = _read_numbered(self.path, self._delivered)
+        if self._settings.swap_trace_content == "off":  # for lines that were made when it was not
+            lines = ((number, mask_content(line)) for number, line in lines)
         auth = (self._settings.langfuse_public_key or "", self._settings.langfuse_secret_key or "")
         headers = {"x-langfuse-ingestion-version": "4", "x-langfuse-sdk-name": "python"}
         options = {"base_url": self._settings.langfuse_host, "auth": auth, "headers": headers, "timeout": TIMEOUT_S}
         with httpx.Client(**options) as client:
-            is_hidden = self._settings.swap_trace_content == "off"
-            for path, body, positions in _merge((i, mask_content(line) if is_hidden else line) for i, line in lines):
+            for path, body, positions in _merge(lines):
                 try:
                     answer = client.post(path, json=body)
                 except httpx.HTTPError as error:

@@ -1,6 +1,6 @@
-"""The process's one Langfuse client; nothing leaves through it, because its exporter and its HTTP transport are the outbox.
+"""The process's one Langfuse client, which makes spans; nothing leaves through it, because its exporter is the outbox.
 
-It needs no keys. What it makes is appended to the open run's `trace.jsonl`; `outbox.py` sends.
+It needs no keys. Spans are appended to the open run's `trace.jsonl`; `outbox.py` sends.
 """
 
 import base64
@@ -20,24 +20,15 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
 from swaplib.files import append_line
-from swaplib.outbox import SCORES_PATH, list_spans, mask_content
+from swaplib.outbox import list_spans, mask_content
 
 
-class Outbox(SpanExporter, httpx.BaseTransport):
-    """Where the SDK believes the server is: appends its spans and score requests to the open run's file."""
+class Outbox(SpanExporter):
+    """Appends the SDK's spans to the open run's file."""
 
     path: Path | None = None
     problem: Exception | None = None
     is_content_hidden: bool = False
-
-    def _append(self, body: Any) -> None:
-        try:
-            if self.path is None:
-                raise RuntimeError("a span or score ended outside of a run")
-            append_line(self.path, json.dumps(body))
-        except Exception as error:  # the SDK only logs what its exporter raises, so keep it for RunTrace
-            self.problem = error
-            raise
 
     def export(self, spans: Any) -> SpanExportResult:
         """Append spans as OTLP/JSON."""
@@ -47,15 +38,14 @@ class Outbox(SpanExporter, httpx.BaseTransport):
         for span in list_spans(body):  # OTLP/JSON writes ids in hex, where protobuf's JSON has base64
             for key in span.keys() & {"traceId", "spanId", "parentSpanId"}:
                 span[key] = base64.b64decode(span[key]).hex()
-        self._append(mask_content(body) if self.is_content_hidden else body)
+        try:
+            if self.path is None:
+                raise RuntimeError("a span ended outside of a run")
+            append_line(self.path, json.dumps(mask_content(body) if self.is_content_hidden else body))
+        except Exception as error:  # the SDK only logs what its exporter raises, so keep it for RunTrace
+            self.problem = error
+            raise
         return SpanExportResult.SUCCESS
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Append a request's scores, and answer as the server would."""
-        if request.url.path != SCORES_PATH:
-            return httpx.Response(404, json={"message": "the outbox takes scores only"})
-        self._append(json.loads(request.read()))
-        return httpx.Response(202, json={"successes": [], "errors": []})
 
 
 class Ids(RandomIdGenerator):
@@ -87,13 +77,15 @@ class Tracer:
 
 @lru_cache
 def get_tracer() -> Tracer:
-    """The process's one Langfuse client; its exporter and its HTTP transport are the outbox, so it needs no keys."""
+    """The process's one Langfuse client; its exporter is the outbox, so it needs no keys."""
     outbox, ids = Outbox(), Ids()
     # given here, so that the environment's OTEL_* and LANGFUSE_* variables can neither drop nor cut a span
     limits = SpanLimits(max_span_attributes=128, max_span_attribute_length=SpanLimits.UNSET)
     provider = TracerProvider(
         sampler=ALWAYS_ON, span_limits=limits, id_generator=ids, resource=Resource.create({"service.name": "slm-swap"})
     )
+    # what else the SDK would ask a server for, such as room for images, it is not given
+    nowhere = httpx.Client(transport=httpx.MockTransport(lambda _: httpx.Response(404)))
     client = Langfuse(
         public_key="outbox",
         secret_key="outbox",  # noqa: S106 - no secret: nothing leaves through this client
@@ -101,7 +93,7 @@ def get_tracer() -> Tracer:
         tracing_enabled=True,
         tracer_provider=provider,
         span_exporter=outbox,
-        httpx_client=httpx.Client(transport=outbox),
+        httpx_client=nowhere,
         should_export_span=lambda _: True,
     )
     return Tracer(client, provider, outbox, ids)

@@ -1,17 +1,22 @@
-"""One Langfuse trace for each run, made with the Langfuse SDK and written to the run's outbox.
+"""One Langfuse trace for each run, written to the run's outbox: spans by the Langfuse SDK, scores as their line.
 
-The SDK's exporter and its HTTP transport are the outbox itself, so it needs no keys and nothing leaves here; `outbox.py`
-sends. Ids are derived from the run id, so a resumed run goes on with its trace and doubles nothing.
+The SDK's exporter is the outbox itself, so it needs no keys and nothing leaves here; `outbox.py` sends. Ids are derived
+from the run id, so a resumed run goes on with its trace and doubles nothing.
 """
 
 import hashlib
+import json
 import time
 from contextlib import ExitStack
+from datetime import UTC, datetime
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from langfuse import Langfuse, LangfuseAgent, LangfuseGeneration, LangfuseSpan, propagate_attributes
+from opentelemetry.trace import get_current_span
 
+from swaplib.files import append_line
 from swaplib.outbox import LINES_PER_POST, Delivery, Sender, check_tracing, list_spans, read_outbox
 from swaplib.prompts import Message
 from swaplib.rows import LedgerLine
@@ -52,6 +57,7 @@ class RunTrace:
         self._tracer = get_tracer()
         self._written = {span["spanId"] for line in read_outbox(self.path) for span in list_spans(line)}
         self._sender = Sender(settings, self.path)
+        self._scores: list[dict[str, Any]] = []
         self._stack = ExitStack()
 
     def __enter__(self) -> "RunTrace":
@@ -78,6 +84,7 @@ class RunTrace:
                 self._root.update(level="ERROR", status_message=kind.__name__)
             self._stack.close()
             self._flush()
+            self._write_scores()
             self._check_complete()
         finally:
             self._tracer.outbox.path = None
@@ -93,6 +100,14 @@ class RunTrace:
         self._tracer.client.flush()
         if self._tracer.outbox.problem:
             raise OSError(f"cannot write the trace to {self.path}: {self._tracer.outbox.problem}")
+
+    def _write_scores(self) -> None:
+        """Append the scores as the request that the server takes. The SDK's thread has nothing left to append then."""
+        try:
+            if self._scores:
+                append_line(self.path, json.dumps(self._scores))
+        except OSError as error:
+            raise OSError(f"cannot write the trace to {self.path}: {error}") from error
 
     def _check_complete(self) -> None:
         """Tracing is mandatory: what was made must be in the outbox, whatever the SDK's own settings say."""
@@ -182,9 +197,15 @@ class RunTrace:
     def finish(self, output: dict[str, Any], scores: dict[str, float]) -> None:
         """Set the root span's output and add scores to the trace; ids make a repeated score the same one."""
         self._root.update(output=output)
-        for name, value in scores.items():
-            score_id = self._make_id(f"score {name}")
-            self._tracer.client.create_score(name=name, value=value, trace_id=self.trace_id, score_id=score_id)
+        shared: dict[str, Any] = {"traceId": self.trace_id, "timestamp": datetime.now(UTC).isoformat()}
+        attributes = getattr(get_current_span(), "attributes", None) or {}
+        if environment := attributes.get("langfuse.environment"):  # LANGFUSE_TRACING_ENVIRONMENT, which the SDK reads
+            shared["environment"] = environment
+        self._scores = [
+            {"id": self._make_id(f"score {name}"), "name": name, "value": float(value), **shared}
+            for name, value in scores.items()
+            if isfinite(value)  # JSON has no other numbers
+        ]
 
     def count(self) -> Delivery:
         """What was made and delivered so far, without sending anything."""

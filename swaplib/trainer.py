@@ -7,9 +7,7 @@ import contextlib
 import io
 import json
 import logging
-import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from swaplib import tracing
-from swaplib.files import write_json
+from swaplib.files import replaced_folder, write_json
 from swaplib.labels import IGNORED, Example
 from swaplib.local import LocalSLM
 
@@ -200,13 +198,11 @@ def _is_json(path: Path) -> bool:
 
 
 def save_adapter(model: Any, slm: LocalSLM, target: Path, card: dict[str, Any], is_compact: bool) -> None:
-    """Write adapter, tokenizer and card beside their place, then rename: a half-written adapter never loads."""
+    """Write adapter, tokenizer and card to their place, all or nothing: a half-written adapter never loads."""
     import torch
     from safetensors.torch import load_file, save_file
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".adapter-") as work:
-        built = Path(work) / "adapter"
+    with replaced_folder(target) as built:
         # a name: where the checkpoint lay says nothing to others
         model.peft_config["default"].base_model_name_or_path = slm.path.name
         model.save_pretrained(built, save_embedding_layers=False)  # "auto" would ask the hub
@@ -217,6 +213,3 @@ def save_adapter(model: Any, slm: LocalSLM, target: Path, card: dict[str, Any], 
         else:
             slm.tokenizer.save_pretrained(built)
         write_json(built / "run_card.json", card)
-        if target.exists():
-            os.replace(target, Path(work) / "old")
-        os.replace(built, target)

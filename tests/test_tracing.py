@@ -2,8 +2,10 @@ import gzip
 import json
 import subprocess
 import sys
+from datetime import datetime
 
 import pytest
+from langfuse import propagate_attributes
 from servers import as_json, serving
 
 from swaplib import outbox, tracing
@@ -71,8 +73,9 @@ def test_a_run_is_one_trace_with_root_children_event_and_scores(settings):
     assert {span["parentSpanId"] for span in children} == {root["spanId"]}
     kinds = sorted(attributes(span)["langfuse.observation.type"] for span in children)
     assert kinds == ["event", "generation", "generation", "generation"]
-    [scores] = [line for line in lines if isinstance(line, list)]
+    scores = lines[-1]  # one line, behind the root
     assert [(s["name"], s["value"], s["traceId"]) for s in scores] == [("valid_call_rate", 1.0, trace.trace_id)]
+    assert datetime.fromisoformat(scores[0]["timestamp"]).tzinfo is not None  # the server refuses one without
     assert attributes(root)["langfuse.trace.name"] == "eval toolcall slm test"
     assert json.loads(attributes(root)["langfuse.observation.input"]) == {"model": "m"}
 
@@ -102,7 +105,25 @@ def test_a_resumed_run_goes_on_with_its_trace_and_doubles_nothing(settings):
     ]
     written = [s["name"] for line in outbox.read_outbox(again.path) for s in outbox.list_spans(line)]
     assert written.count("row 0") == written.count("row 2") == 1
+    scores = [line for line in outbox.read_outbox(again.path) if isinstance(line, list)]
+    assert len(scores) == 2
+    assert len({score["id"] for line in scores for score in line}) == 1
     assert again.deliver().made == 6
+
+
+def test_a_score_that_is_no_number_is_left_out_and_the_others_are_kept(settings):
+    folder = settings.runs / "run-1"
+    with tracing.RunTrace(settings, "run-1", folder, "train", {}, []) as trace:
+        trace.finish({}, {"val_loss": float("nan"), "mean_train_loss": 2})
+    [*_, scores] = outbox.read_outbox(trace.path)
+    assert [(score["name"], score["value"]) for score in scores] == [("mean_train_loss", 2.0)]
+
+
+def test_scores_are_of_the_environment_that_the_spans_are_of(settings):
+    with propagate_attributes(environment="staging"):
+        [*spans, scores] = outbox.read_outbox(trace_run(settings).path)
+    assert {attributes(span)["langfuse.environment"] for span in spans_in(spans).values()} == {"staging"}
+    assert [score["environment"] for score in scores] == ["staging"]
 
 
 def test_an_error_inside_a_run_ends_its_root_as_an_error(settings):
@@ -323,7 +344,33 @@ def test_what_was_traced_before_trace_content_was_off_leaves_masked_too(settings
     assert {a[key] for a in masked.values()} == {a[key] for a in once.values()}  # hidden at either door, alike
 
 
+def test_a_run_that_goes_on_with_trace_content_off_leaves_masked_and_hides_nothing_twice(settings):
+    trace_run(settings, n=1)
+    langfuse = Langfuse()
+    with serving(langfuse) as (root, _):
+        hiding = settings.model_copy(update=KEYS | {"langfuse_host": root, "swap_trace_content": "off"})
+        trace = trace_run(hiding, n=2)
+        assert trace.deliver().failed == 0
+    assert "output 0" in trace.path.read_text()  # what lies here in the clear stays so
+    assert "output 1" not in trace.path.read_text()
+    sent = {span["name"]: attributes(span)["langfuse.observation.output"] for span in langfuse.spans.values()}
+    for i in (0, 1):
+        assert json.loads(sent[f"row {i}"]) == {"sha256": hash_text(f"output {i}"), "characters": 8}
+
+
 def test_what_is_hidden_already_is_not_hidden_again(settings):
     trace = trace_run(settings.model_copy(update={"swap_trace_content": "off"}))
     for line in outbox.read_outbox(trace.path):
         assert outbox.mask_content(json.loads(json.dumps(line))) == line
+
+
+@pytest.mark.parametrize("output", ["", json.dumps({"sha256": "0" * 64, "characters": 8})])
+def test_an_empty_output_and_one_that_looks_hidden_are_hidden_as_any_other(settings, output):
+    line = LedgerLine(0, "0" * 64, Generation(output, "ok", "stop", 1, 1, 1.0), {})
+    folder = settings.runs / "run-1"
+    with tracing.RunTrace(settings, "run-1", folder, "eval", {}, []) as trace:
+        trace.add_generation(line, build_messages("toolcall", "q"), "m", 1)
+    masked = spans_in(map(outbox.mask_content, outbox.read_outbox(trace.path))).values()
+    [row] = [attributes(span) for span in masked if span["name"] == "row 0"]
+    expected = {"sha256": hash_text(output), "characters": len(output)}
+    assert json.loads(row["langfuse.observation.output"]) == expected
