@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from swaplib import trainer
+from swaplib.chats import gather_rows
 from swaplib.files import write_json, write_text
-from swaplib.labels import Example, label_splits
+from swaplib.labels import Example, label_chats
 from swaplib.local import LocalSLM
 from swaplib.prompts import build_messages
 from swaplib.provenance import describe_machine
@@ -64,7 +65,8 @@ def make_7b() -> str:
 def make_examples(slm: LocalSLM, n: int, tokens: int | None) -> list[Example]:
     """The first n toolcall train rows; with `tokens`, each filled up to that length by those that follow."""
     rows = read_rows(ROOT / "slm_swap" / "02_dataset" / "toolcall" / "train.jsonl", "toolcall")
-    examples = label_splits(slm, "toolcall", {"train": rows}, trainer.Recipe().sequence_length)["train"]
+    chats = gather_rows("toolcall", {"train": rows}).chats
+    examples = label_chats(slm, chats, trainer.Recipe().sequence_length)["train"]
     if tokens is None:
         return examples[:n]
     ids, labels = [i for e in examples for i in e.input_ids], [i for e in examples for i in e.labels]

@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 from swaplib import evaluate, parity, training
+from swaplib.chats import gather_rows
 from swaplib.files import write_json, write_text
 from swaplib.local import LocalSLM
 from swaplib.metrics import TRACKS, core_metrics, rates_of, score_rows
@@ -44,11 +45,11 @@ def home_of(settings: Settings, batch_size: int) -> Settings:
 
 def train_stand_in(settings: Settings) -> None:
     """Train the adapter of the demo's stand-in, on the train rows of both tracks."""
-    rows = {
-        track: {s: read_rows(ROOT / f"slm_swap/02_dataset/{track}/{s}.jsonl", track) for s in ("train", "val")}
-        for track in TRACKS
-    }
-    card = training.train_adapter(settings, rows, STAND_IN, STAND_IN_RECIPE, is_compact=True)
+    chosen = {}
+    for track in TRACKS:
+        folder = ROOT / "slm_swap" / "02_dataset" / track
+        chosen[track] = gather_rows(track, {s: read_rows(folder / f"{s}.jsonl", track) for s in ("train", "val")})
+    card = training.train_adapter(settings, chosen, STAND_IN, STAND_IN_RECIPE, is_compact=True)
     print("stand-in", card["steps"], card["final"], flush=True)
 
 

@@ -1,7 +1,7 @@
 """Distils the captured trajectories: an adapter for the agent, and one for a track, trained on what the teacher got right.
 
 The agent's adapter learns the teacher's good turns and nothing else: the task, observations and failed turns carry no loss
-(chats.py proves it). The track's adapter is a fine-tune as 04's, on captured rows in place of xLAM's gold.
+(labels.py proves it). The track's adapter is a fine-tune as 04's, on captured rows in place of xLAM's gold.
 """
 
 import json
@@ -9,28 +9,24 @@ from pathlib import Path
 from typing import Any
 
 from swaplib import captured, training
-from swaplib.chats import Chat, label_chat, label_chats, prove_chats, read_chats
-from swaplib.files import hash_file, hash_text
-from swaplib.local import LocalSLM
+from swaplib.chats import ChatSet, gather_chats, gather_rows, read_chats
+from swaplib.files import hash_file
 from swaplib.metrics import Track, check_track
 from swaplib.model_names import CAPTURED
 from swaplib.outbox import check_tracing
 from swaplib.rows import read_rows
 from swaplib.settings import Settings, show_path
-from swaplib.trainer import Recipe, import_unsloth
+from swaplib.trainer import Recipe
 
 AGENT = "agent"  # the name of the agent's adapter, where a track's adapter has the track's
 
 
-def read_kept(settings: Settings, row_limit: int | None = None) -> dict[str, list[Chat]]:
-    """The chats of train and val that the last build kept.
+def read_kept(settings: Settings, row_limit: int | None = None) -> ChatSet:
+    """The chats of train and val that the last build kept; there may be none.
 
     Args:
         settings: Says where they lie.
-        row_limit: Only the first of train, and a quarter as many of val; None for all, and SWAP_ROW_LIMIT caps it.
-
-    Returns:
-        Chats by split; both are empty when the build kept none.
+        row_limit: As for training.find_sizes.
 
     Raises:
         FileNotFoundError, ValueError: There is no build, or its chats do not fit.
@@ -39,7 +35,8 @@ def read_kept(settings: Settings, row_limit: int | None = None) -> dict[str, lis
     path = captured.folder_of(settings) / "steps.jsonl"
     chats = read_chats(path) if path.is_file() else []
     sizes = training.find_sizes(settings, row_limit)
-    return {split: [chat for chat in chats if chat.split == split][:n] for split, n in sizes.items()}
+    kept = {split: [chat for chat in chats if chat.split == split][:n] for split, n in sizes.items()}
+    return gather_chats(kept, f"at most the first {len(kept['train'])} chats" if sizes["train"] is not None else None)
 
 
 def read_manifest(settings: Settings) -> dict[str, Any]:
@@ -68,16 +65,6 @@ def _is_same(file: Path, wanted: str) -> bool:
     return file.is_file() and hash_file(file) == wanted
 
 
-def preview_chats(settings: Settings, n: int = 2) -> list[dict[str, Any]]:
-    """The label proof of the first n train chats, for a person to read; distill_agent proves every chat."""
-    chats = read_kept(settings)["train"][:n]
-    if not chats:
-        return []
-    import_unsloth()
-    slm = LocalSLM(settings.slm_model_path)
-    return prove_chats(slm, chats, [label_chat(slm, chat) for chat in chats])
-
-
 def distill_agent(
     settings: Settings, row_limit: int | None = None, recipe: Recipe | None = None
 ) -> dict[str, Any] | None:
@@ -95,34 +82,15 @@ def distill_agent(
         FileNotFoundError, ValueError: There is no build of this dataset; a chat is too long, or the label proof fails.
     """
     check_tracing(settings)
-    recipe, chats = recipe or Recipe(), read_kept(settings, row_limit)
-    if not chats["train"]:
+    kept = read_kept(settings, row_limit)
+    if not kept.chats["train"]:
         print("no trajectory of the train split was kept, so there is nothing to distil")
         return None
-    if not chats["val"]:
+    if not kept.chats["val"]:
         print("no trajectory of the val split was kept, so nothing validates: capture more tasks (06, `limit`)")
         return None
-    import_unsloth()
-    slm = LocalSLM(settings.slm_model_path)
-    examples = {split: label_chats(slm, of_split, recipe.sequence_length) for split, of_split in chats.items()}
-    facts = {
-        "rows": {AGENT: {split: len(of_split) for split, of_split in chats.items()}},
-        "rows_sha256": {AGENT: {split: _hash_chats(of_split) for split, of_split in chats.items()}},
-        "departures": training.list_departures(
-            recipe, _describe_cut(settings, row_limit, len(chats["train"]), "chats")
-        ),
-        "session_id": read_manifest(settings)["run"]["session_id"],
-    }
-    return training.train_examples(settings, slm, examples, facts, settings.adapter_of(AGENT), recipe)
-
-
-def _describe_cut(settings: Settings, row_limit: int | None, n: int, what: str) -> str | None:
-    """How many were trained on where there is a limit, for the run card."""
-    return f"at most the first {n} {what}" if training.find_sizes(settings, row_limit)["train"] is not None else None
-
-
-def _hash_chats(chats: list[Chat]) -> str:
-    return hash_text("".join(json.dumps([chat.id, chat.messages, chat.is_trained]) + "\n" for chat in chats))
+    session, target = read_manifest(settings)["run"]["session_id"], settings.adapter_of(AGENT)
+    return training.train_adapter(settings, {AGENT: kept}, target, recipe or Recipe(), session_id=session)
 
 
 def fine_tune_captured(
@@ -138,19 +106,13 @@ def fine_tune_captured(
     """
     check_tracing(settings)
     check_track(track)
-    session, path = read_manifest(settings)["run"]["session_id"], _train_file(settings, track)
+    session, path = read_manifest(settings)["run"]["session_id"], captured.folder_of(settings) / track / "train.jsonl"
     if not path.is_file():
         print(f"no captured {track} row of the train split, so there is nothing to fine-tune on")
         return None
-    files, sizes = (
-        {"train": path, "val": settings.dataset / track / "val.jsonl"},
-        training.find_sizes(settings, row_limit),
-    )
+    files = {"train": path, "val": settings.dataset / track / "val.jsonl"}
+    sizes = training.find_sizes(settings, row_limit)
     rows = {split: read_rows(file, track)[: sizes[split]] for split, file in files.items()}
-    cut = _describe_cut(settings, row_limit, len(rows["train"]), "rows")
-    what, target = f"captured rows{f', {cut}' if cut else ''}", settings.adapter_of(CAPTURED.name_adapter(track))
-    return training.train_adapter(settings, {track: rows}, target, recipe or Recipe(), what, session_id=session)
-
-
-def _train_file(settings: Settings, track: Track) -> Path:
-    return captured.folder_of(settings) / track / "train.jsonl"
+    cut = "captured rows" + (f", at most the first {len(rows['train'])} rows" if sizes["train"] is not None else "")
+    chosen, target = {track: gather_rows(track, rows, cut)}, settings.adapter_of(CAPTURED.name_adapter(track))
+    return training.train_adapter(settings, chosen, target, recipe or Recipe(), session_id=session)

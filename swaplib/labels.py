@@ -1,111 +1,142 @@
-"""Rows as tokens and labels, and the proof that the loss is on the completion and its end-of-turn token only.
+"""Chats as tokens and labels, and the proof that the loss is on trained turns and the tokens that end them, nothing else.
 
-Prompts are rendered by the code that renders them for evaluation, so a model is trained on what it will be asked.
+Prompts are rendered by the code that renders them for evaluation, so a model is trained on what it will be asked. A row is
+a chat with one trained turn (chats.py), a trajectory one with several:
+
+    … <|im_start|>assistant\\n | <tool_call name="circle_area">{"radius":5}</tool_call><|im_end|>
+    no loss: IGNORED          | loss: the label is the token
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby, zip_longest
 from typing import Any
 
+from swaplib.chats import Chat
 from swaplib.local import LocalSLM
-from swaplib.metrics import Track
-from swaplib.prompts import build_messages
-from swaplib.rows import Row
 
 IGNORED = -100  # the label of a token that carries no loss
 
 
 @dataclass(frozen=True)
 class Example:
-    """One row as tokens: `input_ids` and `labels` of equal length; a label of IGNORED carries no loss."""
+    """One chat as tokens: `input_ids` and `labels` of equal length; a label of IGNORED carries no loss."""
 
     input_ids: list[int]
     labels: list[int]
 
 
-def label_row(slm: LocalSLM, track: Track, row: Row) -> Example:
-    """Tokenise a row; labels cover the completion and the token that ends its turn.
+def label_chat(slm: LocalSLM, chat: Chat) -> Example:
+    """Tokenise a chat; labels cover each trained turn and the token that ends it. What follows the last one is left out.
 
-    Prompt and completion are tokenised apart, because that is how generation meets them.
-
-    Raises:
-        ValueError: The checkpoint's chat template renders the whole chat in another way than prompt, completion, end of
-            turn; a model trained on it would be prompted with something else than it learned.
-    """
-    messages, end = build_messages(track, row.prompt), slm.tokenizer.eos_token
-    prompt = slm.render(messages)
-    chat = [*messages, {"role": "assistant", "content": row.completion}]
-    whole = slm.render(chat, has_generation_prompt=False)
-    if not whole.startswith(prompt) or whole[len(prompt) :].rstrip() != row.completion + end:
-        raise ValueError(
-            f"the chat template of {slm.path.name} does not render a training text as prompt, completion and {end!r}: "
-            f"after the prompt come {whole[len(prompt) :][-80:]!r}"
-        )
-    asked, answered = (
-        slm.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, row.completion + end)
-    )
-    return Example(asked + answered, [IGNORED] * len(asked) + answered)
-
-
-def label_splits(slm: LocalSLM, track: Track, splits: dict[str, Sequence[Row]], limit: int) -> dict[str, list[Example]]:
-    """Tokenise and prove the rows of several splits, such as train and val.
+    Each turn is tokenised apart from what stands before it, because that is how generation meets it.
 
     Raises:
-        ValueError: Rows are longer than `limit` tokens (all are listed, none is cut), or the label proof fails.
+        ValueError: The chat template renders a turn in another way than prompt, turn, end of turn, or changes earlier turns
+            when later ones follow; the model would be asked with something else than it learned.
     """
-    examples = {split: [label_row(slm, track, row) for row in rows] for split, rows in splits.items()}
-    too_long = [
-        f"  {split}.jsonl:{number}: {len(example.input_ids)} tokens"
+    ids: list[int] = []
+    labels: list[int] = []
+    reached = ""
+    for i, message in enumerate(chat.messages):
+        if not chat.is_trained[i]:
+            continue
+        prompt, turn = slm.render(chat.messages[:i]), message["content"] + slm.tokenizer.eos_token
+        whole = slm.render(chat.messages[: i + 1], has_generation_prompt=False)
+        if not (prompt.startswith(reached) and whole.startswith(prompt) and whole[len(prompt) :].rstrip() == turn):
+            raise ValueError(
+                f"the chat template of {slm.path.name} does not render chat {chat.id} as prompt, turn and "
+                f"{slm.tokenizer.eos_token!r} one after the other: message {i} comes out as {whole[len(prompt) :][-80:]!r}"
+            )
+        for text, carries_loss in ((prompt[len(reached) :], False), (turn, True)):
+            tokens = _tokenise(slm, text)
+            ids += tokens
+            labels += tokens if carries_loss else [IGNORED] * len(tokens)
+        reached = prompt + turn
+    return Example(ids, labels)
+
+
+def _tokenise(slm: LocalSLM, text: str) -> list[int]:
+    return slm.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def label_chats(slm: LocalSLM, chats: dict[str, list[Chat]], limit: int) -> dict[str, list[Example]]:
+    """Tokenise and prove the chats of several splits, such as train and val.
+
+    Raises:
+        ValueError: Chats are longer than `limit` tokens (all are listed, none is cut), or the label proof fails.
+    """
+    examples = {split: [label_chat(slm, chat) for chat in of_split] for split, of_split in chats.items()}
+    lengths = [
+        (chat.id, len(example.input_ids))
         for split, made in examples.items()
-        for number, example in enumerate(made, start=1)
-        if len(example.input_ids) > limit
+        for chat, example in zip(chats[split], made, strict=True)
     ]
-    if too_long:
-        raise ValueError(f"{len(too_long)} {track} row(s) exceed {limit} tokens; shorten them:\n" + "\n".join(too_long))
+    if too_long := [f"  {name}: {length} tokens" for name, length in lengths if length > limit]:
+        raise ValueError(
+            f"{len(too_long)} chat(s) exceed {limit} tokens. Shorten these rows, or capture these tasks with fewer steps or "
+            "shorter answers:\n" + "\n".join(too_long)
+        )
     for split, made in examples.items():
-        prove_labels(slm, track, splits[split], made, split)
+        prove_labels(slm, chats[split], made)
     return examples
 
 
-def prove_labels(
-    slm: LocalSLM, track: Track, rows: Sequence[Row], examples: Sequence[Example], split: str = "train"
-) -> list[dict[str, Any]]:
-    """Decode what would be trained and compare it with the rows, so that nobody has to believe the mask.
+def prove_labels(slm: LocalSLM, chats: Sequence[Chat], examples: Sequence[Example]) -> list[dict[str, Any]]:
+    """Decode what would be trained and what would not and compare both with the chats, so that nobody has to believe a mask.
 
     Args:
         slm: Has the tokenizer, and the rendering that evaluation uses.
-        track: `structured` or `toolcall`.
-        rows: The rows.
+        chats: The chats.
         examples: Their tokens and labels, in the same order.
-        split: Their split, for the error.
 
     Returns:
-        One record for each row: `row`, `tokens`, `trained_tokens`, `trained_text` (its end of turn made visible).
+        One record for each chat: `chat`, `tokens`, `trained_tokens`, `trained` and `not_trained`, the texts.
 
     Raises:
-        ValueError: Names the first row where the prompt is not evaluation's, a prompt token is trained, the completion is
-            cut or changed, the end of turn is not trained, or nothing is.
+        ValueError: Names the first chat where a prompt, an observation or a failed turn would be trained, a good turn or its
+            end would not or is changed, or the prompt of a turn is not the one that evaluation or the agent asks with.
     """
-    records, end = [], slm.tokenizer.eos_token
-    for index, (row, example) in enumerate(zip(rows, examples, strict=True)):
-        trained = [label for label in example.labels if label != IGNORED]
-        start = len(example.labels) - len(trained)
-        text = slm.tokenizer.decode(trained)
-        prompt = slm.tokenizer(slm.render(build_messages(track, row.prompt)), add_special_tokens=False)["input_ids"]
-        problem = None
-        if not trained:
-            problem = "no token is trained"
-        elif any(label != IGNORED for label in example.labels[:start]) or trained != example.input_ids[start:]:
-            problem = "the trained tokens are not the end of the row"
-        elif trained[-1] != slm.tokenizer.eos_token_id:
-            problem = f"the end of turn {end!r} is not trained, so the model would not stop"
-        elif text != row.completion + end:
-            problem = f"the trained text is {text[:80]!a}, the completion {row.completion[:80]!a}"
-        elif example.input_ids[:start] != prompt:
-            problem = "the prompt is not the one that evaluation renders"
-        if problem:
-            raise ValueError(f"label proof, {track}/{split}.jsonl:{index + 1}: {problem}. Nothing was trained.")
-        records.append(
-            {"row": index, "tokens": len(example.labels), "trained_tokens": len(trained), "trained_text": text}
+    records = []
+    for chat, example in zip(chats, examples, strict=True):
+        runs = _list_runs(example)
+        trained, others = (
+            [slm.tokenizer.decode(ids) for is_loss, ids in runs if is_loss is kind] for kind in (True, False)
         )
+        if problem := _find_problem(slm, chat, example, trained):
+            raise ValueError(
+                f"label proof, chat {chat.id}: {problem}. Nothing was trained. Mend the row, or take the trajectory's line "
+                "out of its capture's trajectories.jsonl and run 07_build again."
+            )
+        n_trained = sum(label != IGNORED for label in example.labels)
+        record = {"chat": chat.id, "tokens": len(example.labels), "trained_tokens": n_trained}
+        records.append(record | {"trained": "\n\n".join(trained), "not_trained": "\n[…]\n".join(others)})
     return records
+
+
+def _list_runs(example: Example) -> list[tuple[bool, list[int]]]:
+    """Stretches of tokens with and without loss, in order."""
+    pairs = zip(example.input_ids, example.labels, strict=True)
+    stretches = groupby(pairs, key=lambda pair: pair[1] != IGNORED)
+    return [(is_loss, [token for token, _ in stretch]) for is_loss, stretch in stretches]
+
+
+def _find_problem(slm: LocalSLM, chat: Chat, example: Example, trained: list[str]) -> str | None:
+    places = [i for i, carries_loss in enumerate(chat.is_trained) if carries_loss]
+    wanted = [chat.messages[i]["content"] + slm.tokenizer.eos_token for i in places]
+    if any(label not in (IGNORED, token) for token, label in zip(example.input_ids, example.labels, strict=True)):
+        return "a label is another token than the one it stands at"
+    for number, (found, right) in enumerate(zip_longest(trained, wanted, fillvalue=""), start=1):
+        if found != right:
+            k = next(k for k, (one, other) in enumerate(zip_longest(found, right)) if one != other)
+            there = f"from character {k} on {found[k : k + 60]!a} is trained where {right[k : k + 60]!a} is expected"
+            return f"trained turn {number} of {len(wanted)}: {there}"
+    if any(slm.control_ids & set(ids[:-1]) for is_loss, ids in _list_runs(example) if is_loss):
+        return "a trained turn holds a control token, so it would teach the model to go on in another's part"
+    reached = 0
+    for i, turn in zip(places, wanted, strict=True):
+        asked = _tokenise(slm, slm.render(chat.messages[:i]))
+        if example.input_ids[: len(asked)] != asked:
+            return "the prompt of a turn is not the one that the model is asked with"
+        reached = len(asked) + len(_tokenise(slm, turn))
+    return None if reached == len(example.input_ids) else "tokens stand behind the last trained turn"

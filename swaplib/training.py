@@ -1,6 +1,6 @@
-"""Fine-tunes the SLM with Unsloth QLoRA on prompt -> completion rows: adapter and run card.
+"""Fine-tunes the SLM with Unsloth QLoRA: a track's rows, or chats of any kind; adapter and run card.
 
-The loss is on the completion and its end-of-turn token only (labels.py). Without a GPU the same code trains through
+The loss is on trained turns and their end-of-turn tokens only (labels.py). Without a GPU the same code trains through
 Unsloth's CPU mode, on float32 weights; the run card lists this and every other departure from the fixed settings.
 """
 
@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from swaplib.adapter import read_card
+from swaplib.chats import ChatSet, gather_rows
 from swaplib.decision import read_decision
 from swaplib.files import hash_text
-from swaplib.labels import Example, label_row, label_splits, prove_labels
+from swaplib.labels import Example, label_chat, label_chats, prove_labels
 from swaplib.local import LocalSLM
 from swaplib.metrics import Track, canonical_json, check_track
 from swaplib.outbox import check_tracing
-from swaplib.rows import Row, hash_rows, read_rows
+from swaplib.rows import read_rows
 from swaplib.runs import lock_run, new_folder, open_run
 from swaplib.settings import Settings, check_sizes, show_path
 from swaplib.trainer import Recipe, import_unsloth, save_adapter, train
@@ -31,7 +32,7 @@ def fine_tune(
         settings: Says where rows, checkpoint and results lie.
         track: `structured` or `toolcall`.
         force: Train whatever the decision says, or without one.
-        row_limit: Only the first rows of train, and a quarter as many of val; None for all, and SWAP_ROW_LIMIT caps it.
+        row_limit: As for find_sizes.
         recipe: The settings; None for the specification's.
 
     Returns:
@@ -42,78 +43,79 @@ def fine_tune(
         FileNotFoundError, ValueError: The decision, the rows or the checkpoint are missing or do not fit.
     """
     check_tracing(settings)
-    if not must_train(settings, track, force):
+    chosen = choose_rows(settings, track, force, row_limit)
+    if chosen is None:
         print(f"FINE_TUNE=0 for {track}: by the rule the SLM is good enough as it is, so there is nothing to train.")
         return None
-    limit = _find_limit(settings, row_limit)
-    rows = {split: _read_first(settings, track, split, limit) for split in ("train", "val")}
-    is_cut = len(rows["train"]) < len(_read_first(settings, track, "train", None))
-    cut = f"only the first {len(rows['train'])} train rows and {len(rows['val'])} val rows" if is_cut else None
-    return train_adapter(settings, {track: rows}, settings.adapter_of(track), recipe or Recipe(), cut)
+    return train_adapter(settings, {track: chosen}, settings.adapter_of(track), recipe or Recipe())
 
 
-def must_train(settings: Settings, track: Track, force: bool) -> bool:
-    """Whether the track's decision says FINE_TUNE=1, or training is forced."""
+def choose_rows(settings: Settings, track: Track, force: bool = False, row_limit: int | None = None) -> ChatSet | None:
+    """The rows that fine_tune trains on, as chats; None when the decision says FINE_TUNE=0 and nothing is forced.
+
+    Raises:
+        FileNotFoundError, ValueError: The decision or the rows are missing or do not fit.
+    """
     check_track(track)
-    return force or read_decision(settings, track)["FINE_TUNE"] == 1
-
-
-def _find_limit(settings: Settings, row_limit: int | None) -> int | None:
-    check_sizes(", or None for the whole split", row_limit=row_limit)
-    return settings.cap_rows(row_limit)
+    if not force and read_decision(settings, track)["FINE_TUNE"] != 1:
+        return None
+    sizes = find_sizes(settings, row_limit)
+    whole = {split: read_rows(settings.dataset / track / f"{split}.jsonl", track) for split in sizes}
+    rows = {split: whole[split][:n] for split, n in sizes.items()}
+    is_cut = len(rows["train"]) < len(whole["train"])
+    cut = f"only the first {len(rows['train'])} train rows and {len(rows['val'])} val rows" if is_cut else None
+    return gather_rows(track, rows, cut)
 
 
 def find_sizes(settings: Settings, row_limit: int | None) -> dict[str, int | None]:
-    """How many rows of `train` and `val` a limit leaves: a quarter as many validate; None for all."""
-    return _list_sizes(_find_limit(settings, row_limit))
+    """How many of `train` and of `val` are taken; None for all.
 
+    Args:
+        settings: SWAP_ROW_LIMIT caps the limit.
+        row_limit: Only the first of train, and a quarter as many of val; None for all.
 
-def _list_sizes(limit: int | None) -> dict[str, int | None]:
+    Raises:
+        ValueError: The limit is below 1.
+    """
+    check_sizes(", or None for the whole split", row_limit=row_limit)
+    limit = settings.cap_rows(row_limit)
     return {"train": limit, "val": None if limit is None else max(1, limit // 4)}
 
 
-def _read_first(settings: Settings, track: Track, split: str, limit: int | None) -> list[Row]:
-    """The rows of a split under a limit, which stands for the train rows; a quarter as many validate."""
-    check_track(track)
-    return read_rows(settings.dataset / track / f"{split}.jsonl", track)[: _list_sizes(limit)[split]]
-
-
-def preview_labels(settings: Settings, track: Track, force: bool = False, n: int = 3) -> list[dict[str, Any]]:
-    """The label proof of the first n train rows, for a person to read; fine_tune proves every row.
+def preview_labels(settings: Settings, chosen: ChatSet | None, n: int = 3) -> list[dict[str, Any]]:
+    """The label proof of the first n train chats, for a person to read; training proves every chat.
 
     Returns:
-        One record for each row, as prove_labels makes them; none when nothing is to be trained.
+        One record for each chat, as prove_labels makes them; none when nothing is to be trained.
 
     Raises:
-        FileNotFoundError, ValueError: The decision, the rows or the checkpoint are missing, or the proof fails.
+        FileNotFoundError, ValueError: The checkpoint is missing, or the proof fails.
     """
-    if not must_train(settings, track, force):
+    chats = chosen.chats["train"][:n] if chosen else []
+    if not chats:
         return []
     import_unsloth()
-    slm, rows = LocalSLM(settings.slm_model_path), _read_first(settings, track, "train", n)
-    return prove_labels(slm, track, rows, [label_row(slm, track, row) for row in rows])
+    slm = LocalSLM(settings.slm_model_path)
+    return prove_labels(slm, chats, [label_chat(slm, chat) for chat in chats])
 
 
 def train_adapter(
     settings: Settings,
-    rows: dict[Track, dict[str, list[Row]]],
+    chosen: dict[str, ChatSet],
     target: Path,
     recipe: Recipe,
-    cut: str | None = None,
     is_compact: bool = False,
     session_id: str | None = None,
 ) -> dict[str, Any]:
-    """Train an adapter on rows of one track or more, and put it in its place when it is whole.
+    """Train an adapter on chats, each proved before a step is made, and put it in its place when it is whole.
 
-    A training that was killed goes on from its last checkpoint: the same call finds its run by a hash of rows, recipe
-    and base checkpoint.
+    A training that was killed goes on from its last checkpoint: the same call finds it by a hash of rows, recipe and base.
 
     Args:
         settings: Says where the checkpoint and the runs lie.
-        rows: The rows of `train` and `val` for each track.
+        chosen: What is trained on, by the names of its tracks or `agent`.
         target: The adapter's folder; another one there is replaced.
         recipe: The settings.
-        cut: How rows were left out, in words, for the run card.
         is_compact: Save the weights in bfloat16, half the size, and no tokenizer.
         session_id: The trace's Langfuse session.
 
@@ -122,39 +124,10 @@ def train_adapter(
     """
     import_unsloth()
     slm = LocalSLM(settings.slm_model_path)
-    examples = _label_all(slm, rows, recipe.sequence_length)
-    data = {track: {split: hash_rows(of_split) for split, of_split in splits.items()} for track, splits in rows.items()}
-    counts = {track: {split: len(of_split) for split, of_split in splits.items()} for track, splits in rows.items()}
-    facts = {"rows_sha256": data, "rows": counts, "departures": list_departures(recipe, cut), "session_id": session_id}
-    return train_examples(settings, slm, examples, facts, target, recipe, is_compact)
-
-
-def train_examples(
-    settings: Settings,
-    slm: LocalSLM,
-    examples: dict[str, list[Example]],
-    facts: dict[str, Any],
-    target: Path,
-    recipe: Recipe,
-    is_compact: bool = False,
-) -> dict[str, Any]:
-    """Train an adapter on labelled and proved examples; resume, trace and run card as for train_adapter.
-
-    Args:
-        settings: Says where the runs lie.
-        slm: The base.
-        examples: Those of `train` and `val`.
-        facts: For the card: `rows` and `rows_sha256` by name and split, `departures`, and the trace's `session_id` if any.
-        target: The adapter's folder; another one there is replaced.
-        recipe: The settings.
-        is_compact: Save the weights in bfloat16, half the size, and no tokenizer.
-    """
-    identity = slm.identity()
-    question = {"recipe": asdict(recipe), "rows_sha256": facts["rows_sha256"]}
-    question |= {"checkpoint": identity["checkpoint_sha256"]}
-    key = hash_text(canonical_json(question))[:12]
-    facts = {**question, **facts, "base": identity["model"]}
-    planned = new_folder(settings, "-".join(facts["rows"]), "train", key)
+    chats = {split: [chat for one in chosen.values() for chat in one.chats[split]] for split in ("train", "val")}
+    examples = label_chats(slm, chats, recipe.sequence_length)
+    key, facts = _describe(slm, chosen, recipe, session_id)
+    planned = new_folder(settings, "-".join(chosen), "train", key)
     with lock_run(settings, key, planned, is_wanted=_is_unfinished) as folder:
         if card := _find_card(target, key):
             print(
@@ -162,6 +135,23 @@ def train_examples(
             )
             return card
         return _train_run(settings, slm, examples, recipe, folder, facts, target, is_compact)
+
+
+def _describe(
+    slm: LocalSLM, chosen: dict[str, ChatSet], recipe: Recipe, session_id: str | None
+) -> tuple[str, dict[str, Any]]:
+    """A key that the same training has again, and what the run card says of it before it has begun."""
+    identity, used, fixed = slm.identity(), asdict(recipe), asdict(Recipe())
+    hashes = {name: one.sha256 for name, one in chosen.items()}
+    question = {"recipe": used, "rows_sha256": hashes, "checkpoint": identity["checkpoint_sha256"]}
+    departures = [f"{name} {used[name]} in place of {value}" for name, value in fixed.items() if used[name] != value]
+    facts = {
+        "rows": {name: {split: len(chats) for split, chats in one.chats.items()} for name, one in chosen.items()},
+        "departures": departures + [one.cut for one in chosen.values() if one.cut],
+        "session_id": session_id,
+        "base": identity["model"],
+    }
+    return hash_text(canonical_json(question))[:12], question | facts
 
 
 def _is_unfinished(folder: Path) -> bool:
@@ -197,16 +187,3 @@ def _train_run(
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     print(f"adapter: {show_path(target)}")
     return card
-
-
-def list_departures(recipe: Recipe, cut: str | None) -> list[str]:
-    """Where a training's settings are not the specification's, in words; `cut` says how the rows differ."""
-    fixed, used = asdict(Recipe()), asdict(recipe)
-    found = [f"{name} {used[name]} in place of {value}" for name, value in fixed.items() if used[name] != value]
-    return found + ([cut] if cut else [])
-
-
-def _label_all(slm: LocalSLM, rows: dict[Track, dict[str, list[Row]]], limit: int) -> dict[str, list[Example]]:
-    """The examples of train and val, the tracks one after the other; every row's labels are proved."""
-    labelled = [label_splits(slm, track, splits, limit) for track, splits in rows.items()]
-    return {split: [example for of_track in labelled for example in of_track[split]] for split in ("train", "val")}

@@ -49,7 +49,7 @@ def test_a_build_beside_another_dataset_or_with_changed_files_is_refused(toolcal
     write_text(folder / "steps.jsonl", "")
     made = {"made_from": {"dataset_manifest_sha256": hash_file(manifest)}, "sha256": {}, "run": {"session_id": "s"}}
     write_json(folder / "manifest.json", made | {"sha256": {"steps.jsonl": hash_file(folder / "steps.jsonl")}})
-    assert distill.read_kept(toolcall_home) == {"train": [], "val": []}
+    assert distill.read_kept(toolcall_home).chats == {"train": [], "val": []}
     write_text(folder / "steps.jsonl", "changed")
     with pytest.raises(ValueError, match=r"does not hold what was built: steps\.jsonl"):
         distill.read_kept(toolcall_home)

@@ -1,5 +1,4 @@
 import json
-import re
 import shutil
 import signal
 import subprocess
@@ -8,76 +7,23 @@ import time
 
 import pytest
 
-from swaplib import adapter, comparison, labels, outbox, trainer, training
+from swaplib import adapter, comparison, outbox, trainer, training
+from swaplib.chats import gather_rows
 from swaplib.files import hash_file, write_json
-from swaplib.labels import IGNORED, Example
 from swaplib.local import LocalSLM
 from swaplib.prompts import build_messages
 from swaplib.provenance import describe_device
 from swaplib.rows import read_rows, write_rows
 from swaplib.settings import ROOT, Settings, load_settings
 
-DATA = ROOT / "slm_swap" / "02_dataset"
 NO_GPU = describe_device().startswith("CPU")
-ROWS = {track: read_rows(DATA / track / "train.jsonl", track)[:5] for track in ("toolcall", "structured")}
-
-
-@pytest.mark.parametrize("track", ["toolcall", "structured"])
-def test_labels_are_the_completion_and_its_end_of_turn_and_nothing_else(slm, track):
-    examples = labels.label_splits(slm, track, {"train": ROWS[track]}, 2048)["train"]
-    for row, example in zip(ROWS[track], examples, strict=True):
-        trained = [label for label in example.labels if label != IGNORED]
-        assert slm.tokenizer.decode(trained) == row.completion + "<|im_end|>"
-        start = len(example.labels) - len(trained)
-        assert set(example.labels[:start]) == {IGNORED}
-        assert example.input_ids[start:] == trained
-    records = labels.prove_labels(slm, track, ROWS[track], examples)
-    assert [record["trained_text"] for record in records] == [row.completion + "<|im_end|>" for row in ROWS[track]]
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda e: Example(e.input_ids, [IGNORED] * len(e.labels)), "no token is trained"),
-        (lambda e: Example(e.input_ids, e.input_ids), "the trained text is"),
-        (lambda e: Example(e.input_ids, [*e.labels[:-1], IGNORED]), "the trained tokens are not the end"),
-        (lambda e: Example(e.input_ids[:-1], e.labels[:-1]), "the end of turn '<|im_end|>' is not trained"),
-        (lambda e: Example(e.input_ids[:-3] + e.input_ids[-1:], e.labels[:-3] + e.labels[-1:]), "the trained text is"),
-        (lambda e: Example(e.input_ids[1:], e.labels[1:]), "the prompt is not the one that evaluation renders"),
-    ],
-)
-def test_the_label_proof_fails_on_planted_labels(slm, spoil, message):
-    rows = ROWS["toolcall"]
-    examples = labels.label_splits(slm, "toolcall", {"train": rows}, 2048)["train"]
-    examples[2] = spoil(examples[2])
-    with pytest.raises(ValueError) as caught:
-        labels.prove_labels(slm, "toolcall", rows, examples)
-    assert f"toolcall/train.jsonl:3: {message}" in str(caught.value)
-
-
-def test_a_template_that_renders_training_otherwise_than_evaluation_is_refused(slm, tmp_path):
-    copy = tmp_path / slm.path.name
-    shutil.copytree(slm.path, copy)
-    template = (copy / "chat_template.jinja").read_text()
-    (copy / "chat_template.jinja").write_text(template.replace("assistant\n", "assistant\nSure! "))
-    with pytest.raises(ValueError, match="does not render a training text as prompt, completion"):
-        labels.label_row(LocalSLM(copy), "toolcall", ROWS["toolcall"][0])
-
-
-def test_rows_that_are_too_long_are_all_listed_with_file_and_line_and_none_is_cut(slm):
-    splits = {"train": ROWS["toolcall"][:2], "val": ROWS["toolcall"][2:]}
-    with pytest.raises(ValueError) as caught:
-        labels.label_splits(slm, "toolcall", splits, 50)
-    assert "5 toolcall row(s) exceed 50 tokens" in str(caught.value)
-    assert re.findall(r"(\w+\.jsonl:\d+): \d+ tokens", str(caught.value)) == [
-        *("train.jsonl:1", "train.jsonl:2", "val.jsonl:1", "val.jsonl:2", "val.jsonl:3")
-    ]
+ROWS = read_rows(ROOT / "slm_swap" / "02_dataset" / "toolcall" / "train.jsonl", "toolcall")[:5]
 
 
 def write_decision(settings: Settings, bit: int) -> None:
     """A decision, and the two runs that it was made on, as far as training reads them."""
     rows_file = settings.dataset / "toolcall" / "test.jsonl"
-    write_rows(rows_file, ROWS["toolcall"])
+    write_rows(rows_file, ROWS)
     for model in ("azure", "slm"):
         identity = LocalSLM(settings.slm_model_path).identity() if model == "slm" else {}
         run = dict.fromkeys(comparison.MUST_AGREE) | {
@@ -97,7 +43,7 @@ def test_nothing_is_trained_when_the_decision_says_0_and_a_missing_one_names_the
         training.fine_tune(settings, "toolcall")
     write_decision(settings, 0)
     assert training.fine_tune(settings, "toolcall") is None
-    assert training.preview_labels(settings, "toolcall") == []
+    assert training.preview_labels(settings, training.choose_rows(settings, "toolcall")) == []
     assert "nothing to train" in capsys.readouterr().out
     assert not settings.runs.exists()
 
@@ -121,7 +67,7 @@ def test_an_interrupted_checkpoint_is_not_resumed_from(tmp_path):
 
 
 RECIPE = trainer.Recipe(rank=8, epochs=4, batch_size=1, learning_rate=1e-3)
-SPLITS = {split: ROWS["toolcall"][:2] for split in ("train", "val")}
+SPLITS = {split: ROWS[:2] for split in ("train", "val")}
 
 
 def write_home(settings: Settings) -> Settings:
@@ -163,7 +109,7 @@ def test_the_adapter_reloads_with_the_outputs_of_the_model_in_memory(trained):
     settings, _, model = trained
     # float32 weights, as training had them on a machine without a GPU
     reloaded = LocalSLM(settings.slm_model_path, settings.adapter_of("toolcall"), "float32" if NO_GPU else "4bit")
-    texts = [reloaded.render(build_messages("toolcall", row.prompt)) for row in ROWS["toolcall"][:2]]
+    texts = [reloaded.render(build_messages("toolcall", row.prompt)) for row in ROWS[:2]]
     expected = [g.output for g in reloaded.generate_batch(texts, 16)]
     inputs = reloaded.tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(model.device)
     model.eval()
@@ -187,9 +133,9 @@ def test_an_adapter_fits_its_own_base_and_rows_only(trained, tmp_path):
         adapter.export_adapter(elsewhere, "toolcall", tmp_path / "out", is_merged=True)
     other_rows = settings.model_copy(update={"swap_home": tmp_path / "home"})
     shutil.copytree(settings.adapter_of("toolcall"), other_rows.adapter_of("toolcall"))
-    write_rows(other_rows.dataset / "toolcall" / "train.jsonl", ROWS["toolcall"][1:3])
+    write_rows(other_rows.dataset / "toolcall" / "train.jsonl", ROWS[1:3])
     assert "was trained on other rows" in adapter.find_misfit(other_rows, "toolcall")
-    write_rows(other_rows.dataset / "toolcall" / "train.jsonl", ROWS["toolcall"])  # it was trained on the first two
+    write_rows(other_rows.dataset / "toolcall" / "train.jsonl", ROWS)  # it was trained on the first two
     assert adapter.find_misfit(other_rows, "toolcall") is None
     renamed = shutil.copytree(other_base, tmp_path / "qwen2.5-7b-instruct")
     with pytest.raises(ValueError, match=r"belongs to smollm2-135m-instruct, not to qwen2\.5-7b-instruct"):
@@ -236,9 +182,13 @@ def test_a_training_that_is_killed_resumes_and_ends_as_an_undisturbed_one(traine
 
 
 def test_a_row_limit_takes_the_first_rows_and_a_quarter_as_many_to_validate(settings):
-    write_rows(settings.dataset / "toolcall" / "train.jsonl", ROWS["toolcall"])
-    assert training._read_first(settings, "toolcall", "train", 4) == ROWS["toolcall"][:4]
-    write_rows(settings.dataset / "toolcall" / "val.jsonl", ROWS["toolcall"])
-    assert training._read_first(settings, "toolcall", "val", 4) == ROWS["toolcall"][:1]
+    write_rows(settings.dataset / "toolcall" / "train.jsonl", ROWS)
+    write_rows(settings.dataset / "toolcall" / "val.jsonl", ROWS)
+    chosen = training.choose_rows(settings, "toolcall", force=True, row_limit=4)
+    assert chosen == gather_rows("toolcall", {"train": ROWS[:4], "val": ROWS[:1]}, chosen.cut)
+    assert chosen.cut == "only the first 4 train rows and 1 val rows"
+    assert training.choose_rows(settings, "toolcall", force=True).cut is None
+    capped = settings.model_copy(update={"swap_row_limit": 2})
+    assert len(training.choose_rows(capped, "toolcall", force=True, row_limit=4).chats["train"]) == 2
     with pytest.raises(ValueError, match="row_limit=0"):
         training.fine_tune(settings, "toolcall", force=True, row_limit=0)
