@@ -1,20 +1,24 @@
-"""The agent: smolagents' CodeAgent with a short prompt of our own, over any client that `evaluate` can ask.
+"""The agent: a model that acts by writing code, over any client that `evaluate` can ask.
 
-The prompt, the messages and the tools are the same whoever answers, the hosted LLM or a local SLM, and the same that
-training texts are made of. What the model sees is made by agent_prompt.build_agent_messages from the steps so far, and the
-code it writes runs in a Sandbox. smolagents keeps the loop: ask, parse, execute, observe, until a final answer or the last
-step.
+A plain loop: ask, find the code, run it, observe; until a final answer, the last step, or too many failed steps in a row.
+What the model sees is made by agent_prompt.build_agent_messages from the steps so far, the same whoever answers, the hosted
+LLM or a local SLM, and the same that training texts are made of. The code runs in a Sandbox. A turn, for example:
+
+    I call the tool and look at its result.
+    <code>
+    print(count_loaves(shelves=12))
+    </code>
 """
 
+import ast
 import re
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from swaplib.agent_prompt import CODE_TAGS, NO_CODE, build_agent_messages
-from swaplib.hosted import CallFailed, HostedLLM
-from swaplib.prompts import Message
 from swaplib.provenance import now_utc
 from swaplib.rows import Generation
 from swaplib.sandbox import CellResult, Limits, Sandbox
@@ -22,9 +26,14 @@ from swaplib.tasks import Task
 from swaplib.trajectory import Outcome, Step, Trajectory
 
 if TYPE_CHECKING:
+    from swaplib.hosted import HostedLLM
     from swaplib.local import LocalSLM
 
 CUT_OFF = "the answer was cut off at the token limit, so its code was not run: be shorter"
+OPEN_TAG, CLOSE_TAG = CODE_TAGS
+FENCED = re.compile(r"```(?:python|py)(.*?)\n```", re.DOTALL)
+ANSWER_SET = re.compile(r"(?<![.\w])final_answer\s*=")
+ANSWER_NAMED = re.compile(r"(?<![.\w])final_answer\b(?!\s*\()")  # but not called
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,50 +46,14 @@ class AgentOptions:
     limits: Limits = field(default_factory=Limits)
 
 
-class _NoAnswer(Exception):  # noqa: N818 - reads as what happened
-    """The model gave no answer after the retries."""
-
-
 @dataclass
-class _Session:
-    """One request in progress: what was said and done so far. Plays the parts that CodeAgent asks others to play."""
+class _Work:
+    """One request in progress; `answer` is the last step's, `error` why the model gave no answer to the last call."""
 
-    client: "HostedLLM | LocalSLM"
-    task: Task
-    sandbox: Sandbox
-    max_new_tokens: int
-    steps: list[Step] = field(default_factory=list)
     generations: list[Generation] = field(default_factory=list)
-    result: CellResult | None = None
-
-    def ask(self) -> str:
-        """The model's next turn; nothing behind the first closing tag counts."""
-        messages = build_agent_messages(self.task.signatures, self.task.request, self.steps)
-        self.result = None
-        _, generation = next(iter(self.client.generate([messages], self.max_new_tokens)))
-        self.generations.append(generation)
-        if generation.status == "error":
-            raise _NoAnswer(generation.error)
-        text, tag, _ = generation.output.partition(CODE_TAGS[1])
-        return text + tag
-
-    def run(self, code: str) -> CellResult:
-        """Execute a step's code, unless the answer was cut off or empty."""
-        generation = self.generations[-1]
-        if generation.status == "truncated" and CODE_TAGS[1] not in generation.output:
-            self.result = CellResult("", CUT_OFF)
-        else:
-            self.result = self.sandbox.run(code) if code.strip() else CellResult("", NO_CODE)
-        return self.result
-
-    def add_step(self, output: str, code: str | None) -> None:
-        """Keep a step as it ended; a step whose code was not found has its whole output as the thought."""
-        result = self.result or CellResult("", NO_CODE)
-        if (code or "").strip():
-            thought = re.split(f"{CODE_TAGS[0]}|```", output, maxsplit=1)[0].strip()
-        else:
-            thought, code = output.removesuffix(CODE_TAGS[1]).strip(), None
-        self.steps.append(Step(thought, code, result.printed, result.error, result.calls, result.has_answer))
+    steps: list[Step] = field(default_factory=list)
+    answer: Any = None
+    error: str | None = None
 
 
 def run_agent(client: "HostedLLM | LocalSLM", task: Task, options: AgentOptions | None = None) -> Trajectory:
@@ -96,112 +69,100 @@ def run_agent(client: "HostedLLM | LocalSLM", task: Task, options: AgentOptions 
 
     Raises:
         CallFailed: The endpoint refuses every call.
+        RuntimeError: The process for the agent's code does not start: this machine's fault, not the model's.
     """
-    options = options or AgentOptions()
-    sandbox = Sandbox([definition["name"] for definition in task.offered], options.limits)
-    session = _Session(client, task, sandbox, options.max_new_tokens)
     started, start = now_utc(), time.perf_counter()
-    try:
-        error = _run_code_agent(session, options)
-    finally:
-        sandbox.close()
-    has_answer = bool(session.steps) and session.steps[-1].is_final
-    outcome: Outcome = "error" if error else "answered" if has_answer else "step_limit"
+    work = _do_work(client, task, options or AgentOptions())
+    has_answer = bool(work.steps) and work.steps[-1].is_final
+    outcome: Outcome = "error" if work.error else "answered" if has_answer else "step_limit"
     return Trajectory(
         id=task.id,
         outcome=outcome,
         task=task.request,
         tools=tuple(definition["name"] for definition in task.offered),
-        steps=tuple(session.steps),
-        final_answer=session.result.answer if has_answer and session.result else None,
-        usage=_count_usage(session.generations),
+        steps=tuple(work.steps),
+        final_answer=work.answer if outcome == "answered" else None,
+        usage=_count_usage(work.generations),
         model=client.identity(),
         timing={"started": started, "latency_ms": round((time.perf_counter() - start) * 1000, 1)},
-        error=error,
+        error=work.error,
     )
+
+
+def _do_work(client: "HostedLLM | LocalSLM", task: Task, options: AgentOptions) -> _Work:
+    """Ask, find the code, run it, observe: at most as often as the options say."""
+    work = _Work()
+    with closing(Sandbox([definition["name"] for definition in task.offered], options.limits)) as sandbox:
+        for _ in range(options.max_steps):
+            messages = build_agent_messages(task.signatures, task.request, work.steps)
+            _, generation = next(iter(client.generate([messages], options.max_new_tokens)))
+            work.generations.append(generation)
+            if generation.status == "error":
+                work.error = generation.error
+                break
+            turn = cut_turn(generation.output)
+            code = find_code(turn)
+            result = _run_code(code, generation, sandbox)
+            work.steps.append(_make_step(turn, code, result))
+            work.answer = result.answer
+            if _is_over(work.steps, options.max_failures):
+                break
+    return work
+
+
+def _is_over(steps: Sequence[Step], max_failures: int) -> bool:
+    """Whether the last step gave the answer, or so many in a row failed."""
+    if steps[-1].is_final and not steps[-1].error:
+        return True
+    last = steps[-max_failures:]
+    return len(last) == max_failures and all(step.error for step in last)
+
+
+def cut_turn(output: str) -> str:
+    """A turn up to its first closing tag, since nothing behind it counts; one that was left open is closed."""
+    return output.partition(CLOSE_TAG)[0] + CLOSE_TAG if output else ""
+
+
+def find_code(turn: str) -> str | None:
+    """Find the code in a turn, as cut_turn leaves it.
+
+    It is what stands between the tags; where nothing does, what stands in fences marked as Python, all of them; else the
+    turn itself, if it is Python. A variable that is called final_answer gets another name where the function is called, too.
+
+    Returns:
+        The code, which may be blank, or None where there is none.
+
+    Source: parse_code_blobs and fix_final_answer_code of smolagents 1.26 (Apache-2.0); the same turns have the same code.
+    """
+    tagged = turn.partition(OPEN_TAG)[2].removesuffix(CLOSE_TAG).strip()
+    code = tagged or "\n\n".join(block.strip() for block in FENCED.findall(turn))
+    if not code:
+        try:
+            ast.parse(turn)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return None
+        code = turn
+    if "final_answer(" in code and ANSWER_SET.search(code):
+        return ANSWER_NAMED.sub("final_answer_variable", code)
+    return code
+
+
+def _run_code(code: str | None, generation: Generation, sandbox: Sandbox) -> CellResult:
+    """Run a turn's code, unless there is none or the answer was cut off."""
+    if code is not None and generation.status == "truncated" and CLOSE_TAG not in generation.output:
+        return CellResult("", CUT_OFF)
+    return sandbox.run(code) if code and code.strip() else CellResult("", NO_CODE)
+
+
+def _make_step(turn: str, code: str | None, result: CellResult) -> Step:
+    """A turn as it ended; where no code was found, the whole of it is the thought."""
+    if code and code.strip():
+        thought = re.split(f"{OPEN_TAG}|```", turn, maxsplit=1)[0].strip()
+    else:
+        thought, code = turn.removesuffix(CLOSE_TAG).strip(), None
+    return Step(thought, code, result.printed, result.error, result.calls, result.has_answer)
 
 
 def _count_usage(generations: Sequence[Generation]) -> dict[str, int]:
     names = ("prompt_tokens", "completion_tokens")
     return {"calls": len(generations)} | {n: sum(getattr(g, n) or 0 for g in generations) for n in names}
-
-
-def _run_code_agent(session: _Session, options: AgentOptions) -> str | None:
-    """Run smolagents' loop over a session; returns why the model gave no answer, or None."""
-    from smolagents.utils import AgentError, AgentGenerationError
-
-    agent = _make_code_agent(session, options)
-    try:
-        agent.run(session.task.request)
-    except AgentGenerationError as error:
-        cause = error.__cause__
-        if isinstance(cause, CallFailed):
-            raise cause from None
-        if not isinstance(cause, _NoAnswer):
-            raise
-        return str(cause)
-    except AgentError:
-        if not agent.interrupt_switch:
-            raise
-    return None
-
-
-def _make_code_agent(session: _Session, options: AgentOptions) -> Any:
-    """A CodeAgent whose model, messages, executor and memory are the session."""
-    from smolagents import ActionStep, ChatMessage, CodeAgent, LogLevel, MessageRole, Model, TokenUsage
-    from smolagents.agents import EMPTY_PROMPT_TEMPLATES
-    from smolagents.local_python_executor import CodeOutput, PythonExecutor
-    from smolagents.tools import BaseTool
-
-    class SessionModel(Model):
-        def generate(self, messages: Any, **_: Any) -> Any:
-            text = session.ask()
-            usage = session.generations[-1]
-            counts = TokenUsage(usage.prompt_tokens or 0, usage.completion_tokens or 0)
-            return ChatMessage(MessageRole.ASSISTANT, text, token_usage=counts)
-
-    class SessionExecutor(PythonExecutor):
-        def send_tools(self, tools: Any) -> None:
-            """The sandbox has its tools already."""
-
-        def send_variables(self, variables: Any) -> None:
-            """No variables are given."""
-
-        def __call__(self, code_action: str) -> Any:
-            result = session.run(code_action)
-            if result.error:
-                raise RuntimeError(result.error)
-            return CodeOutput(output=result.answer, logs=result.printed, is_final_answer=result.has_answer)
-
-    class OfferedTool(BaseTool):
-        def __init__(self, name: str):
-            self.name = name
-
-        def __call__(self, *_: Any, **__: Any) -> Any:
-            raise RuntimeError("tools are called in the sandbox only")
-
-    class SessionAgent(CodeAgent):
-        def write_memory_to_messages(self, summary_mode: bool = False) -> list[Message]:
-            return build_agent_messages(session.task.signatures, session.task.request, session.steps)
-
-        def provide_final_answer(self, task: str) -> Any:
-            """No call beyond the last step: a trajectory without an answer stays without one."""
-            return ChatMessage(MessageRole.ASSISTANT, "")
-
-    def keep(step: ActionStep, agent: CodeAgent) -> None:
-        if step.model_output is not None:
-            session.add_step(step.model_output, step.code_action)
-        last = session.steps[-options.max_failures :]
-        if len(last) == options.max_failures and all(step.error for step in last):
-            agent.interrupt()
-
-    return SessionAgent(
-        tools=[OfferedTool(definition["name"]) for definition in session.task.offered],
-        model=SessionModel(),
-        prompt_templates=EMPTY_PROMPT_TEMPLATES,
-        executor=SessionExecutor(),
-        code_block_tags=CODE_TAGS,
-        max_steps=options.max_steps,
-        verbosity_level=LogLevel.OFF,
-        step_callbacks=[keep],
-    )

@@ -18,7 +18,6 @@ PACKAGES = (
     "langfuse",
     "openai",
     "peft",
-    "smolagents",
     "torch",
     "transformers",
     "trl",
