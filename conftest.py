@@ -5,6 +5,7 @@ nbmake's items are plain pytest items, so fixtures do not reach them; hooks do.
 
 import os
 import shutil
+import signal
 import tempfile
 from contextlib import ExitStack
 
@@ -28,6 +29,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Give the session an environment of its own, before anything reads it."""
     config.addinivalue_line("markers", "stand_in: needs the hosted stand-in, which answers at AZURE_ENDPOINT")
     config.addinivalue_line("markers", "long: takes minutes; `make test-long` runs it")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job; children would inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ |= {
         "AZURE_ENDPOINT": f"http://127.0.0.1:{find_free_port()}/openai/deployments/stand-in",
         "AZURE_API_KEY": "the-stand-in-needs-no-key",
