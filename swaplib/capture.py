@@ -156,9 +156,9 @@ def plan_tasks(
 
 def _count_prompt_tokens(settings: Settings, tasks: Sequence[Task]) -> dict[str, Any] | None:
     """Median and maximum length of the first prompts, with the local checkpoint's tokenizer; None where there is none."""
-    from swaplib.local import LocalSLM
+    from swaplib.local_checkpoint import Checkpoint
 
-    slm = LocalSLM(settings.slm_model_path)
+    slm = Checkpoint(settings.slm_model_path)
     try:
         slm.check()
     except (FileNotFoundError, ValueError):

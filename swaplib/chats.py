@@ -13,7 +13,7 @@ from typing import Any
 
 from swaplib.files import read_appended
 from swaplib.labels import IGNORED, Example
-from swaplib.local import LocalSLM
+from swaplib.local_checkpoint import Checkpoint
 from swaplib.prompts import Message
 from swaplib.settings import show_path
 
@@ -63,7 +63,7 @@ def _parse_chat(record: dict[str, Any]) -> Chat:
     return chat
 
 
-def label_chat(slm: LocalSLM, chat: Chat) -> Example:
+def label_chat(slm: Checkpoint, chat: Chat) -> Example:
     """Tokenise a chat; labels cover each trained turn and the token that ends it. What follows the last one is left out.
 
     Each turn is tokenised apart from what stands before it, because that is how generation meets it.
@@ -93,11 +93,11 @@ def label_chat(slm: LocalSLM, chat: Chat) -> Example:
     return Example(ids, labels)
 
 
-def _tokenise(slm: LocalSLM, text: str) -> list[int]:
+def _tokenise(slm: Checkpoint, text: str) -> list[int]:
     return slm.tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def label_chats(slm: LocalSLM, chats: Sequence[Chat], limit: int) -> list[Example]:
+def label_chats(slm: Checkpoint, chats: Sequence[Chat], limit: int) -> list[Example]:
     """Tokenise and prove chats.
 
     Raises:
@@ -118,7 +118,7 @@ def label_chats(slm: LocalSLM, chats: Sequence[Chat], limit: int) -> list[Exampl
     return examples
 
 
-def prove_chats(slm: LocalSLM, chats: Sequence[Chat], examples: Sequence[Example]) -> list[dict[str, Any]]:
+def prove_chats(slm: Checkpoint, chats: Sequence[Chat], examples: Sequence[Example]) -> list[dict[str, Any]]:
     """Decode what would be trained and what would not, and compare both with the chats, token by token.
 
     Returns:
@@ -151,7 +151,7 @@ def _list_runs(example: Example) -> list[tuple[bool, list[int]]]:
     return [(is_loss, [token for token, _ in stretch]) for is_loss, stretch in stretches]
 
 
-def _find_problem(slm: LocalSLM, chat: Chat, example: Example, trained: list[str]) -> str | None:
+def _find_problem(slm: Checkpoint, chat: Chat, example: Example, trained: list[str]) -> str | None:
     end = slm.tokenizer.eos_token
     wanted = [m["content"] + end for m, carries in zip(chat.messages, chat.is_trained, strict=True) if carries]
     if any(label not in (IGNORED, token) for token, label in zip(example.input_ids, example.labels, strict=True)):

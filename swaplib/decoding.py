@@ -1,6 +1,6 @@
 """Greedy decoding of many prompts at once: the tokens of transformers' `generate`, sooner.
 
-It knows token ids, a model and nothing else: no text, no rows, no memory that runs out (local.py does that). Four things
+It knows token ids, a model and nothing else: no text, no rows, no memory that runs out (local_model.py does). Four things
 make it fast: what all prompts begin with is read once; prompts are read with little or no padding; a row that has ended
 leaves its slot to the next row; and keys and values stay where they were written, read by all the queries of a group, in
 steps that a GPU replays as one CUDA graph. Rounding differs from `generate`, so ties between logits may break otherwise;
@@ -15,7 +15,7 @@ Three prompts in two slots, on a CPU, with max_new_tokens=3; all begin with A B,
     step        A B c x     -> y     A B f u    -> v                                one token more for every slot
     step        A B c x y   -> .     A B f u v  -> w      Answer(0, [x, y, .]), Answer(2, [u, v, w])
 
-The second answer was cut off: its third token is no end token. `->` is where a token is chosen from logits: the likeliest,
+The last answer was cut off: its third token is no end token. `->` is where a token is chosen from logits: the likeliest,
 unless hooks say otherwise. With hooks a GPU's graph ends at the logits; without them choosing is part of the graph.
 """
 
@@ -71,7 +71,22 @@ def _attend(
     attention_mask: Any,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """SDPA that, for one new token, reads keys and values as they are: the heads of a group become rows of one query."""
+    """SDPA that, for one new token, reads keys and values as they are: the heads of a group become rows of one query.
+
+    Args:
+        module: The attention layer.
+        query: [rows, heads, new tokens, head size].
+        key: [rows, groups, columns, head size]; each group is read by heads / groups heads.
+        value: [rows, groups, columns, value size].
+        attention_mask: [rows, 1, new tokens, columns], bool, or None.
+        **options: transformers' own, such as `scaling`.
+
+    Returns:
+        [rows, new tokens, heads, value size], and no attention weights.
+
+    Raises:
+        NotImplementedError: The mask has more than one row for all heads.
+    """
     rows, heads, length, size = query.shape
     if attention_mask is not None and attention_mask.shape[1] > 1:
         raise NotImplementedError("a mask of its own for each head")
@@ -221,7 +236,17 @@ class _Layer(CacheLayerMixin):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write the new tokens' columns, and give back what the rows in question have so far."""
+        """Write the new tokens' columns, and give back what the rows in question have so far.
+
+        Args:
+            key_states: [rows, heads, new tokens, head size].
+            value_states: The same of values.
+            *args: Unused; transformers' caches take more.
+            **kwargs: As args.
+
+        Returns:
+            Keys and values, [rows, heads, seen, head size] each.
+        """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         rows, columns, seen = self.work.rows, self.work.columns, self.work.seen

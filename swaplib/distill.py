@@ -11,7 +11,7 @@ from typing import Any
 from swaplib import captured, training
 from swaplib.chats import Chat, label_chat, label_chats, prove_chats, read_chats
 from swaplib.files import hash_file, hash_text
-from swaplib.local import LocalSLM
+from swaplib.local_checkpoint import Checkpoint
 from swaplib.metrics import Track, check_track
 from swaplib.model_names import CAPTURED
 from swaplib.outbox import check_tracing
@@ -74,7 +74,7 @@ def preview_chats(settings: Settings, n: int = 2) -> list[dict[str, Any]]:
     if not chats:
         return []
     import_unsloth()
-    slm = LocalSLM(settings.slm_model_path)
+    slm = Checkpoint(settings.slm_model_path)
     return prove_chats(slm, chats, [label_chat(slm, chat) for chat in chats])
 
 
@@ -103,7 +103,7 @@ def distill_agent(
         print("no trajectory of the val split was kept, so nothing validates: capture more tasks (06, `limit`)")
         return None
     import_unsloth()
-    slm = LocalSLM(settings.slm_model_path)
+    slm = Checkpoint(settings.slm_model_path)
     examples = {split: label_chats(slm, of_split, recipe.sequence_length) for split, of_split in chats.items()}
     facts = {
         "rows": {AGENT: {split: len(of_split) for split, of_split in chats.items()}},

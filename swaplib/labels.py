@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from swaplib.local import LocalSLM
+from swaplib.local_checkpoint import Checkpoint
 from swaplib.metrics import Track
 from swaplib.prompts import build_messages
 from swaplib.rows import Row
@@ -23,7 +23,7 @@ class Example:
     labels: list[int]
 
 
-def label_row(slm: LocalSLM, track: Track, row: Row) -> Example:
+def label_row(slm: Checkpoint, track: Track, row: Row) -> Example:
     """Tokenise a row; labels cover the completion and the token that ends its turn.
 
     Prompt and completion are tokenised apart, because that is how generation meets them.
@@ -47,7 +47,9 @@ def label_row(slm: LocalSLM, track: Track, row: Row) -> Example:
     return Example(asked + answered, [IGNORED] * len(asked) + answered)
 
 
-def label_splits(slm: LocalSLM, track: Track, splits: dict[str, Sequence[Row]], limit: int) -> dict[str, list[Example]]:
+def label_splits(
+    slm: Checkpoint, track: Track, splits: dict[str, Sequence[Row]], limit: int
+) -> dict[str, list[Example]]:
     """Tokenise and prove the rows of several splits, such as train and val.
 
     Raises:
@@ -68,7 +70,7 @@ def label_splits(slm: LocalSLM, track: Track, splits: dict[str, Sequence[Row]], 
 
 
 def prove_labels(
-    slm: LocalSLM, track: Track, rows: Sequence[Row], examples: Sequence[Example], split: str = "train"
+    slm: Checkpoint, track: Track, rows: Sequence[Row], examples: Sequence[Example], split: str = "train"
 ) -> list[dict[str, Any]]:
     """Decode what would be trained and compare it with the rows, so that nobody has to believe the mask.
 

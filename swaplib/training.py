@@ -14,7 +14,7 @@ from swaplib.adapter import read_card
 from swaplib.decision import read_decision
 from swaplib.files import hash_text, write_json
 from swaplib.labels import Example, label_row, label_splits, prove_labels
-from swaplib.local import LocalSLM
+from swaplib.local_checkpoint import Checkpoint
 from swaplib.metrics import Track, canonical_json, check_track
 from swaplib.outbox import check_tracing, describe_delivery
 from swaplib.rows import Row, hash_rows, read_rows
@@ -91,7 +91,7 @@ def preview_labels(settings: Settings, track: Track, force: bool = False, n: int
     if not must_train(settings, track, force):
         return []
     import_unsloth()
-    slm, rows = LocalSLM(settings.slm_model_path), _read_first(settings, track, "train", n)
+    slm, rows = Checkpoint(settings.slm_model_path), _read_first(settings, track, "train", n)
     return prove_labels(slm, track, rows, [label_row(slm, track, row) for row in rows])
 
 
@@ -122,7 +122,7 @@ def train_adapter(
         The run card, which also lies in the adapter's folder as `run_card.json`.
     """
     import_unsloth()
-    slm = LocalSLM(settings.slm_model_path)
+    slm = Checkpoint(settings.slm_model_path)
     examples = _label_all(slm, rows, recipe.sequence_length)
     data = {track: {split: hash_rows(of_split) for split, of_split in splits.items()} for track, splits in rows.items()}
     counts = {track: {split: len(of_split) for split, of_split in splits.items()} for track, splits in rows.items()}
@@ -132,7 +132,7 @@ def train_adapter(
 
 def train_examples(
     settings: Settings,
-    slm: LocalSLM,
+    slm: Checkpoint,
     examples: dict[str, list[Example]],
     facts: dict[str, Any],
     target: Path,
@@ -175,7 +175,7 @@ def _find_card(target: Path, key: str) -> dict[str, Any] | None:
 
 def _train_run(
     settings: Settings,
-    slm: LocalSLM,
+    slm: Checkpoint,
     examples: dict[str, list[Example]],
     recipe: Recipe,
     folder: Path,
@@ -211,7 +211,7 @@ def list_departures(recipe: Recipe, cut: str | None) -> list[str]:
     return found + ([cut] if cut else [])
 
 
-def _label_all(slm: LocalSLM, rows: dict[Track, dict[str, list[Row]]], limit: int) -> dict[str, list[Example]]:
+def _label_all(slm: Checkpoint, rows: dict[Track, dict[str, list[Row]]], limit: int) -> dict[str, list[Example]]:
     """The examples of train and val, the tracks one after the other; every row's labels are proved."""
     labelled = [label_splits(slm, track, splits, limit) for track, splits in rows.items()]
     return {split: [example for of_track in labelled for example in of_track[split]] for split in ("train", "val")}

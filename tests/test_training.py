@@ -11,7 +11,8 @@ import pytest
 from swaplib import adapter, comparison, labels, outbox, trainer, training
 from swaplib.files import hash_file, write_json
 from swaplib.labels import IGNORED, Example
-from swaplib.local import LocalSLM
+from swaplib.local_checkpoint import Checkpoint
+from swaplib.local_model import load
 from swaplib.prompts import build_messages
 from swaplib.provenance import describe_device
 from swaplib.rows import read_rows, write_rows
@@ -23,15 +24,15 @@ ROWS = {track: read_rows(DATA / track / "train.jsonl", track)[:5] for track in (
 
 
 @pytest.mark.parametrize("track", ["toolcall", "structured"])
-def test_labels_are_the_completion_and_its_end_of_turn_and_nothing_else(slm, track):
-    examples = labels.label_splits(slm, track, {"train": ROWS[track]}, 2048)["train"]
+def test_labels_are_the_completion_and_its_end_of_turn_and_nothing_else(checkpoint, track):
+    examples = labels.label_splits(checkpoint, track, {"train": ROWS[track]}, 2048)["train"]
     for row, example in zip(ROWS[track], examples, strict=True):
         trained = [label for label in example.labels if label != IGNORED]
-        assert slm.tokenizer.decode(trained) == row.completion + "<|im_end|>"
+        assert checkpoint.tokenizer.decode(trained) == row.completion + "<|im_end|>"
         start = len(example.labels) - len(trained)
         assert set(example.labels[:start]) == {IGNORED}
         assert example.input_ids[start:] == trained
-    records = labels.prove_labels(slm, track, ROWS[track], examples)
+    records = labels.prove_labels(checkpoint, track, ROWS[track], examples)
     assert [record["trained_text"] for record in records] == [row.completion + "<|im_end|>" for row in ROWS[track]]
 
 
@@ -46,28 +47,28 @@ def test_labels_are_the_completion_and_its_end_of_turn_and_nothing_else(slm, tra
         (lambda e: Example(e.input_ids[1:], e.labels[1:]), "the prompt is not the one that evaluation renders"),
     ],
 )
-def test_the_label_proof_fails_on_planted_labels(slm, spoil, message):
+def test_the_label_proof_fails_on_planted_labels(checkpoint, spoil, message):
     rows = ROWS["toolcall"]
-    examples = labels.label_splits(slm, "toolcall", {"train": rows}, 2048)["train"]
+    examples = labels.label_splits(checkpoint, "toolcall", {"train": rows}, 2048)["train"]
     examples[2] = spoil(examples[2])
     with pytest.raises(ValueError) as caught:
-        labels.prove_labels(slm, "toolcall", rows, examples)
+        labels.prove_labels(checkpoint, "toolcall", rows, examples)
     assert f"toolcall/train.jsonl:3: {message}" in str(caught.value)
 
 
-def test_a_template_that_renders_training_otherwise_than_evaluation_is_refused(slm, tmp_path):
-    copy = tmp_path / slm.path.name
-    shutil.copytree(slm.path, copy)
+def test_a_template_that_renders_training_otherwise_than_evaluation_is_refused(checkpoint, tmp_path):
+    copy = tmp_path / checkpoint.path.name
+    shutil.copytree(checkpoint.path, copy)
     template = (copy / "chat_template.jinja").read_text()
     (copy / "chat_template.jinja").write_text(template.replace("assistant\n", "assistant\nSure! "))
     with pytest.raises(ValueError, match="does not render a training text as prompt, completion"):
-        labels.label_row(LocalSLM(copy), "toolcall", ROWS["toolcall"][0])
+        labels.label_row(Checkpoint(copy), "toolcall", ROWS["toolcall"][0])
 
 
-def test_rows_that_are_too_long_are_all_listed_with_file_and_line_and_none_is_cut(slm):
+def test_rows_that_are_too_long_are_all_listed_with_file_and_line_and_none_is_cut(checkpoint):
     splits = {"train": ROWS["toolcall"][:2], "val": ROWS["toolcall"][2:]}
     with pytest.raises(ValueError) as caught:
-        labels.label_splits(slm, "toolcall", splits, 50)
+        labels.label_splits(checkpoint, "toolcall", splits, 50)
     assert "5 toolcall row(s) exceed 50 tokens" in str(caught.value)
     assert re.findall(r"(\w+\.jsonl:\d+): \d+ tokens", str(caught.value)) == [
         *("train.jsonl:1", "train.jsonl:2", "val.jsonl:1", "val.jsonl:2", "val.jsonl:3")
@@ -79,7 +80,7 @@ def write_decision(settings: Settings, bit: int) -> None:
     rows_file = settings.dataset / "toolcall" / "test.jsonl"
     write_rows(rows_file, ROWS["toolcall"])
     for model in ("azure", "slm"):
-        identity = LocalSLM(settings.slm_model_path).identity() if model == "slm" else {}
+        identity = Checkpoint(settings.slm_model_path).identity() if model == "slm" else {}
         run = dict.fromkeys(comparison.MUST_AGREE) | {
             "run_id": model,
             "model": model,
@@ -162,17 +163,19 @@ def test_the_adapter_reloads_with_the_outputs_of_the_model_in_memory(trained):
 
     settings, _, model = trained
     # float32 weights, as training had them on a machine without a GPU
-    reloaded = LocalSLM(settings.slm_model_path, settings.adapter_of("toolcall"), "float32" if NO_GPU else "4bit")
-    texts = [reloaded.render(build_messages("toolcall", row.prompt)) for row in ROWS["toolcall"][:2]]
-    expected = [g.output for g in reloaded.generate_batch(texts, 16)]
-    inputs = reloaded.tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(model.device)
+    precision = "float32" if NO_GPU else "4bit"
+    reloaded = load(Checkpoint(settings.slm_model_path, settings.adapter_of("toolcall"), precision))
+    checkpoint = reloaded.checkpoint
+    texts = [checkpoint.render(build_messages("toolcall", row.prompt)) for row in ROWS["toolcall"][:2]]
+    expected = {i: g.output for i, g in reloaded.generate(texts, 16, 2)}
+    inputs = checkpoint.tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(model.device)
     model.eval()
     with torch.inference_mode():
-        tokens = model.generate(**inputs, max_new_tokens=16, generation_config=reloaded.model.generation_config)
-    width = inputs["input_ids"].shape[1]
-    assert reloaded.tokenizer.batch_decode(tokens[:, width:], skip_special_tokens=True) == expected
-    base = LocalSLM(settings.slm_model_path, None, reloaded.precision)
-    assert [g.output for g in base.generate_batch(texts, 16)] != expected
+        tokens = model.generate(**inputs, max_new_tokens=16, generation_config=reloaded.network.generation_config)
+    outputs = checkpoint.tokenizer.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert dict(enumerate(outputs)) == expected
+    base = load(Checkpoint(settings.slm_model_path, None, precision))
+    assert {i: g.output for i, g in base.generate(texts, 16, 2)} != expected
 
 
 def test_an_adapter_fits_its_own_base_and_rows_only(trained, tmp_path):
@@ -193,7 +196,7 @@ def test_an_adapter_fits_its_own_base_and_rows_only(trained, tmp_path):
     assert adapter.find_misfit(other_rows, "toolcall") is None
     renamed = shutil.copytree(other_base, tmp_path / "qwen2.5-7b-instruct")
     with pytest.raises(ValueError, match=r"belongs to smollm2-135m-instruct, not to qwen2\.5-7b-instruct"):
-        LocalSLM(renamed, settings.adapter_of("toolcall")).check()
+        Checkpoint(renamed, settings.adapter_of("toolcall")).check()
 
 
 def test_the_same_training_asked_again_is_read_from_its_card(trained, capsys):
