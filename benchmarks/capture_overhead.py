@@ -1,6 +1,6 @@
 """What `capture.record` costs a call of the official `openai` client, on this machine.
 
-    .venv/bin/python benchmarks/capture_overhead.py
+    python -m benchmarks.capture_overhead
 
 Two clients ask the same loopback server in turns, one recorded, one not; every recorded call is synced to disk. Writes
 benchmarks/results/capture_overhead.json and a Markdown table beside it.

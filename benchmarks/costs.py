@@ -1,7 +1,7 @@
 """What training and evaluation cost on a GPU: Unsloth beside plain TRL + PEFT, and a 7B in 4-bit.
 
-    python benchmarks/costs.py small      # the packaged checkpoint: both trainers in turn, twice
-    python benchmarks/costs.py 7b         # a model of Qwen2.5-7B's shape with random weights: evaluation, both trainers
+    python -m benchmarks.costs small      # the packaged checkpoint: both trainers in turn, twice
+    python -m benchmarks.costs 7b         # a model of Qwen2.5-7B's shape with random weights: evaluation, both trainers
 
 Random weights cost what trained ones cost, and answer nonsense: nothing here is a score. Every measurement is a process of
 its own, so that neither trainer sees the other's patches or memory. Records: benchmarks/results/costs_*.json and .md.
@@ -22,7 +22,8 @@ from swaplib import trainer
 from swaplib.chats import gather_rows
 from swaplib.files import write_json, write_text
 from swaplib.labels import Example, label_chats
-from swaplib.local import LocalSLM
+from swaplib.local_checkpoint import Checkpoint
+from swaplib.local_model import load
 from swaplib.prompts import build_messages
 from swaplib.provenance import describe_machine
 from swaplib.rows import read_rows
@@ -51,7 +52,7 @@ def make_7b() -> str:
 
     if (SEVEN_B / "model.safetensors").is_file():
         return str(SEVEN_B)
-    tokenizer = LocalSLM(load_settings().slm_model_path).tokenizer
+    tokenizer = Checkpoint(load_settings().slm_model_path).tokenizer
     ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     torch.manual_seed(0)
     with torch.device("cuda"):
@@ -62,18 +63,18 @@ def make_7b() -> str:
     return str(SEVEN_B)
 
 
-def make_examples(slm: LocalSLM, n: int, tokens: int | None) -> list[Example]:
+def make_examples(base: Checkpoint, n: int, tokens: int | None) -> list[Example]:
     """The first n toolcall train rows; with `tokens`, each filled up to that length by those that follow."""
     rows = read_rows(ROOT / "slm_swap" / "02_dataset" / "toolcall" / "train.jsonl", "toolcall")
     chats = gather_rows("toolcall", {"train": rows}).chats
-    examples = label_chats(slm, chats, trainer.Recipe().sequence_length)["train"]
+    examples = label_chats(base, chats, trainer.Recipe().sequence_length)["train"]
     if tokens is None:
         return examples[:n]
     ids, labels = [i for e in examples for i in e.input_ids], [i for e in examples for i in e.labels]
     return [Example(ids[k * tokens : (k + 1) * tokens], labels[k * tokens : (k + 1) * tokens]) for k in range(n)]
 
 
-def load_with_peft(path: Path, recipe: trainer.Recipe) -> Any:
+def load_with_peft(path: Path, recipe: trainer.Recipe, has_gradient_checkpointing: bool) -> Any:
     """The same 4-bit base and adapter as Unsloth's, by transformers and PEFT alone."""
     import torch
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
@@ -88,7 +89,7 @@ def load_with_peft(path: Path, recipe: trainer.Recipe) -> Any:
     model = AutoModelForCausalLM.from_pretrained(
         path, dtype=torch.bfloat16, device_map={"": 0}, quantization_config=quantisation
     )
-    model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=bool(trainer.GRADIENT_CHECKPOINTING))
+    model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=has_gradient_checkpointing)
     lora = LoraConfig(
         r=recipe.rank,
         lora_alpha=recipe.alpha,
@@ -103,23 +104,19 @@ def train_cases(name: str, path: Path, cases: list[dict[str, Any]]) -> list[dict
     """Measure every case with one trainer, each with a freshly loaded model."""
     if name == "unsloth":
         trainer.import_unsloth()
-    else:
-        trainer.load_for_training = lambda path, recipe, has_gpu: load_with_peft(path, recipe)
     import torch
 
     records = []
     for case in cases:
-        trainer.GRADIENT_CHECKPOINTING = case["checkpointing"] and ("unsloth" if name == "unsloth" else True)
         gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        facts = train(LocalSLM(path), **{key: case[key] for key in ("batch_size", "rows", "tokens")})
-        records.append({"trainer": name, **case, **facts})
+        records.append({"trainer": name, **case, **train(name, Checkpoint(path), case)})
         print(records[-1], flush=True)
     return records
 
 
-def train(slm: LocalSLM, batch_size: int, rows: int, tokens: int | None) -> dict[str, Any]:
+def train(name: str, base: Checkpoint, case: dict[str, Any]) -> dict[str, Any]:
     """Time the steps after the warm-up; the configuration and the trainer's wiring are the workbook's own."""
     import torch
     from transformers import TrainerCallback
@@ -131,14 +128,19 @@ def train(slm: LocalSLM, batch_size: int, rows: int, tokens: int | None) -> dict
                 self.start = time.perf_counter()
             self.end = time.perf_counter()
 
-    clock, examples = Clock(), make_examples(slm, rows, tokens)
+    clock, examples = Clock(), make_examples(base, case["rows"], case["tokens"])
+    recipe, has_checkpointing = trainer.Recipe(batch_size=case["batch_size"]), case["checkpointing"]
+    if name == "unsloth":
+        model = trainer.load_for_training(base.path, recipe, True, has_checkpointing)
+    else:
+        model = load_with_peft(base.path, recipe, has_checkpointing)
+    labelled = {"train": examples, "val": examples[:1]}
     with tempfile.TemporaryDirectory() as work:
-        recipe, labelled = trainer.Recipe(batch_size=batch_size), {"train": examples, "val": examples[:1]}
-        made = trainer.make_trainer(slm, labelled, recipe, Path(work), True)
+        made = trainer.make_trainer(model, base.tokenizer, labelled, recipe, Path(work), has_checkpointing)
         made.args.eval_strategy, made.args.save_strategy = "no", "no"
         made.add_callback(clock)
         made.train()
-    timed = examples[WARM_UP * batch_size :]
+    timed = examples[WARM_UP * recipe.batch_size :]
     return {
         "rows": len(timed),
         "tokens": round(sum(len(e.input_ids) for e in timed) / len(timed)),
@@ -152,17 +154,17 @@ def evaluate(path: Path) -> list[dict[str, Any]]:
     """Memory after the 4-bit load, and greedy tokens a second at three batch sizes."""
     import torch
 
-    slm, records = LocalSLM(path), []
+    model, records = load(Checkpoint(path)), []
     rows = read_rows(ROOT / "slm_swap" / "02_dataset" / "toolcall" / "test.jsonl", "toolcall")
-    slm.generate_batch(["warm up"], 4)
+    list(model.generate(["warm up"], 4, 1))
     loaded = round(torch.cuda.memory_allocated() / 2**30, 2)
     for batch_size in (1, 8, 32):
-        texts = [slm.render(build_messages("toolcall", row.prompt)) for row in rows[:batch_size]]
+        texts = [model.checkpoint.render(build_messages("toolcall", row.prompt)) for row in rows[:batch_size]]
         speeds = []
         for _ in range(3):
             start = time.perf_counter()
-            answers = slm.generate_batch(texts, 64)
-            speeds.append(sum(a.completion_tokens for a in answers) / (time.perf_counter() - start))
+            answers = list(model.generate(texts, 64, batch_size))
+            speeds.append(sum(a.completion_tokens for _, a in answers) / (time.perf_counter() - start))
         record = {"batch_size": batch_size, "tokens_per_s": round(statistics.median(speeds), 1)}
         record |= {"spread": [round(min(speeds), 1), round(max(speeds), 1)], "memory_after_load_gib": loaded}
         records.append(record | {"peak_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2)})
@@ -171,8 +173,8 @@ def evaluate(path: Path) -> list[dict[str, Any]]:
 
 def run_child(*arguments: Any) -> Any:
     """Run one measurement in a process of its own, and read the record that it prints last."""
-    command = [sys.executable, __file__, "child", *map(str, arguments)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "benchmarks.costs", "child", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise RuntimeError(f"{arguments} ended with {done.returncode}: {done.stdout[-2000:]}")
     print(arguments, done.stdout.splitlines()[-1], flush=True)

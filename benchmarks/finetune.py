@@ -1,11 +1,11 @@
 """What fine-tuning does to the packaged checkpoint, on a GPU: batch size chosen on val, base against fine-tuned on test.
 
-    python benchmarks/finetune.py stand-in             # the adapter of the demo's stand-in
-    python benchmarks/finetune.py train TRACK N …      # the specification's settings, once for each batch size N
-    python benchmarks/finetune.py choose               # val for every adapter: batch_size.json
-    python benchmarks/finetune.py score                # val and test for the stand-in: stand_in.json
-    python benchmarks/finetune.py evaluate             # test for base and fine-tuned: finetune.json
-    python benchmarks/finetune.py parity               # equal outputs of the fine-tuned model run in other ways: parity.json
+    python -m benchmarks.finetune stand-in             # the adapter of the demo's stand-in
+    python -m benchmarks.finetune train TRACK N …      # the specification's settings, once for each batch size N
+    python -m benchmarks.finetune choose               # val for every adapter: batch_size.json
+    python -m benchmarks.finetune score                # val and test for the stand-in: stand_in.json
+    python -m benchmarks.finetune evaluate             # test for base and fine-tuned: finetune.json
+    python -m benchmarks.finetune parity               # equal outputs of the fine-tuned model run in other ways: parity.json
 
 Training and evaluation are processes of their own, because Unsloth patches transformers where it trains. Everything runs
 through swaplib; each batch size has a home of its own below SWAP_HOME. Records and tables: benchmarks/results/.
@@ -22,6 +22,7 @@ from swaplib import evaluate, parity, training
 from swaplib.chats import gather_rows
 from swaplib.files import write_json, write_text
 from swaplib.local import LocalSLM
+from swaplib.local_checkpoint import Checkpoint
 from swaplib.metrics import TRACKS, core_metrics, rates_of, score_rows
 from swaplib.prompts import build_messages
 from swaplib.provenance import describe_machine
@@ -115,7 +116,7 @@ def measure_parity(settings: Settings, rows: int = 16) -> list[dict]:
 def score_stand_in(settings: Settings, track: str, split: str) -> dict:
     """The stand-in as it is served, in full precision, on one split."""
     rows = read_rows(ROOT / "slm_swap" / "02_dataset" / track / f"{split}.jsonl", track)
-    slm = LocalSLM(settings.slm_model_path, STAND_IN, precision="float32", batch_size=128)
+    slm = LocalSLM(Checkpoint(settings.slm_model_path, STAND_IN, "float32"), 128)
     answers = dict(slm.generate([build_messages(track, row.prompt) for row in rows], 256))
     scores = score_rows(track, [row.completion for row in rows], [answers[i].output for i in range(len(rows))])
     return {"track": track, "model": "stand_in", "split": split, "n_rows": len(rows), **rates_of(scores)}

@@ -1,6 +1,6 @@
 """lm-evaluation-harness on prepared prompts, for benchmarks/throughput.py: it needs `lm_eval`, and nothing of this project.
 
-    python harness.py FOLDER BATCH_SIZE MAX_NEW_TOKENS REPEATS
+    python -m benchmarks.harness FOLDER BATCH_SIZE MAX_NEW_TOKENS REPEATS
 
 FOLDER holds a checkpoint and texts.json, the rendered prompts. The last line printed is JSON: seconds of each run, outputs.
 """

@@ -11,20 +11,24 @@ import json
 import os
 import sys
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from swaplib import agent_prompt, capture, xlam
+from benchmarks.prompt_candidates import AGENT_CANDIDATES, CANDIDATES
+from swaplib import capture, xlam
 from swaplib.agent import AgentOptions
+from swaplib.agent_prompt import AGENT_PROMPT
 from swaplib.files import write_json, write_text
 from swaplib.hosted import HostedLLM
 from swaplib.local import LocalSLM
+from swaplib.local_checkpoint import Checkpoint
 from swaplib.metrics import TRACKS, Track, core_metrics, rates_of, score_rows
-from swaplib.prompts import ROW_PROMPTS, build_messages, pick_shots
+from swaplib.prompts import ROW_PROMPTS, Message, build_messages, pick_shots
 from swaplib.provenance import describe_machine
-from swaplib.rows import Row
+from swaplib.rows import Generation, Row
 from swaplib.server_process import running_server
 from swaplib.settings import ROOT, Settings, load_settings
 from swaplib.tasks import read_tasks
@@ -33,143 +37,6 @@ from swaplib.trajectory import count_verdicts, filter_trajectories
 RESULTS = Path(os.environ.get("OUT", Path(__file__).parent / "results"))
 PAGE = ROOT / "docs" / "prompts.md"
 SHOTS, MAX_NEW_TOKENS, BATCH_SIZE = (0, 4), 256, 64
-
-_ASKS: dict[Track, str] = {
-    "toolcall": "Answer the request with one call of the tool below. Reply with exactly one wrapper around one JSON object",
-    "structured": (
-        "Answer the request with calls of the tools below. Reply with exactly one JSON array, its calls in the order asked"
-    ),
-}
-_DEFAULTS = "Leave out a parameter with a default unless the request sets it."
-_REST = "\n\n{signatures}\n\nRequest: {request}"
-_TEA = '{{"name":"pour_tea","arguments":{{"cups":2,"sweetener":"honey"}}}}'
-_TEA_AGAIN = '{{"name":"pour_tea","arguments":{{"cups":1}}}}'
-_BELL = '{{"name":"ring_bell","arguments":{{"times_rung":3}}}}'
-_CALLS: dict[Track, str] = {
-    "toolcall": '<tool_call name="pour_tea">{{"cups":2,"sweetener":"honey"}}</tool_call>',
-    "structured": f"[{_TEA},{_BELL}]",
-}
-_TWICE: dict[Track, str] = {"structured": f"[{_TEA},{_TEA_AGAIN},{_BELL}]"}
-_ENDS: dict[Track, str] = {
-    "toolcall": 'Start with <tool_call name=" and end with </tool_call>.',
-    "structured": "Start with [ and end with ].",
-}
-_SHORT_ENDS = _ENDS | {"toolcall": "Start with <tool_call and end with </tool_call>."}
-# how the finished call is introduced, behind what is asked for
-_EXAMPLE: dict[Track, str] = {
-    "toolcall": ". For example, a call of another tool:",
-    "structured": ". For example, two calls of other tools:",
-}
-_LIKE: dict[Track, str] = {
-    "toolcall": ", written like this call of another tool:",
-    "structured": ", written like these calls of other tools:",
-}
-_THREE: dict[Track, str] = {"structured": ". For example, three calls of other tools:"}
-_EACH: dict[Track, str] = {
-    "structured": (
-        "; one object for each thing that is asked, even where one tool does several, as in these calls of other tools:"
-    )
-}
-_PARTS: dict[Track, str] = {
-    "toolcall": "; the wrapper names the tool and the object holds its arguments, as in this call of another tool:",
-    "structured": "; each object names a tool and holds its arguments, as in these calls of other tools:",
-}
-_VALUES = "Copy texts and numbers as the request has them; write numbers as numbers and texts as texts."
-
-
-def _make(
-    heads: dict[Track, str], calls: dict[Track, str] = _CALLS, ends: dict[Track, str] | None = None, more: str = ""
-) -> dict[Track, str]:
-    """One candidate: what is asked, how the finished calls are introduced, the calls, where to begin and end, more."""
-    last = {track: " ".join(filter(None, ((ends or {}).get(track), more, _DEFAULTS))) for track in calls}
-    return {track: f"{_ASKS[track]}{heads[track]}\n{calls[track]}\n{last[track]}{_REST}" for track in calls}
-
-
-# what the project uses is one of them
-CANDIDATES: dict[str, dict[Track, str]] = {
-    "a form to fill in": _make(
-        {"toolcall": ":", "structured": ":"},
-        {
-            "toolcall": '<tool_call name="TOOL">{{"PARAMETER": VALUE}}</tool_call>',
-            "structured": '[{{"name": TOOL, "arguments": {{"PARAMETER": VALUE}}}}]',
-        },
-    ),
-    "finished calls": _make(_EXAMPLE),
-    "finished calls, where to begin and end in short": _make(_EXAMPLE, ends=_SHORT_ENDS),
-    "finished calls, where to begin and end": _make(_EXAMPLE, ends=_ENDS),
-    "like finished calls": _make(_LIKE),
-    "like finished calls, where to begin and end": _make(_LIKE, ends=_ENDS),
-    "like finished calls, where to begin and end, how to write values": _make(_LIKE, ends=_ENDS, more=_VALUES),
-    "parts named, finished calls": _make(_PARTS),
-    "parts named, finished calls, where to begin and end": _make(_PARTS, ends=_ENDS),
-    "parts named, finished calls, where to begin and end, how to write values": _make(_PARTS, ends=_ENDS, more=_VALUES),
-    "finished calls, one tool twice, where to begin and end": _make(_THREE, _TWICE, _ENDS),
-    "finished calls, one tool twice, where to begin and end, how to write values": _make(
-        _THREE, _TWICE, _ENDS, _VALUES
-    ),
-    "like finished calls, one tool twice, where to begin and end": _make(_LIKE, _TWICE, _ENDS),
-    "parts named, finished calls, one tool twice, where to begin and end": _make(_PARTS, _TWICE, _ENDS),
-    "parts named, finished calls, one tool twice, where to begin and end, how to write values": _make(
-        _PARTS, _TWICE, _ENDS, _VALUES
-    ),
-    "one for each thing asked, finished calls, one tool twice, where to begin and end": _make(_EACH, _TWICE, _ENDS),
-    "one for each thing asked, finished calls, one tool twice, where to begin and end, how to write values": _make(
-        _EACH, _TWICE, _ENDS, _VALUES
-    ),
-}
-del CANDIDATES["finished calls, where to begin and end in short"]["structured"]  # it has one form
-
-_AGENT_RULES = (
-    "\n\nMake each call that the task asks for once, in the order asked. Leave out a parameter with a default unless the "
-    "task sets it. "
-)
-_AGENT_END = "The answer is the result of the call, or for several calls the list of their results in the order asked."
-_AGENT_TOOLS = "These functions are defined already; call them with keyword arguments:\n\n{signatures}"
-_AGENT_TASK = (
-    "Solve the task with Python. In every turn write one short thought, then one code block between <code> and </code>. You "
-    "then see what the code printed, or its error. Give the answer with final_answer, in a code block too. "
-)
-_ONE_CALL = (
-    "Task: How many loaves fit into an oven with 12 shelves?\nI call the tool and look at its result.\n<code>\n"
-    "result = count_loaves(shelves=12)\nprint(result)\n</code>\nObservation:\n48\nThe result is the answer.\n<code>\n"
-    "final_answer({one})\n</code>"
-)
-_TWO_CALLS = (
-    "Task: How long does a pot of 3 litres take to boil, and how many cups does it fill?\nI call both tools in the order "
-    "asked and look at their results.\n<code>\nminutes = boil_pot(pot_litres=3)\ncups = fill_cups(pot_litres=3)\n"
-    "print(minutes, cups)\n</code>\nObservation:\n7.5 12\nThe answer is the list of both results.\n<code>\n"
-    "final_answer({two})\n</code>"
-)
-
-
-def _join_agent_prompt(examples: str) -> str:
-    return f"{_AGENT_TASK}{examples}\n\n{_AGENT_TOOLS}{_AGENT_RULES}{_AGENT_END}"
-
-
-AGENT_CANDIDATES = {
-    "a form to fill in": (
-        "Solve the task with Python. In every turn write one short thought, then one code block, like this:\n"
-        "I call the tool and look at its result.\n<code>\nresult = TOOL(PARAMETER=VALUE)\nprint(result)\n</code>\n"
-        f"You then see what the code printed, or its error. {_AGENT_TOOLS}{_AGENT_RULES}"
-        "End with final_answer(value): the result of the call, or for several calls the list of their results in the order "
-        "asked."
-    ),
-    "one example with one call": _join_agent_prompt(
-        "An example, with another tool than yours:\n\n" + _ONE_CALL.format(one="result")
-    ),
-    "two examples, answers written out": _join_agent_prompt(
-        "Two examples, with other tools than yours:\n\n"
-        + _ONE_CALL.format(one="48")
-        + "\n\n"
-        + _TWO_CALLS.format(two="[7.5, 12]")
-    ),
-    "two examples, answers by name": _join_agent_prompt(
-        "Two examples, with other tools than yours:\n\n"
-        + _ONE_CALL.format(one="result")
-        + "\n\n"
-        + _TWO_CALLS.format(two="[minutes, cups]")
-    ),
-}
 
 
 def read_examples(settings: Settings) -> xlam.Splits:
@@ -197,12 +64,45 @@ def measure_rows(settings: Settings, name: str, slm: LocalSLM) -> list[dict[str,
         outputs = [answers[i].output for i in range(len(chats))]
         scores = score_rows(track, [row.completion for row in rows["val"]], outputs)
         rates = {metric: round(rate, 4) for metric, rate in rates_of(scores).items()}
-        record = {"part": "rows", "track": track, "candidate": candidate, "model": name, "precision": slm.precision}
+        record = {
+            "part": "rows",
+            "track": track,
+            "candidate": candidate,
+            "model": name,
+            "precision": slm.checkpoint.precision,
+        }
         record |= {"shots": shots, "n_rows": len(chats), **rates}
         record |= {"by_status": dict(Counter(answer.status for answer in answers.values()))}
         records.append(record)
         print(json.dumps(record), flush=True)
     return records
+
+
+@dataclass(frozen=True)
+class InstructedClient:
+    """A client whose agent gets a candidate as its instruction, in place of the workbook's own."""
+
+    client: HostedLLM
+    instruction: str
+
+    def check(self) -> None:
+        """As the client's."""
+        self.client.check()
+
+    def identity(self) -> dict[str, Any]:
+        """The client's, and the instruction."""
+        return self.client.identity() | {"instruction": self.instruction}
+
+    def generate(
+        self, conversations: Sequence[Sequence[Message]], max_new_tokens: int
+    ) -> Iterator[tuple[int, Generation]]:
+        """As the client's, over the same conversations with the candidate as their system message."""
+        head, _, tail = AGENT_PROMPT.partition("{signatures}")
+        instructed = []
+        for system, *others in conversations:
+            signatures = system["content"].removeprefix(head).removesuffix(tail)
+            instructed.append([system | {"content": self.instruction.format(signatures=signatures)}, *others])
+        return self.client.generate(instructed, max_new_tokens)
 
 
 def measure_agent(settings: Settings, name: str, slm: LocalSLM) -> list[dict[str, Any]]:
@@ -212,12 +112,12 @@ def measure_agent(settings: Settings, name: str, slm: LocalSLM) -> list[dict[str
     with running_server(slm, name) as root:
         client = HostedLLM(f"{root}/v1", "local", None, name, BATCH_SIZE, deadline_s=1800, is_slm=True)
         for candidate, text in AGENT_CANDIDATES.items():
-            agent_prompt.AGENT_PROMPT = text  # what is measured here; everywhere else there is one
-            plan = capture.plan_tasks(settings, "agent", client, found, AgentOptions(), None, False, BATCH_SIZE)
-            done = capture.run_plan(settings, replace(plan, client=client))
+            instructed = InstructedClient(client, text)
+            plan = capture.plan_tasks(settings, "agent", instructed, found, AgentOptions(), None, False, BATCH_SIZE)
+            done = capture.run_plan(settings, plan)
             verdicts = filter_trajectories(done.trajectories, golds)
             calls = Counter(len(golds[v.trajectory.id].calls) > 1 for v in verdicts if v.is_kept)
-            record = {"part": "agent", "candidate": candidate, "model": name, "precision": slm.precision}
+            record = {"part": "agent", "candidate": candidate, "model": name, "precision": slm.checkpoint.precision}
             record |= {"n_tasks": len(verdicts), "answered": done.facts["outcomes"].get("answered", 0)}
             record |= {"kept": calls.total(), "kept_of_one_call": calls[False], "kept_of_several_calls": calls[True]}
             records.append(record | {"dropped": count_verdicts(verdicts)["dropped"]})
@@ -272,7 +172,7 @@ def _format_agent(records: list[dict[str, Any]]) -> str:
     heads = ["instruction", "model", "tasks", "answered", "kept", "of one call", "of several calls", "most dropped"]
     lines = []
     for r in found:
-        is_chosen = AGENT_CANDIDATES[r["candidate"]] == agent_prompt.AGENT_PROMPT
+        is_chosen = AGENT_CANDIDATES[r["candidate"]] == AGENT_PROMPT
         reasons = "; ".join(f"{n} {reason}" for reason, n in list(r["dropped"].items())[:2])
         share = f"{r['kept']} ({r['kept'] / r['n_tasks']:.0%})"
         name = f"**{r['candidate']}**" if is_chosen else r["candidate"]
@@ -290,7 +190,7 @@ def read_model(text: str) -> tuple[str, LocalSLM]:
     """The model of `NAME=FOLDER:PRECISION`."""
     name, _, rest = text.partition("=")
     folder, _, precision = rest.rpartition(":")
-    return name, LocalSLM(ROOT / folder, precision=precision, batch_size=BATCH_SIZE)
+    return name, LocalSLM(Checkpoint(ROOT / folder, precision=precision), BATCH_SIZE)
 
 
 def main(command: str, *models: str) -> None:

@@ -20,7 +20,8 @@ from swaplib import capture, captured, decision, distill, evaluate, flywheel, pa
 from swaplib.adapter import read_card
 from swaplib.agent import AgentOptions
 from swaplib.files import write_json
-from swaplib.local import LocalSLM, find_full_precision
+from swaplib.local import LocalSLM
+from swaplib.local_checkpoint import Checkpoint, find_full_precision
 from swaplib.metrics import TRACKS, Track
 from swaplib.model_names import CAPTURED
 from swaplib.server_process import running_server
@@ -94,7 +95,8 @@ def record(home: Path, hosted: Path, slm: Path) -> None:
     rows = home / "02_dataset"
     if not rows.exists():
         shutil.copytree(ROOT / "slm_swap" / "02_dataset", rows, ignore=shutil.ignore_patterns("source", "captured"))
-    with running_server(LocalSLM(hosted, None, find_full_precision(), AGENTS), hosted.name, PORT) as root:
+    served = LocalSLM(Checkpoint(hosted, None, find_full_precision()), AGENTS)
+    with running_server(served, hosted.name, PORT) as root:
         known = {"AZURE_ENDPOINT": f"{root}/v1", "AZURE_DEPLOYMENT": hosted.name, "AZURE_API_KEY": "none-is-needed"}
         known |= {"SLM_MODEL_PATH": str(slm), "SWAP_TRACING": "outbox", "SWAP_ENV_FILE": os.devnull}
         known |= {"SLM_BASE_URL": ""}

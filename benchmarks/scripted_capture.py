@@ -1,6 +1,6 @@
 """Capture, filter and build over all shipped tasks with the scripted teacher: a check of the mechanism, no LLM is asked.
 
-    .venv/bin/python -m benchmarks.scripted_capture
+    python -m benchmarks.scripted_capture
 
 Every fifth task gets a mistake, in turn. Writes benchmarks/results/scripted_capture.json and a Markdown table beside it.
 """

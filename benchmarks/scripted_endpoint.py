@@ -1,6 +1,6 @@
 """A hosted endpoint on loopback for the throughput benchmarks, in a process of its own: known latencies, known limits.
 
-    .venv/bin/python -m benchmarks.scripted_endpoint 8202 '{"median_s": 0.6}'
+    python -m benchmarks.scripted_endpoint 8202 '{"median_s": 0.6}'
 
 Every call gets the same tool call as its answer. A call's latency is drawn with its prompt as the seed, so the same rows
 take the same time whoever asks them and in whatever order. Over a limit it answers 429 with Retry-After in whole seconds.

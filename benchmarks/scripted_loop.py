@@ -1,7 +1,7 @@
 """The whole loop with the scripted teacher: a check of the mechanism, no hosted LLM is asked.
 
-    .venv/bin/python -m benchmarks.scripted_loop toolcall HOME [-p name value …]
-    .venv/bin/python -m benchmarks.scripted_loop longer toolcall HOME 4
+    python -m benchmarks.scripted_loop toolcall HOME [-p name value …]
+    python -m benchmarks.scripted_loop longer toolcall HOME 4
 
 HOME is kept, so a loop that was stopped goes on. The parameters are those of `swap flywheel`. The summary that it leaves
 in HOME is copied to benchmarks/results/scripted_loop_<track>.json, with its sentences as Markdown beside it. The second

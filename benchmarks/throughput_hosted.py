@@ -1,8 +1,8 @@
 """How much of the time is ours: the hosted path under a real model's latencies, under rate limits, and a run's overheads.
 
-    .venv/bin/python -m benchmarks.throughput_hosted hosted       # 32 calls at once against one; our own part of a row
-    .venv/bin/python -m benchmarks.throughput_hosted rate_limit   # the rate reached under a limit, and the 429s
-    .venv/bin/python -m benchmarks.throughput_hosted overheads    # imports, ledger, trace, resume, scoring
+    python -m benchmarks.throughput_hosted hosted       # 32 calls at once against one; our own part of a row
+    python -m benchmarks.throughput_hosted rate_limit   # the rate reached under a limit, and the 429s
+    python -m benchmarks.throughput_hosted overheads    # imports, ledger, trace, resume, scoring
 
 Client and endpoint (scripted_endpoint.py) are two processes of this machine and share its cores. Each command replaces its
 own part of benchmarks/results/throughput.json and throughput.md. Medians of REPEATS, with their spread.

@@ -1,7 +1,7 @@
 """Whether faster decoding costs quality: an adapter added to the weights, and rows whose outputs differ from `generate`'s.
 
-    .venv/bin/python -m benchmarks.throughput_quality merging   # scores, the adapter in the weights and beside them
-    .venv/bin/python -m benchmarks.throughput_quality ties      # how near the logits are where an output differs
+    python -m benchmarks.throughput_quality merging   # scores, the adapter in the weights and beside them
+    python -m benchmarks.throughput_quality ties      # how near the logits are where an output differs
 
 Records go to benchmarks/results/throughput.json, as parts of their own for a GPU.
 """
@@ -20,13 +20,14 @@ from benchmarks.throughput import (
     MAX_NEW_TOKENS,
     TRACK,
     count_differing,
-    load,
-    load_beside,
     main,
+    name_checkpoint,
     read_chats,
     sort_chats,
 )
-from swaplib import decoding
+from swaplib.decoding import ATTENTION
+from swaplib.local_checkpoint import Checkpoint
+from swaplib.local_model import LoadedModel, load
 from swaplib.metrics import score_row
 from swaplib.prompts import build_messages
 from swaplib.rows import read_rows
@@ -37,10 +38,11 @@ def measure_merging(settings: Settings) -> list[dict[str, Any]]:
     """Scores of all test rows at the full limit: `ours` with the adapter merged, `other` with it beside the weights."""
     rows = read_rows(settings.dataset / TRACK / "test.jsonl", TRACK)
     chats, scores, outputs = [build_messages(TRACK, row.prompt) for row in rows], [], []
-    path, adapter = settings.slm_model_path, settings.adapter_of(TRACK)
-    for slm in (load(path, adapter), load_beside(path, adapter)):
-        decoding.prepare(slm.model)
-        outputs.append({i: generation.output for i, generation in slm.generate(chats, 256)})
+    checkpoint = name_checkpoint(settings, "slm_ft")
+    prompts = [checkpoint.render(chat) for chat in chats]
+    for is_merged in (True, False):
+        model = load(checkpoint, is_dequantised=True, is_merged=is_merged)
+        outputs.append({i: generation.output for i, generation in model.generate(prompts, 256, 64)})
         scores.append([score_row(TRACK, row.completion, outputs[-1][i]) for i, row in enumerate(rows)])
     records, differing = [], count_differing(*outputs)
     for metric in scores[0][0]:
@@ -54,23 +56,29 @@ def measure_merging(settings: Settings) -> list[dict[str, Any]]:
     return records
 
 
+def collect_ids(model: LoadedModel, prompts: list[str], attention: str) -> list[list[int]]:
+    """The tokens of each prompt's answer; `sdpa` as the attention means transformers' own `generate`."""
+    model.network.set_attn_implementation(attention)
+    ids: list[list[int]] = [[] for _ in prompts]
+    for _ in model.generate(prompts, MAX_NEW_TOKENS, BATCH, on_token=lambda i, token: ids[i].append(token)):
+        pass
+    return ids
+
+
 @torch.inference_mode()
 def measure_ties(settings: Settings) -> list[dict[str, Any]]:
     """Rows that differ from `generate` in bfloat16: how far apart the two tokens' logits are where they part, in float32."""
-    slm, exact = load(settings.slm_model_path, precision="bfloat16"), load(settings.slm_model_path, precision="float32")
-    chats = sort_chats(slm, read_chats(settings))[:: 1 if HAS_GPU else 2]
-    prompts, found = [slm._encode(slm.render(chat)) for chat in chats], []
-    for attention in (decoding.ATTENTION, "sdpa"):
-        slm.model.set_attn_implementation(attention)
-        decoded = decoding.decode(slm.model, prompts, MAX_NEW_TOKENS, BATCH)
-        found.append({answer.index: answer.ids for answer in decoded})
+    checkpoint, exact = (Checkpoint(settings.slm_model_path, None, precision) for precision in ("bfloat16", "float32"))
+    model, network = load(checkpoint), load(exact).network
+    chats = sort_chats(checkpoint, read_chats(settings))[:: 1 if HAS_GPU else 2]
+    prompts = [checkpoint.render(chat) for chat in chats]
+    found = [collect_ids(model, prompts, attention) for attention in (ATTENTION, "sdpa")]
     gaps, spacings, best_two = [], [], 0
-    for i, ours in found[0].items():
-        other = found[1][i]
+    for text, ours, other in zip(prompts, *found, strict=True):
         if ours != other:
             at = next(k for k, (mine, its) in enumerate(zip(ours, other, strict=False)) if mine != its)
-            ids = torch.tensor([prompts[i] + ours[:at]], device=slm.device)
-            logits = exact.model(input_ids=ids, logits_to_keep=1).logits[0, -1]
+            ids = torch.tensor([checkpoint.encode(text) + ours[:at]], device=checkpoint.device)
+            logits = network(input_ids=ids, logits_to_keep=1).logits[0, -1]
             gaps.append(abs(float(logits[ours[at]] - logits[other[at]])))
             spacings.append(2.0 ** (math.floor(math.log2(float(logits.max()))) - 7))
             best_two += {ours[at], other[at]} == set(logits.topk(2).indices.tolist())

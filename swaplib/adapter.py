@@ -11,7 +11,8 @@ from typing import Any
 
 from swaplib.checkpoints import hash_checkpoint
 from swaplib.files import replaced_folder, write_json
-from swaplib.local import LocalSLM
+from swaplib.local_checkpoint import Checkpoint
+from swaplib.local_model import load
 from swaplib.metrics import Track
 from swaplib.rows import hash_rows, read_rows
 from swaplib.settings import Settings, show_path
@@ -63,28 +64,28 @@ def export_adapter(settings: Settings, track: Track, target: Path, is_merged: bo
     Raises:
         FileNotFoundError, ValueError, FileExistsError: There is no adapter, it has another base, or the target is there.
     """
-    slm = LocalSLM(settings.slm_model_path, settings.adapter_of(track))
-    slm.check()
-    if problem := _find_other_base(settings, slm.adapter, read_card(slm.adapter)):
+    checkpoint = Checkpoint(settings.slm_model_path, settings.adapter_of(track))
+    checkpoint.check()
+    if problem := _find_other_base(settings, checkpoint.adapter, read_card(checkpoint.adapter)):
         raise ValueError(f"{problem}. Set SLM_MODEL_PATH to its base, or run notebooks/04_finetune.ipynb again.")
     if target.exists():
         raise FileExistsError(f"{target} exists; name another folder, or delete it.")
     with replaced_folder(target) as folder:
-        (write_merged if is_merged else _copy)(slm, folder)
+        (write_merged if is_merged else _copy)(checkpoint, folder)
 
 
-def write_merged(slm: LocalSLM, folder: Path) -> None:
+def write_merged(checkpoint: Checkpoint, folder: Path) -> None:
     """Write a checkpoint with its adapter merged into it, in bfloat16, to a folder."""
     import torch
 
-    model = slm.load_merged().to(torch.bfloat16)
-    model.save_pretrained(folder)
-    slm.tokenizer.save_pretrained(folder)
-    write_json(folder / "source.json", {"merged": slm.identity()})
+    model = load(checkpoint, is_dequantised=True, is_merged=True)
+    model.network.to(torch.bfloat16).save_pretrained(folder)
+    checkpoint.tokenizer.save_pretrained(folder)
+    write_json(folder / "source.json", {"merged": checkpoint.identity()})
 
 
-def _copy(slm: LocalSLM, folder: Path) -> None:
-    shutil.copytree(slm.adapter, folder, dirs_exist_ok=True)
+def _copy(checkpoint: Checkpoint, folder: Path) -> None:
+    shutil.copytree(checkpoint.adapter, folder, dirs_exist_ok=True)
     card = read_card(folder)
     card.get("run", {}).pop("trace", None)  # where the trace lies is this machine's affair
     write_json(folder / "run_card.json", card)

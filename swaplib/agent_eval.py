@@ -13,6 +13,7 @@ from swaplib.capture import Capture, plan_tasks, run_plan
 from swaplib.distill import AGENT
 from swaplib.hosted import HostedLLM
 from swaplib.local import LocalSLM
+from swaplib.local_checkpoint import Checkpoint
 from swaplib.outbox import check_tracing
 from swaplib.server_process import running_server
 from swaplib.settings import Settings
@@ -52,7 +53,7 @@ def evaluate_agent(
         FileNotFoundError, ValueError: The checkpoint or the adapter is missing or does not fit.
     """
     adapter = settings.adapter_of(AGENT) if model == "slm_ft" else None
-    slm = LocalSLM(settings.slm_model_path, adapter, batch_size=batch_size)
+    slm = LocalSLM(Checkpoint(settings.slm_model_path, adapter), batch_size)
     plan = plan_tasks(settings, f"agent-{model}", slm, tasks, options, None, False, batch_size)
     if plan.find_waiting():
         with running_server(slm, model) as root:

@@ -1,6 +1,7 @@
 """Answers requests over one LocalSLM in batches: those that wait are taken together, each gets its own answer.
 
-One batch runs at a time. A request may ask for its text as it is made; the others of its batch are not slowed by that.
+One batch runs at a time, and each of its answers leaves as soon as it has ended. A request may ask for its text as it is
+made; the others of its batch are not slowed by that.
 """
 
 import asyncio
@@ -41,7 +42,7 @@ class Batcher:
         request, ids, sent = self._queue(text, limit, is_streamed=True), [], ""
         while isinstance(item := await request.arrived.get(), int):
             ids.append(item)
-            said = self.slm.decode(ids)
+            said = self.slm.model.detokenise(ids)
             if len(said) > len(sent) and not said.endswith("\ufffd"):  # a character may need several tokens
                 yield said[len(sent) :]
                 sent = said
@@ -74,20 +75,24 @@ class Batcher:
                 await self._answer(limit, [request for request in batch if request.limit == limit])
 
     async def _answer(self, limit: int, batch: list[_Request]) -> None:
-        loop = asyncio.get_running_loop()
+        loop, waiting = asyncio.get_running_loop(), dict(enumerate(batch))
 
-        def deliver(index: int, token: int) -> None:
+        def tell(index: int, item: int | Generation) -> None:  # called in the model's thread
+            loop.call_soon_threadsafe(batch[index].arrived.put_nowait, item)
+
+        def tell_token(index: int, token: int) -> None:
             if batch[index].is_streamed:
-                batch[index].arrived.put_nowait(token)
+                tell(index, token)
 
-        def on_token(index: int, token: int) -> None:  # called in the model's thread
-            loop.call_soon_threadsafe(deliver, index, token)
+        def generate() -> None:
+            on_token = tell_token if any(request.is_streamed for request in batch) else None
+            prompts = [request.text for request in batch]
+            for index, generation in self.slm.model.generate(prompts, limit, self.slm.batch_size, on_token):
+                del waiting[index]
+                tell(index, generation)
 
-        watch = on_token if any(request.is_streamed for request in batch) else None
         try:
-            texts = [request.text for request in batch]
-            answers = await asyncio.to_thread(self.slm.generate_batch, texts, limit, watch)
-        except Exception as error:  # each request of the batch is told
-            answers = [error] * len(batch)
-        for request, answer in zip(batch, answers, strict=True):
-            request.arrived.put_nowait(answer)
+            await asyncio.to_thread(generate)
+        except Exception as error:  # each request that has no answer is told
+            for request in waiting.values():
+                request.arrived.put_nowait(error)

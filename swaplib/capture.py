@@ -31,7 +31,7 @@ from swaplib.tasks import Task, TaskSet, read_tasks
 from swaplib.trajectory import Trajectory, judge, read_trajectories
 
 if TYPE_CHECKING:
-    from swaplib.local import LocalSLM
+    pass
 
 
 @dataclass(frozen=True)
@@ -155,9 +155,9 @@ def plan_tasks(
 
 def _count_prompt_tokens(settings: Settings, tasks: Sequence[Task]) -> dict[str, Any] | None:
     """Median and maximum length of the first prompts, with the local checkpoint's tokenizer; None where there is none."""
-    from swaplib.local import LocalSLM, measure_chats
+    from swaplib.local_checkpoint import Checkpoint, measure_chats
 
-    slm = LocalSLM(settings.slm_model_path)
+    slm = Checkpoint(settings.slm_model_path)
     try:
         slm.check()
     except (FileNotFoundError, ValueError):

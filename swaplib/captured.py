@@ -26,7 +26,7 @@ from swaplib.agent_prompt import build_agent_messages
 from swaplib.audit import check_leaks
 from swaplib.capture import Capture, read_capture
 from swaplib.files import hash_file, hash_text, replace_files
-from swaplib.local import LocalSLM, measure_chats
+from swaplib.local_checkpoint import Checkpoint, measure_chats
 from swaplib.metrics import TRACKS, Track, canonical_json
 from swaplib.outbox import check_tracing
 from swaplib.rows import SPLITS, Rows
@@ -166,7 +166,7 @@ def count_chat_tokens(chats: Sequence[dict[str, Any]], checkpoint: Path) -> list
     Returns:
         Records with `split`, `chats`, median and maximum, and `over_2048`: the ids of those that are too long to train on.
     """
-    slm, records = LocalSLM(checkpoint), []
+    slm, records = Checkpoint(checkpoint), []
     slm.check()
     for split in SPLITS:
         of_split = [chat for chat in chats if chat["split"] == split]

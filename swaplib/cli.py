@@ -71,13 +71,14 @@ def serve(
     """Serve a checkpoint as an OpenAI-compatible endpoint, on loopback unless told otherwise."""
     from swaplib import serve as server
     from swaplib.local import LocalSLM
+    from swaplib.local_checkpoint import Checkpoint
 
     if dtype not in ("4bit", "float32", "bfloat16"):
         raise ValueError(f"--dtype {dtype}: expected float32, bfloat16 or 4bit")
-    slm = LocalSLM(ROOT / model, ROOT / adapter if adapter else None, dtype, batch_size)  # type: ignore[arg-type]
+    checkpoint = Checkpoint(ROOT / model, ROOT / adapter if adapter else None, dtype)  # type: ignore[arg-type]
     key = load_settings().slm_api_key if api_key is None else api_key or None
     options = server.ServeOptions(key, max_body_bytes, max_new_tokens)
-    server.serve(slm, name or ("slm_ft" if adapter else "slm"), port, host, options)
+    server.serve(LocalSLM(checkpoint, batch_size), name or ("slm_ft" if adapter else "slm"), port, host, options)
 
 
 @app.command()

@@ -14,7 +14,7 @@ from swaplib import xlam
 from swaplib.audit import check_leaks, count_repeats
 from swaplib.facts import Collection, RowFacts, count_given, format_facts, make_facts
 from swaplib.files import format_json, hash_text, replace_files
-from swaplib.local import LocalSLM, measure_chats
+from swaplib.local_checkpoint import Checkpoint, measure_chats
 from swaplib.metrics import TRACKS, Track
 from swaplib.own_rows import read_own_rows
 from swaplib.prompts import build_messages
@@ -167,7 +167,7 @@ def count_tokens(rows: Rows, checkpoint: Path) -> list[dict[str, Any]]:
     """
     import numpy as np
 
-    slm, records = LocalSLM(checkpoint), []
+    slm, records = Checkpoint(checkpoint), []
     slm.check()
     for track, splits in rows.items():
         for split, of_split in splits.items():

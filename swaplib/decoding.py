@@ -1,9 +1,22 @@
 """Greedy decoding of many prompts at once: the tokens of transformers' `generate`, sooner.
 
-Four things make it fast: what all prompts begin with is read once; prompts are read with little or no padding; a row that
-has ended leaves its slot to the next row; and keys and values stay where they were written, read by all the queries of a
-group, in steps that a GPU replays as one CUDA graph. Rounding differs from `generate`, so ties between logits may break
-otherwise; benchmarks/results/throughput.md counts how often.
+It knows token ids, a model and nothing else: no text, no rows, no memory that runs out (local_model.py does). Four things
+make it fast: what all prompts begin with is read once; prompts are read with little or no padding; a row that has ended
+leaves its slot to the next row; and keys and values stay where they were written, read by all the queries of a group, in
+steps that a GPU replays as one CUDA graph. Rounding differs from `generate`, so ties between logits may break otherwise;
+benchmarks/results/throughput.md counts how often.
+
+Three prompts in two slots, on a CPU, with max_new_tokens=3; all begin with A B, and `.` is the end token:
+
+    does        slot 0               slot 1               yields
+    __init__    A B                  A B                                            read once, copied to the other slot
+    join        A B c       -> x     A B d e    -> .      Answer(1, [.])            each prompt's own part is read
+    join                             A B f      -> u                                the next prompt takes the free slot
+    step        A B c x     -> y     A B f u    -> v                                one token more for every slot
+    step        A B c x y   -> .     A B f u v  -> w      Answer(0, [x, y, .]), Answer(2, [u, v, w])
+
+The last answer was cut off: its third token is no end token. `->` is where a token is chosen from logits: the likeliest,
+unless hooks say otherwise. With hooks a GPU's graph ends at the logits; without them choosing is part of the graph.
 """
 
 import time
@@ -30,6 +43,10 @@ JOIN_AT = {"cpu": 1 / 8, "cuda": 1 / 2}
 _NOT_CAPTURED: weakref.WeakSet[Any] = weakref.WeakSet()  # models that no CUDA graph could take
 
 OnToken = Callable[[int, int], None]
+# Both hooks are called with the indices of the prompts whose next token is chosen, the tokens that each has so far (to be
+# read only) and their logits, [prompts, vocabulary]. The first gives logits of the same shape, the second [prompts] tokens.
+LogitsHook = Callable[[Sequence[int], Sequence[Sequence[int]], torch.Tensor], torch.Tensor]
+Sampler = Callable[[Sequence[int], Sequence[Sequence[int]], torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +71,22 @@ def _attend(
     attention_mask: Any,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """SDPA that, for one new token, reads keys and values as they are: the heads of a group become rows of one query."""
+    """SDPA that, for one new token, reads keys and values as they are: the heads of a group become rows of one query.
+
+    Args:
+        module: The attention layer.
+        query: [rows, heads, new tokens, head size].
+        key: [rows, groups, columns, head size]; each group is read by heads / groups heads.
+        value: [rows, groups, columns, value size].
+        attention_mask: [rows, 1, new tokens, columns], bool, or None.
+        **options: transformers' own, such as `scaling`.
+
+    Returns:
+        [rows, new tokens, heads, value size], and no attention weights.
+
+    Raises:
+        NotImplementedError: The mask has more than one row for all heads.
+    """
     rows, heads, length, size = query.shape
     if attention_mask is not None and attention_mask.shape[1] > 1:
         raise NotImplementedError("a mask of its own for each head")
@@ -86,9 +118,15 @@ def prepare(model: Any) -> Any:
 
 @torch.inference_mode()
 def decode(
-    model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int, slots: int, on_token: OnToken | None = None
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    slots: int,
+    on_token: OnToken | None = None,
+    logits_hook: LogitsHook | None = None,
+    sampler: Sampler | None = None,
 ) -> Iterator[Answer]:
-    """Decode prompts greedily, up to `slots` at once, in their order.
+    """Decode prompts, up to `slots` at once, in their order.
 
     Args:
         model: A causal language model, as prepare left it, perhaps with an adapter; its generation config names end tokens.
@@ -96,54 +134,85 @@ def decode(
         max_new_tokens: The limit of each answer, in tokens.
         slots: How many prompts are in work at once; memory grows with it.
         on_token: Called with a prompt's index and its next token's id, end token included.
+        logits_hook: Changes logits before a token is chosen, to forbid some of them, say.
+        sampler: Chooses tokens from the logits in place of the likeliest. An answer's logprobs are those of the tokens that
+            were chosen, by the logits as the sampler was given them.
 
     Yields:
         The answer of each prompt, as it ends.
     """
-    if model.config._attn_implementation != ATTENTION:
-        yield from _decode_with_library(model, prompts, max_new_tokens, slots, on_token)
-        return
-    ends, waiting, start = _end_tokens(model), deque(range(len(prompts))), time.perf_counter()
-    work = _Slots(model, prompts, max_new_tokens, min(slots, len(prompts)))
-    told: dict[int, list[tuple[int, float]]] = {}  # by index, tokens and logprobs of the prompts in work
-    began: dict[int, float] = {}
-    while waiting or told:
+    hooks = _Hooks(logits_hook, sampler) if logits_hook or sampler else None
+    if model.config._attn_implementation == ATTENTION:
+        yield from _decode_in_slots(model, prompts, max_new_tokens, slots, on_token, hooks)
+    else:
+        yield from _decode_with_library(model, prompts, max_new_tokens, slots, on_token, hooks)
+
+
+@dataclass(frozen=True)
+class _Hooks:
+    """How a caller wants tokens to be chosen."""
+
+    logits_hook: LogitsHook | None
+    sampler: Sampler | None
+
+    def pick(self, indices: Sequence[int], generated: Sequence[Sequence[int]], logits: torch.Tensor) -> torch.Tensor:
+        """What _pick gives, for tokens chosen by the hooks; its arguments are theirs."""
+        if self.logits_hook:
+            logits = self.logits_hook(indices, generated, logits)
+        return _pick(logits, self.sampler(indices, generated, logits) if self.sampler else None)
+
+
+def _decode_in_slots(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    slots: int,
+    on_token: OnToken | None,
+    hooks: _Hooks | None,
+) -> Iterator[Answer]:
+    """What decode does with a model that has this module's attention."""
+    stop_tokens, waiting, start = _list_stop_tokens(model), deque(range(len(prompts))), time.perf_counter()
+    work = _Slots(model, prompts, max_new_tokens, min(slots, len(prompts)), hooks)
+    logprobs: dict[int, list[float]] = {}  # by index, of the prompts in work
+    started: dict[int, float] = {}
+    while waiting or logprobs:
         free = work.find_free()
         if waiting and len(free) >= max(1, int(JOIN_AT[work.device.type] * len(work.indices))):
             joining = [waiting.popleft() for _ in range(min(len(free), len(waiting)))]
-            began |= dict.fromkeys(joining, start or time.perf_counter())
+            started |= dict.fromkeys(joining, start or time.perf_counter())
             start = 0.0  # only the first have waited for what all prompts share
-            told |= {i: [] for i in joining}
+            logprobs |= {i: [] for i in joining}
             fresh = work.join(free[: len(joining)], joining)
         else:
             fresh = work.step()
         for index, token, logprob in fresh:
-            told[index].append((token, logprob))
+            logprobs[index].append(logprob)
             if on_token:
                 on_token(index, token)
-            if token in ends or len(told[index]) == max_new_tokens:
-                work.leave(index)
-                ids, logprobs = map(list, zip(*told.pop(index), strict=True))
-                yield Answer(index, ids, logprobs, time.perf_counter() - began.pop(index))
+            if token in stop_tokens or len(logprobs[index]) == max_new_tokens:
+                ids = work.leave(index)
+                yield Answer(index, ids, logprobs.pop(index), time.perf_counter() - started.pop(index))
         if not waiting:
             work.compact()
 
 
-def _end_tokens(model: Any) -> set[int]:
-    ends = model.generation_config.eos_token_id
-    return {ends} if isinstance(ends, int) else set(ends or ())
+def _list_stop_tokens(model: Any) -> set[int]:
+    """The tokens that end an answer, as a model's generation config names them."""
+    stop_tokens = model.generation_config.eos_token_id
+    return {stop_tokens} if isinstance(stop_tokens, int) else set(stop_tokens or ())
 
 
-def _pick(logits: torch.Tensor) -> torch.Tensor:
-    """The likeliest token of each row and the natural log of its probability.
+def _pick(logits: torch.Tensor, tokens: torch.Tensor | None = None) -> torch.Tensor:
+    """The next token of each row and the natural log of its probability.
 
     Args:
         logits: [rows, vocabulary], of any floating type; the logs are float32 arithmetic.
+        tokens: [rows], the tokens' ids; None for the likeliest.
 
     Returns:
         [2, rows], float64, which holds both as they are: one tensor, so that the host waits for the device once.
     """
-    tokens = logits.argmax(-1, keepdim=True)
+    tokens = logits.argmax(-1, keepdim=True) if tokens is None else tokens[:, None].long()
     logprobs = logits.log_softmax(-1, dtype=torch.float32).gather(-1, tokens)
     return torch.stack((tokens[:, 0].double(), logprobs[:, 0].double()))
 
@@ -167,7 +236,17 @@ class _Layer(CacheLayerMixin):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write the new tokens' columns, and give back what the rows in question have so far."""
+        """Write the new tokens' columns, and give back what the rows in question have so far.
+
+        Args:
+            key_states: [rows, heads, new tokens, head size].
+            value_states: The same of values.
+            *args: Unused; transformers' caches take more.
+            **kwargs: As args.
+
+        Returns:
+            Keys and values, [rows, heads, seen, head size] each.
+        """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         rows, columns, seen = self.work.rows, self.work.columns, self.work.seen
@@ -191,19 +270,24 @@ class _Layer(CacheLayerMixin):
 
 
 class _Slots(Cache):
-    """Prompts in work: keys, values, lengths; `last`, the last token of each slot and its logprob, as _pick gives them.
+    """Prompts in work: keys and values (layers), and what follows of each slot.
 
-    `indices` names the prompt of each slot, None if it is free.
+    `indices` names the prompt in each slot, None where it is free. `generated` holds the new tokens of each prompt in work,
+    by its index. On the device: `lengths`, int64 [slots], how many columns a slot has filled; `last`, float64 [2, slots],
+    its last token, which no column holds yet, and that token's logprob, as _pick gives them.
     """
 
-    def __init__(self, model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int, n: int):
-        place = weakref.proxy(self)  # no cycle: keys and values are free as soon as nobody decodes with them
-        super().__init__(layers=[_Layer(place) for _ in range(model.config.get_text_config().num_hidden_layers)])
-        self.model, self.prompts, self.device = model, prompts, model.device
+    def __init__(
+        self, model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int, n: int, hooks: _Hooks | None = None
+    ):
+        weak_self = weakref.proxy(self)  # no cycle: keys and values are free as soon as nobody decodes with them
+        super().__init__(layers=[_Layer(weak_self) for _ in range(model.config.get_text_config().num_hidden_layers)])
+        self.model, self.prompts, self.device, self.hooks = model, prompts, model.device, hooks
         self.width = max(map(len, prompts)) + max_new_tokens
         self.indices: list[int | None] = [None] * n
+        self.generated: dict[int, list[int]] = {}
         self.last = torch.zeros(2, n, dtype=torch.float64, device=self.device)
-        self.graph: Any = None
+        self.graph: Callable[[], None] | None = None
         self.shared = 0
         shared = _count_shared(prompts)
         if shared:
@@ -216,38 +300,24 @@ class _Slots(Cache):
         self.lengths = torch.full((n,), shared, device=self.device)
 
     def find_free(self) -> list[int]:
+        """The slots without a prompt, in order."""
         return [slot for slot, index in enumerate(self.indices) if index is None]
-
-    def leave(self, index: int) -> None:
-        self.indices[self.indices.index(index)] = None
 
     def join(self, slots: list[int], indices: list[int]) -> list[tuple[int, int, float]]:
         """Read prompts into free slots; returns of each its index, its first token and that token's logprob."""
         prompts = [self.prompts[i] for i in indices]
+        self.generated |= {i: [] for i in indices}
         done = 0
         while done < len(slots):
             longest = max(map(len, prompts[done:])) - self.shared
             n = max(1, min(READ_AT_ONCE[self.device.type] // longest, 32))  # _read makes n times n rows of logits
             chunk = slice(done, done + n)
-            self.last[:, slots[chunk]] = self._read(slots[chunk], prompts[chunk])
+            self.last[:, slots[chunk]] = self._choose(indices[chunk], self._read(slots[chunk], prompts[chunk]))
             done = chunk.stop
         self.lengths[slots] = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
         for slot, index in zip(slots, indices, strict=True):
             self.indices[slot] = index
-        tokens, logprobs = self.last[:, slots].tolist()
-        return list(zip(indices, map(int, tokens), logprobs, strict=True))
-
-    def _read(self, slots: list[int], prompts: Sequence[Sequence[int]]) -> torch.Tensor:
-        """What _pick says of each prompt's next token. Padding is on the right, where nothing that counts can see it."""
-        suffixes = [list(prompt[self.shared :]) for prompt in prompts]
-        longest = max(map(len, suffixes))
-        ids = torch.tensor([suffix + [0] * (longest - len(suffix)) for suffix in suffixes], device=self.device)
-        self.rows, self.seen = torch.tensor(slots, device=self.device)[:, None], self.shared + longest
-        self.columns = torch.arange(self.shared, self.seen, device=self.device)[None]
-        mask = torch.arange(self.seen, device=self.device) <= self.columns[0][:, None]
-        last = torch.tensor([len(suffix) - 1 for suffix in suffixes], device=self.device)
-        logits = self._call(ids, self.columns.expand(len(slots), -1), mask.expand(len(slots), 1, -1, -1), last)
-        return _pick(logits.diagonal().T)  # of each prompt's row the column that is its own
+        return self._take(slots)
 
     def step(self) -> list[tuple[int, int, float]]:
         """Decode one token more for every slot; returns of each prompt in work its index, the token and its logprob."""
@@ -257,19 +327,82 @@ class _Slots(Cache):
             self.graph()
         else:
             self._step(int(self.lengths.max()) + 1)
-        tokens, logprobs = self.last.tolist()
-        told = zip(self.indices, tokens, logprobs, strict=True)
-        return [(index, int(token), logprob) for index, token, logprob in told if index is not None]
+        slots = [slot for slot, index in enumerate(self.indices) if index is not None]
+        if self.hooks:
+            self.last[:, slots] = self._choose([self.indices[slot] for slot in slots], self.logits[slots])
+        return self._take(slots)
+
+    def leave(self, index: int) -> list[int]:
+        """Free the slot of a prompt that has ended; returns its new tokens. What the slot holds is overwritten later."""
+        self.indices[self.indices.index(index)] = None
+        return self.generated.pop(index)
+
+    def _choose(self, indices: list[int], logits: torch.Tensor) -> torch.Tensor:
+        """What _pick gives of the next tokens of these prompts, by the hooks where there are some."""
+        if self.hooks is None:
+            return _pick(logits)
+        return self.hooks.pick(indices, [self.generated[i] for i in indices], logits)
+
+    def _take(self, slots: list[int]) -> list[tuple[int, int, float]]:
+        """Bring the last tokens of these slots to the host, and add them to what was generated."""
+        told = self.last.tolist()
+        found = [(self.indices[slot], int(told[0][slot]), told[1][slot]) for slot in slots]
+        for index, token, _ in found:
+            self.generated[index].append(token)
+        return found
+
+    def _read(self, slots: list[int], prompts: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Read what prompts have behind the shared part, in one pass; returns the logits of each one's next token.
+
+        Padding is on the right, where nothing that counts can see it. So each prompt's last token stands elsewhere, and the
+        model, asked for the logits at n positions, gives those of all n prompts at each: [n, n, vocabulary].
+
+        Returns:
+            [n, vocabulary]: of each prompt the logits at its own last token, which are that block's diagonal.
+        """
+        suffixes = [list(prompt[self.shared :]) for prompt in prompts]
+        longest = max(map(len, suffixes))
+        ids = torch.tensor([suffix + [0] * (longest - len(suffix)) for suffix in suffixes], device=self.device)
+        self.rows, self.seen = torch.tensor(slots, device=self.device)[:, None], self.shared + longest
+        self.columns = torch.arange(self.shared, self.seen, device=self.device)[None]
+        mask = torch.arange(self.seen, device=self.device) <= self.columns[0][:, None]
+        last = torch.tensor([len(suffix) - 1 for suffix in suffixes], device=self.device)
+        logits = self._call(ids, self.columns.expand(len(slots), -1), mask.expand(len(slots), 1, -1, -1), last)
+        return logits.diagonal().T
 
     def _step(self, seen: int) -> None:
+        """The part of a step that a GPU replays: every slot's last token goes in, free slots' too, so shapes never change.
+
+        With hooks it leaves the next tokens' logits, [slots, vocabulary], in `logits`; else the tokens chosen, in `last`.
+
+        Args:
+            seen: How many columns attention looks at, at least the longest slot's and the one being written. A CPU takes no
+                more than it needs; a graph has one number for good, the whole width.
+        """
         self.rows, self.seen = torch.arange(len(self.indices), device=self.device)[:, None], seen
         self.columns = self.lengths[:, None]
         mask = torch.arange(seen, device=self.device) <= self.columns
-        logits = self._call(self.last[0, :, None].long(), self.columns, mask[:, None, None], 1)
-        self.last.copy_(_pick(logits[:, -1]))
+        logits = self._call(self.last[0, :, None].long(), self.columns, mask[:, None, None], 1)[:, -1]
+        if self.hooks:
+            self.logits = logits
+        else:
+            self.last.copy_(_pick(logits))
         self.lengths.add_(1).clamp_(max=self.width - 1)  # a free slot runs on beside the others
 
-    def _call(self, ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, keep: Any) -> torch.Tensor:
+    def _call(
+        self, ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, keep: int | torch.Tensor
+    ) -> torch.Tensor:
+        """Run the model over new tokens, whose keys and values go to `rows` and `columns` of this cache (see _Layer).
+
+        Args:
+            ids: [rows, new tokens], int64.
+            positions: [rows, new tokens], int64: each token's place in its prompt, which is its column too.
+            mask: [rows, 1, new tokens, seen], bool: True where a token may look.
+            keep: At which of the new tokens logits are wanted: the last so many, or their places, int64 [kept].
+
+        Returns:
+            [rows, kept, vocabulary], of the model's type.
+        """
         return self.model(
             input_ids=ids,
             position_ids=positions,
@@ -281,13 +414,11 @@ class _Slots(Cache):
 
     def _capture(self) -> Callable[[], None]:
         """The step as a CUDA graph, which spares the launch of each kernel; as it is where a model cannot be captured."""
-        place, stream = (
-            weakref.proxy(self),
-            torch.cuda.current_stream(),
-        )  # what is kept of the step must not keep these slots
+        weak_self = weakref.proxy(self)  # what is kept of the step must not keep these slots
+        stream = torch.cuda.current_stream()
 
         def step() -> None:
-            place._step(place.width)
+            weak_self._step(weak_self.width)
 
         if self.model in _NOT_CAPTURED:
             return step
@@ -332,23 +463,29 @@ def _count_shared(prompts: Sequence[Sequence[int]]) -> int:
 
 
 def _decode_with_library(
-    model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int, size: int, on_token: OnToken | None
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    size: int,
+    on_token: OnToken | None,
+    hooks: _Hooks | None,
 ) -> Iterator[Answer]:
     """The same with transformers' `generate`, batch by batch."""
-    ends, padding = _end_tokens(model), model.generation_config.pad_token_id or 0
+    stop_tokens, padding = _list_stop_tokens(model), model.generation_config.pad_token_id or 0
     for start in range(0, len(prompts), size):
-        batch, began = prompts[start : start + size], time.perf_counter()
+        batch, started = prompts[start : start + size], time.perf_counter()
+        indices = range(start, start + len(batch))
         width = max(map(len, batch))
         ids = torch.tensor([[padding] * (width - len(p)) + list(p) for p in batch], device=model.device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in batch], device=model.device)
-        watch = _LogprobWatch()
+        watch = _HookedWatch(hooks, indices, width, stop_tokens) if hooks else _LogprobWatch()
         options = {"max_new_tokens": max_new_tokens, "logits_processor": LogitsProcessorList([watch])}
-        streamer = _Streamer(on_token, range(start, start + len(batch)), ends) if on_token else None
+        streamer = _Streamer(on_token, indices, stop_tokens) if on_token else None
         found = model.generate(input_ids=ids, attention_mask=mask, streamer=streamer, **options)
         new, logprobs = found[:, width:].tolist(), watch.list_logprobs(width, found.shape[1])
-        seconds = time.perf_counter() - began
-        for index, row, of_row in zip(range(start, start + len(batch)), new, logprobs, strict=True):
-            length = next((i + 1 for i, token in enumerate(row) if token in ends), len(row))
+        seconds = time.perf_counter() - started
+        for index, row, of_row in zip(indices, new, logprobs, strict=True):
+            length = next((i + 1 for i, token in enumerate(row) if token in stop_tokens), len(row))
             yield Answer(index, row[:length], of_row[:length], seconds)
 
 
@@ -365,6 +502,25 @@ class _LogprobWatch(LogitsProcessor):
     def list_logprobs(self, start: int, stop: int) -> list[list[float]]:
         """Those of each row's tokens from position `start` to `stop`."""
         return torch.stack([self.by_length[length] for length in range(start, stop)], dim=1).tolist()
+
+
+class _HookedWatch(_LogprobWatch):
+    """Chooses tokens by the hooks, for the rows that have not ended, and leaves `generate` no other to take."""
+
+    def __init__(self, hooks: _Hooks, indices: Sequence[int], width: int, stop_tokens: set[int]):
+        super().__init__()
+        self.hooks, self.indices, self.width, self.stop_tokens = hooks, indices, width, stop_tokens
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        generated = input_ids[:, self.width :].tolist()
+        live = [row for row, ids in enumerate(generated) if self.stop_tokens.isdisjoint(ids)]
+        indices, so_far = [self.indices[row] for row in live], [generated[row] for row in live]
+        tokens, logprobs = self.hooks.pick(indices, so_far, scores[live])
+        self.by_length[input_ids.shape[1]] = scores.new_zeros(len(generated))
+        self.by_length[input_ids.shape[1]][live] = logprobs.to(scores.dtype)
+        forced = torch.full_like(scores, -torch.inf)
+        forced[live, tokens.long()] = 0
+        return forced
 
 
 class _Streamer:

@@ -10,6 +10,7 @@ import httpx
 from swaplib import provenance
 from swaplib.hosted import HostedLLM
 from swaplib.local import LocalSLM
+from swaplib.local_checkpoint import Checkpoint
 from swaplib.outbox import TIMEOUT_S, check_tracing
 from swaplib.settings import ENV_FILE, PURPOSES, Settings, show_path
 
@@ -99,7 +100,7 @@ def check_checkpoint_loads(settings: Settings) -> str:
     if settings.slm_base_url:
         served = HostedLLM.from_slm_settings(settings, "slm")
         return f"slm at {served.endpoint} answered in {_ask_once(served, 2):.0f} ms (SLM_BASE_URL)"
-    slm = LocalSLM(settings.slm_model_path)
+    slm = LocalSLM(Checkpoint(settings.slm_model_path))
     slm.check()
     [(_, answer)] = slm.generate([[{"role": "user", "content": "Say yes."}]], 2)
     return f"{show_path(settings.slm_model_path)} loads in 4-bit and answers ({answer.latency_ms:.0f} ms for 2 tokens)"

@@ -20,7 +20,8 @@ from tqdm import tqdm
 from swaplib import costs, evidence
 from swaplib.files import append_line, hash_file, hash_text, write_json
 from swaplib.hosted import HostedLLM
-from swaplib.local import LocalSLM, find_full_precision
+from swaplib.local import LocalSLM
+from swaplib.local_checkpoint import Checkpoint, find_full_precision
 from swaplib.metrics import Track, aggregate, canonical_json, check_track, core_metrics, rates_of, score_row
 from swaplib.model_names import ModelName, parse_models
 from swaplib.outbox import check_tracing
@@ -110,7 +111,8 @@ def make_model(
         return HostedLLM.from_slm_settings(settings, weights, concurrency)
     adapter = model.name_adapter(track)
     precision = find_full_precision() if model.is_full else "4bit"
-    return LocalSLM(settings.slm_model_path, adapter and settings.adapter_of(adapter), precision, batch_size)
+    checkpoint = Checkpoint(settings.slm_model_path, adapter and settings.adapter_of(adapter), precision)
+    return LocalSLM(checkpoint, batch_size)
 
 
 def run_models(settings: Settings, track: Track, models: str, shots: int = 0, **parameters: Any) -> list[Run]:

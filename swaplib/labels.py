@@ -13,7 +13,7 @@ from itertools import groupby, zip_longest
 from typing import Any
 
 from swaplib.chats import Chat
-from swaplib.local import LocalSLM
+from swaplib.local_checkpoint import Checkpoint
 
 IGNORED = -100  # the label of a token that carries no loss
 
@@ -26,7 +26,7 @@ class Example:
     labels: list[int]
 
 
-def label_chat(slm: LocalSLM, chat: Chat) -> Example:
+def label_chat(slm: Checkpoint, chat: Chat) -> Example:
     """Tokenise a chat; labels cover each trained turn and the token that ends it. What follows the last one is left out.
 
     Each turn is tokenised apart from what stands before it, because that is how generation meets it.
@@ -56,11 +56,11 @@ def label_chat(slm: LocalSLM, chat: Chat) -> Example:
     return Example(ids, labels)
 
 
-def _tokenise(slm: LocalSLM, text: str) -> list[int]:
+def _tokenise(slm: Checkpoint, text: str) -> list[int]:
     return slm.tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def label_chats(slm: LocalSLM, chats: dict[str, list[Chat]], limit: int) -> dict[str, list[Example]]:
+def label_chats(slm: Checkpoint, chats: dict[str, list[Chat]], limit: int) -> dict[str, list[Example]]:
     """Tokenise and prove the chats of several splits, such as train and val.
 
     Raises:
@@ -82,7 +82,7 @@ def label_chats(slm: LocalSLM, chats: dict[str, list[Chat]], limit: int) -> dict
     return examples
 
 
-def prove_labels(slm: LocalSLM, chats: Sequence[Chat], examples: Sequence[Example]) -> list[dict[str, Any]]:
+def prove_labels(slm: Checkpoint, chats: Sequence[Chat], examples: Sequence[Example]) -> list[dict[str, Any]]:
     """Decode what would be trained and what would not and compare both with the chats, so that nobody has to believe a mask.
 
     Args:
@@ -121,7 +121,7 @@ def _list_runs(example: Example) -> list[tuple[bool, list[int]]]:
     return [(is_loss, [token for token, _ in stretch]) for is_loss, stretch in stretches]
 
 
-def _find_problem(slm: LocalSLM, chat: Chat, example: Example, trained: list[str]) -> str | None:
+def _find_problem(slm: Checkpoint, chat: Chat, example: Example, trained: list[str]) -> str | None:
     places = [i for i, carries_loss in enumerate(chat.is_trained) if carries_loss]
     wanted = [chat.messages[i]["content"] + slm.tokenizer.eos_token for i in places]
     if any(label not in (IGNORED, token) for token, label in zip(example.input_ids, example.labels, strict=True)):

@@ -7,7 +7,7 @@ the share of equal outputs on the same rows and keeps the rows that differ, so t
 import gc
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,14 @@ from swaplib.adapter import write_merged
 from swaplib.evaluate import make_model
 from swaplib.files import hash_text
 from swaplib.hosted import HostedLLM
-from swaplib.local import LocalSLM, find_full_precision
+from swaplib.local import LocalSLM
+from swaplib.local_checkpoint import Checkpoint, find_full_precision
+from swaplib.local_model import load
 from swaplib.metrics import Track, canonical_json
 from swaplib.model_names import ModelName
 from swaplib.outbox import check_tracing
 from swaplib.prompts import Message, build_messages
-from swaplib.rows import read_rows
+from swaplib.rows import Generation, read_rows
 from swaplib.runs import new_folder, open_run
 from swaplib.server_process import running_server
 from swaplib.settings import Settings, show_path
@@ -92,11 +94,12 @@ def _measure(
 
 def _compare_all(slm: LocalSLM | HostedLLM, chats: Chats, limit: int, place: Path) -> list[dict[str, Any]]:
     if isinstance(slm, HostedLLM):  # served elsewhere: its batches are its own affair, but must not matter
-        one, many = (_in_order(replace(slm, concurrency=n), chats, limit) for n in (1, len(chats)))
+        clients = (replace(slm, concurrency=n) for n in (1, len(chats)))
+        one, many = (_in_order(client.generate(chats, limit)) for client in clients)
         return [compare_outputs(f"served: {len(chats)} calls at once against one at a time", many, one)]
     batched, single = _answer(slm, chats, limit)
     comparisons = [compare_outputs(f"batch {min(slm.batch_size, len(chats))} against batch 1", batched, single)]
-    if slm.adapter:
+    if slm.checkpoint.adapter:
         merged = _answer_merged(slm, chats, limit, place)
         comparisons.append(compare_outputs("adapter against its exported merge", batched, merged))
     served = _answer_served(slm, chats, limit)
@@ -106,23 +109,25 @@ def _compare_all(slm: LocalSLM | HostedLLM, chats: Chats, limit: int, place: Pat
 
 def _answer(slm: LocalSLM, chats: Chats, limit: int) -> tuple[list[str], list[str]]:
     """The outputs in batches of the model's size, and one by one; the model is loaded once and let go after."""
-    slm = replace(slm)
-    return _in_order(slm, chats, limit), [_in_order(slm, [chat], limit)[0] for chat in chats]
+    model, prompts = load(slm.checkpoint), [slm.checkpoint.render(chat) for chat in chats]
+    single = [_in_order(model.generate([prompt], limit, 1))[0] for prompt in prompts]
+    return _in_order(model.generate(prompts, limit, slm.batch_size)), single
 
 
 def _answer_merged(slm: LocalSLM, chats: Chats, limit: int, place: Path) -> list[str]:
     place.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place, prefix=".merged-") as work:
-        target = Path(work) / slm.path.name
-        write_merged(slm, target)
+        target = Path(work) / slm.checkpoint.path.name
+        write_merged(slm.checkpoint, target)
         _free_memory()
-        return _in_order(LocalSLM(target, None, find_full_precision(), slm.batch_size), chats, limit)
+        merged = LocalSLM(Checkpoint(target, None, find_full_precision()), slm.batch_size)
+        return _in_order(merged.generate(chats, limit))
 
 
 def _answer_served(slm: LocalSLM, chats: Chats, limit: int) -> list[str]:
     _free_memory()
     with running_server(slm, "slm") as root:
-        return _in_order(HostedLLM(f"{root}/v1", "local", None, "slm", concurrency=1), chats, limit)
+        return _in_order(HostedLLM(f"{root}/v1", "local", None, "slm", concurrency=1).generate(chats, limit))
 
 
 def _free_memory() -> None:
@@ -134,13 +139,14 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _in_order(model: LocalSLM | HostedLLM, chats: Chats, limit: int) -> list[str]:
-    answers = dict(model.generate(chats, limit))
-    if failed := [f"row {i}: {answer.error}" for i, answer in sorted(answers.items()) if answer.status == "error"]:
+def _in_order(found: Iterable[tuple[int, Generation]]) -> list[str]:
+    """The outputs that a model gave, in the order of what it was asked."""
+    answers = [answer for _, answer in sorted(found, key=lambda item: item[0])]
+    if failed := [f"row {i}: {answer.error}" for i, answer in enumerate(answers) if answer.status == "error"]:
         raise RuntimeError(
             f"parity was not measured: {len(failed)} row(s) got no answer ({failed[0]}). Run this again."
         )
-    return [answers[i].output for i in range(len(chats))]
+    return [answer.output for answer in answers]
 
 
 def compare_outputs(compared: str, first: Sequence[str], second: Sequence[str]) -> dict[str, Any]:

@@ -141,17 +141,18 @@ async def _answer(batcher: Batcher, name: str, options: ServeOptions, body: Chat
     """Check what only the model can check, then answer whole or as a stream."""
     if asked_model != name:
         return make_error(404, f"no model {asked_model!r} here: expected {name!r}", "model", "model_not_found")
-    text = batcher.slm.render([message.model_dump() for message in body.messages])
+    slm = batcher.slm
+    text = slm.checkpoint.render([message.model_dump() for message in body.messages])
     try:
         text.encode()
     except UnicodeEncodeError:
         return make_error(400, "a message holds half of a surrogate pair", "messages")
     if body.limit > options.max_new_tokens:
         return make_error(400, f"an answer may have at most {options.max_new_tokens} tokens here", "max_tokens")
-    # checked here, so that one long prompt does not fail the others of its batch
-    if (asked := batcher.slm.count_tokens(text)) + body.limit > batcher.slm.context:
+    # checked here, because it is the request's fault and OpenAI's format has an error for it
+    if (asked := slm.checkpoint.count_tokens(text)) + body.limit > slm.model.context:
         what = f"the prompt has {asked} tokens and the answer may have {body.limit}"
-        what = f"{what}; together at most {batcher.slm.context}"
+        what = f"{what}; together at most {slm.model.context}"
         return make_error(400, what, "messages", "context_length_exceeded")
     if body.stream:
         events = _stream(batcher, text, body.limit, ChunkMaker(name, body.has_usage))
@@ -188,9 +189,8 @@ def serve(slm: LocalSLM, name: str, port: int, host: str = "127.0.0.1", options:
         except OSError as error:
             what = f"cannot serve at {host}, port {port} ({error.strerror}). Choose another --port or --host."
             raise OSError(what) from None
-        print(
-            f"loading {slm.path.name}; then {name} answers at http://{host}:{listener.getsockname()[1]}/v1", flush=True
-        )
+        address = f"http://{host}:{listener.getsockname()[1]}/v1"
+        print(f"loading {slm.checkpoint.path.name}; then {name} answers at {address}", flush=True)
         config = uvicorn.Config(
             make_app(slm, name, options), log_level="warning", timeout_graceful_shutdown=STOP_LIMIT_S
         )

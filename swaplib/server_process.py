@@ -34,9 +34,10 @@ def running_server(slm: LocalSLM, name: str, port: int | None = None) -> Iterato
     """
     slm.check()
     port = port or find_free_port()
-    command = [sys.executable, "-m", "swaplib.cli", "serve", "--model", slm.path, "--dtype", slm.precision]
+    served = slm.checkpoint
+    command = [sys.executable, "-m", "swaplib.cli", "serve", "--model", served.path, "--dtype", served.precision]
     command += ["--batch-size", str(slm.batch_size), "--port", str(port), "--name", name, "--api-key", ""]
-    command += ["--adapter", slm.adapter] if slm.adapter else []
+    command += ["--adapter", served.adapter] if served.adapter else []
     root = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryFile() as log:
         server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)

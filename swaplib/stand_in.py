@@ -15,10 +15,11 @@ from urllib.parse import urlsplit
 
 from swaplib.checkpoints import PACKAGED_NAME
 from swaplib.local import LocalSLM
+from swaplib.local_checkpoint import Checkpoint
 from swaplib.server_process import running_server
 from swaplib.settings import ROOT
 
-STAND_IN = LocalSLM(ROOT / "slm_swap" / "models" / PACKAGED_NAME, ROOT / "slm_swap" / "stand_in", "float32")
+STAND_IN = LocalSLM(Checkpoint(ROOT / "slm_swap" / "models" / PACKAGED_NAME, ROOT / "slm_swap" / "stand_in", "float32"))
 
 
 def running_stand_in(endpoint: str) -> AbstractContextManager[str]:

@@ -19,10 +19,9 @@ from tqdm import tqdm
 from swaplib import tracing
 from swaplib.files import replaced_folder, write_json
 from swaplib.labels import IGNORED, Example
-from swaplib.local import LocalSLM
+from swaplib.local_checkpoint import Checkpoint
 
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-GRADIENT_CHECKPOINTING: bool | str = False  # or "unsloth": less memory, more time
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def import_unsloth() -> None:
 
 
 def train(
-    slm: LocalSLM, examples: dict[str, list[Example]], recipe: Recipe, work: Path, trace: tracing.RunTrace
+    base: Checkpoint, examples: dict[str, list[Example]], recipe: Recipe, work: Path, trace: tracing.RunTrace
 ) -> tuple[dict[str, Any], Any]:
     """Train with Unsloth; returns what happened, for the run card, and the model with its adapter."""
     import torch
@@ -62,7 +61,8 @@ def train(
     has_gpu = torch.cuda.is_available()
     checkpoint = _find_checkpoint(work)
     with _quiet():
-        trainer = make_trainer(slm, examples, recipe, work, has_gpu)
+        model = load_for_training(base.path, recipe, has_gpu)
+        trainer = make_trainer(model, base.tokenizer, examples, recipe, work)
     trainer.add_callback(_make_callback(trace))
     result = trainer.train(resume_from_checkpoint=checkpoint)
     history = trainer.state.log_history
@@ -85,19 +85,35 @@ def train(
     return outcome, trainer.model
 
 
-def make_trainer(slm: LocalSLM, examples: dict[str, list[Example]], recipe: Recipe, work: Path, has_gpu: bool) -> Any:
-    """TRL's trainer over the labelled examples; it makes no step yet."""
+def make_trainer(
+    model: Any,
+    tokenizer: Any,
+    examples: dict[str, list[Example]],
+    recipe: Recipe,
+    work: Path,
+    has_gradient_checkpointing: bool = False,
+) -> Any:
+    """TRL's trainer over the labelled examples; it makes no step yet.
+
+    Args:
+        model: A model with a fresh adapter, such as load_for_training makes.
+        tokenizer: Its checkpoint's; it pads the batches.
+        examples: The tokens and labels of `train` and `val`.
+        recipe: The settings.
+        work: The folder of the training's own checkpoints.
+        has_gradient_checkpointing: As the model was loaded: less memory, more time.
+    """
     from datasets import Dataset
     from transformers import DataCollatorForSeq2Seq, PrinterCallback
     from trl import SFTTrainer
 
     trainer = SFTTrainer(
-        model=load_for_training(slm.path, recipe, has_gpu),
-        args=_make_config(recipe, work, len(examples["train"]), has_gpu),
-        processing_class=slm.tokenizer,
+        model=model,
+        args=_make_config(recipe, work, len(examples["train"]), has_gradient_checkpointing),
+        processing_class=tokenizer,
         train_dataset=Dataset.from_list([asdict(e) for e in examples["train"]]),
         eval_dataset=Dataset.from_list([asdict(e) for e in examples["val"]]),
-        data_collator=DataCollatorForSeq2Seq(slm.tokenizer, label_pad_token_id=IGNORED),
+        data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED),
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
@@ -131,17 +147,19 @@ def _make_callback(trace: tracing.RunTrace) -> Any:
     return Progress()
 
 
-def _make_config(recipe: Recipe, work: Path, n_rows: int, has_gpu: bool) -> Any:
+def _make_config(recipe: Recipe, work: Path, n_rows: int, has_gradient_checkpointing: bool) -> Any:
     """The recipe in TRL's words, with about four validations and eight checkpoints on the way."""
+    import torch
     from trl import SFTConfig
 
+    has_gpu = torch.cuda.is_available()
     steps = max(1, n_rows * recipe.epochs // recipe.batch_size)
     return SFTConfig(
         output_dir=str(work),
         per_device_train_batch_size=recipe.batch_size,
         per_device_eval_batch_size=recipe.batch_size,
         gradient_accumulation_steps=1,  # Unsloth's own default was 2
-        gradient_checkpointing=bool(GRADIENT_CHECKPOINTING),  # TRL's own default is True
+        gradient_checkpointing=has_gradient_checkpointing,  # TRL's own default is True
         learning_rate=recipe.learning_rate,
         num_train_epochs=recipe.epochs,
         max_length=recipe.sequence_length,
@@ -161,7 +179,7 @@ def _make_config(recipe: Recipe, work: Path, n_rows: int, has_gpu: bool) -> Any:
     )
 
 
-def load_for_training(path: Path, recipe: Recipe, has_gpu: bool) -> Any:
+def load_for_training(path: Path, recipe: Recipe, has_gpu: bool, has_gradient_checkpointing: bool = False) -> Any:
     """The base (4-bit on a GPU, else float32) with a fresh adapter on its linear layers."""
     import torch
     from unsloth import FastLanguageModel
@@ -179,7 +197,7 @@ def load_for_training(path: Path, recipe: Recipe, has_gpu: bool) -> Any:
         lora_dropout=recipe.dropout,
         target_modules=list(LINEAR_LAYERS),
         bias="none",
-        use_gradient_checkpointing=GRADIENT_CHECKPOINTING,
+        use_gradient_checkpointing="unsloth" if has_gradient_checkpointing else False,
         random_state=recipe.seed,
     )
 
@@ -197,19 +215,19 @@ def _is_json(path: Path) -> bool:
         return False
 
 
-def save_adapter(model: Any, slm: LocalSLM, target: Path, card: dict[str, Any], is_compact: bool) -> None:
+def save_adapter(model: Any, base: Checkpoint, target: Path, card: dict[str, Any], is_compact: bool) -> None:
     """Write adapter, tokenizer and card to their place, all or nothing: a half-written adapter never loads."""
     import torch
     from safetensors.torch import load_file, save_file
 
     with replaced_folder(target) as built:
         # a name: where the checkpoint lay says nothing to others
-        model.peft_config["default"].base_model_name_or_path = slm.path.name
+        model.peft_config["default"].base_model_name_or_path = base.path.name
         model.save_pretrained(built, save_embedding_layers=False)  # "auto" would ask the hub
         (built / "README.md").unlink(missing_ok=True)
         if is_compact:
             file = built / "adapter_model.safetensors"
             save_file({name: weight.to(torch.bfloat16) for name, weight in load_file(file).items()}, file)
         else:
-            slm.tokenizer.save_pretrained(built)
+            base.tokenizer.save_pretrained(built)
         write_json(built / "run_card.json", card)

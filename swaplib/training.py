@@ -14,7 +14,7 @@ from swaplib.chats import ChatSet, gather_rows
 from swaplib.decision import read_decision
 from swaplib.files import hash_text
 from swaplib.labels import Example, label_chat, label_chats, prove_labels
-from swaplib.local import LocalSLM
+from swaplib.local_checkpoint import Checkpoint
 from swaplib.metrics import Track, canonical_json, check_track
 from swaplib.outbox import check_tracing
 from swaplib.rows import read_rows
@@ -95,7 +95,7 @@ def preview_labels(settings: Settings, chosen: ChatSet | None, n: int = 3) -> li
     if not chats:
         return []
     import_unsloth()
-    slm = LocalSLM(settings.slm_model_path)
+    slm = Checkpoint(settings.slm_model_path)
     return prove_labels(slm, chats, [label_chat(slm, chat) for chat in chats])
 
 
@@ -123,7 +123,7 @@ def train_adapter(
         The run card, which also lies in the adapter's folder as `run_card.json`.
     """
     import_unsloth()
-    slm = LocalSLM(settings.slm_model_path)
+    slm = Checkpoint(settings.slm_model_path)
     chats = {split: [chat for one in chosen.values() for chat in one.chats[split]] for split in ("train", "val")}
     examples = label_chats(slm, chats, recipe.sequence_length)
     key, facts = _describe(slm, chosen, recipe, session_id)
@@ -138,7 +138,7 @@ def train_adapter(
 
 
 def _describe(
-    slm: LocalSLM, chosen: dict[str, ChatSet], recipe: Recipe, session_id: str | None
+    slm: Checkpoint, chosen: dict[str, ChatSet], recipe: Recipe, session_id: str | None
 ) -> tuple[str, dict[str, Any]]:
     """A key that the same training has again, and what the run card says of it before it has begun."""
     identity, used, fixed = slm.identity(), asdict(recipe), asdict(Recipe())
@@ -166,7 +166,7 @@ def _find_card(target: Path, key: str) -> dict[str, Any] | None:
 
 def _train_run(
     settings: Settings,
-    slm: LocalSLM,
+    slm: Checkpoint,
     examples: dict[str, list[Example]],
     recipe: Recipe,
     folder: Path,

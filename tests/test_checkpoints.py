@@ -11,6 +11,7 @@ from servers import as_json, serving
 
 from swaplib import checkpoints
 from swaplib.local import LocalSLM
+from swaplib.local_checkpoint import Checkpoint
 from swaplib.settings import ROOT
 
 FILES = {
@@ -102,7 +103,7 @@ def test_a_checkpoint_with_a_shard_missing_is_named(tmp_path):
 @pytest.mark.parametrize(
     "name", ["pytorch_model.bin", "modeling_custom.py", "optimizer.pt", "x/weights.PKL", "model.ckpt"]
 )
-def test_a_folder_with_a_pickle_or_code_is_refused_by_name(slm, tmp_path, name):
+def test_a_folder_with_a_pickle_or_code_is_refused_by_name(checkpoint, tmp_path, name):
     for file in ("config.json", "tokenizer_config.json", "model.safetensors"):
         (tmp_path / file).write_text("{}")
     checkpoints.check_checkpoint(tmp_path)
@@ -110,15 +111,15 @@ def test_a_folder_with_a_pickle_or_code_is_refused_by_name(slm, tmp_path, name):
     (tmp_path / name).write_text("anything")
     with pytest.raises(ValueError, match=f"refused: {name}"):
         checkpoints.check_checkpoint(tmp_path)
-    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": slm.path.name}))
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": checkpoint.path.name}))
     with pytest.raises(ValueError, match=f"refused: {name}"):  # as an adapter, too
-        LocalSLM(slm.path, tmp_path).check()
+        Checkpoint(checkpoint.path, tmp_path).check()
 
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
-def test_a_checkpoint_that_asks_for_code_of_its_own_runs_none(slm, tmp_path, monkeypatch, file):
-    folder = tmp_path / slm.path.name
-    shutil.copytree(slm.path, folder)
+def test_a_checkpoint_that_asks_for_code_of_its_own_runs_none(checkpoint, tmp_path, monkeypatch, file):
+    folder = tmp_path / checkpoint.path.name
+    shutil.copytree(checkpoint.path, folder)
     content = json.loads((folder / file).read_text())
     wanted = {
         "AutoConfig": "custom.Config",
@@ -130,7 +131,7 @@ def test_a_checkpoint_that_asks_for_code_of_its_own_runs_none(slm, tmp_path, mon
     questions = []
     monkeypatch.setattr("builtins.input", lambda *text: questions.append(text) or "y")
     with pytest.raises(ValueError, match="custom code"):
-        list(LocalSLM(folder).generate([[{"role": "user", "content": "Hi"}]], 1))
+        list(LocalSLM(Checkpoint(folder)).generate([[{"role": "user", "content": "Hi"}]], 1))
     assert questions == []
 
 

@@ -7,7 +7,7 @@ from test_evaluate import right, run_azure, wrong_for
 from swaplib import comparison, decision, outbox
 from swaplib.checkpoints import hash_checkpoint
 from swaplib.files import write_json
-from swaplib.local import LocalSLM
+from swaplib.local_checkpoint import Checkpoint
 from swaplib.rows import Row, hash_rows, read_rows, write_rows
 
 
@@ -54,7 +54,7 @@ def two_runs(toolcall_home):
     with serving(wrong_for([1, 3], completion('<tool_call name="tool_1">{"x":9}</tool_call>'))) as (root, _):
         run_azure(toolcall_home, root)
     slm = json.loads(azure_file.read_text())
-    slm["run"] |= {"model": "slm", "identity": LocalSLM(toolcall_home.slm_model_path).identity()}
+    slm["run"] |= {"model": "slm", "identity": Checkpoint(toolcall_home.slm_model_path).identity()}
     write_json(toolcall_home.evaluation / "toolcall_slm_test.json", slm)
     azure_file.write_text(azure)
     return toolcall_home
@@ -121,7 +121,7 @@ def test_a_missing_run_names_the_notebook(settings):
 def copy_run(settings, source: str, target: str) -> None:
     """Give one model's run to another model, as its metrics file."""
     content = json.loads((settings.evaluation / f"toolcall_{source}_test.json").read_text())
-    content["run"] |= {"model": target, "identity": LocalSLM(settings.slm_model_path).identity()}
+    content["run"] |= {"model": target, "identity": Checkpoint(settings.slm_model_path).identity()}
     write_json(settings.evaluation / f"toolcall_{target}_test.json", content)
 
 

@@ -4,10 +4,10 @@ import random
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, Cache, GenerationConfig
 
 from swaplib import decoding
-from swaplib.decoding import ATTENTION, _Slots, decode, prepare
+from swaplib.decoding import ATTENTION, decode, prepare
 
 SIZES = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 6, "vocab_size": 97}
 GROUPED = SIZES | {"num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256}
@@ -92,9 +92,11 @@ def test_logprobs_of_a_bfloat16_model_are_float32_arithmetic():
     for answer in decode(prepare(model), prompts, 12, 3):
         by_hand = compute_by_hand(model, prompts[answer.index], answer.ids)
         assert answer.logprobs == pytest.approx(by_hand, abs=0.1)  # logits of this size have steps of 1/16 in bfloat16
-    logits = torch.tensor([[12.0, 11.9375, -20.0]], dtype=torch.bfloat16)
-    _, [logprob] = decoding._pick(logits).tolist()
-    assert logprob == pytest.approx(-math.log(1 + math.exp(-0.0625) + math.exp(-32)), rel=1e-5)
+    near = torch.full((1, 97), -torch.inf, dtype=torch.bfloat16)
+    near[0, [8, 9, 10]] = torch.tensor([12.0, 11.9375, -20.0], dtype=torch.bfloat16)
+    [answer] = decode(model, prompts[:1], 1, 1, logits_hook=lambda indices, generated, logits: near)
+    assert answer.ids == [8]
+    assert answer.logprobs == [pytest.approx(-math.log(1 + math.exp(-0.0625) + math.exp(-32)), rel=1e-5)]
 
 
 @pytest.mark.parametrize("shared", [[], [3], SYSTEM * 6])
@@ -109,18 +111,18 @@ def test_prompts_that_are_read_together_as_on_a_gpu_get_the_same_tokens(monkeypa
     expected = ask_library(model, prompts, 24)
     monkeypatch.setitem(decoding.READ_AT_ONCE, "cpu", tokens)
     monkeypatch.setitem(decoding.JOIN_AT, "cpu", part)
-    read = []
-    monkeypatch.setattr(_Slots, "_read", spy(_Slots._read, read))
+    shapes = watch_shapes(prepare(model))
     assert ask(model, prompts, 24, 6) == expected
-    assert max(read) > 1, "no two prompts were read together"
+    assert max(rows for rows, new in shapes if new > 1) > 1, "no two prompts were read together"
 
 
-def spy(method, sizes):
-    def read(work, slots, prompts):
-        sizes.append(len(prompts))
-        return method(work, slots, prompts)
-
-    return read
+def watch_shapes(model):
+    """The shapes of the ids that the model gets, call by call."""
+    shapes = []
+    model.register_forward_pre_hook(
+        lambda _, __, asked: shapes.append(tuple(asked["input_ids"].shape)), with_kwargs=True
+    )
+    return shapes
 
 
 def test_equal_prompts_get_equal_answers_and_a_prompt_may_be_what_others_begin_with():
@@ -174,7 +176,7 @@ def test_keys_and_values_are_free_as_soon_as_decoding_ends():
     gc.disable()  # so that nothing waits for the collector: memory that ran out must be there again at once
     try:
         ask(model, prompts, 4, 2)
-        assert not any(isinstance(thing, _Slots) for thing in gc.get_objects())
+        assert not any(isinstance(thing, Cache) for thing in gc.get_objects())
     finally:
         gc.enable()
 
@@ -203,3 +205,87 @@ def test_attention_that_changes_the_mask_on_its_way_is_left_to_the_library():
     model, prompts = make_model("doge"), make_prompts(1)
     assert ask(model, prompts, 12, 1) == ask_library(model, prompts, 12)
     assert prepare(model).config._attn_implementation != ATTENTION
+
+
+def test_the_example_at_the_top_of_the_module():
+    model, asked, told, answers = prepare(make_model("llama")), [], [], []
+    prompts, end, (u, v, w, x, y) = [[8, 9, 10], [8, 9, 11, 12], [8, 9, 13]], ENDS[0], range(20, 25)
+    said = [[x, y, end], [end], [u, v, w]]
+
+    def sampler(indices, generated, logits):
+        asked.append(list(indices))
+        return torch.tensor([said[i][len(ids)] for i, ids in zip(indices, generated, strict=True)])
+
+    shapes = watch_shapes(model)
+    for answer in decode(model, prompts, 3, 2, lambda *token: told.append(token), sampler=sampler):
+        answers.append((answer.index, answer.ids, len(told)))
+    assert answers == [(1, [end], 2), (0, [x, y, end], 6), (2, [u, v, w], 7)]
+    assert asked == [[0], [1], [2], [0, 2], [0, 2]]  # a CPU reads one prompt at a time
+    assert shapes == [(1, 2), (1, 1), (1, 2), (1, 1), (2, 1), (2, 1)]
+    assert told == [(0, x), (1, end), (2, u), (0, y), (2, v), (0, end), (2, w)]
+
+
+def forbid(token):
+    def logits_hook(indices, generated, logits):
+        return logits.index_fill(1, torch.tensor([token], device=logits.device), -torch.inf)
+
+    return logits_hook
+
+
+def take_second(indices, generated, logits):
+    return logits.topk(2).indices[:, 1]
+
+
+both_paths = pytest.mark.parametrize(
+    ("kind", "sizes"), [("llama", {}), ("mistral", {"sliding_window": 8})], ids=["ours", "library"]
+)
+
+
+@both_paths
+def test_a_logits_hook_forbids_a_token_and_changes_nothing_before_it(kind, sizes):
+    model, prompts = prepare(make_model(kind, **sizes)), make_prompts(9)
+    assert (model.config._attn_implementation == ATTENTION) is (kind == "llama")
+    plain = {answer.index: answer.ids for answer in decode(model, prompts, 16, 4)}
+    token = max(plain.values(), key=len)[2]
+    found = {answer.index: answer.ids for answer in decode(model, prompts, 16, 4, logits_hook=forbid(token))}
+    assert found != plain
+    for index, ids in found.items():
+        assert token not in ids
+        before = plain[index].index(token) if token in plain[index] else len(plain[index])
+        assert ids[:before] == plain[index][:before]
+
+
+@both_paths
+@pytest.mark.parametrize("slots", [1, 4])
+def test_a_sampler_takes_the_second_best_and_logprobs_are_of_what_it_took(kind, sizes, slots):
+    model, prompts, told = prepare(make_model(kind, **sizes)), make_prompts(9), {}
+    found = list(decode(model, prompts, 16, slots, lambda i, t: told.setdefault(i, []).append(t), sampler=take_second))
+    assert {answer.index: answer.ids for answer in found} == told
+    for answer in found:
+        prompt = prompts[answer.index]
+        assert answer.logprobs == pytest.approx(compute_by_hand(model, prompt, answer.ids), abs=1e-4)
+        with torch.inference_mode():
+            logits = model(torch.tensor([prompt + answer.ids])).logits[0, len(prompt) - 1 : -1]
+        assert answer.ids == take_second(None, None, logits).tolist()
+
+
+@both_paths
+def test_hooks_are_told_whose_logits_they_get_and_what_was_generated(kind, sizes):
+    model, prompts, seen = prepare(make_model(kind, **sizes)), make_prompts(7), {}
+
+    def logits_hook(indices, generated, logits):
+        for i, ids, row in zip(indices, generated, logits, strict=True):
+            seen.setdefault(i, []).append((list(ids), int(row.argmax())))
+        return logits
+
+    answers = {answer.index: answer.ids for answer in decode(model, prompts, 16, 3, logits_hook=logits_hook)}
+    assert answers == {answer.index: answer.ids for answer in decode(model, prompts, 16, 3)}
+    assert seen == {i: [(ids[:n], token) for n, token in enumerate(ids)] for i, ids in answers.items()}
+
+
+def test_a_sampler_chooses_from_what_the_logits_hook_left():
+    model, [prompt] = prepare(make_model("llama")), make_prompts(1)
+    with torch.inference_mode():
+        best, _, third = model(torch.tensor([prompt])).logits[0, -1].topk(3).indices.tolist()
+    [answer] = decode(model, [prompt], 1, 1, logits_hook=forbid(best), sampler=take_second)
+    assert answer.ids == [third]

@@ -12,6 +12,7 @@ from servers import completion, refusal, serving
 from swaplib import diagnosis, evaluate, outbox, report, tracing
 from swaplib.hosted import CallFailed
 from swaplib.local import LocalSLM
+from swaplib.local_checkpoint import Checkpoint
 from swaplib.prompts import build_messages
 from swaplib.rows import Row, read_ledger, read_rows, write_rows
 from swaplib.settings import ROOT
@@ -235,7 +236,7 @@ def test_the_same_checkpoint_is_asked_without_its_quantisation(toolcall_home, sl
     assert (identity["quantisation"], identity["arithmetic"]) == (None, "float32")
     assert identity["checkpoint_sha256"] == packed["checkpoint_sha256"]
     rows = read_rows(toolcall_home.dataset / "toolcall" / "test.jsonl", "toolcall")[:2]
-    exact = LocalSLM(slm.path, precision="float32")
+    exact = LocalSLM(Checkpoint(slm.checkpoint.path, precision="float32"))
     answers = dict(exact.generate([build_messages("toolcall", row.prompt) for row in rows], 4))
     assert [line.generation.output for line in run.ledger] == [answers[i].output for i in range(2)]
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from swaplib import checkpoints, cli
 from swaplib.files import hash_file
 from swaplib.gguf_files import list_architectures
-from swaplib.local import LocalSLM
+from swaplib.local_checkpoint import Checkpoint
 
 N_TOKENS = 600
 SPECIAL = 17  # the packaged vocabulary begins with so many control tokens
@@ -24,9 +24,9 @@ TEMPLATE = (
 
 
 @pytest.fixture(scope="module")
-def vocabulary(slm) -> dict[str, list]:
+def vocabulary(checkpoint) -> dict[str, list]:
     """The first tokens of the packaged vocabulary, with the merges that make them."""
-    bpe = json.loads((slm.path / "tokenizer.json").read_text())["model"]
+    bpe = json.loads((checkpoint.path / "tokenizer.json").read_text())["model"]
     tokens = sorted(bpe["vocab"], key=bpe["vocab"].__getitem__)[:N_TOKENS]
     merges = [" ".join(pair) for pair in bpe["merges"] if {*pair, "".join(pair)} <= set(tokens)]
     return {"tokens": tokens, "merges": merges, "kinds": [3] * SPECIAL + [1] * (N_TOKENS - SPECIAL)}
@@ -132,12 +132,12 @@ def test_config_generation_config_and_tokenizer_state_the_same_tokens(imported):
     for name in ("config.json", "generation_config.json"):
         stated = json.loads((imported / name).read_text())
         assert (stated["bos_token_id"], stated["eos_token_id"], stated["pad_token_id"]) == (1, 2, 0)
-    tokenizer = LocalSLM(imported).tokenizer
+    tokenizer = Checkpoint(imported).tokenizer
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (1, 2, 0)
 
 
 def test_a_control_token_is_one_token_and_none_is_beyond_the_vocabulary(imported):
-    tokenizer = LocalSLM(imported).tokenizer
+    tokenizer = Checkpoint(imported).tokenizer
     assert tokenizer("<|im_start|><file_sep>", add_special_tokens=False)["input_ids"] == [1, 5]
     assert len(tokenizer) == N_TOKENS
 
@@ -243,7 +243,7 @@ def test_the_same_file_is_read_once_and_another_source_of_its_name_is_refused(im
 def test_a_user_defined_token_is_one_token_and_stays_in_the_text(write, tmp_path, vocabulary):
     tokens, kinds = [*vocabulary["tokens"][:-1], "</tool_call>"], [*vocabulary["kinds"][:-1], 4]
     made = checkpoints.import_gguf(write(tmp_path / "a.gguf", tokens=tokens, kinds=kinds), tmp_path / "models")
-    tokenizer = LocalSLM(made).tokenizer
+    tokenizer = Checkpoint(made).tokenizer
     ids = tokenizer("a</tool_call><|im_end|>", add_special_tokens=False)["input_ids"]
     assert ids[-2:] == [N_TOKENS - 1, 2]
     assert tokenizer.decode(ids, skip_special_tokens=True) == "a</tool_call>"
@@ -258,7 +258,7 @@ def test_a_token_that_no_training_has_touched_is_read_as_the_text_it_is(write, t
     alone = checkpoints.import_gguf(file, tmp_path / "models")
     for made, untrained in ((twins, ["<seen>", "</tool_call>"]), (alone, ["</tool_call>"])):
         assert json.loads((made / "source.json").read_text())["tokens"]["untrained"] == untrained
-        tokenizer = LocalSLM(made).tokenizer
+        tokenizer = Checkpoint(made).tokenizer
         ids = tokenizer("a</tool_call><|im_end|>", add_special_tokens=False)["input_ids"]
         assert N_TOKENS - 1 not in ids
         assert ids[-1] == 2

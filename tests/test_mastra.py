@@ -31,7 +31,7 @@ def answer_in_process(track: str) -> list[dict]:
     cases = []
     for row in read_rows(ROOT / "slm_swap" / "02_dataset" / track / "test.jsonl", track)[:10]:
         messages = build_messages(track, row.prompt)
-        [answer] = STAND_IN.generate_batch([STAND_IN.render(messages)], MAX_NEW_TOKENS)
+        [(_, answer)] = STAND_IN.generate([messages], MAX_NEW_TOKENS)
         cases.append({"prompt": row.prompt, "messages": messages, "output": answer.output})
     return cases
 

@@ -9,7 +9,8 @@ from servers import as_json, refusal, serving
 from swaplib import outbox, parity
 from swaplib.checkpoints import check_checkpoint, hash_checkpoint
 from swaplib.files import write_json
-from swaplib.local import LocalSLM
+from swaplib.local_checkpoint import Checkpoint
+from swaplib.local_model import load
 from swaplib.rows import read_rows, write_rows
 from swaplib.settings import ROOT
 from swaplib.stand_in import STAND_IN
@@ -21,8 +22,8 @@ ROWS = read_rows(ROOT / "slm_swap" / "02_dataset" / "toolcall" / "test.jsonl", "
 def adapted(settings):
     """Settings whose home holds three test rows and a real adapter."""
     write_rows(settings.dataset / "toolcall" / "test.jsonl", ROWS)
-    shutil.copytree(STAND_IN.adapter, settings.adapter_of("toolcall"))
-    card = json.loads((STAND_IN.adapter / "run_card.json").read_text())
+    shutil.copytree(STAND_IN.checkpoint.adapter, settings.adapter_of("toolcall"))
+    card = json.loads((STAND_IN.checkpoint.adapter / "run_card.json").read_text())
     # the stand-in was trained where the packaged checkpoint was converted by other versions
     card |= {"checkpoint": hash_checkpoint(settings.slm_model_path), "run": {"trace": {"outbox": "/home/me"}}}
     write_json(settings.adapter_of("toolcall") / "run_card.json", card)
@@ -82,9 +83,9 @@ def test_an_adapter_is_exported_as_it_is_or_merged_into_one_checkpoint(adapted, 
     assert done.returncode == 0, done.stderr
     check_checkpoint(tmp_path / "merged")
     assert not (tmp_path / "merged" / "adapter_config.json").exists()
-    merged = LocalSLM(tmp_path / "merged", None, "bfloat16")
-    assert str(next(merged.model.parameters()).dtype) == "torch.bfloat16"
-    assert merged.tokenizer.eos_token == "<|im_end|>"
+    merged = load(Checkpoint(tmp_path / "merged", None, "bfloat16"))
+    assert str(next(merged.network.parameters()).dtype) == "torch.bfloat16"
+    assert merged.checkpoint.tokenizer.eos_token == "<|im_end|>"
     refused = export("toolcall", tmp_path / "merged", "--merged")
     assert refused.returncode == 1
     assert "exists; name another folder" in refused.stderr

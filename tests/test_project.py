@@ -1,3 +1,4 @@
+import ast
 import re
 import shutil
 import stat
@@ -79,3 +80,71 @@ def test_the_doctor_refuses_a_file_of_keys_that_others_can_read(tmp_path, monkey
         doctor.check_env_file(load_settings())
     path.chmod(0o600)
     assert doctor.check_env_file(load_settings()) == str(path)
+
+
+def find_root(node: ast.expr) -> str:
+    """The name that an expression begins with: `a` of `a.b[0].c(1)`."""
+    while not isinstance(node, ast.Name):
+        node = getattr(node, "value", None) or getattr(node, "func", None)
+        if not isinstance(node, ast.expr):
+            return ""
+    return node.id
+
+
+def find_intrusions(source: str) -> list[str]:
+    """Where code takes a private name that is not its own, or changes a module, as well as its text can tell."""
+    found, ours = [], set()
+    for node in ast.walk(tree := ast.parse(source)):
+        match node:
+            case ast.Import(names=names) | ast.ImportFrom(names=names):
+                found += [alias.name for alias in names if alias.name.startswith("_")]
+                module = getattr(node, "module", None)
+                packages = {(module or alias.name).split(".")[0] for alias in names}
+                if packages & {"swaplib", "benchmarks"}:
+                    ours |= {(alias.asname or alias.name).split(".")[0] for alias in names}
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(attr="__dict__" | "__setattr__" | "modules"):
+                found.append(ast.unparse(node))
+            case ast.Attribute(attr=name) if name.startswith("_") and not name.endswith("__"):
+                found += [ast.unparse(node)] if find_root(node) not in ("self", "cls") else []
+            case ast.Attribute(ctx=ast.Store() | ast.Del()) | ast.Subscript(ctx=ast.Store() | ast.Del()):
+                found += [ast.unparse(node)] if find_root(node) in ours else []
+            case ast.Call(func=ast.Name(id="setattr" | "delattr" | "vars" | "globals")) | ast.Global():
+                found.append(ast.unparse(node))
+            case ast.Call(func=ast.Name(id="getattr"), args=[_, ast.Constant(value=str(name)), *_]):
+                found += [ast.unparse(node)] if name.startswith("_") else []
+    return found
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from swaplib.decoding import _Slots",
+        "from swaplib import decoding\ndecoding._pick(x)",
+        "from swaplib import decoding\ngetattr(decoding, '_pick')",
+        "from swaplib import trainer\ntrainer.LINEAR_LAYERS = ()",
+        "from swaplib import decoding\ndecoding.READ_AT_ONCE['cpu'] = 9",
+        "from benchmarks import throughput\nthroughput.ROWS += 1",
+        "import swaplib.trainer\nswaplib.trainer.LINEAR_LAYERS = ()",
+        "from swaplib.local import LocalSLM\nLocalSLM(path)._load()",
+        "slm.__dict__['model'] = model",
+        "object.__setattr__(slm, 'batch_size', 1)",
+        "setattr(place, name, kept)",
+        "import sys\nsys.modules[__name__].ROWS = 1",
+        "def measure():\n    global ROWS\n    ROWS = 1",
+    ],
+)
+def test_a_private_name_or_a_changed_module_is_found(source):
+    assert find_intrusions(source)
+
+
+def test_what_is_ones_own_is_not_found():
+    own = "class A:\n    def b(self):\n        self._c = self.d = type(self).__name__"
+    assert find_intrusions(own) == find_intrusions("from swaplib import runs\nruns.read(x).y.z(1)") == []
+
+
+def test_benchmarks_use_the_package_by_its_public_names_and_change_nothing_in_it():
+    files = sorted((ROOT / "benchmarks").glob("*.py"))
+    assert len(files) > 10
+    assert {file.name: found for file in files if (found := find_intrusions(file.read_text()))} == {}

@@ -511,18 +511,19 @@ def test_memory_that_runs_out_at_the_first_batch_means_a_smaller_batch_and_the_s
 import json, resource, sys, torch
 from pathlib import Path
 from swaplib.local import LocalSLM
-slm = LocalSLM(Path({os.environ["SLM_MODEL_PATH"]!r}), precision="float32", batch_size=8)
+from swaplib.local_checkpoint import Checkpoint
+slm = LocalSLM(Checkpoint(Path({os.environ["SLM_MODEL_PATH"]!r}), precision="float32"), batch_size=8)
 chats = [[{{"role": "user", "content": f"Request {{i}} " + "word " * 400}}] for i in range(8)]
 list(slm.generate(chats[:1], 2))
 spare = int(sys.argv[1]) * 2**20
-if slm.device == "cuda":
+if slm.checkpoint.device == "cuda":
     used = torch.cuda.memory_reserved() + spare
     torch.cuda.set_per_process_memory_fraction(used / torch.cuda.get_device_properties(0).total_memory)
 else:
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + spare
     resource.setrlimit(resource.RLIMIT_AS, (used, used))
 answers = list(slm.generate(chats, 2))
-print(json.dumps([slm.device, [i for i, _ in answers]]))
+print(json.dumps([slm.checkpoint.device, [i for i, _ in answers]]))
 """
     for spare_mib in (60, 0):  # how much a process has in reserve differs between machines
         command = [sys.executable, "-c", code, str(spare_mib)]

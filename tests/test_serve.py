@@ -1,16 +1,19 @@
 import asyncio
 import contextlib
+import json
 import os
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import httpx
 import openai
 import pytest
 
 from swaplib.batcher import Batcher
+from swaplib.local_model import LoadedModel
 from swaplib.metrics import score_row
 from swaplib.prompts import build_messages
 from swaplib.rows import Generation, read_rows
@@ -54,7 +57,7 @@ def test_requests_that_arrive_together_are_answered_together_each_its_own(root, 
     with ThreadPoolExecutor(6) as pool:
         served = list(pool.map(ask, prompts))
     chats = [build_messages("structured", prompt) for prompt in prompts]
-    alone = [in_process.generate_batch([in_process.render(chat)], 8)[0].output for chat in chats]
+    alone = [dict(in_process.generate([chat], 8))[0].output for chat in chats]
     assert sum(a == b for a, b in zip(served, alone, strict=True)) >= 5  # rounding may differ between compositions
 
 
@@ -134,7 +137,7 @@ def test_the_stand_in_knows_the_task_and_the_base_model_does_not(root, slm):
     served = httpx.post(f"{root}/v1/chat/completions", json=body, timeout=120).json()["choices"][0]["message"][
         "content"
     ]
-    [alone] = slm.generate_batch([slm.render(messages)], 32)
+    [(_, alone)] = slm.generate([messages], 32)
     assert score_row("toolcall", ROW.completion, served)["valid_call"]
     assert not score_row("toolcall", ROW.completion, alone.output)["valid_call"]
 
@@ -157,21 +160,20 @@ def test_the_official_client_streams_the_same_text_in_parts(root):
     assert all(chunk.usage is None and chunk.choices for chunk in without)
 
 
-def stream_scripted(slm, text: str) -> list:
+def stream_scripted(model: LoadedModel, text: str) -> list:
     """What a batcher streams of a real tokenizer and a model that says a fixed text: its parts, then the generation."""
 
     class Scripted:
-        batch_size = 1
-        decode = staticmethod(slm.decode)
+        detokenise = staticmethod(model.detokenise)
 
-        def generate_batch(self, texts, limit, on_token):
-            ids = slm.tokenizer(text)["input_ids"]
-            for token in [*ids, slm.tokenizer.eos_token_id]:
+        def generate(self, prompts, max_new_tokens, batch_size, on_token):
+            ids = model.checkpoint.encode(text)
+            for token in [*ids, model.checkpoint.tokenizer.eos_token_id]:
                 on_token(0, token)
-            return [Generation(text, "ok", "stop", 1, len(ids), 1.0)]
+            yield 0, Generation(text, "ok", "stop", 1, len(ids), 1.0)
 
     async def collect() -> list:
-        batcher = Batcher(Scripted())
+        batcher = Batcher(SimpleNamespace(batch_size=1, model=Scripted()))
         worker = asyncio.create_task(batcher.run())
         parts = [part async for part in batcher.stream("x", 99)]
         worker.cancel()
@@ -180,17 +182,17 @@ def stream_scripted(slm, text: str) -> list:
     return asyncio.run(collect())
 
 
-def test_tags_that_a_tokenizer_marks_special_are_streamed_and_ends_are_not(slm_of_special_tags):
+def test_tags_that_a_tokenizer_marks_special_are_streamed_and_ends_are_not(model_of_special_tags):
     text = '<tool_call name="circle_area">{"radius":5}</tool_call>'
-    *parts, generation = stream_scripted(slm_of_special_tags, text)
+    *parts, generation = stream_scripted(model_of_special_tags, text)
     assert "".join(parts) == text == generation.output
     assert parts[0] == '<tool_call name="'
     assert parts[-1] == "</tool_call>"
 
 
-def test_a_character_of_several_tokens_is_streamed_whole():
+def test_a_character_of_several_tokens_is_streamed_whole(slm):
     text = "naïve 日本 🎉 end"
-    *parts, generation = stream_scripted(STAND_IN, text)
+    *parts, generation = stream_scripted(slm.model, text)
     assert "".join(parts) == text == generation.output
     assert not any("\ufffd" in part for part in parts)
     assert len(parts) > 4
@@ -199,7 +201,7 @@ def test_a_character_of_several_tokens_is_streamed_whole():
 def test_32_clients_and_200_requests_get_every_answer_to_its_own_question(root):
     words = ["lion", "river", "seven", "blue", "Paris", "music", "stone", "winter"]
     chats = {word: [{"role": "user", "content": f"Spell {word}."}] for word in words}
-    expected = {word: STAND_IN.generate_batch([STAND_IN.render(chat)], 6)[0] for word, chat in chats.items()}
+    expected = {word: dict(STAND_IN.generate([chat], 6))[0] for word, chat in chats.items()}
     assert len({e.output for e in expected.values()}) == len(words)  # so an answer shows whose it is
 
     def ask(i: int) -> tuple[str, str, int]:
@@ -263,11 +265,76 @@ def test_another_models_name_is_refused_not_answered(root):
         assert answer.json()["error"]["code"] == "model_not_found"
 
 
+# A real server and its clients in one process, whose memory is limited once the model is loaded and has answered.
+SHORT_OF_MEMORY = """
+import asyncio, json, resource, sys
+from pathlib import Path
+import httpx, torch, uvicorn
+from swaplib.local import LocalSLM
+from swaplib.local_checkpoint import Checkpoint
+from swaplib.serve import make_app
+folder, port, spare = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]) * 2**20
+slm = LocalSLM(Checkpoint(Path(folder), precision="float32"), batch_size=8)
+
+def limit_memory():
+    if slm.checkpoint.device == "cuda":
+        used = torch.cuda.memory_reserved() + spare
+        torch.cuda.set_per_process_memory_fraction(used / torch.cuda.get_device_properties(0).total_memory)
+    else:
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + spare
+        resource.setrlimit(resource.RLIMIT_AS, (used, used))
+
+def make_body(i, **more):
+    return {"messages": [{"role": "user", "content": f"Request {i} " + "word " * 400}], "max_tokens": 3} | more
+
+async def main():
+    server = uvicorn.Server(uvicorn.Config(make_app(slm, "slm"), port=port, log_level="warning"))
+    running = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.1)
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}/v1", timeout=600) as client:
+        async def ask(body):
+            return await client.post("/chat/completions", json=body)
+        alone = [await ask(make_body(i)) for i in range(2)]
+        limit_memory()
+        together = await asyncio.gather(ask(make_body(0, stream=True)), *(ask(make_body(i)) for i in range(1, 8)))
+        after = await ask(make_body(1))
+    parts = [json.loads(line[6:]) for line in together[0].text.splitlines() if line.startswith("data: {")]
+    streamed = "".join(part["choices"][0]["delta"].get("content", "") for part in parts)
+    answers = [answer.json() for answer in (*alone, *together[1:], after)]
+    outputs = [answer["choices"][0]["message"]["content"] for answer in answers]
+    tokens = [answer["usage"]["completion_tokens"] for answer in answers]
+    print(json.dumps({"streamed": streamed, "outputs": outputs, "tokens": tokens}))
+    server.should_exit = True
+    await running
+
+asyncio.run(main())
+"""
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_answered_in_smaller_ones(checkpoint):
+    for spare_mib in (60, 0):  # how much a process has in reserve differs between machines
+        command = [sys.executable, "-c", SHORT_OF_MEMORY, checkpoint.path, str(find_free_port()), str(spare_mib)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        *said, answers = done.stdout.splitlines()
+        if said:
+            break
+    assert said
+    assert all(line.startswith("out of memory with") for line in said)
+    found = json.loads(answers)
+    assert len(found["tokens"]) == 10
+    assert all(found["tokens"])
+    first, second, *together, after = found["outputs"]
+    assert found["streamed"] == first
+    assert together[0] == after == second  # and the server has survived it
+
+
 @pytest.fixture(scope="module")
 def guarded(slm):
     """A server process of our own, with a key, as `swap serve` starts it; yields the process and its root."""
     port = find_free_port()
-    command = [sys.executable, "-m", "swaplib.cli", "serve", "--model", slm.path, "--dtype", "float32"]
+    command = [sys.executable, "-m", "swaplib.cli", "serve", "--model", slm.checkpoint.path, "--dtype", "float32"]
     env = os.environ | {"SLM_API_KEY": "open-sesame"}
     process = subprocess.Popen(
         [*command, "--port", str(port), "--host", "0.0.0.0"],

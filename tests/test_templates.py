@@ -4,7 +4,7 @@ import shutil
 import pytest
 
 from swaplib import dataset, templates
-from swaplib.local import LocalSLM
+from swaplib.local_checkpoint import Checkpoint
 from swaplib.prompts import build_messages
 from swaplib.rows import Row
 from swaplib.settings import ROOT
@@ -20,11 +20,11 @@ THINKS_AND_DATES = (
 
 
 @pytest.fixture
-def thinking(slm, tmp_path) -> LocalSLM:
+def thinking(checkpoint, tmp_path) -> Checkpoint:
     """The packaged checkpoint with a template that thinks and writes the date."""
-    copy = shutil.copytree(slm.path, tmp_path / "thinking")
+    copy = shutil.copytree(checkpoint.path, tmp_path / "thinking")
     (copy / "chat_template.jinja").write_text(THINKS_AND_DATES)
-    return LocalSLM(copy)
+    return Checkpoint(copy)
 
 
 def test_thinking_is_off_and_the_day_is_fixed_wherever_a_chat_is_rendered(thinking):
@@ -36,19 +36,23 @@ def test_thinking_is_off_and_the_day_is_fixed_wherever_a_chat_is_rendered(thinki
     assert record["prompt_max"] == thinking.count_tokens(text)
 
 
-def test_a_template_that_asks_for_the_day_itself_gets_the_fixed_one(slm, monkeypatch):
-    monkeypatch.setattr(slm.tokenizer, "chat_template", "{{ strftime_now('%Y-%m-%d') }} {{ messages[0].content }}")
-    assert slm.render(CHAT) == "2024-07-26 Hi"
+def test_a_template_that_asks_for_the_day_itself_gets_the_fixed_one(checkpoint, monkeypatch):
+    monkeypatch.setattr(
+        checkpoint.tokenizer, "chat_template", "{{ strftime_now('%Y-%m-%d') }} {{ messages[0].content }}"
+    )
+    assert checkpoint.render(CHAT) == "2024-07-26 Hi"
 
 
-def test_identity_names_the_options_that_the_template_uses(slm, thinking, monkeypatch):
+def test_identity_names_the_options_that_the_template_uses(checkpoint, thinking, monkeypatch):
     options = {"enable_thinking": False, "date_string": "26 Jul 2024", "strftime_now": "2024-07-26"}
     assert json.loads(json.dumps(thinking.identity()))["template_options"] == options
-    assert slm.identity()["template_options"] == {}
-    monkeypatch.setattr(slm.tokenizer, "chat_template", {"default": "{{ enable_thinking }}", "tool_use": "{{ x }}"})
-    assert slm.identity()["template_options"] == {"enable_thinking": False}
-    monkeypatch.setattr(slm.tokenizer, "chat_template", None)
-    assert templates.list_options(slm.tokenizer) == {}
+    assert checkpoint.identity()["template_options"] == {}
+    monkeypatch.setattr(
+        checkpoint.tokenizer, "chat_template", {"default": "{{ enable_thinking }}", "tool_use": "{{ x }}"}
+    )
+    assert checkpoint.identity()["template_options"] == {"enable_thinking": False}
+    monkeypatch.setattr(checkpoint.tokenizer, "chat_template", None)
+    assert templates.list_options(checkpoint.tokenizer) == {}
 
 
 def test_no_module_renders_a_chat_with_options_of_its_own():

@@ -10,7 +10,8 @@ import pytest
 from swaplib import adapter, comparison, outbox, trainer, training
 from swaplib.chats import gather_rows
 from swaplib.files import hash_file, write_json
-from swaplib.local import LocalSLM
+from swaplib.local_checkpoint import Checkpoint
+from swaplib.local_model import load
 from swaplib.prompts import build_messages
 from swaplib.provenance import describe_device
 from swaplib.rows import read_rows, write_rows
@@ -25,7 +26,7 @@ def write_decision(settings: Settings, bit: int) -> None:
     rows_file = settings.dataset / "toolcall" / "test.jsonl"
     write_rows(rows_file, ROWS)
     for model in ("azure", "slm"):
-        identity = LocalSLM(settings.slm_model_path).identity() if model == "slm" else {}
+        identity = Checkpoint(settings.slm_model_path).identity() if model == "slm" else {}
         run = dict.fromkeys(comparison.MUST_AGREE) | {
             "run_id": model,
             "model": model,
@@ -108,17 +109,19 @@ def test_the_adapter_reloads_with_the_outputs_of_the_model_in_memory(trained):
 
     settings, _, model = trained
     # float32 weights, as training had them on a machine without a GPU
-    reloaded = LocalSLM(settings.slm_model_path, settings.adapter_of("toolcall"), "float32" if NO_GPU else "4bit")
-    texts = [reloaded.render(build_messages("toolcall", row.prompt)) for row in ROWS[:2]]
-    expected = [g.output for g in reloaded.generate_batch(texts, 16)]
-    inputs = reloaded.tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(model.device)
+    precision = "float32" if NO_GPU else "4bit"
+    reloaded = load(Checkpoint(settings.slm_model_path, settings.adapter_of("toolcall"), precision))
+    checkpoint = reloaded.checkpoint
+    texts = [checkpoint.render(build_messages("toolcall", row.prompt)) for row in ROWS[:2]]
+    expected = {i: g.output for i, g in reloaded.generate(texts, 16, 2)}
+    inputs = checkpoint.tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(model.device)
     model.eval()
     with torch.inference_mode():
-        tokens = model.generate(**inputs, max_new_tokens=16, generation_config=reloaded.model.generation_config)
-    width = inputs["input_ids"].shape[1]
-    assert reloaded.tokenizer.batch_decode(tokens[:, width:], skip_special_tokens=True) == expected
-    base = LocalSLM(settings.slm_model_path, None, reloaded.precision)
-    assert [g.output for g in base.generate_batch(texts, 16)] != expected
+        tokens = model.generate(**inputs, max_new_tokens=16, generation_config=reloaded.network.generation_config)
+    outputs = checkpoint.tokenizer.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert dict(enumerate(outputs)) == expected
+    base = load(Checkpoint(settings.slm_model_path, None, precision))
+    assert {i: g.output for i, g in base.generate(texts, 16, 2)} != expected
 
 
 def test_an_adapter_fits_its_own_base_and_rows_only(trained, tmp_path):
@@ -139,7 +142,7 @@ def test_an_adapter_fits_its_own_base_and_rows_only(trained, tmp_path):
     assert adapter.find_misfit(other_rows, "toolcall") is None
     renamed = shutil.copytree(other_base, tmp_path / "qwen2.5-7b-instruct")
     with pytest.raises(ValueError, match=r"belongs to smollm2-135m-instruct, not to qwen2\.5-7b-instruct"):
-        LocalSLM(renamed, settings.adapter_of("toolcall")).check()
+        Checkpoint(renamed, settings.adapter_of("toolcall")).check()
 
 
 def test_the_same_training_asked_again_is_read_from_its_card(trained, capsys):

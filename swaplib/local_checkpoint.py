@@ -1,0 +1,159 @@
+"""A checkpoint in a folder, described: is it whole, what identifies it, its tokenizer and template, how it will be loaded.
+
+Nothing here loads weights: whatever is said of them is read from the headers of their files, so a run's identity is known
+before its model is loaded, and the model is then loaded as its identity says (local.load).
+"""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from swaplib import templates
+from swaplib.checkpoints import check_checkpoint, count_parameters, hash_checkpoint, read_header, refuse_code
+from swaplib.prompts import Message
+
+Precision = Literal["4bit", "float32", "bfloat16"]
+
+_OF_A_LAYER = re.compile(r"\.\d+\..*\.lora_")
+_OF_EMBEDDING = re.compile(r"\b(lm_head|embed_tokens)\b")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint, perhaps with an adapter, and the precision to load it in.
+
+    Attributes:
+        path: The checkpoint's folder.
+        adapter: The folder of a PEFT adapter that was trained on it, or None.
+        precision: `4bit` is nf4 with double quantisation, float32 arithmetic on a CPU and bfloat16 on a GPU.
+    """
+
+    path: Path
+    adapter: Path | None = None
+    precision: Precision = "4bit"
+
+    def check(self) -> None:
+        """Raise FileNotFoundError or ValueError when the checkpoint or the adapter is not there or not whole."""
+        check_checkpoint(self.path)
+        if self.adapter is not None and not (self.adapter / "adapter_config.json").is_file():
+            raise FileNotFoundError(f"no adapter at {self.adapter}. Run notebooks/04_finetune.ipynb first.")
+        if self.adapter is not None:
+            refuse_code(self.adapter)
+            config = json.loads((self.adapter / "adapter_config.json").read_text(encoding="utf-8"))
+            if (kind := config.get("peft_type", "LORA")) != "LORA":
+                raise ValueError(f"the adapter at {self.adapter} is of the kind {kind}; expected LORA")
+            base = Path(config.get("base_model_name_or_path") or "").name
+            if base.lower() != self.path.name.lower():
+                raise ValueError(
+                    f"the adapter at {self.adapter} belongs to {base or 'no base'}, not to {self.path.name}"
+                )
+
+    def identity(self) -> dict[str, Any]:
+        """What makes two runs of this model the same run: name, weights, tokenizer and template, adapter, arithmetic."""
+        self.check()
+        return {
+            "model": self.path.name,
+            "checkpoint_sha256": hash_checkpoint(self.path),
+            "adapter_sha256": hash_checkpoint(self.adapter) if self.adapter else None,
+            "quantisation": "nf4, double quantisation" if self.precision == "4bit" else None,
+            "arithmetic": self.arithmetic,
+            "is_dequantised": self.is_dequantised if self.precision == "4bit" else None,
+            "template_options": templates.list_options(self.tokenizer),
+            "is_merged": self.can_merge and self.is_dequantised if self.adapter else None,
+        }
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The checkpoint's tokenizer, padding on the left."""
+        from transformers import AutoTokenizer
+
+        check_checkpoint(self.path)
+        options = {"padding_side": "left", "clean_up_tokenization_spaces": False, "trust_remote_code": False}
+        tokenizer = AutoTokenizer.from_pretrained(self.path, **options)
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
+
+    @cached_property
+    def control_ids(self) -> frozenset[int]:
+        """The tokens that are never text: bos, eos and pad, and the special ones that look like a chat template's own.
+
+        A tokenizer may mark other tokens as special, such as the tags of a tool call: those are what the model said.
+        """
+        added = self.tokenizer.added_tokens_decoder.items()
+        control = {i for i, token in added if token.special and templates.CONTROL_TOKENS.fullmatch(token.content)}
+        named = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id)
+        return frozenset(control | {i for i in named if i is not None})
+
+    def render(self, messages: Sequence[Message], has_generation_prompt: bool = True) -> str:
+        """The text a model is prompted with: the checkpoint's own chat template, up to where the answer begins.
+
+        Without the generation prompt it is the text of the messages alone, their answers among them.
+        """
+        return templates.render(self.tokenizer, messages, has_generation_prompt)
+
+    def encode(self, text: str) -> list[int]:
+        """The token ids of a rendered prompt, to which nothing is added."""
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def count_tokens(self, text: str) -> int:
+        """The length of a rendered prompt, in tokens."""
+        return len(self.encode(text))
+
+    @cached_property
+    def device(self) -> str:
+        """`cuda` where there is a GPU, else `cpu`."""
+        return find_device()
+
+    @property
+    def arithmetic(self) -> Literal["float32", "bfloat16"]:
+        """The type of the numbers that the model computes with."""
+        if self.precision == "4bit":
+            return "float32" if self.device == "cpu" else "bfloat16"
+        return self.precision
+
+    @cached_property
+    def is_dequantised(self) -> bool:
+        """Whether the weights take as many bytes each as the arithmetic's numbers.
+
+        Always on a CPU; a 4-bit model on a GPU when two bytes for each weight leave half of the GPU's memory. It is known
+        before the model is loaded, which is then loaded so.
+        """
+        if self.precision != "4bit" or self.device == "cpu":
+            return True
+        import torch
+
+        return 4 * count_parameters(self.path) < torch.cuda.mem_get_info()[1]
+
+    @cached_property
+    def can_merge(self) -> bool:
+        """Whether the adapter may be added to the weights: it has LoRA weights of numbered layers and no others.
+
+        lm_head may share its weights with the embedding, which must not change with it; a module that was trained whole
+        replaces its own. What the adapter has weights for is read from its file: its config may name modules by a pattern.
+        """
+        names = read_header(self.adapter / "adapter_model.safetensors") if self.adapter else ()
+        return all(_OF_A_LAYER.search(name) and not _OF_EMBEDDING.search(name) for name in names)
+
+
+def find_device() -> str:
+    """`cuda` where there is a GPU, else `cpu`."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def find_full_precision() -> Precision:
+    """What a checkpoint is loaded in when it is not quantised: bfloat16 on a GPU, float32 on a CPU."""
+    return "float32" if find_device() == "cpu" else "bfloat16"
+
+
+def measure_chats(
+    base: Checkpoint, chats: Iterable[Sequence[Message]], has_generation_prompt: bool = True
+) -> list[int]:
+    """The lengths of rendered chats in tokens: of prompts, or without the generation prompt of whole chats."""
+    return [base.count_tokens(base.render(messages, has_generation_prompt)) for messages in chats]
