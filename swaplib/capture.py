@@ -31,7 +31,7 @@ from swaplib.tasks import Task, TaskSet, read_tasks
 from swaplib.trajectory import Trajectory, judge, read_trajectories
 
 if TYPE_CHECKING:
-    pass
+    from swaplib.local import LocalSLM
 
 
 @dataclass(frozen=True)
