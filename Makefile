@@ -7,7 +7,7 @@ LAB := $(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks/01_data.ipynb
 DEMO := set -a; . ./demo.env; set +a;
 HAS_GPU := $(shell nvidia-smi -L 2>/dev/null | grep -q GPU && echo yes)
 
-.PHONY: setup demo test test-long mastra lab lint stand-in
+.PHONY: setup demo test test-fast test-long mastra lab lint stand-in
 
 setup: .venv/.done
 
@@ -28,8 +28,13 @@ $(CHECKPOINT): | .venv/.done
 demo: .venv/.done $(CHECKPOINT)
 	$(DEMO) PATH="$(CURDIR)/$(BIN):$$PATH" swap stand-in scripts/demo.sh
 
+# Two processes, each with one thread: what a machine of 2 cores does soonest.
 test: .venv/.done $(CHECKPOINT) lint
-	$(BIN)/python -m pytest --nbmake --durations=8
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbmake --numprocesses 2 --dist worksteal --durations=8
+
+# What loads no model.
+test-fast: .venv/.done $(CHECKPOINT) lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not model and not long" --numprocesses 2 --dist worksteal --durations=8
 
 # Every fault of docs/reliability.md, those that take minutes too; writes the page's table.
 test-long: .venv/.done $(CHECKPOINT)

@@ -29,6 +29,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Give the session an environment of its own, before anything reads it."""
     config.addinivalue_line("markers", "stand_in: needs the hosted stand-in, which answers at AZURE_ENDPOINT")
     config.addinivalue_line("markers", "long: takes minutes; `make test-long` runs it")
+    config.addinivalue_line("markers", "model: loads a model; `make test-fast` leaves it out")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job; children would inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ |= {
@@ -50,6 +51,14 @@ def pytest_configure(config: pytest.Config) -> None:
         "SLM_API_KEY",
     ):
         os.environ.pop(name, None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what loads a model by its fixtures and kind; a test that loads one otherwise bears the mark itself."""
+    for item in items:
+        if item.path.suffix == ".ipynb" or item.get_closest_marker("stand_in") or "slm" in item.fixturenames:
+            item.add_marker("model")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

