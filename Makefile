@@ -32,9 +32,9 @@ demo: .venv/.done $(CHECKPOINT)
 test: .venv/.done $(CHECKPOINT) lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbmake --numprocesses 2 --dist worksteal --durations=8
 
-# What loads no model.
+# What loads no model, starts no kernel and kills no process.
 test-fast: .venv/.done $(CHECKPOINT) lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not model and not long" --numprocesses 2 --dist worksteal --durations=8
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not long" --numprocesses 2 --dist worksteal --durations=8
 
 # Every fault of docs/reliability.md, those that take minutes too; writes the page's table.
 test-long: .venv/.done $(CHECKPOINT)

@@ -29,7 +29,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Give the session an environment of its own, before anything reads it."""
     config.addinivalue_line("markers", "stand_in: needs the hosted stand-in, which answers at AZURE_ENDPOINT")
     config.addinivalue_line("markers", "long: takes minutes; `make test-long` runs it")
-    config.addinivalue_line("markers", "model: loads a model; `make test-fast` leaves it out")
+    config.addinivalue_line(
+        "markers", "slow: loads a model, starts a kernel or kills processes; not in `make test-fast`"
+    )
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job; children would inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ |= {
@@ -55,10 +57,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what loads a model by its fixtures and kind; a test that loads one otherwise bears the mark itself."""
+    """Mark as slow what loads a model by its fixtures or kind; other slow tests bear the mark themselves."""
     for item in items:
         if item.path.suffix == ".ipynb" or item.get_closest_marker("stand_in") or "slm" in item.fixturenames:
-            item.add_marker("model")
+            item.add_marker("slow")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

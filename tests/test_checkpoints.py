@@ -14,6 +14,8 @@ from swaplib.local import LocalSLM
 from swaplib.local_checkpoint import Checkpoint
 from swaplib.settings import ROOT
 
+pytestmark = pytest.mark.slow
+
 FILES = {
     "config.json": b"{}",
     "tokenizer_config.json": b"{}",

@@ -9,6 +9,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, Cache, GenerationConf
 from swaplib import decoding
 from swaplib.decoding import ATTENTION, decode, prepare
 
+pytestmark = pytest.mark.slow
+
 SIZES = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 6, "vocab_size": 97}
 GROUPED = SIZES | {"num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256}
 ENDS = list(range(40, 48))  # several, so that random answers end at different steps

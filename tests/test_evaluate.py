@@ -17,6 +17,8 @@ from swaplib.prompts import build_messages
 from swaplib.rows import Row, read_ledger, read_rows, write_rows
 from swaplib.settings import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_run_leaves_metrics_a_ledger_and_one_trace(toolcall_home):
     with serving(wrong_for([2], completion("prose"))) as (root, exchanges):

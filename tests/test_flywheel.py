@@ -10,6 +10,8 @@ from swaplib import distill, flywheel, outbox
 from swaplib.files import hash_file, write_json, write_text
 from swaplib.settings import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_whole_loop_with_a_scripted_teacher(settings, env_of_tests, tmp_path):
     shutil.copytree(ROOT / "slm_swap" / "02_dataset", settings.dataset, ignore=shutil.ignore_patterns("source"))

@@ -15,6 +15,8 @@ from swaplib.files import hash_file
 from swaplib.gguf_files import list_architectures
 from swaplib.local_checkpoint import Checkpoint
 
+pytestmark = pytest.mark.slow
+
 N_TOKENS = 600
 SPECIAL = 17  # the packaged vocabulary begins with so many control tokens
 TEMPLATE = (

@@ -20,6 +20,8 @@ from swaplib import diagnosis, metrics, report
 from swaplib.rows import Generation, LedgerLine, Row, write_rows
 from swaplib.settings import ROOT, load_settings
 
+pytestmark = pytest.mark.slow
+
 GOLD = {"toolcall": '<tool_call name="area">{"radius":5,"unit":"cm"}</tool_call>', "structured": "[1]"}
 OPEN, CLOSE = '<tool_call name="x">', "</tool_call>"
 

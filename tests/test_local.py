@@ -15,6 +15,8 @@ from swaplib.prompts import build_messages
 from swaplib.rows import read_rows
 from swaplib.settings import ROOT
 
+pytestmark = pytest.mark.slow
+
 ROWS = read_rows(ROOT / "slm_swap" / "02_dataset" / "toolcall" / "test.jsonl", "toolcall")[:4]
 CHATS = [build_messages("toolcall", row.prompt) for row in ROWS]
 ADAPTER = ROOT / "slm_swap" / "stand_in"

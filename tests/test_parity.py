@@ -15,6 +15,8 @@ from swaplib.rows import read_rows, write_rows
 from swaplib.settings import ROOT
 from swaplib.stand_in import STAND_IN
 
+pytestmark = pytest.mark.slow
+
 ROWS = read_rows(ROOT / "slm_swap" / "02_dataset" / "toolcall" / "test.jsonl", "toolcall")[:3]
 
 

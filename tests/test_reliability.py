@@ -33,6 +33,8 @@ from swaplib.provenance import describe_device, now_utc
 from swaplib.rows import SPLITS, Row, read_ledger, write_rows
 from swaplib.settings import ROOT
 
+pytestmark = pytest.mark.slow
+
 PAGE = ROOT / "docs" / "reliability.md"
 BEGIN, END = "<!-- written by `make test-long` -->\n", "<!-- end -->\n"
 

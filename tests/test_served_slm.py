@@ -12,6 +12,8 @@ from swaplib.rows import read_rows, write_rows
 from swaplib.server_process import running_server
 from swaplib.settings import ROOT
 
+pytestmark = pytest.mark.slow
+
 ROWS = read_rows(ROOT / "slm_swap" / "02_dataset" / "toolcall" / "test.jsonl", "toolcall")[:2]
 
 

@@ -17,6 +17,8 @@ from swaplib.provenance import describe_device
 from swaplib.rows import read_rows, write_rows
 from swaplib.settings import ROOT, Settings, load_settings
 
+pytestmark = pytest.mark.slow
+
 NO_GPU = describe_device().startswith("CPU")
 ROWS = read_rows(ROOT / "slm_swap" / "02_dataset" / "toolcall" / "train.jsonl", "toolcall")[:5]
 
