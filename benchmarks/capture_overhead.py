@@ -16,12 +16,10 @@ from pathlib import Path
 
 import openai
 
+from benchmarks.records import write_table
 from swaplib import capture
-from swaplib.files import write_json, write_text
-from swaplib.provenance import describe_machine
 from swaplib.trajectory import read_trajectories
 
-RESULTS = Path(__file__).parent / "results"
 CALLS, REPEATS, WARM_UP = 200, 5, 20
 MESSAGES = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "What is a shim? " * 50}]
 BODY = json.dumps(
@@ -83,7 +81,7 @@ def main() -> None:
                 times[name].append(statistics.median(time_calls(client, CALLS)))
         n_lines = len(read_trajectories(path))
     server.shutdown()
-    machine, medians = describe_machine(), {name: statistics.median(found) for name, found in times.items()}
+    medians = {name: statistics.median(found) for name, found in times.items()}
     record = {
         "case": "one call of the openai client, recorded against plain, loopback server that answers at once",
         "calls": f"{REPEATS} x {CALLS} each",
@@ -92,15 +90,8 @@ def main() -> None:
         "overhead_ms": round(medians["recorded"] - medians["plain"], 3),
         "ratio": round(medians["recorded"] / medians["plain"], 2),
         "lines": f"{n_lines} of {REPEATS * CALLS + WARM_UP}",
-        "machine": machine["device"],
-        "openai": machine["versions"]["openai"],
-        "git_commit": machine["git_commit"],
     }
-    write_json(RESULTS / "capture_overhead.json", [record])
-    lines = ["| " + " | ".join(record) + " |", "|" + " --- |" * len(record)]
-    lines += ["| " + " | ".join(str(value) for value in record.values()) + " |"]
-    write_text(RESULTS / "capture_overhead.md", "\n".join(lines) + "\n")
-    print((RESULTS / "capture_overhead.md").read_text())
+    write_table("capture_overhead", [record])
 
 
 if __name__ == "__main__":

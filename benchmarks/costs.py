@@ -9,7 +9,6 @@ its own, so that neither trainer sees the other's patches or memory. Records: be
 
 import gc
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -18,18 +17,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.records import write_table
 from swaplib import trainer
 from swaplib.chats import gather_rows
-from swaplib.files import write_json, write_text
 from swaplib.labels import Example, label_chats
 from swaplib.local_checkpoint import Checkpoint
 from swaplib.local_model import load
 from swaplib.prompts import build_messages
-from swaplib.provenance import describe_machine
 from swaplib.rows import read_rows
 from swaplib.settings import ROOT, load_settings
 
-RESULTS = Path(os.environ.get("OUT", Path(__file__).parent / "results"))
 SEVEN_B = Path(tempfile.gettempdir()) / "qwen2.5-7b-shaped-random"
 WARM_UP = 5  # steps that are not timed
 SHAPE = {
@@ -215,18 +212,6 @@ def make_case(case: str, batch_size: int, rows: int, tokens: int | None = None, 
     return {"case": case, "checkpointing": checkpointing, **sizes}
 
 
-def write_records(name: str, records: list[dict[str, Any]], note: str) -> None:
-    """The records as a flat list, with the machine, and as a table beside it."""
-    machine = describe_machine()
-    about = {"machine": machine["device"], "versions": machine["versions"], "git_commit": machine["git_commit"]}
-    write_json(RESULTS / f"{name}.json", [record | about for record in records])
-    heads = list(dict.fromkeys(key for record in records for key in record))
-    lines = [f"{note} Machine: {machine['device']}, torch {machine['versions']['torch']}.", ""]
-    lines += [f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
-    lines += [f"| {' | '.join(str(record.get(head, '')) for head in heads)} |" for record in records]
-    write_text(RESULTS / f"{name}.md", "\n".join(lines) + "\n")
-
-
 def main(command: str, *arguments: str) -> None:
     """Run one of the commands above."""
     if command == "child":
@@ -234,14 +219,14 @@ def main(command: str, *arguments: str) -> None:
     elif command == "small":
         cases = [make_case("SmolLM2-135M, toolcall rows", 1, 105), make_case("SmolLM2-135M, toolcall rows", 8, 320)]
         records = compare_trainers(load_settings().slm_model_path, 2, *cases)
-        write_records("costs_small", records, "Training the packaged checkpoint with the fixed settings.")
+        write_table("costs_small", records, "Training the packaged checkpoint with the fixed settings.")
     else:
         run_child("make-7b")
         records = [{"case": "7B-shaped, evaluation", **r} for r in run_child("evaluate", SEVEN_B)]
         cases = [make_case("7B-shaped, toolcall rows", 1, 45)]
         cases += [make_case("7B-shaped, full sequences", 1, 15, 2048, is_on) for is_on in (False, True)]
         records += compare_trainers(SEVEN_B, 1, *cases)
-        write_records("costs_7b", records, "Qwen2.5-7B's shape, random weights, 4-bit, the fixed settings.")
+        write_table("costs_7b", records, "Qwen2.5-7B's shape, random weights, 4-bit, the fixed settings.")
 
 
 if __name__ == "__main__":

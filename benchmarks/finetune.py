@@ -12,24 +12,20 @@ through swaplib; each batch size has a home of its own below SWAP_HOME. Records 
 """
 
 import json
-import os
 import shutil
 import sys
 import time
-from pathlib import Path
 
+from benchmarks.records import write_table
 from swaplib import evaluate, parity, training
 from swaplib.chats import gather_rows
-from swaplib.files import write_json, write_text
 from swaplib.local import LocalSLM
 from swaplib.local_checkpoint import Checkpoint
 from swaplib.metrics import TRACKS, core_metrics, rates_of, score_rows
 from swaplib.prompts import build_messages
-from swaplib.provenance import describe_machine
 from swaplib.rows import read_rows
 from swaplib.settings import ROOT, Settings, load_settings
 
-RESULTS = Path(os.environ.get("OUT", Path(__file__).parent / "results"))
 STAND_IN = ROOT / "slm_swap" / "stand_in"
 BATCH_SIZES = (8, 4, 2, 1)
 OPTIONS = {"batch_size": 128, "max_new_tokens": 256}
@@ -122,24 +118,6 @@ def score_stand_in(settings: Settings, track: str, split: str) -> dict:
     return {"track": track, "model": "stand_in", "split": split, "n_rows": len(rows), **rates_of(scores)}
 
 
-def write_records(name: str, records: list[dict]) -> None:
-    """The records as a flat list, with the machine, and as a Markdown table beside it."""
-    machine = describe_machine()
-    about = {"machine": machine["device"], "versions": machine["versions"], "git_commit": machine["git_commit"]}
-    write_json(RESULTS / f"{name}.json", [record | about for record in records])
-    heads = [key for key in dict.fromkeys(key for r in records for key in r) if key not in ("intervals", "first")]
-    lines = [f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
-    lines += [f"| {' | '.join(_show(record.get(head, '')) for head in heads)} |" for record in records]
-    versions = ", ".join(f"{package} {machine['versions'][package]}" for package in ("torch", "unsloth"))
-    write_text(RESULTS / f"{name}.md", "\n".join([f"Machine: {machine['device']}; {versions}.", "", *lines]) + "\n")
-
-
-def _show(value: object) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {n}" for key, n in value.items() if n)
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
-
-
 def main(command: str, *arguments: str) -> None:
     """Run one of the commands above."""
     settings = load_settings()
@@ -149,13 +127,17 @@ def main(command: str, *arguments: str) -> None:
         for batch_size in arguments[1:]:
             train(settings, int(batch_size), arguments[0])
     elif command == "choose":
-        write_records("batch_size", choose(settings))
+        write_table("batch_size", choose(settings), left_out=("intervals", "first"))
     elif command == "evaluate":
-        write_records("finetune", evaluate_all(settings))
+        write_table("finetune", evaluate_all(settings), left_out=("intervals", "first"))
     elif command == "score":
-        write_records("stand_in", [score_stand_in(settings, t, s) for t in TRACKS for s in ("val", "test")])
+        write_table(
+            "stand_in",
+            [score_stand_in(settings, t, s) for t in TRACKS for s in ("val", "test")],
+            left_out=("intervals", "first"),
+        )
     else:
-        write_records("parity", measure_parity(settings))
+        write_table("parity", measure_parity(settings), left_out=("intervals", "first"))
 
 
 if __name__ == "__main__":

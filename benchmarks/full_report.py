@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.real_pair import BEFORE, RECORDED
-from benchmarks.records import RESULTS
+from benchmarks.records import RESULTS, format_table
 from swaplib import capture_report, captured, diagnosis, distill, evidence, figures, repeats, report, runs, verdicts
 from swaplib.adapter import read_card
 from swaplib.evidence import wilson_interval
@@ -183,11 +183,6 @@ def list_cells(record: dict[str, Any]) -> list[str]:
     """A fold's record as cells; what was gained and lost stands behind the last."""
     change = f" ({record['gained']} gained, {record['lost']} lost, McNemar p {record['p']})" if "p" in record else ""
     return [record["fold"], str(record["tasks"]), record["slm"], record["slm_ft"] + change]
-
-
-def format_table(heads: list[str], rows: list[list[str]]) -> list[str]:
-    """A Markdown table."""
-    return [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows)]
 
 
 def write_page(name: str, title: str, about: str, box: Any, parts: dict[str, Any]) -> None:

@@ -8,16 +8,15 @@ PRECISION is 4bit, bfloat16 or float32. `rows` and `agent` replace the records o
 """
 
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 from benchmarks.prompt_candidates import AGENT_CANDIDATES, CANDIDATES
+from benchmarks.records import RESULTS, format_table
 from swaplib import capture, xlam
 from swaplib.agent import AgentOptions
 from swaplib.agent_prompt import AGENT_PROMPT
@@ -34,7 +33,6 @@ from swaplib.settings import ROOT, Settings, load_settings
 from swaplib.tasks import read_tasks
 from swaplib.trajectory import count_verdicts, filter_trajectories
 
-RESULTS = Path(os.environ.get("OUT", Path(__file__).parent / "results"))
 PAGE = ROOT / "docs" / "prompts.md"
 SHOTS, MAX_NEW_TOKENS, BATCH_SIZE = (0, 4), 256, 64
 
@@ -182,7 +180,7 @@ def _format_agent(records: list[dict[str, Any]]) -> str:
 
 
 def _format_table(heads: list[str], lines: list[list[str]], record: dict[str, Any]) -> str:
-    rows = [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *lines)]
+    rows = format_table(heads, lines)
     return "\n".join([*rows, "", f"On {record['machine']}, commit {record['git_commit']}.", ""])
 
 

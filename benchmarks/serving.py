@@ -9,21 +9,18 @@ since another batch may round otherwise. Writes benchmarks/results/serving.json 
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import httpx
 
+from benchmarks.records import write_table
 from swaplib.checkpoints import PACKAGED_NAME, download
-from swaplib.files import write_json, write_text
 from swaplib.local import LocalSLM
 from swaplib.local_checkpoint import Checkpoint
 from swaplib.prompts import build_messages
-from swaplib.provenance import describe_machine
 from swaplib.rows import read_rows
 from swaplib.server_process import running_server
 from swaplib.settings import ROOT
 
-RESULTS = Path(__file__).parent / "results"
 REQUESTS, CLIENTS, MAX_NEW_TOKENS, REPEATS = 200, 32, 32, 1
 SMALL = 24  # requests of the side that sends one at a time; its rate does not depend on their number
 
@@ -56,7 +53,7 @@ def main() -> None:
             rates[CLIENTS].append(rate)
             answered += len(together)
             equal += sum(a == b for a, b in zip(alone, together, strict=False))
-    machine, medians = describe_machine(), {clients: statistics.median(found) for clients, found in rates.items()}
+    medians = {clients: statistics.median(found) for clients, found in rates.items()}
     record = {
         "case": f"{CLIENTS} clients at once against one at a time",
         "requests": REQUESTS,
@@ -67,15 +64,8 @@ def main() -> None:
         "repeats": REPEATS,
         "answered": f"{answered} of {REQUESTS * REPEATS}",
         "equal_outputs": f"{equal} of {SMALL * REPEATS}",
-        "machine": machine["device"],
-        "torch": machine["versions"]["torch"],
-        "git_commit": machine["git_commit"],
     }
-    write_json(RESULTS / "serving.json", [record])
-    lines = ["| " + " | ".join(record) + " |", "|" + " --- |" * len(record)]
-    lines += ["| " + " | ".join(str(value) for value in record.values()) + " |"]
-    write_text(RESULTS / "serving.md", "\n".join(lines) + "\n")
-    print((RESULTS / "serving.md").read_text())
+    write_table("serving", [record])
 
 
 if __name__ == "__main__":
