@@ -43,7 +43,7 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def list_rates(home: Settings, track: Track, split: str, models: Iterable[str]) -> list[dict[str, Any]]:
+def read_all(home: Settings, track: Track, split: str, models: Iterable[str]) -> list[dict[str, Any]]:
     """The metrics files of models on a split."""
     return [runs.read_metrics(home, track, model, split) for model in models]
 
@@ -57,7 +57,7 @@ def render_track(home: Settings, track: Track) -> None:
     committed = home.model_copy(update={"swap_home": ROOT / "slm_swap"})
     rows = read_rows(committed.dataset / track / "test.jsonl", track)
     diagnoses = diagnosis.diagnose_split(committed, track, "test", ledgers)
-    val = list_rates(home, track, "val", metrics)
+    val = read_all(home, track, "val", metrics)
     parts = {
         "The rule": verdicts.show_decision(decided),
         "Metrics": figures.plot_metrics(track, list(metrics.values())),
@@ -164,7 +164,7 @@ def write_tables(home: Settings) -> None:
         decided = read_json(home.evaluation / f"{track}_post_decision.json")
         models = [*BEFORE.split(","), "slm_ft", "slm_ft-full"]
         for split in ("test", "val"):
-            found = list_rates(home, track, split, models)
+            found = read_all(home, track, split, models)
             heads = [f"{track}, {found[0]['n_rows']} {split} rows", *core_metrics(track)]
             cells = [
                 [m["run"]["model"], *(format_rate(m[name], m["intervals"][name]) for name in core_metrics(track))]

@@ -140,7 +140,7 @@ def plan_tasks(
         "temperature": 0,
     }
     key = hash_text(canonical_json(facts))[:12]
-    folder = (None if fresh else find_run(settings, key)) or new_folder(settings, kind, key)
+    folder = find_run(settings, key, new_folder(settings, kind, key), fresh)
     secrets = settings.azure_api_key, settings.slm_api_key, settings.langfuse_public_key, settings.langfuse_secret_key
     facts |= {"key": key, "tasks": found.facts}
     plan = Plan(kind, client, tasks, options, facts, folder, tuple(s for s in secrets if s), concurrency, fresh)

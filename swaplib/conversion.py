@@ -250,13 +250,11 @@ def _find_untrained(gguf: GGUFFile, tokens: Tokens, model: Any) -> list[int]:
     if not asked:
         return []
     wanted = normalize(embedding[asked].float(), dim=1)
-    nearest = [[] for _ in asked]
+    alike = [0] * len(asked)  # tokens with this embedding, itself among them
     for rows in embedding.split(ROWS_AT_ONCE):  # not the whole vocabulary in float32
-        likeness = (normalize(rows.float(), dim=1) @ wanted.T).T
-        for found, of_one in zip(nearest, likeness, strict=True):
-            found += of_one.topk(min(2, len(of_one))).values.tolist()
-    # the nearest is the token itself
-    return [i for i, found in zip(asked, nearest, strict=True) if sorted(found)[-2] > SAME]
+        found = (normalize(rows.float(), dim=1) @ wanted.T > SAME).sum(dim=0).tolist()
+        alike = [n + more for n, more in zip(alike, found, strict=True)]
+    return [i for i, n in zip(asked, alike, strict=True) if n > 1]
 
 
 def _drop_tokens(file: Path, n_tokens: int, dropped: Collection[str]) -> None:

@@ -175,7 +175,7 @@ def _make_plan(
     parameters = {**sizes, "shots": model.shots, "fresh": fresh, "swap_row_limit": settings.swap_row_limit}
     prices = costs.Prices.from_settings(settings)
     plan = _Plan(client, track, model, split, rows, messages, facts, parameters, prices, planned, key, session_id, {})
-    plan = plan.open((None if fresh else find_run(settings, key)) or planned)
+    plan = plan.open(find_run(settings, key, planned, fresh))
     if plan.find_waiting():
         client.check()
     print(plan.describe())

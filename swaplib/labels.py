@@ -49,15 +49,11 @@ def label_chat(slm: Checkpoint, chat: Chat) -> Example:
                 f"{slm.tokenizer.eos_token!r} one after the other: message {i} comes out as {whole[len(prompt) :][-80:]!r}"
             )
         for text, carries_loss in ((prompt[len(reached) :], False), (turn, True)):
-            tokens = _tokenise(slm, text)
+            tokens = slm.encode(text)
             ids += tokens
             labels += tokens if carries_loss else [IGNORED] * len(tokens)
         reached = prompt + turn
     return Example(ids, labels)
-
-
-def _tokenise(slm: Checkpoint, text: str) -> list[int]:
-    return slm.tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 def label_chats(slm: Checkpoint, chats: dict[str, list[Chat]], limit: int) -> dict[str, list[Example]]:
@@ -135,8 +131,8 @@ def _find_problem(slm: Checkpoint, chat: Chat, example: Example, trained: list[s
         return "a trained turn holds a control token, so it would teach the model to go on in another's part"
     reached = 0
     for i, turn in zip(places, wanted, strict=True):
-        asked = _tokenise(slm, slm.render(chat.messages[:i]))
+        asked = slm.encode(slm.render(chat.messages[:i]))
         if example.input_ids[: len(asked)] != asked:
             return "the prompt of a turn is not the one that the model is asked with"
-        reached = len(asked) + len(_tokenise(slm, turn))
+        reached = len(asked) + len(slm.encode(turn))
     return None if reached == len(example.input_ids) else "tokens stand behind the last trained turn"

@@ -97,9 +97,17 @@ def new_folder(settings: Settings, *words: str) -> Path:
     return settings.runs / provenance.make_run_id(*words)
 
 
-def find_run(settings: Settings, key: str, is_wanted: Callable[[Path], bool] = Path.is_dir) -> Path | None:
-    """The newest run of a question that is wanted; run ids begin with the year, so a lock is none."""
-    return max((folder for folder in settings.runs.glob(f"2*-{key}") if is_wanted(folder)), default=None)
+def find_run(
+    settings: Settings,
+    key: str,
+    planned: Path,
+    is_fresh: bool = False,
+    is_wanted: Callable[[Path], bool] = Path.is_dir,
+) -> Path:
+    """The folder of a question's newest run that is wanted; the planned one where there is none, or for a fresh run."""
+    # run ids begin with the year, so a lock is none
+    known = (folder for folder in settings.runs.glob(f"2*-{key}") if not is_fresh and is_wanted(folder))
+    return max(known, default=planned)
 
 
 @contextlib.contextmanager
@@ -127,7 +135,7 @@ def lock_run(
         RuntimeError: Another process has the lock.
     """
     with provenance.locked(settings.runs, key):
-        yield planned if is_fresh else find_run(settings, key, is_wanted) or planned
+        yield find_run(settings, key, planned, is_fresh, is_wanted)
 
 
 def read_metrics(settings: Settings, track: Track, model: str, split: str = "test") -> dict[str, Any]:

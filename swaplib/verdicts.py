@@ -202,7 +202,7 @@ def describe_full(decision: dict[str, Any]) -> str:
     parts, rates = [], decision["evidence"]["rates"]
     for compared in decision["evidence"]["full"]:
         full, base = compared["first"], compared["second"]
-        if base != "azure" and ModelName.parse(full).is_full:
+        if ModelName.parse(full).is_full:  # the other pairs compare it with the hosted LLM
             moves = [
                 f"{name} {rates[full][name]['rate']:.2f} to {rates[base][name]['rate']:.2f} ({pair['verdict']})"
                 for name, pair in compared["pairs"].items()
