@@ -8,7 +8,6 @@ beside it, real_pair.md (the tables that README quotes), and pictures where a Ch
 
 import base64
 import io
-import json
 import shutil
 import subprocess
 import tempfile
@@ -17,30 +16,31 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.real_pair import BEFORE, RECORDED
+from benchmarks.real_pair import BEFORE, RECORDED, open_record, read_json
 from benchmarks.records import RESULTS, format_table
-from swaplib import capture_report, captured, diagnosis, distill, evidence, figures, repeats, report, runs, verdicts
+from swaplib import (
+    capture_report,
+    captured,
+    comparison,
+    distill,
+    evidence,
+    figures,
+    repeats,
+    report,
+    runs,
+    sentences,
+    verdicts,
+)
 from swaplib.adapter import read_card
-from swaplib.evidence import wilson_interval
 from swaplib.files import write_text
+from swaplib.intervals import wilson_interval
 from swaplib.metrics import TRACKS, Track, core_metrics
 from swaplib.model_names import CAPTURED
 from swaplib.report import format_rate
-from swaplib.rows import read_rows
-from swaplib.settings import ROOT, Settings, load_settings
+from swaplib.settings import ROOT, Settings
 
 STYLE = "body{font-family:sans-serif;margin:2em;max-width:95em}table{border-collapse:collapse}td,th{padding:.2em .6em}"
 HEIGHTS = {"report_toolcall": 5900, "report_structured": 5600, "report_loop": 3000}
-
-
-def read_home() -> Settings:
-    """The record as a home."""
-    return load_settings().model_copy(update={"swap_home": RECORDED})
-
-
-def read_json(path: Path) -> Any:
-    """A file's content."""
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def read_all(home: Settings, track: Track, split: str, models: Iterable[str]) -> list[dict[str, Any]]:
@@ -51,32 +51,31 @@ def read_all(home: Settings, track: Track, split: str, models: Iterable[str]) ->
 def render_track(home: Settings, track: Track) -> None:
     """A track's page."""
     decided, parity = (read_json(home.evaluation / f"{track}_{kind}.json") for kind in ("post_decision", "parity"))
-    metrics = {model: runs.read_metrics(home, track, model) for model in decided["evidence"]["rates"]}
-    ledgers = runs.read_ledgers(home, metrics)
-    # the rows lie where 01 has put them, not in the record
-    committed = home.model_copy(update={"swap_home": ROOT / "slm_swap"})
-    rows = read_rows(committed.dataset / track / "test.jsonl", track)
-    diagnoses = diagnosis.diagnose_split(committed, track, "test", ledgers)
-    val = read_all(home, track, "val", metrics)
+    seen = comparison.open_compared(home, track, *decided["evidence"]["rates"])
+    diagnoses, val = seen.diagnose(), read_all(home, track, "val", seen.metrics)
     parts = {
         "The rule": verdicts.show_decision(decided),
-        "Metrics": figures.plot_metrics(track, list(metrics.values())),
+        "Metrics": figures.plot_metrics(track, list(seen.metrics.values())),
         "How sure are we?": verdicts.show_evidence(decided),
         "Examples in the prompt": verdicts.show_few_shot(decided),
         "What 4-bit took": verdicts.show_full(decided),
         "What the adapter changed": verdicts.show_changes(decided),
         "Format or skill?": report.show_diagnosis(diagnoses),
-        "What many outputs share": report.show_records(repeats.describe_split(committed, track, "test", ledgers)),
+        "What many outputs share": report.show_records(repeats.describe_all(track, seen.rows, seen.ledgers)),
         "Why rows failed": figures.plot_reasons(diagnoses),
-        "Rates over answered rows": report.show_answered(track, diagnoses),
+        "Which keys were wrong": report.show_fields(diagnoses),
+        "Rates over answered and over given rows": report.show_answered(track, diagnoses),
+        "Rows that nobody got": verdicts.show_ceiling(decided),
         "What it took": verdicts.show_costs(decided),
         "Is it one model?": report.show_parity(parity),
         "The training": report.show_run_card(read_card(home.adapter_of(track))),
         "On val": report.show_metrics(track, val),
-        "Rows lost and gained by the adapter": report.show_differences(ledgers, ("slm", "slm_ft"), rows),
-        "Rows that only the hosted LLM had right, first": report.show_differences(ledgers, ("azure", "slm_ft"), rows),
+        "Rows lost and gained by the adapter": report.show_differences(seen.ledgers, ("slm", "slm_ft"), seen.rows),
+        "Rows that only the hosted LLM had right, first": report.show_differences(
+            seen.ledgers, ("azure", "slm_ft"), seen.rows
+        ),
     }
-    about = describe_pair(home, track, decided["run"])
+    about = describe_pair(home, track, seen.metrics["slm_ft"]["run"])
     write_page(f"report_{track}", f"{track}: a real pair", about, verdicts.show_verdict(decided, parity), parts)
 
 
@@ -171,8 +170,12 @@ def write_tables(home: Settings) -> None:
                 for m in found
             ]
             lines += [*format_table(heads, cells), ""]
-        sentences = [verdicts.describe_verdict(decided), verdicts.describe_evidence(decided)]
-        lines += [*sentences, "", describe_pair(home, track, decided["run"]), ""]
+        lines += [f"**{sentences.make_head(decided)}**", ""]
+        lines += [
+            f"- **{label.rstrip('?')}{'?' if label.endswith('?') else '.'}** {text}"
+            for label, text in sentences.describe_decision(decided)
+        ]
+        lines += ["", describe_pair(home, track, runs.read_metrics(home, track, "slm_ft")["run"]), ""]
     lines += [*format_table(["fold", "tasks", "before", "after"], [list_cells(r) for r in list_folds(home)]), ""]
     loops = [read_json(home.evaluation / f"flywheel_{track}.json") for track in TRACKS[::-1]]
     lines += [f"- {sentence}" for loop in loops for sentence in verdicts.describe_loop(loop)]
@@ -222,11 +225,11 @@ def to_html(shown: Any) -> str:
 
 def main() -> None:
     """Write every page and the tables."""
-    home = read_home()
-    for track in TRACKS:
-        render_track(home, track)
-    render_loop(home)
-    write_tables(home)
+    with open_record() as home:
+        for track in TRACKS:
+            render_track(home, track)
+        render_loop(home)
+        write_tables(home)
     photograph(RESULTS / "report_toolcall.html", ROOT / "docs" / "images" / "verdict.png", 1180, 1020)
 
 

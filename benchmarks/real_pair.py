@@ -2,23 +2,29 @@
 
     python -m benchmarks.real_pair record HOME HOSTED SLM    # folders of checkpoints; a stopped one goes on
     python -m benchmarks.real_pair keep HOME                 # copies what the pages need to benchmarks/results/recorded
-    python -m benchmarks.full_report                         # the pages and tables, from what was kept; needs no GPU
+    python -m benchmarks.real_pair decide SLM                # decisions and evidence anew, from what was kept; no GPU
+    python -m benchmarks.full_report                         # the pages and tables, from what was kept; no GPU
 
 Every stage is a process of its own, since Unsloth patches transformers. Evaluations run alone on the machine; trainings and
 the capture run side by side, and so do the folds, each of which holds out other tools and is a home below HOME/folds.
 """
 
+import contextlib
+import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.records import RESULTS
-from swaplib import capture, captured, decision, distill, evaluate, flywheel, parity, training
+from swaplib import agent_eval, capture, captured, comparison, decision, distill, evaluate, flywheel, parity, training
 from swaplib.adapter import read_card
 from swaplib.agent import AgentOptions
+from swaplib.evidence import DEFAULT_MARGIN
 from swaplib.files import write_json
 from swaplib.local import LocalSLM
 from swaplib.local_checkpoint import Checkpoint, find_full_precision
@@ -26,9 +32,9 @@ from swaplib.metrics import TRACKS, Track
 from swaplib.model_names import CAPTURED
 from swaplib.server_process import running_server
 from swaplib.settings import ROOT, Settings, load_settings
-from swaplib.tasks import FOLDS
+from swaplib.tasks import FOLDS, read_tasks
 
-RECORDED = RESULTS / "recorded"
+RECORDED, ROWS = RESULTS / "recorded", ROOT / "slm_swap" / "02_dataset"
 PORT = 8203  # the address is part of every question, so it must be the same when a record goes on
 SPLITS = ("val", "test")
 BEFORE, AFTER = "azure,azure-shots4,slm,slm-full,slm-shots4", "slm_ft,slm_ft-full"
@@ -94,7 +100,7 @@ def record(home: Path, hosted: Path, slm: Path) -> None:
     """All stages, in processes of their own."""
     rows = home / "02_dataset"
     if not rows.exists():
-        shutil.copytree(ROOT / "slm_swap" / "02_dataset", rows, ignore=shutil.ignore_patterns("source", "captured"))
+        shutil.copytree(ROWS, rows, ignore=shutil.ignore_patterns("source", "captured"))
     served = LocalSLM(Checkpoint(hosted, None, find_full_precision()), AGENTS)
     with running_server(served, hosted.name, PORT) as root:
         known = {"AZURE_ENDPOINT": f"{root}/v1", "AZURE_DEPLOYMENT": hosted.name, "AZURE_API_KEY": "none-is-needed"}
@@ -161,12 +167,52 @@ def keep(home: Path) -> None:
             shutil.copy(card, target)
 
 
+@contextlib.contextmanager
+def open_record() -> Iterator[Settings]:
+    """The record as a home of its own, with the committed rows; what is written there is lost unless it is copied."""
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        shutil.copytree(RECORDED, home, dirs_exist_ok=True)
+        shutil.copytree(
+            ROWS, home / "02_dataset", ignore=shutil.ignore_patterns("source", "captured"), dirs_exist_ok=True
+        )
+        yield load_settings().model_copy(update={"swap_home": home, "swap_tracing": "outbox"})
+
+
+def decide(slm: Path) -> None:
+    """Every decision and all evidence of the record, by today's code, from its ledgers."""
+    with open_record() as settings:
+        settings = settings.model_copy(update={"slm_model_path": slm, "slm_base_url": None})
+        for old in settings.runs.glob("2*decision"):
+            shutil.rmtree(old)
+        for track in TRACKS:
+            decision.decide(settings, track)
+            decision.decide_again(settings, track, "slm_ft")
+            path = settings.evaluation / f"flywheel_{track}.json"
+            loop = read_json(path) | {"margin": DEFAULT_MARGIN}
+            pairs = [(pair["first"], pair["second"]) for pair in loop["track_eval"]["comparisons"]]
+            seen = comparison.open_compared(settings, track, *(first for first, _ in pairs), pairs[0][1])
+            loop["track_eval"]["comparisons"] = seen.compare_all(pairs, DEFAULT_MARGIN)
+            tasks = {task.id: task for task in read_tasks(settings, "sample").tasks}
+            solved = read_json(settings.evaluation / "solved.json")
+            bits, asked = {m: list(found.values()) for m, found in solved.items()}, [tasks[i] for i in solved["slm"]]
+            loop["agent_eval"]["pairs"] = agent_eval.compare_solved(bits, asked)
+            write_json(path, loop)
+        shutil.rmtree(RECORDED / "05_eval")
+        shutil.copytree(settings.evaluation, RECORDED / "05_eval", ignore=LEFT_OUT)
+
+
+def read_json(path: Path) -> Any:
+    """A file's content."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def main(command: str, *words: str) -> None:
     """Run one of the commands above, or one step in the home that the environment names."""
     if command == "step":
         STEPS[words[0]](load_settings(), *words[1:])
     else:
-        {"record": record, "keep": keep}[command](*(Path(word).resolve() for word in words))
+        {"record": record, "keep": keep, "decide": decide}[command](*(Path(word).resolve() for word in words))
 
 
 if __name__ == "__main__":

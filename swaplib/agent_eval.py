@@ -4,6 +4,7 @@ Prompt, tools, sandbox and judge are those of the capture. The tools of the test
 trained on, though some are offered there. A model is served by a process of its own, so that turns are answered in batches.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -12,12 +13,13 @@ from swaplib.agent import AgentOptions
 from swaplib.capture import Capture, plan_tasks, run_plan
 from swaplib.distill import AGENT
 from swaplib.hosted import HostedLLM
+from swaplib.intervals import wilson_interval
 from swaplib.local import LocalSLM
 from swaplib.local_checkpoint import Checkpoint
 from swaplib.outbox import check_tracing
 from swaplib.server_process import running_server
 from swaplib.settings import Settings
-from swaplib.tasks import TaskSet, read_tasks
+from swaplib.tasks import Task, TaskSet, read_tasks
 from swaplib.trajectory import Verdict, filter_trajectories
 
 AGENTS = ("slm", "slm_ft")  # as it is, and with the agent's adapter
@@ -71,7 +73,6 @@ def evaluate_agents(
     limit: int | None = None,
     options: AgentOptions | None = None,
     batch_size: int = 16,
-    margin: float = 0.05,
     session_id: str | None = None,
     fold: int = 0,
 ) -> tuple[dict[str, Any], dict[str, AgentRun]]:
@@ -83,14 +84,13 @@ def evaluate_agents(
         limit: Only the first test tasks; None for all, and SWAP_ROW_LIMIT caps it.
         options: Limits of the agent; those of the capture by default.
         batch_size: Tasks in work at once.
-        margin: How much worse still counts as not worse, a rate in 0..1.
         session_id: The Langfuse session.
         fold: The fold of the build that the agent was distilled from.
 
     Returns:
         The comparison, and the runs by model. The comparison has `models` (for each: `n_tasks`, `solved`, `solved_rate`, its
-        Wilson `interval`, `steps`, mean steps of a task, `run_id`), `pairs` (paired evidence on `solved_rate`; first is the
-        SLM as it is) and `margin`.
+        Wilson `interval`, `steps`, mean steps of a task, `run_id`), and `pairs` (paired evidence on `solved_rate`; first is
+        the SLM as it is; tasks that call the same first tool are resampled together).
 
     Raises:
         ValueError: No task of the test split is among the tasks.
@@ -104,13 +104,15 @@ def evaluate_agents(
     tasks = replace(found, tasks=held_out)
     runs = {m: evaluate_agent(settings, m, tasks, options, batch_size, session_id) for m in AGENTS}
     _check_answered(runs)
-    return _compare(runs, margin), runs
+    solved = {model: run.solved for model, run in runs.items()}
+    return {"models": {m: _describe(run) for m, run in runs.items()}, "pairs": compare_solved(solved, held_out)}, runs
 
 
-def _compare(runs: dict[str, AgentRun], margin: float) -> dict[str, Any]:
-    sides = {"solved_rate": tuple(run.solved for run in runs.values())}
-    pairs = {metric: asdict(pair) for metric, pair in evidence.compare_metrics(sides, margin).items()}
-    return {"models": {m: _describe(run) for m, run in runs.items()}, "pairs": pairs, "margin": margin}
+def compare_solved(solved: dict[str, list[bool]], tasks: Sequence[Task]) -> dict[str, Any]:
+    """The paired evidence about two agents: which of the tasks the first and the second have solved."""
+    groups = [task.gold.calls[0]["name"] for task in tasks]
+    found = evidence.compare_metrics({"solved_rate": tuple(solved.values())}, evidence.DEFAULT_MARGIN, groups)
+    return {metric: asdict(pair) for metric, pair in found.items()}
 
 
 def _check_answered(runs: dict[str, AgentRun]) -> None:
@@ -127,7 +129,7 @@ def _describe(run: AgentRun) -> dict[str, Any]:
         "n_tasks": n,
         "solved": solved,
         "solved_rate": solved / n,
-        "interval": evidence.wilson_interval(solved, n),
+        "interval": wilson_interval(solved, n),
         "steps": sum(len(verdict.trajectory.steps) for verdict in run.verdicts) / n,
         "run_id": run.capture.folder.name,
     }

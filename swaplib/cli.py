@@ -1,4 +1,4 @@
-"""The command line: `swap doctor | download | serve | prompts | run | flywheel | export | push-traces | stand-in`.
+"""The command line: `swap doctor | download | serve | prompts | run | evidence | flywheel | export | push-traces | …`.
 
 Each command calls the package and prints.
 """
@@ -95,6 +95,22 @@ def prompts(
         return
     for track, text in SYSTEM_PROMPTS.items():
         print(f"{track}: {text}")
+
+
+@app.command()
+def evidence(
+    both: Annotated[int, typer.Argument(help="rows that both models got right", min=0)],
+    first: Annotated[int, typer.Argument(help="rows that only the hosted LLM got right", min=0)],
+    second: Annotated[int, typer.Argument(help="rows that only the candidate got right", min=0)],
+    neither: Annotated[int, typer.Argument(help="rows that neither got right", min=0)],
+    margin: Annotated[float, typer.Option(help="how much worse still counts as not worse", min=0, max=1)] = 0.05,
+) -> None:
+    """What a table of paired answers says: verdict, interval, p-value, rows needed and a sentence, as JSON."""
+    import json
+
+    from swaplib.words import judge_table
+
+    print(json.dumps(judge_table(both, first, second, neither, margin), indent=1))
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})

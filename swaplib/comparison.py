@@ -5,17 +5,17 @@ local models the same base. Few-shot examples may differ, and a checkpoint that 
 in 4-bit: they are what such a comparison is about.
 """
 
-from collections.abc import Collection, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
-from swaplib import evidence
+from swaplib.compared import Compared, open_runs
 from swaplib.files import hash_file
-from swaplib.metrics import Track, canonical_json, core_metrics
+from swaplib.metrics import Track, canonical_json
 from swaplib.model_names import ModelName
 from swaplib.prompts import MAX_SHOTS, pick_shots
-from swaplib.rows import LedgerLine, hash_rows, read_rows
-from swaplib.runs import read_ledgers, read_metrics, read_run
+from swaplib.rows import hash_rows, read_rows
+from swaplib.runs import read_metrics, read_run
 from swaplib.settings import Settings, show_path
 
 MUST_AGREE = ("split", "n_rows", "dataset_sha256", "rows_sha256", "messages_sha256", "max_new_tokens", "temperature")
@@ -69,6 +69,11 @@ def read_compared(settings: Settings, track: Track, *models: str) -> dict[str, d
     if not dataset.is_file() or hash_file(dataset) != first["run"]["dataset_sha256"]:
         raise ValueError(f"the runs were made on other rows than those in {show_path(dataset)} now. Run 02_eval again.")
     return metrics
+
+
+def open_compared(settings: Settings, track: Track, *models: str) -> Compared:
+    """Read the runs of models on the test split with all that they are judged by; raises what read_compared raises."""
+    return open_runs(settings, track, read_compared(settings, track, *models))
 
 
 def _check_base(metrics: dict[str, dict[str, Any]]) -> None:
@@ -125,6 +130,31 @@ def find_few_shot(settings: Settings, track: Track, base: str = "slm") -> list[s
     return keep_comparable(settings, track, base, kept)
 
 
+def choose_shots(settings: Settings, track: Track, names: list[str]) -> str | None:
+    """Which of several few-shot runs val prefers: the one with the most right rows there, the fewest examples among equals.
+
+    What is chosen on the rows that it is judged by looks better than it is; so without runs on val none is chosen, and a
+    printed line says so.
+    """
+    found = {name: settings.evaluation / f"{track}_{name}_val.json" for name in names}
+    runs = {name: read_metrics(settings, track, name, "val") for name, path in found.items() if path.is_file()}
+    kept: dict[str, dict[str, Any]] = {}
+    for name, content in runs.items():
+        try:
+            of_test = read_metrics(settings, track, name)
+            check_comparable(next(iter(kept.values()), content), content)
+            _check_base({"test": of_test, "val": content})
+            if of_test["run"]["shots_sha256"] != content["run"]["shots_sha256"]:
+                raise ValueError("its run on val has other examples than that on test")
+            kept[name] = content
+        except ValueError as error:
+            print(f"{name} is not chosen: {error}")
+    if missing := [name for name in names if name not in runs]:
+        listed = ",".join(missing)
+        print(f"not recommended without a run on val: {listed}. Run 02_eval with -p models {listed} -p split val.")
+    return min(kept, key=lambda name: (-kept[name]["extra"]["right"], ModelName.parse(name).shots), default=None)
+
+
 def keep_comparable(settings: Settings, track: Track, reference: str, names: list[str]) -> list[str]:
     """Those of the named models whose last run may be compared with a reference's.
 
@@ -149,7 +179,8 @@ def compare_runs(settings: Settings, run_ids: str, margin: float = 0.05) -> dict
         margin: How much worse still counts as not worse, a rate in 0..1.
 
     Returns:
-        `track`, `first`, `second` (their ids) and `pairs`, the paired evidence by metric; None when nothing was asked.
+        `track`, `first`, `second` (their ids), `margin` and `pairs`, the paired evidence by metric; None when nothing was
+        asked.
 
     Raises:
         FileNotFoundError, ValueError: There is no such run, or the two do not answer the same question.
@@ -162,31 +193,6 @@ def compare_runs(settings: Settings, run_ids: str, margin: float = 0.05) -> dict
     metrics = {run_id: read_run(settings, run_id) for run_id in ids}
     check_comparable(*metrics.values())
     _check_base(metrics)
-    track, ledgers = metrics[ids[0]]["run"]["track"], read_ledgers(settings, metrics)
-    return {"track": track, "first": ids[0], "second": ids[1], "pairs": compare_models(track, ledgers, *ids, margin)}
-
-
-def list_rates(track: Track, metrics: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """All models' rates with their intervals, by model and metric."""
-    return {
-        model: {m: {"rate": content[m], "interval": content["intervals"][m]} for m in core_metrics(track)}
-        for model, content in metrics.items()
-    }
-
-
-def compare_pairs(
-    track: Track, ledgers: dict[str, tuple[LedgerLine, ...]], pairs: Sequence[tuple[str, str]], margin: float
-) -> list[dict[str, Any]]:
-    """The paired evidence about several pairs of models: `first`, `second` and `pairs` (by metric) of each."""
-    return [{"first": a, "second": b, "pairs": compare_models(track, ledgers, a, b, margin)} for a, b in pairs]
-
-
-def compare_models(
-    track: Track, ledgers: dict[str, tuple[LedgerLine, ...]], first: str, second: str, margin: float
-) -> dict[str, Any]:
-    """The paired evidence about two models, by metric."""
-    sides = {
-        metric: tuple([line.scores[metric.removesuffix("_rate")] for line in ledgers[m]] for m in (first, second))
-        for metric in core_metrics(track)
-    }
-    return {metric: asdict(found) for metric, found in evidence.compare_metrics(sides, margin).items()}
+    track = metrics[ids[0]]["run"]["track"]
+    pairs = open_runs(settings, track, metrics).compare(*ids, margin)
+    return {"track": track, "first": ids[0], "second": ids[1], "pairs": pairs, "margin": margin}

@@ -111,16 +111,17 @@ def price_runs(metrics: dict[str, dict[str, Any]], prices: Prices) -> dict[str, 
         `prices`; `models`, for each: `rows`, `right` (rows right on every core metric), what measure_ledger found,
         `usd_per_1000_rows` (that were read) and `usd_per_right_row` (None without a price, or with no right row); and
         `pays`, for each local model against `azure`: `usd_per_day`, `capacity_rows_per_day` of one machine, and
-        `from_rows_per_day`, the volume from which it is the cheaper one (None when one machine cannot answer so many).
-        Empty without both prices.
+        `from_rows_per_day`, the volume from which it is the cheaper one (None when one machine cannot answer so many);
+        `from_rows_per_day_by_right`, the same for the price of a right answer (None also where nothing is right). Empty
+        without both prices.
     """
     models = {model: _price_run(model, content, prices) for model, content in metrics.items()}
     hosted = models.get("azure", {}).get("usd_per_1000_rows")
     locals_ = {m: found for m, found in models.items() if not ModelName.parse(m).is_hosted and found["rows_per_second"]}
-    is_priced = hosted and prices.usd_per_hour is not None
-    pays = (
-        {m: _find_pay(hosted / 1000, prices.usd_per_hour, found) for m, found in locals_.items()} if is_priced else {}
-    )
+    pays = {}
+    if hosted and prices.usd_per_hour is not None:
+        for model, found in locals_.items():
+            pays[model] = _find_pay(models["azure"], prices.usd_per_hour, found)
     return {"prices": asdict(prices), "models": models, "pays": pays}
 
 
@@ -152,12 +153,59 @@ def _price_row(model: str, found: dict[str, Any], n_read: int, prices: Prices) -
     return None if usd is None else usd / n_read
 
 
-def _find_pay(usd_per_row: float, usd_per_hour: float, found: dict[str, Any]) -> dict[str, Any]:
-    """From which volume on a machine that is paid all day is cheaper than paying for each row."""
+def _find_pay(hosted: dict[str, Any], usd_per_hour: float, found: dict[str, Any]) -> dict[str, Any]:
+    """From which volume on a machine that is paid all day is cheaper than paying for each row, and for each right row."""
     usd_per_day, capacity = 24 * usd_per_hour, DAY_S * found["rows_per_second"]
-    volume = usd_per_day / usd_per_row
-    from_rows = volume if volume <= capacity else None
-    return {"usd_per_day": usd_per_day, "capacity_rows_per_day": capacity, "from_rows_per_day": from_rows}
+    volume = usd_per_day / (hosted["usd_per_1000_rows"] / 1000)
+    by_right = (
+        volume * (hosted["right"] / hosted["rows"]) / (found["right"] / found["rows"]) if found["right"] else None
+    )
+    return {
+        "usd_per_day": usd_per_day,
+        "capacity_rows_per_day": capacity,
+        "from_rows_per_day": volume if volume <= capacity else None,
+        "from_rows_per_day_by_right": by_right if by_right is not None and by_right <= capacity else None,
+    }
+
+
+def describe_costs(costs: dict[str, Any], model: str | None) -> str:
+    """What it would cost, as one sentence for a manager; without prices it says where to set them.
+
+    It says USD: between two dollar signs, JupyterLab would typeset mathematics.
+
+    Args:
+        costs: As price_runs makes it.
+        model: The local model whose machine may pay.
+    """
+    parts = []
+    for model, found in costs["models"].items():
+        if found["usd_per_1000_rows"] is not None:
+            parts.append(f"{model} USD {found['usd_per_1000_rows']:,.3f}")
+    if not parts:
+        return (
+            "No price is set (AZURE_USD_PER_MILLION_INPUT and _OUTPUT, SLM_USD_PER_HOUR), so costs are tokens and time."
+        )
+    pay = costs["pays"].get(model)
+    when = ""
+    if pay and pay["from_rows_per_day"] is not None:
+        when = f" A machine of its own pays from {pay['from_rows_per_day']:,.0f} rows a day on"
+        by_right = pay["from_rows_per_day_by_right"]
+        when += f", counting only right answers from {by_right:,.0f}." if by_right is not None else "."
+    elif pay:
+        most = f"{pay['capacity_rows_per_day']:,.0f} rows a day at most"
+        when = f" A machine of its own never pays: it answers {most}, which cost less at the hosted LLM."
+    listed = ", ".join(
+        f"{n} of {costs['models'][model]['rows']} of {model}" for model, n in count_unread(costs).items()
+    )
+    note = f" Rows that were never read are left out: {listed}." if listed else ""
+    return f"For 1,000 rows, with the machine always busy: {', '.join(parts)}.{when}{note}"
+
+
+def count_unread(costs: dict[str, Any]) -> dict[str, int]:
+    """How many rows were never read, by model; only models with such rows. Files of old do not tell."""
+    known = {model: found for model, found in costs["models"].items() if found.get("rows_read") is not None}
+    counts = {model: found["rows"] - found["rows_read"] for model, found in known.items()}
+    return {model: n for model, n in counts.items() if n}
 
 
 def trace_volumes(priced: dict[str, Any]) -> dict[str, Any] | None:

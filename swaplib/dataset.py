@@ -21,6 +21,8 @@ from swaplib.prompts import build_messages
 from swaplib.rows import SPLITS, Rows, format_rows
 from swaplib.settings import ROOT, Settings, show_path
 
+MADE_OF: dict[Track, str] = {"toolcall": "requests with one answer", "structured": "requests with two or three answers"}
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -53,10 +55,7 @@ def build_dataset(settings: Settings, source: str, sizes: dict[Track, str], seed
     counts = {
         track: {split: len(of_split) for split, of_split in splits.items()} for track, splits in made.rows.items()
     }
-    if empty := [f"{track}/{split}" for track, splits in counts.items() for split, n in splits.items() if not n]:
-        raise ValueError(
-            f"no rows for {', '.join(empty)}: the source is too small. Take a larger one, or smaller sizes."
-        )
+    _check_counts(counts)
     shared, repeats = check_leaks(made.rows, may_share_tools=folder.is_dir()), count_repeats(made.rows)
     _check_home(settings, origin["source"])
     files = format_files(made)
@@ -145,6 +144,19 @@ def collect(splits: xlam.Splits, groups: dict[str, str]) -> Collection:
         for track, by_split in splits.items()
     }
     return Collection(rows, facts, {})
+
+
+def _check_counts(counts: dict[Track, dict[str, int]]) -> None:
+    """Raise ValueError when a split has no rows, and say whether the source has any for its track at all."""
+    for track, splits in counts.items():
+        if not sum(splits.values()):
+            raise ValueError(
+                f"no {track} rows: they are made of {MADE_OF[track]}, and the source has none that can be used."
+            )
+    if empty := [f"{track}/{split}" for track, splits in counts.items() for split, n in splits.items() if not n]:
+        raise ValueError(
+            f"no rows for {', '.join(empty)}: the source is too small. Take a larger one, or smaller sizes."
+        )
 
 
 def parse_sizes(text: str) -> dict[str, int]:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from swaplib.facts import RowFacts, find_facts
+from swaplib.facts import RowFacts, is_given, list_parts
 from swaplib.leniency import is_right_leniently
 from swaplib.metrics import (
     JsonDocument,
@@ -24,8 +24,7 @@ from swaplib.metrics import (
     rates_of,
     same_json,
 )
-from swaplib.rows import LedgerLine, Row, read_rows
-from swaplib.settings import Settings
+from swaplib.rows import LedgerLine, Row
 
 REASONS = {
     "toolcall": (
@@ -45,14 +44,26 @@ def find_answer(track: Track, output: str) -> Prediction | None:
 
 
 def list_answers(track: Track, output: str) -> Iterator[Prediction]:
-    """The answers in an output, in order, whatever stands around them: wrappers, or JSON arrays and objects."""
+    """The answers in an output, in order, whatever stands around them.
+
+    For toolcall these are wrappers, and where there is none the objects that hold a name and arguments, as models write
+    calls in other forms; for structured JSON arrays and objects.
+    """
     if (found := parse_output(track, output)) is not None:
         yield found
     elif track == "toolcall":
-        calls = (parse_output(track, wrapper) for wrapper in _find_wrappers(output))
-        yield from (call for call in calls if call is not None)
+        calls = [call for wrapper in _find_wrappers(output) if (call := parse_output(track, wrapper)) is not None]
+        yield from calls or _find_calls(output)
     else:
         yield from map(JsonDocument, _find_json(output[:LENGTH]))
+
+
+def _find_calls(output: str) -> Iterator[ToolCall]:
+    """Calls written as `{"name": "X", "arguments": {…}}`, alone or in a list."""
+    for value in _find_json(output[:LENGTH]):
+        for name, arguments in list_parts(JsonDocument(value)):
+            if name is not None:
+                yield ToolCall(name, arguments)
 
 
 def _find_wrappers(output: str) -> list[str]:
@@ -112,7 +123,13 @@ def _compare_calls(gold: ToolCall, found: ToolCall) -> str:
     return "extra argument" if found.arguments.keys() - gold.arguments.keys() else "wrong argument"
 
 
-def _is_found(gold: Prediction, found: Prediction | None) -> bool:
+def find_right(track: Track, completion: str, output: str) -> bool:
+    """Whether the right answer stands anywhere in an output."""
+    gold = parse_gold(track, completion)
+    return any(_is_right(gold, answer) for answer in list_answers(track, output))
+
+
+def _is_right(gold: Prediction, found: Prediction | None) -> bool:
     """Whether an answer is right, whatever stood around it."""
     if isinstance(gold, ToolCall):
         return isinstance(found, ToolCall) and gold.name == found.name and same_json(gold.arguments, found.arguments)
@@ -131,10 +148,11 @@ def diagnose(
         facts: The facts of the rows, which tell the types of parameters; None for own rows without any.
 
     Returns:
-        `right` and `reasons` (rows for each of the track's REASONS); `all_rows` and `answered`, each with `n_rows` and the
-        core metrics: over all rows, which count, and over those with status `ok`, which flatter a model; `found_rate`, rows
-        whose right answer is somewhere in the output; `lenient_rate`, the same with the leaderboard's leniency for values;
-        for toolcall, precision, recall and F1 of the arguments (name and value). These rates are over all rows.
+        `right` and `reasons` (rows for each of the track's REASONS); `all_rows`, `answered` and `given`, each with `n_rows`
+        and the core metrics: over all rows, which count, over those with status `ok`, which flatter a model, and over those
+        whose gold values the request or a default gives (None without facts); `found_rate`, rows whose right answer is
+        somewhere in the output; `lenient_rate`, the same with the leaderboard's leniency for values; `fields`, as
+        _score_fields makes them; for toolcall, precision, recall and F1 of the arguments. These rates are over all rows.
     """
     reasons = Counter(name_reason(track, rows[line.index].completion, line) for line in ledger)
     right, counted = reasons.pop(None, 0), {reason: reasons[reason] for reason in REASONS[track]}
@@ -142,32 +160,44 @@ def diagnose(
     answers = [list(list_answers(track, line.generation.output)) for line in ledger]
     pairs = list(zip(golds, [found[0] if found else None for found in answers], strict=True))
     content: dict[str, Any] = {"n_rows": len(ledger), "right": right, "reasons": counted}
-    content["all_rows"] = _rate(track, [line.scores for line in ledger])
-    content["answered"] = _rate(track, [line.scores for line in ledger if line.generation.status == "ok"])
+    content["all_rows"] = _rate(track, ledger)
+    content["answered"] = _rate(track, [line for line in ledger if line.generation.status == "ok"])
+    content["given"] = None if facts is None else _rate(track, [line for line in ledger if is_given(facts[line.index])])
     n_found = n_lenient = 0
     for gold, of_row, line in zip(golds, answers, ledger, strict=True):
-        n_found += any(_is_found(gold, answer) for answer in of_row)
+        n_found += any(_is_right(gold, answer) for answer in of_row)
         known = facts[line.index] if facts else None
         n_lenient += any(is_right_leniently(gold, answer, known) for answer in of_row)
     content |= {"found_rate": n_found / len(ledger), "lenient_rate": n_lenient / len(ledger)}
+    content["fields"] = _score_fields(pairs)
     return content | (_score_arguments(pairs) if track == "toolcall" else {})
 
 
-def _rate(track: Track, scores: list[dict[str, bool]]) -> dict[str, Any]:
+def _rate(track: Track, lines: Sequence[LedgerLine]) -> dict[str, Any]:
+    scores = [line.scores for line in lines]
     return {"n_rows": len(scores)} | (rates_of(aggregate(track, scores)) if scores else {})
 
 
-def diagnose_split(
-    settings: Settings, track: Track, split: str, ledgers: dict[str, Sequence[LedgerLine]]
-) -> dict[str, dict[str, Any]]:
-    """Diagnose several models' ledgers over the rows of one split, by model; with the rows' facts where there are any.
+def _score_fields(pairs: list[tuple[Prediction, Prediction | None]]) -> list[dict[str, Any]]:
+    """How often each key of the golds is right: `field`, `wanted`, `right` and `missing`, most often wrong first.
 
-    Raises:
-        FileNotFoundError, ValueError: The rows are not there, or the facts are about other ones.
+    Calls are matched by their place; the arguments of a call of another tool are missing. `name` is the tool's.
     """
-    rows = read_rows(settings.dataset / track / f"{split}.jsonl", track)
-    facts = find_facts(settings, track, split, rows)
-    return {model: diagnose(track, rows, ledger, facts) for model, ledger in ledgers.items()}
+    counts: dict[str, Counter[str]] = {}
+    for gold, found in pairs:
+        others = list_parts(found) if found is not None else []
+        for place, (name, values) in enumerate(list_parts(gold)):
+            other, given = others[place] if place < len(others) else (None, {})
+            wanted = ({"name": name} if name is not None else {}) | values
+            given = ({"name": other} if other is not None else {}) | (given if other == name else {})
+            for field, value in wanted.items():
+                outcome = "missing" if field not in given else "right" if same_json(value, given[field]) else "wrong"
+                counts.setdefault(field, Counter())[outcome] += 1
+    records = [
+        {"field": field, "wanted": n.total(), "right": n["right"], "missing": n["missing"]}
+        for field, n in counts.items()
+    ]
+    return sorted(records, key=lambda record: (record["right"] - record["wanted"], record["field"]))
 
 
 def _score_arguments(pairs: list[tuple[Any, Any]]) -> dict[str, float]:

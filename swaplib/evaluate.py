@@ -17,9 +17,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from swaplib import costs, evidence
+from swaplib import costs
 from swaplib.files import append_line, hash_file, hash_text, write_json
 from swaplib.hosted import HostedLLM
+from swaplib.intervals import wilson_interval
 from swaplib.local import LocalSLM
 from swaplib.local_checkpoint import Checkpoint, find_full_precision
 from swaplib.metrics import Track, aggregate, canonical_json, check_track, core_metrics, rates_of, score_row
@@ -57,6 +58,11 @@ class _Plan:
     key: str
     session_id: str | None
     ledger: dict[int, LedgerLine]
+
+    @property
+    def name(self) -> str:
+        """What the metrics file is called among those of all models."""
+        return f"{self.track}_{self.model}_{self.split}{'_repeat' if 'is_repeat' in self.facts else ''}"
 
     @property
     def ledger_file(self) -> Path:
@@ -115,13 +121,24 @@ def make_model(
     return LocalSLM(checkpoint, batch_size)
 
 
-def run_models(settings: Settings, track: Track, models: str, shots: int = 0, **parameters: Any) -> list[Run]:
+def run_models(
+    settings: Settings, track: Track, models: str, shots: int = 0, noise_rows: int = 0, **parameters: Any
+) -> list[Run]:
     """Run several models, given as "azure,slm"; parameters as for run_model.
 
-    All of them are checked, and what is to come is printed, before the first call of any.
+    All of them are checked, and what is to come is printed, before the first call of any. The first `noise_rows` rows are
+    asked a second time of each hosted one, in a run of its own: what differs there is noise and no skill.
     """
-    plans = [_make_plan(settings, track, model, **parameters) for model in parse_models(models, shots)]
-    return [_run_plan(settings, plan) for plan in plans]
+    names = parse_models(models, shots)
+    plans = [_make_plan(settings, track, model, **parameters) for model in names]
+    if noise_rows:
+        check_sizes(" (noise_rows=0 asks nothing twice)", noise_rows=noise_rows)
+        again = parameters | {"limit": min(noise_rows, parameters.get("limit") or noise_rows), "is_repeat": True}
+        repeats = [_make_plan(settings, track, model, **again) for model in names if model.is_hosted]
+    runs = [_run_plan(settings, plan) for plan in plans]
+    for plan in repeats if noise_rows else ():
+        _run_plan(settings, plan)
+    return runs
 
 
 def run_model(settings: Settings, track: Track, model: str, shots: int = 0, **parameters: Any) -> Run:
@@ -135,8 +152,8 @@ def run_model(settings: Settings, track: Track, model: str, shots: int = 0, **pa
         shots: Examples, 0 to 8, for a model whose name does not say them: `slm` is then run, and named, as `slm-shots4`.
         **parameters: `split` ("test"), `limit` (only the first rows; None for all, and SWAP_ROW_LIMIT caps it),
             `batch_size` (local rows in work at once), `concurrency` (hosted calls in flight), `max_new_tokens` (the limit
-            of each answer), `fresh` (start a new run even when one with the same question exists), `session_id` (the
-            trace's Langfuse session).
+            of each answer), `fresh` (start a new run even when one with the same question exists), `is_repeat` (ask once
+            more what a run has asked, in a run of its own), `session_id` (the trace's Langfuse session).
 
     Returns:
         The run. `metrics["complete"]` is False when rows ended in `error`; the same call asks those again.
@@ -158,6 +175,7 @@ def _make_plan(
     concurrency: int = 8,
     max_new_tokens: int = 256,
     fresh: bool = False,
+    is_repeat: bool = False,
     session_id: str | None = None,
 ) -> _Plan:
     """Check everything, find or name the run, and print what is to come."""
@@ -170,6 +188,7 @@ def _make_plan(
     client = make_model(settings, track, model, batch_size, concurrency)
     rows, messages, facts = _ask_what(settings, track, model, split, settings.cap_rows(limit))
     facts |= {"identity": client.identity(), "max_new_tokens": max_new_tokens, "temperature": 0}
+    facts |= {"is_repeat": True} if is_repeat else {}
     key = hash_text(canonical_json(facts))[:12]
     planned = new_folder(settings, track, str(model), split, key)
     parameters = {**sizes, "shots": model.shots, "fresh": fresh, "swap_row_limit": settings.swap_row_limit}
@@ -221,7 +240,7 @@ def _run_plan(settings: Settings, plan: _Plan) -> Run:
             if plan.find_waiting() or not plan.metrics_file.is_file():
                 _ask_and_write(settings, plan)
     metrics = json.loads(plan.metrics_file.read_text(encoding="utf-8"))
-    write_json(settings.evaluation / f"{plan.track}_{plan.model}_{plan.split}.json", metrics)
+    write_json(settings.evaluation / f"{plan.name}.json", metrics)
     if not metrics["complete"]:
         reasons = Counter(line.generation.error for line in plan.ledger.values() if line.generation.status == "error")
         listed = "; ".join(f"{n} × {reason}" for reason, n in reasons.most_common(3))
@@ -291,6 +310,6 @@ def _summarise(plan: _Plan) -> dict[str, Any]:
         "complete": statuses["error"] == 0,
         "n_rows": n,
         "n_by_status": {status: statuses[status] for status in STATUSES},
-        "intervals": {metric: evidence.wilson_interval(round(rate * n), n) for metric, rate in rates.items()},
+        "intervals": {metric: wilson_interval(round(rate * n), n) for metric, rate in rates.items()},
         "extra": {**costs.measure_ledger(lines), "right": sum(all(line.scores.values()) for line in lines)},
     }

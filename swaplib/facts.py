@@ -173,9 +173,14 @@ def find_facts(settings: Settings, track: Track, split: str, rows: Sequence[Row]
     return read_facts(path, rows) if file_of(path).is_file() else None
 
 
+def is_given(fact: RowFacts) -> bool:
+    """Whether the request or a default gives every value of the row's gold."""
+    return not any("neither" in part.values() for part in fact.given)
+
+
 def count_given(facts: Sequence[RowFacts]) -> dict[str, int]:
     """How many gold values come from where, and `rows_with_neither`: rows with at least one that nothing gives."""
     origins = [origin for fact in facts for part in fact.given for origin in part.values()]
     counts = {f"values_{name}": origins.count(name) for name in ("request", "default", "neither")}
-    needy = sum(any("neither" in part.values() for part in fact.given) for fact in facts)
+    needy = sum(not is_given(fact) for fact in facts)
     return {"values": len(origins), **counts, "rows_with_neither": needy}

@@ -8,11 +8,12 @@ from swaplib import agent_eval, distill, evaluate
 from swaplib.adapter import find_misfit
 from swaplib.agent import AgentOptions
 from swaplib.checkpoints import hash_checkpoint
-from swaplib.comparison import compare_models, keep_comparable, list_rates, read_compared
+from swaplib.comparison import keep_comparable, open_compared
+from swaplib.evidence import DEFAULT_MARGIN
 from swaplib.metrics import Track
 from swaplib.model_names import CAPTURED
 from swaplib.notebooks import parse_parameters, run_notebook
-from swaplib.runs import new_folder, open_run, read_ledgers, read_metrics
+from swaplib.runs import new_folder, open_run, read_metrics
 from swaplib.settings import ROOT, Settings, check_sizes, show_path
 
 STAGES = ("06_capture", "07_build", "08_distill")
@@ -48,9 +49,7 @@ def run_flywheel(settings: Settings, track: str, assignments: list[tuple[str, st
     return [run_notebook(settings, notebooks[stage], asked[stage], timeout_s)[1] for stage in STAGES]
 
 
-def evaluate_captured(
-    settings: Settings, track: Track, question: dict[str, Any], session_id: str, margin: float = 0.05
-) -> dict[str, Any]:
+def evaluate_captured(settings: Settings, track: Track, question: dict[str, Any], session_id: str) -> dict[str, Any]:
     """Ask the SLM as it is and the adapter of captured rows 01's test rows, and compare with all that answered the same.
 
     Args:
@@ -59,26 +58,23 @@ def evaluate_captured(
         question: `limit`, `max_new_tokens` and `batch_size`; where 02 has asked the SLM, its rows and limit are taken, so
             that what 03 and 05 read stays as it is.
         session_id: The Langfuse session.
-        margin: How much worse still counts as not worse, a rate in 0..1.
 
     Returns:
         `rates` by model, and `comparisons` of `slm`, and of `azure` and `slm_ft` as far as their last runs answer the same
         question, with the adapter of captured rows.
     """
     settings = settings.model_copy(update={"slm_base_url": None})
-    there = [m for m in ("azure", "slm", "slm_ft") if (settings.evaluation / f"{track}_{m}_test.json").is_file()]
-    if "slm" in there:
+    if (settings.evaluation / f"{track}_slm_test.json").is_file():
         asked = read_metrics(settings, track, "slm")
         question = question | {"limit": asked["n_rows"], "max_new_tokens": asked["run"]["max_new_tokens"]}
     captured = str(CAPTURED)
     evaluate.run_models(settings, track, f"slm,{captured}", **question, session_id=session_id)
-    there = [m for m in there if m == "azure" or (m == "slm_ft" and _is_current(settings, track))]
+    there = [m for m in ("azure", "slm_ft") if (settings.evaluation / f"{track}_{m}_test.json").is_file()]
+    there = [m for m in there if m == "azure" or _is_current(settings, track)]
     others = ["slm", *keep_comparable(settings, track, "slm", there)]
-    metrics = read_compared(settings, track, *others, captured)
-    ledgers = read_ledgers(settings, metrics)
-    pairs = [(m, compare_models(track, ledgers, m, captured, margin)) for m in others]
-    comparisons = [{"first": m, "second": captured, "pairs": found} for m, found in pairs]
-    return {"rates": list_rates(track, metrics), "comparisons": comparisons}
+    compared = open_compared(settings, track, *others, captured)
+    comparisons = compared.compare_all([(m, captured) for m in others], DEFAULT_MARGIN)
+    return {"rates": compared.list_rates(), "comparisons": comparisons}
 
 
 def _is_current(settings: Settings, track: Track) -> bool:
@@ -124,7 +120,7 @@ def close_loop(
     session = manifest["run"]["session_id"]
     content: dict[str, Any] = {"track": track, **{name: manifest[name] for name in ("filter", "rows", "chats")}}
     content |= {"trained": {name: card and _shorten(card) for name, card in cards.items()}}
-    content |= {"track_eval": None, "agent_eval": None}
+    content |= {"track_eval": None, "agent_eval": None, "margin": DEFAULT_MARGIN}
     if cards["rows"]:
         question = {"limit": test_limit, "max_new_tokens": options.max_new_tokens, "batch_size": batch_size}
         content["track_eval"] = evaluate_captured(settings, track, question, session)

@@ -129,6 +129,7 @@ def write_html(executed: Path) -> Path:
     from nbconvert.preprocessors import CoalesceStreamsPreprocessor  # a progress bar becomes its last line
 
     notebook = nbformat.read(executed, as_version=4)
+    notebook.cells = _raise_headline(notebook.cells)
     for cell in notebook.cells:  # a report is for reading: of the code, only the parameters and the cell that failed
         is_done = cell.metadata.get("papermill", {}).get("status", "completed") == "completed"
         if is_done and not {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", [])):
@@ -139,6 +140,22 @@ def write_html(executed: Path) -> Path:
     path = executed.with_suffix(".html")
     write_text(path, html)
     return path
+
+
+def _raise_headline(cells: list[Any]) -> list[Any]:
+    """The cells with what the one with the tag `headline` shows right below the title; what it prints stays where it is."""
+    from nbformat.v4 import new_code_cell, new_markdown_cell
+
+    where = next((i for i, cell in enumerate(cells) if "headline" in cell.metadata.get("tags", [])), None)
+    shown = [out for out in cells[where].get("outputs", []) if out.output_type != "stream"] if where else []
+    if not shown or any(out.output_type == "error" for out in shown):
+        return cells
+    cells[where].outputs = [out for out in cells[where].outputs if out.output_type == "stream"]
+    for out in shown:
+        out.pop("execution_count", None)
+    raised = new_code_cell(outputs=shown)
+    title, _, rest = cells[0].source.partition("\n")
+    return [new_markdown_cell(title), raised, new_markdown_cell(rest.strip()), *cells[1:]]
 
 
 def strip_ansi(text: str) -> str:

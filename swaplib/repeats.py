@@ -9,14 +9,13 @@ at fault and not the model's skill.
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from swaplib.diagnosis import find_answer
 from swaplib.facts import list_parts
 from swaplib.metrics import Track, parse_gold, parse_output
-from swaplib.rows import LedgerLine, Row, read_rows
-from swaplib.settings import Settings
+from swaplib.rows import LedgerLine, Row
 
 MIN_ROWS, MIN_SHARE = 3, 0.1  # a fault of fewer outputs is no pattern
 _BEGINNING = re.compile(r"\S{1,24}")
@@ -64,11 +63,10 @@ def _list_faults(track: Track, completion: str, output: str) -> dict[str, set[An
     return faults
 
 
-def describe_split(
-    settings: Settings, track: Track, split: str, ledgers: dict[str, Sequence[LedgerLine]]
+def describe_all(
+    track: Track, rows: Sequence[Row], ledgers: Mapping[str, Sequence[LedgerLine]]
 ) -> list[dict[str, str]]:
-    """The shared faults of several models over the rows of one split: records with `model` and `shared fault`."""
-    rows = read_rows(settings.dataset / track / f"{split}.jsonl", track)
+    """The shared faults of several models over the same rows: records with `model` and `shared fault`."""
     found = {model: describe_repeats(count_repeats(track, rows, ledger)) for model, ledger in ledgers.items()}
     return [
         {"model": model, "shared fault": sentence}

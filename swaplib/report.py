@@ -47,30 +47,6 @@ def _make_visible(text: str) -> str:
     return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), shown)
 
 
-def show_manifest(manifest: dict[str, Any]) -> "Styler":
-    """Rows of each track and split, asked for and made, those that repeat a prompt, and the sha256 of each file."""
-    asked = manifest.get("sizes_asked", {})
-    records = [
-        {
-            "track": track,
-            "split": split,
-            "rows": n,
-            "rows asked for": str(asked.get(track, {}).get(split, "as given")),
-            "repeated prompts": manifest["repeated_prompts"][track][split],
-            "sha256": manifest["sha256"][f"{track}/{split}.jsonl"][:12],
-        }
-        for track, splits in manifest["rows"].items()
-        for split, n in splits.items()
-    ]
-    return style(pd.DataFrame(records))
-
-
-def show_left_out(manifest: dict[str, Any]) -> "Styler":
-    """Why source rows did not become rows, with counts; own rows are all kept."""
-    left_out = manifest.get("left_out", {"(own rows: all kept)": 0})
-    return style(pd.DataFrame({"reason": left_out.keys(), "rows": left_out.values()}))
-
-
 def show_records(records: list[dict[str, Any]]) -> "Styler":
     """Flat records as a table; underscores in the heads become spaces."""
     return style(pd.DataFrame(records).rename(columns=lambda name: name.replace("_", " ")))
@@ -79,28 +55,6 @@ def show_records(records: list[dict[str, Any]]) -> "Styler":
 def show_texts(records: list[dict[str, Any]], caption: str = "") -> "Styler":
     """Records with long texts as a table; underscores in the heads become spaces."""
     return style_texts(pd.DataFrame(records).rename(columns=lambda name: name.replace("_", " ")), caption)
-
-
-def show_answerability(manifest: dict[str, Any]) -> "Styler":
-    """Where the gold values of each track and split come from; nothing to count for own rows without facts."""
-    counts = manifest["answerability"]
-    heads = {"values_request": "in the request", "values_default": "a default", "values_neither": "neither"}
-    records = [
-        {"track": track, "split": split, "rows": manifest["rows"][track][split]}
-        | {heads.get(name, name): n for name, n in numbers.items()}
-        for track, splits in counts.items()
-        for split, numbers in splits.items()
-    ]
-    return show_records(
-        records or [{"track": "own rows without tools.json or schema.json: nothing is known of their values"}]
-    )
-
-
-def show_rows(rows: dict[str, dict[str, list[Row]]], track: Track, n: int = 3) -> "Styler":
-    """The first n test rows of a track, prompt beside completion; an empty table when the dataset lacks the track."""
-    found = rows.get(track, {}).get("test", [])
-    table = pd.DataFrame([{"prompt": r.prompt, "completion": r.completion} for r in found[:n]], dtype=object)
-    return style_texts(table, f"{track}: {min(n, len(found))} of {len(found)} test rows")
 
 
 def format_rate(rate: float, interval: list[float]) -> str:
@@ -139,16 +93,38 @@ def list_runs(settings: Settings, track: Track) -> "Styler":
 
 
 def show_answered(track: Track, diagnoses: dict[str, dict[str, Any]]) -> "Styler":
-    """Core metrics over all rows, which count, beside those over the rows that a model answered, which flatter it."""
+    """Core metrics over all rows, which count; over those that a model answered, which flatter it; over given ones.
+
+    A row is given when the request or a default holds every value of its gold.
+    """
     records = []
     for model, d in diagnoses.items():
-        record = {"model": ModelName.parse(model).label, "all rows": d["n_rows"], "answered": d["answered"]["n_rows"]}
-        for name in core_metrics(track):
-            record[name] = f"{d['all_rows'][name]:.3f}"
-            flattering = d["answered"].get(name)
-            record[f"{name.removesuffix('_rate')}, answered only"] = "" if flattering is None else f"{flattering:.3f}"
-        records.append(record)
+        for rows, found in (("all", d["all_rows"]), ("answered", d["answered"]), ("given", d["given"])):
+            if found is not None:
+                record = {"model": ModelName.parse(model).label, "rows that are": rows, "n": found["n_rows"]}
+                records.append(record | {name: _format_rate(found.get(name)) for name in core_metrics(track)})
     return style(pd.DataFrame(records))
+
+
+def _format_rate(rate: float | None) -> str:
+    return "" if rate is None else f"{rate:.3f}"
+
+
+def show_fields(diagnoses: dict[str, dict[str, Any]], n: int = 12) -> "Styler":
+    """The keys of the golds that models got wrong most often: how often each was wanted, right and missing, by model."""
+    by_model = {model: {f["field"]: f for f in d["fields"]} for model, d in diagnoses.items()}
+    wanted = {field: found["wanted"] for of_model in by_model.values() for field, found in of_model.items()}
+    wrong = {field: sum(d[field]["wanted"] - d[field]["right"] for d in by_model.values()) for field in wanted}
+    records = []
+    missed = sorted((field for field in wanted if wrong[field]), key=lambda field: (-wrong[field], field))
+    for field in missed[:n]:
+        record = {"key": field, "wanted": wanted[field]}
+        for model, of_model in by_model.items():
+            found = of_model[field]
+            record[f"{model}: right"] = f"{found['right']} ({found['right'] / found['wanted']:.2f})"
+            record[f"{model}: missing"] = found["missing"] or ""
+        records.append(record)
+    return style(pd.DataFrame(records), f"{len(records)} of {len(missed)} keys that were wrong, of {len(wanted)}")
 
 
 def show_diagnosis(diagnoses: dict[str, dict[str, Any]]) -> "Styler":

@@ -19,10 +19,10 @@ from typing import Any
 
 from swaplib import provenance, tracing
 from swaplib.files import write_json
-from swaplib.metrics import Track
+from swaplib.metrics import Track, aggregate, rates_of
 from swaplib.outbox import describe_delivery
 from swaplib.rows import LedgerLine, read_ledger
-from swaplib.settings import Settings
+from swaplib.settings import Settings, show_path
 
 
 class OpenRun:
@@ -169,6 +169,7 @@ def read_ledgers(settings: Settings, metrics: dict[str, dict[str, Any]]) -> dict
 
     Raises:
         FileNotFoundError: A run's folder is gone.
+        ValueError: A ledger lacks rows, or says something else than the metrics file.
     """
     ledgers = {}
     for name, content in metrics.items():
@@ -176,7 +177,26 @@ def read_ledgers(settings: Settings, metrics: dict[str, dict[str, Any]]) -> dict
         if not path.is_file():
             raise FileNotFoundError(f"no ledger at {path}. Run notebooks/02_eval.ipynb again.")
         ledgers[name] = tuple(line for _, line in sorted(read_ledger(path).items()))
+        _check_ledger(path, content, ledgers[name])
     return ledgers
+
+
+def _check_ledger(path: Path, metrics: dict[str, Any], ledger: tuple[LedgerLine, ...]) -> None:
+    """Raise ValueError unless a ledger holds each row once and its score bits give the rates of the metrics file."""
+    n, track = metrics["n_rows"], metrics["run"]["track"]
+    if lost := sorted(set(range(n)) ^ {line.index for line in ledger}):
+        raise ValueError(
+            f"{show_path(path)}: expected the rows 0 to {n - 1}, each once; these are missing or too many: "
+            f"{', '.join(map(str, lost[:10]))}. Run notebooks/02_eval.ipynb again: it asks the missing ones."
+        )
+    rates = rates_of(aggregate(track, [line.scores for line in ledger]))
+    if differing := [name for name, rate in rates.items() if metrics[name] != rate]:
+        name = differing[0]
+        raise ValueError(
+            f"{show_path(path)} gives {name}={rates[name]:.4f}, and {show_path(path.parent / 'metrics.json')} says "
+            f"{metrics[name]:.4f}: one of them was changed. Delete that metrics.json and run notebooks/02_eval.ipynb again: "
+            "it is made of the ledger, and nothing is asked."
+        )
 
 
 def list_runs(settings: Settings, track: Track) -> list[dict[str, Any]]:

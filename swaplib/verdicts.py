@@ -5,8 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from swaplib.costs import count_unread
 from swaplib.model_names import CAPTURED, ModelName
-from swaplib.report import format_rate, style
+from swaplib.report import format_rate, style, style_texts
+from swaplib.sentences import describe_decision, describe_runs, make_head, make_runs_head
+from swaplib.words import round_up, say_gap, say_verdict
 
 if TYPE_CHECKING:
     from IPython.display import HTML
@@ -36,22 +39,30 @@ def show_decision(decision: dict[str, Any]) -> "Styler":
 
 def show_evidence(decision: dict[str, Any]) -> "Styler":
     """How sure the gap is, metric by metric: the hosted LLM against the model that the decision is about."""
-    pairs = decision["evidence"]["pairs"]
-    return show_pairs([{"first": "azure", "second": decision["model"], "pairs": pairs}])
+    pairs = [{"first": "azure", "second": decision["model"], "pairs": decision["evidence"]["pairs"]}]
+    return show_pairs(pairs, decision["margin"])
 
 
-def show_pairs(comparisons: list[dict[str, Any]]) -> "Styler":
-    """Paired evidence about two models or runs, metric by metric; the verdict is on the second."""
+def show_pairs(comparisons: list[dict[str, Any]], margin: float) -> "Styler":
+    """Paired evidence about two models or runs, metric by metric; the verdict is on the second, at the margin."""
     records = []
     for compared in comparisons:
         for name, found in compared["pairs"].items():
-            record = {"first": compared["first"], "second": compared["second"], "metric": name}
-            record |= {"first less second, 95%": "{:+.2f} [{:+.2f}, {:+.2f}]".format(found["gap"], *found["interval"])}
-            record |= {"bootstrap 95%": "[{:+.2f}, {:+.2f}]".format(*found["bootstrap"])}
-            record |= {"only first right": found["first_only"], "only second right": found["second_only"]}
-            record |= {"McNemar p": f"{found['p_value']:.3g}", "after Holm": f"{found['p_adjusted']:.3g}"}
-            records.append(record | {"the second is": found["verdict"], "rows needed": found["rows_needed"] or ""})
+            record = {"first less second": f"{compared['first']} − {compared['second']}", "metric": name}
+            record |= {"gap, 95%": say_gap(found), "the second is": say_verdict(found, margin)}
+            record |= {"rows needed (power; range)": _format_needed(found["rows_needed"])}
+            record |= {"only first, only second right": f"{found['first_only']}, {found['second_only']}"}
+            by_groups = "[{:+.2f}, {:+.2f}]".format(*found["bootstrap"])
+            record |= {"95% by groups": f"{by_groups} of {found['n_groups']}"}
+            records.append(record | {"McNemar p (Holm)": f"{found['p_value']:.2g} ({found['p_adjusted']:.2g})"})
     return style(pd.DataFrame(records))
+
+
+def _format_needed(needed: dict[str, Any] | None) -> str:
+    if not needed:
+        return ""
+    low, most = round_up(needed["low"]), f"{round_up(needed['high']):,}" if needed["high"] else "a million or more"
+    return f"{round_up(needed['rows']):,} ({needed['power']:.0%}; {low:,} to {most})"
 
 
 def show_few_shot(decision: dict[str, Any]) -> "Styler":
@@ -60,20 +71,34 @@ def show_few_shot(decision: dict[str, Any]) -> "Styler":
     The hosted LLM with examples stands there too: it costs more than without, and no rule is applied to it.
     """
     if found := decision["evidence"]["few_shot"]:
-        return show_pairs(found)
+        return show_pairs(found, decision["margin"])
     return style(pd.DataFrame({"few-shot runs": ["none: 02_eval makes one with `-p models slm -p shots 4`"]}))
 
 
 def show_full(decision: dict[str, Any]) -> "Styler":
     """What 4-bit took: each 4-bit run against the same checkpoint unquantised, and that against the hosted LLM."""
     if found := decision["evidence"]["full"]:
-        return show_pairs(found)
+        return show_pairs(found, decision["margin"])
     return style(pd.DataFrame({"unquantised runs": ["none: 02_eval makes one with `-p models slm-full`"]}))
 
 
 def show_comparison(compared: dict[str, Any] | None) -> "Styler":
     """Two runs that were compared by their ids; an empty table when nothing was asked."""
-    return show_pairs([compared] if compared else [])
+    return show_pairs([compared], compared["margin"]) if compared else show_pairs([], 0)
+
+
+def show_ceiling(decision: dict[str, Any]) -> "Styler":
+    """The rows that no model of the report got and that two readers held for impossible or for a guess, with the reason."""
+    ceiling = decision["caveats"]["ceiling"]
+    records = [
+        {"row": int(index), "read as": kind, "why": reason}
+        for kind in ("impossible", "guess")
+        for index, reason in ceiling[kind].items()
+    ]
+    nobody, n = len(ceiling["nobody"]), ceiling["n_rows"]
+    caption = f"no model of this report got {nobody} of {n} rows; {len(records)} of them were "
+    table = pd.DataFrame(records, columns=["row", "read as", "why"], dtype=object)
+    return style_texts(table, f"{caption}read by hand as ones that nobody can get, or only by luck")
 
 
 def show_costs(decision: dict[str, Any]) -> "Styler":
@@ -82,7 +107,7 @@ def show_costs(decision: dict[str, Any]) -> "Styler":
     All but `rows` and `right` is of the rows that were read; where these are fewer, they have a column.
     """
     costs, records = decision["costs"], []
-    has_unread = bool(_count_unread(costs))
+    has_unread = bool(count_unread(costs))
     for model, found in costs["models"].items():
         record = {"model": ModelName.parse(model).label, "rows": found["rows"], "right": found["right"]}
         record |= {"rows read": _format(found.get("rows_read"), ",d")} if has_unread else {}
@@ -96,16 +121,10 @@ def show_costs(decision: dict[str, Any]) -> "Styler":
             pay = costs["pays"].get(model)
             record |= {"USD for 1,000 rows": _format(found["usd_per_1000_rows"], ",.4f")}
             record |= {"USD a right row": _format(found["usd_per_right_row"], ",.6f")}
-            record |= {"pays from, rows a day": _format(pay["from_rows_per_day"], ",.0f") or "never" if pay else ""}
+            for name, key in (("rows", "from_rows_per_day"), ("right rows", "from_rows_per_day_by_right")):
+                record |= {f"pays from, {name} a day": _format(pay[key], ",.0f") or "never" if pay else ""}
         records.append(record)
     return style(pd.DataFrame(records))
-
-
-def _count_unread(costs: dict[str, Any]) -> dict[str, int]:
-    """How many rows were never read, by model; only models with such rows. Files of old do not tell."""
-    known = {model: found for model, found in costs["models"].items() if found.get("rows_read") is not None}
-    counts = {model: found["rows"] - found["rows_read"] for model, found in known.items()}
-    return {model: n for model, n in counts.items() if n}
 
 
 def _format(value: float | None, form: str) -> str:
@@ -120,95 +139,6 @@ def show_changes(decision: dict[str, Any]) -> "Styler":
         for name, n in decision["evidence"]["changes"].items()
     ]
     return style(pd.DataFrame(records))
-
-
-def describe_decision(decision: dict[str, Any]) -> str:
-    """The rule's bit as one sentence for a manager."""
-    n, delta = decision["n_rows"], decision["delta"]
-    if not _is_any_right(decision):
-        return f"FINE_TUNE={decision['FINE_TUNE']}, but on {n} rows no model got one right: this says nothing yet."
-    note = (
-        f" One row is {1 / n:.3g} of the rate, more than delta={delta:g}: a single row decides."
-        if 1 / n > delta
-        else ""
-    )
-    if decision["FINE_TUNE"]:
-        where = ", ".join(decision["worse_on"])
-        return f"FINE_TUNE=1: on {n} rows the SLM is worse by more than {delta:g} on {where}.{note}"
-    good = f"the SLM is not worse than the hosted LLM by more than {delta:g} on any core metric"
-    return f"FINE_TUNE=0: on {n} rows {good}.{note}"
-
-
-def describe_verdict(decision: dict[str, Any]) -> str:
-    """A post-decision's verdict as one sentence for a manager."""
-    n, delta, where = decision["n_rows"], decision["delta"], ", ".join(decision["worse_on"])
-    if not _is_any_right(decision):
-        return f"Verdict: {decision['verdict']}, but on {n} rows no model got one right: this says nothing yet."
-    who = "the SLM with its adapter" if decision["model"] == "slm_ft" else "the SLM without an adapter"
-    worse = f"{who} is still worse than the hosted LLM by more than {delta:g} on {where}"
-    not_worse = f"is not worse than the hosted LLM by more than {delta:g} on any core metric"
-    if decision["verdict"] == "swap":
-        reason = f"the SLM without an adapter {not_worse}"
-    elif decision["verdict"] == "swap with the adapter":
-        reason = f"{who} {not_worse}"
-    elif decision["verdict"] == "stay":
-        reason = worse
-    else:
-        reason = f"{worse}, but with examples in the prompt the SLM {not_worse}"
-    return f"Verdict: {decision['verdict']}. On {n} rows, {reason}."
-
-
-def describe_evidence(decision: dict[str, Any]) -> str:
-    """How sure the decision is, as one sentence for a manager."""
-    parts = []
-    model = decision.get("recommended", decision["model"])
-    for name, found in decision["evidence"].get("recommended", decision["evidence"]["pairs"]).items():
-        low, high = found["interval"]
-        needed = f" ({found['rows_needed']:,} would settle it)" if found["rows_needed"] else ""
-        parts.append(f"{name} {found['verdict']}{needed}, {found['gap']:+.2f} [{low:+.2f}, {high:+.2f}]")
-    gap = f"gap to {model} with its 95% interval, margin {decision['margin']:g}"
-    return f"How sure ({gap}): {'; '.join(parts)}."
-
-
-def describe_costs(decision: dict[str, Any]) -> str:
-    """What it would cost, as one sentence for a manager; without prices it says where to set them.
-
-    It says USD: between two dollar signs, JupyterLab would typeset mathematics.
-    """
-    costs, parts = decision["costs"], []
-    for model, found in costs["models"].items():
-        if found["usd_per_1000_rows"] is not None:
-            parts.append(f"{model} USD {found['usd_per_1000_rows']:,.3f}")
-    if not parts:
-        return (
-            "No price is set (AZURE_USD_PER_MILLION_INPUT and _OUTPUT, SLM_USD_PER_HOUR), so costs are tokens and time."
-        )
-    pay = costs["pays"].get(decision.get("recommended", decision["model"]))
-    when = ""
-    if pay and pay["from_rows_per_day"] is not None:
-        when = f" A machine of its own pays from {pay['from_rows_per_day']:,.0f} rows a day on."
-    elif pay:
-        most = f"{pay['capacity_rows_per_day']:,.0f} rows a day at most"
-        when = f" A machine of its own never pays: it answers {most}, which cost less at the hosted LLM."
-    listed = ", ".join(
-        f"{n} of {costs['models'][model]['rows']} of {model}" for model, n in _count_unread(costs).items()
-    )
-    note = f" Rows that were never read are left out: {listed}." if listed else ""
-    return f"For 1,000 rows, with the machine always busy: {', '.join(parts)}.{when}{note}"
-
-
-def describe_full(decision: dict[str, Any]) -> str:
-    """What 4-bit took, as one sentence for a manager; empty where no unquantised run was compared."""
-    parts, rates = [], decision["evidence"]["rates"]
-    for compared in decision["evidence"]["full"]:
-        full, base = compared["first"], compared["second"]
-        if ModelName.parse(full).is_full:  # the other pairs compare it with the hosted LLM
-            moves = [
-                f"{name} {rates[full][name]['rate']:.2f} to {rates[base][name]['rate']:.2f} ({pair['verdict']})"
-                for name, pair in compared["pairs"].items()
-            ]
-            parts.append(f"{base} against {full}: {', '.join(moves)}")
-    return f"What 4-bit took: {'; '.join(parts)}." if parts else ""
 
 
 def describe_loop(loop: dict[str, Any]) -> list[str]:
@@ -243,7 +173,7 @@ def show_loop(loop: dict[str, Any]) -> "HTML":
     agents = loop["agent_eval"]
     solved = [agents["models"][m]["solved_rate"] for m in ("slm", "slm_ft")] if agents else None
     head = f"Tasks solved: {solved[0]:.0%} to {solved[1]:.0%}" if solved else "No agent was distilled"
-    return _make_box(head, describe_loop(loop))
+    return _make_box(head, [("", sentence) for sentence in describe_loop(loop)])
 
 
 def show_agents(loop: dict[str, Any]) -> "Styler":
@@ -261,7 +191,7 @@ def show_loop_pairs(loop: dict[str, Any]) -> "Styler":
     """Paired evidence of the loop: the distilled agent, then the adapter of captured rows against every other model."""
     agents, rows = loop["agent_eval"], loop["track_eval"]
     pairs = [{"first": "slm (agent)", "second": "slm_ft (agent)", "pairs": agents["pairs"]}] if agents else []
-    return show_pairs(pairs + (rows["comparisons"] if rows else []))
+    return show_pairs(pairs + (rows["comparisons"] if rows else []), loop["margin"])
 
 
 def describe_parity(parity: dict[str, Any]) -> str:
@@ -271,21 +201,25 @@ def describe_parity(parity: dict[str, Any]) -> str:
 
 
 def show_verdict(decision: dict[str, Any], parity: dict[str, Any] | None = None) -> "HTML":
-    """The decision in a box: the bit or the verdict, then the reason, how sure it is, what it costs, and parity."""
-    is_post = "verdict" in decision
-    head = decision["verdict"].capitalize() if is_post else f"FINE_TUNE={decision['FINE_TUNE']}"
-    sentences = [describe_verdict(decision) if is_post else describe_decision(decision), describe_evidence(decision)]
-    sentences += [describe_full(decision), describe_costs(decision)] + ([describe_parity(parity)] if parity else [])
-    return _make_box(head, [sentence for sentence in sentences if sentence])
+    """A decision in a box: the headline, then what the rule says, how sure that is, what it costs, what would settle it."""
+    lines = describe_decision(decision) + ([("Parity", describe_parity(parity))] if parity else [])
+    return _make_box(make_head(decision), lines)
 
 
-def _make_box(head: str, sentences: list[str]) -> "HTML":
+def show_runs(summary: dict[str, Any]) -> "HTML":
+    """What 02 has seen, in a box."""
+    return _make_box(make_runs_head(summary), describe_runs(summary))
+
+
+def _make_box(head: str, lines: list[tuple[str, str]]) -> "HTML":
     from IPython.display import HTML
 
-    lines = "".join(f'<p style="margin:0.3em 0">{escape(text)}</p>' for text in sentences)
-    box = "border:2px solid #333;border-left-width:12px;padding:0.6em 1em;margin:0.5em 0;max-width:60em"
-    return HTML(f'<div style="{box}"><div style="font-size:1.6em;font-weight:bold">{escape(head)}</div>{lines}</div>')
-
-
-def _is_any_right(decision: dict[str, Any]) -> bool:
-    return any(metric["rate"] for model in decision["evidence"]["rates"].values() for metric in model.values())
+    cell = "padding:0.15em 0;vertical-align:top;text-align:left;white-space:normal;background:none"
+    rows = "".join(
+        f'<tr style="background:none"><td style="{cell};padding-right:1em;white-space:nowrap"><b>{escape(label)}</b></td>'
+        f'<td style="{cell}">{escape(text)}</td></tr>'
+        for label, text in lines
+    )
+    box = "border:2px solid #333;border-left-width:12px;padding:0.6em 1em;margin:0.5em 0;max-width:72em"
+    title = f'<div style="font-size:1.6em;font-weight:bold">{escape(head)}</div>'
+    return HTML(f'<div style="{box}">{title}<table style="border:none;margin:0.3em 0 0 0">{rows}</table></div>')

@@ -18,7 +18,8 @@ def add_few_shot(settings, shots: int, **changes) -> None:
     train = read_rows(settings.dataset / "toolcall" / "train.jsonl", "toolcall")
     run = azure["run"] | {"model": f"slm-shots{shots}", "identity": slm["run"]["identity"]}
     run |= {"shots_sha256": hash_rows(pick_shots(train, shots))} | changes
-    write_json(settings.evaluation / f"toolcall_slm-shots{shots}_test.json", azure | {"run": run})
+    for split in ("test", "val"):
+        write_json(settings.evaluation / f"toolcall_slm-shots{shots}_{split}.json", azure | {"run": run})
 
 
 def test_two_runs_of_one_model_are_compared_by_their_ids(toolcall_home):
@@ -61,8 +62,7 @@ def test_examples_that_are_enough_are_recommended_when_the_slm_alone_is_not(two_
     decided = decision.decide_again(two_runs, "toolcall", "slm")
     assert decided["verdict"] == "swap with 2 examples in the prompt"
     assert decided["recommended"] == "slm-shots2"
-    assert "gap to slm-shots2" in verdicts.describe_evidence(decided)  # the box is about what it recommends
-    assert "but with examples in the prompt the SLM is not worse" in verdicts.describe_verdict(decided)
+    assert "but the SLM with 2 examples is not worse than the hosted LLM" in verdicts.show_verdict(decided).data
     assert [(c["first"], c["second"]) for c in decided["evidence"]["few_shot"]] == [
         *(("azure", "slm-shots2"), ("slm", "slm-shots2"), ("slm-shots2", "slm")),
         *(("azure", "slm-shots5"), ("slm", "slm-shots5"), ("slm-shots5", "slm")),
@@ -70,6 +70,29 @@ def test_examples_that_are_enough_are_recommended_when_the_slm_alone_is_not(two_
     html = verdicts.show_few_shot(decided).to_html()
     assert "slm-shots5" in html
     assert "slm-shots2" in verdicts.show_decision(decided).to_html()
+
+
+def read_val(settings, shots: int) -> tuple:
+    path = settings.evaluation / f"toolcall_slm-shots{shots}_val.json"
+    return path, json.loads(path.read_text())
+
+
+def test_val_chooses_the_number_of_examples_and_test_does_not(two_runs, capsys):  # noqa: F811
+    decision.decide(two_runs, "toolcall")
+    for shots in (2, 5):
+        add_few_shot(two_runs, shots)
+    path, content = read_val(two_runs, 2)
+    content["extra"]["right"] -= 1
+    write_json(path, content)
+    assert decision.decide_again(two_runs, "toolcall", "slm")["recommended"] == "slm-shots5"
+    read_val(two_runs, 5)[0].unlink()
+    assert decision.decide_again(two_runs, "toolcall", "slm")["recommended"] == "slm-shots2"
+    assert "-p models slm-shots5 -p split val" in capsys.readouterr().out
+    content["run"]["shots_sha256"] = "others"
+    write_json(path, content)
+    decided = decision.decide_again(two_runs, "toolcall", "slm")
+    assert (decided["verdict"], decided["chosen"]) == ("stay", None)
+    assert "its run on val has other examples" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("changes", [{"n_rows": 7}, {"identity": {"model": "another"}}, {"shots_sha256": "old"}])
@@ -110,7 +133,7 @@ def test_what_4_bit_took_stands_beside_the_rule_and_changes_nothing(two_runs):  
     lost = decided["evidence"]["full"][0]["pairs"]["args_exact_rate"]
     assert (lost["first_only"], lost["second_only"]) == (2, 0)
     box = verdicts.show_verdict(decided).data
-    assert "What 4-bit took: slm against slm-full: " in box
+    assert "What it took: slm against slm-full: " in box
     assert "args_exact_rate 1.00 to 0.67" in box
     again = decision.decide_again(two_runs, "toolcall", "slm")
     assert again["verdict"] == "stay"  # slm-full would pass, and is not asked

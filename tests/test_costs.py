@@ -91,7 +91,7 @@ def test_a_run_of_which_no_row_was_read_has_no_speed_and_no_price_and_is_shown_a
         decision = {"model": "slm", "costs": costs.price_runs(models, PRICES)}
         assert decision["costs"]["pays"] == {}
         assert "rows read" in verdicts.show_costs(decision).to_html()
-        verdicts.describe_costs(decision)
+        costs.describe_costs(decision["costs"], "slm")
         assert figures.plot_costs(costs.trace_volumes(decision["costs"])) is None
 
 
@@ -101,11 +101,11 @@ def test_rows_that_were_never_read_are_said_beside_what_the_others_took():
         "model": "slm",
         "costs": costs.price_runs({"azure": read, "slm": metrics(four_of_ten(TOO_LONG))}, PRICES),
     }
-    assert "Rows that were never read are left out: 6 of 10 of slm." in verdicts.describe_costs(decision)
+    assert "Rows that were never read are left out: 6 of 10 of slm." in costs.describe_costs(decision["costs"], "slm")
     assert "rows read" in verdicts.show_costs(decision).to_html()
     for found in decision["costs"]["models"].values():  # a decision of old does not tell
         del found["rows_read"]
-    assert "never read" not in verdicts.describe_costs(decision)
+    assert "never read" not in costs.describe_costs(decision["costs"], "slm")
     assert "rows read" not in verdicts.show_costs(decision).to_html()
 
 
@@ -131,6 +131,7 @@ def test_dollars_as_worked_by_hand():
         "usd_per_day": pytest.approx(86.4),
         "capacity_rows_per_day": pytest.approx(86_400),
         "from_rows_per_day": None,
+        "from_rows_per_day_by_right": None,
     }
 
 
@@ -149,6 +150,11 @@ def test_the_volume_from_which_a_machine_pays():
     assert 144_000 < min(cheaper) < 160_000
     [axes] = figures.plot_costs(volumes).axes
     assert [text.get_text() for text in axes.texts] == ["144,000"]
+    # right half as often, it pays from twice as many rows on, if right answers are what is counted
+    local["extra"]["right"] //= 2
+    hosted["extra"]["right"] = 2 * local["extra"]["right"]
+    pay = costs.price_runs({"azure": hosted, "slm": local}, PRICES)["pays"]["slm"]
+    assert pay["from_rows_per_day_by_right"] == pytest.approx(288_000)
 
 
 def test_without_prices_there_is_no_dollar_and_no_figure():
@@ -159,15 +165,15 @@ def test_without_prices_there_is_no_dollar_and_no_figure():
     assert figures.plot_costs(costs.trace_volumes(priced)) is None
     decision = {"model": "slm", "costs": priced}
     assert "USD" not in verdicts.show_costs(decision).to_html()
-    assert verdicts.describe_costs(decision).startswith("No price is set")
+    assert costs.describe_costs(decision["costs"], "slm").startswith("No price is set")
 
 
 def test_costs_read_as_a_sentence_and_a_table():
     hosted, local = (metrics([line(i, ms, 10.0 + i * ms / 1000) for i in range(10)]) for ms in (1000, 100))
     decision = {"model": "slm", "costs": costs.price_runs({"azure": hosted, "slm": local}, PRICES)}
-    assert verdicts.describe_costs(decision) == (
+    assert costs.describe_costs(decision["costs"], "slm") == (
         "For 1,000 rows, with the machine always busy: azure USD 0.600, slm USD 0.100. "
-        "A machine of its own pays from 144,000 rows a day on."
+        "A machine of its own pays from 144,000 rows a day on, counting only right answers from 144,000."
     )
     assert "144,000" in verdicts.show_costs(decision).to_html()
 
@@ -175,7 +181,7 @@ def test_costs_read_as_a_sentence_and_a_table():
 def test_a_machine_that_costs_nothing_pays_from_the_first_row_on():
     ledger = metrics([line(i, 100, 10.0 + i / 10) for i in range(10)])
     decision = {"model": "slm", "costs": costs.price_runs({"azure": ledger, "slm": ledger}, Prices(2.0, 8.0, 0.0))}
-    assert "pays from 0 rows a day on" in verdicts.describe_costs(decision)
+    assert "pays from 0 rows a day on" in costs.describe_costs(decision["costs"], "slm")
     assert "azure" in costs.trace_volumes(decision["costs"])["usd_per_day"]
 
 

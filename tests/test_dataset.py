@@ -122,8 +122,14 @@ def test_own_rows_that_repeat_each_other_are_counted(settings, tmp_path):
 
 def test_a_source_too_small_for_a_split_writes_nothing(settings, tmp_path):
     small = tmp_path / "raw.jsonl"
-    small.write_text("\n".join(settings.sample.read_text().split("\n")[:2]))
-    with pytest.raises(ValueError, match=r"no rows for .*toolcall/train.*too small"):
+    raw = settings.sample.read_text().split("\n")
+    small.write_text("\n".join(raw[:2]))
+    with pytest.raises(
+        ValueError, match="no structured rows: they are made of requests with two or three answers, and"
+    ):
+        dataset.build_dataset(settings, str(small), SIZES)
+    small.write_text("\n".join([*raw[:2], *(line for line in raw if line.count('\\"arguments\\"') == 2)][:6]))
+    with pytest.raises(ValueError, match=r"no rows for .*train.*too small"):
         dataset.build_dataset(settings, str(small), SIZES)
     assert not settings.dataset.exists()
 

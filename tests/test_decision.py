@@ -4,7 +4,7 @@ import pytest
 from servers import completion, serving
 from test_evaluate import right, run_azure, wrong_for
 
-from swaplib import comparison, decision, outbox
+from swaplib import comparison, decision, outbox, rule
 from swaplib.checkpoints import hash_checkpoint
 from swaplib.files import write_json
 from swaplib.local_checkpoint import Checkpoint
@@ -29,19 +29,63 @@ def metrics(n: int, valid: int, name: int, args: int) -> dict:
     ],
 )
 def test_the_rule_as_worked_by_hand(azure, slm, delta, bit, worse_on):
-    rule = decision.apply_rule("toolcall", metrics(10, *azure), metrics(10, *slm), delta)
-    assert (rule["FINE_TUNE"], rule["worse_on"]) == (bit, worse_on)
+    found = rule.apply_rule("toolcall", metrics(10, *azure), metrics(10, *slm), delta)
+    assert (found["FINE_TUNE"], found["worse_on"]) == (bit, worse_on)
 
 
 def test_gaps_are_azure_less_slm():
-    rule = decision.apply_rule("toolcall", metrics(10, 9, 9, 7), metrics(10, 10, 9, 2), 0.0)
-    assert rule["gaps"] == {"valid_call_rate": -0.1, "name_match_rate": 0.0, "args_exact_rate": 0.5}
+    found = rule.apply_rule("toolcall", metrics(10, 9, 9, 7), metrics(10, 10, 9, 2), 0.0)
+    assert found["gaps"] == {"valid_call_rate": -0.1, "name_match_rate": 0.0, "args_exact_rate": 0.5}
 
 
 @pytest.mark.parametrize("delta", [-0.01, 1.5])
 def test_a_delta_that_is_no_rate_is_refused(delta):
     with pytest.raises(ValueError, match="from 0 to 1"):
-        decision.apply_rule("toolcall", metrics(10, 1, 1, 1), metrics(10, 1, 1, 1), delta)
+        rule.apply_rule("toolcall", metrics(10, 1, 1, 1), metrics(10, 1, 1, 1), delta)
+
+
+def test_a_gap_that_is_copied_as_delta_is_not_worse():
+    gap = rule.apply_rule("toolcall", metrics(87, 81, 87, 31), metrics(87, 70, 80, 24), 0.0)["gaps"]["valid_call_rate"]
+    assert rule.apply_rule("toolcall", metrics(87, 81, 87, 31), metrics(87, 70, 80, 24), gap)["FINE_TUNE"] == 0
+    third = rule.apply_rule("toolcall", metrics(3, 1, 1, 1), metrics(3, 0, 0, 0), 0.0)["gaps"]["args_exact_rate"]
+    assert rule.apply_rule("toolcall", metrics(3, 1, 1, 1), metrics(3, 0, 0, 0), third)["worse_on"] == []
+
+
+@pytest.mark.parametrize(
+    ("delta", "margin", "found"), [(0, None, 0.05), (0, 0.3, 0.3), (0.15, None, 0.15), (0.1, 0.1, 0.1)]
+)
+def test_the_margin_is_delta_where_there_is_one(delta, margin, found):
+    assert rule.find_margin(delta, margin) == found
+
+
+@pytest.mark.parametrize(
+    ("delta", "margin", "said"), [(0.15, 0.05, "two questions"), (0, 1.5, "from 0 to 1"), (0, -1, "from 0")]
+)
+def test_a_margin_that_asks_another_question_is_refused_before_anything_is_written(two_runs, delta, margin, said):
+    with pytest.raises(ValueError, match=said):
+        decision.decide(two_runs, "toolcall", delta, margin)
+    assert not (two_runs.evaluation / "toolcall_decision.json").exists()
+
+
+def test_decisions_with_other_deltas_on_the_same_runs_are_remembered(two_runs):
+    assert decision.decide(two_runs, "toolcall")["earlier"] == []
+    decision.decide(two_runs, "toolcall", 0.2)
+    assert decision.decide(two_runs, "toolcall", 0.4)["earlier"] == [0.0, 0.2]
+
+
+def test_a_ledger_that_lost_a_line_is_not_paired_with_another(two_runs):
+    run = json.loads((two_runs.evaluation / "toolcall_slm_test.json").read_text())["run"]["run_id"]
+    ledger = two_runs.runs / run / "ledger.jsonl"
+    lines = ledger.read_text().splitlines(keepends=True)
+    ledger.write_text("".join(line for line in lines if json.loads(line)["index"] != 2))
+    with pytest.raises(ValueError, match=r"expected the rows 0 to 5, each once; .*: 2\. Run notebooks/02_eval"):
+        decision.decide(two_runs, "toolcall")
+
+
+def test_a_ledger_that_says_something_else_than_the_metrics_is_noticed(two_runs):
+    change(two_runs, "slm", args_exact_rate=0.5)
+    with pytest.raises(ValueError, match=r"gives args_exact_rate=0\.6667, and .*metrics\.json says 0\.5000"):
+        decision.decide(two_runs, "toolcall")
 
 
 @pytest.fixture

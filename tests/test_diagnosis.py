@@ -25,6 +25,8 @@ def make_line(track: str, gold: str, output: str, status: str = "ok", index: int
         (f"```\n{GOLD}\n```", "ok", "prose around", RIGHT),
         (GOLD + GOLD, "ok", "several wrappers", RIGHT),
         ("area(radius=5)", "ok", "no wrapper", None),
+        ('<tool_call>{"name": "area", "arguments": {"unit":"cm","radius":5}}</tool_call>', "ok", "no wrapper", RIGHT),
+        ('[{"name": "area", "arguments": {"radius":5,"unit":"cm"}}]', "ok", "no wrapper", RIGHT),
         ('<tool_call name="area">radius=5</tool_call>', "ok", "not JSON", None),
         ('<tool_call name="area">[5]</tool_call>', "ok", "not JSON", None),
         ('<tool_call name="volume">{"radius":5,"unit":"cm"}</tool_call>', "ok", "wrong name", None),
@@ -196,3 +198,41 @@ def test_leniency_does_not_take_an_object_for_a_value(gold, output):
 )
 def test_a_float_stands_for_an_int_where_the_tool_declares_a_float(gold, found, schema, is_same):
     assert same_value(gold, found, schema) is is_same
+
+
+def test_keys_are_counted_one_by_one_and_calls_by_their_place():
+    gold = '[{"name":"a","arguments":{"x":1,"y":2}},{"name":"b","arguments":{"x":3}}]'
+    swapped = '[{"name":"b","arguments":{"x":3}},{"name":"a","arguments":{"x":1,"y":2}}]'
+    half = '[{"name":"a","arguments":{"x":1,"y":9}}]'
+    outputs = [gold, swapped, half, "prose"]
+    ledger = [make_line("structured", gold, output, index=i) for i, output in enumerate(outputs)]
+    found = diagnosis.diagnose("structured", [Row(f"{i}", gold) for i in range(4)], ledger)["fields"]
+    assert {record.pop("field"): record for record in found} == {
+        "name": {"wanted": 8, "right": 3, "missing": 3},  # wrong twice where the calls are swapped
+        "x": {"wanted": 8, "right": 3, "missing": 5},
+        "y": {"wanted": 4, "right": 1, "missing": 2},
+    }
+
+
+def test_keys_of_answers_that_are_no_calls_are_counted_too():
+    gold = '{"city":"Rome","days":2}'
+    ledger = [make_line("structured", gold, output, index=i) for i, output in enumerate([gold, '{"city":"Rome"}'])]
+    found = diagnosis.diagnose("structured", [Row(f"{i}", gold) for i in range(2)], ledger)["fields"]
+    assert found == [
+        {"field": "days", "wanted": 2, "right": 1, "missing": 1},
+        {"field": "city", "wanted": 2, "right": 2, "missing": 0},
+    ]
+
+
+def test_rates_over_given_rows_leave_out_rows_whose_values_nothing_gives():
+    tool = parse_tool({"name": "area", "description": "", "parameters": {"radius": {"type": "int", "description": ""}}})
+    rows = [
+        Row(f"radius {i}", f'<tool_call name="area">{{"radius":{radius}}}</tool_call>')
+        for i, radius in enumerate((0, 7))
+    ]
+    facts = [make_facts("toolcall", row, f"radius {i}", [tool], {}) for i, row in enumerate(rows)]
+    ledger = [make_line("toolcall", rows[i].completion, rows[0].completion, index=i) for i in range(2)]
+    found = diagnosis.diagnose("toolcall", rows, ledger, facts)
+    assert (found["given"]["n_rows"], found["given"]["args_exact_rate"]) == (1, 1.0)
+    assert found["all_rows"]["args_exact_rate"] == 0.5
+    assert diagnosis.diagnose("toolcall", rows, ledger)["given"] is None

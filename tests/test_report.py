@@ -1,4 +1,4 @@
-from swaplib import figures, report, verdicts
+from swaplib import figures, report
 from swaplib.rows import Generation, LedgerLine, Row
 
 METRICS = {
@@ -51,37 +51,6 @@ def test_the_figure_has_a_bar_for_each_metric_and_model_with_its_interval():
     assert {text.get_text() for text in figure.legends[0].get_texts()} == {"azure (hosted)", "slm (local)"}
 
 
-def test_a_decision_reads_as_one_sentence():
-    assert "worse by more than 0.05 on valid_call_rate" in verdicts.describe_decision(
-        {
-            "FINE_TUNE": 1,
-            "n_rows": 9,
-            "delta": 0.05,
-            "worse_on": ["valid_call_rate"],
-            "evidence": {"rates": {"azure": {"valid_call_rate": {"rate": 0.5}}}},
-        }
-    )
-
-
-def test_a_gate_finer_than_one_row_says_that_a_single_row_decides():
-    rates = {"azure": {"valid_call_rate": {"rate": 0.5}}}
-    decision = {
-        "FINE_TUNE": 1,
-        "n_rows": 50,
-        "delta": 0.01,
-        "worse_on": ["valid_call_rate"],
-        "evidence": {"rates": rates},
-    }
-    assert "One row is 0.02 of the rate, more than delta=0.01" in verdicts.describe_decision(decision)
-    assert "One row" not in verdicts.describe_decision(decision | {"delta": 0.02})
-
-
-def test_a_comparison_in_which_nobody_was_right_says_so():
-    rates = {model: {"valid_call_rate": {"rate": 0.0}} for model in ("azure", "slm")}
-    decision = {"FINE_TUNE": 0, "n_rows": 9, "delta": 0, "worse_on": [], "evidence": {"rates": rates}}
-    assert "no model got one right" in verdicts.describe_decision(decision)
-
-
 def test_rows_that_differ_come_first():
     right, wrong = ({"valid_call": bit} for bit in (True, False))
     generation = Generation("text", "ok", "stop", 1, 1, 1.0)
@@ -92,22 +61,6 @@ def test_rows_that_differ_come_first():
     ).to_html()
     places = [html.index(f"prompt {i}") for i in (2, 1, 3, 0)]
     assert places == sorted(places)
-
-
-def test_a_verdict_reads_as_one_sentence():
-    rates = {"slm_ft": {"valid_call_rate": {"rate": 0.5}}}
-    post = {
-        "model": "slm_ft",
-        "n_rows": 9,
-        "delta": 0.05,
-        "worse_on": ["valid_call_rate"],
-        "evidence": {"rates": rates},
-    }
-    assert "still worse than the hosted LLM by more than 0.05 on valid_call_rate" in verdicts.describe_verdict(
-        post | {"verdict": "stay"}
-    )
-    assert "with its adapter is not worse" in verdicts.describe_verdict(post | {"verdict": "swap with the adapter"})
-    assert "without an adapter is not worse" in verdicts.describe_verdict(post | {"verdict": "swap"})
 
 
 def test_the_loss_curve_has_every_step_and_every_validation():

@@ -1,0 +1,58 @@
+"""Tables of 01: what was built, what was left out, whether prompts can be answered, rows to read. It computes nothing."""
+
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from swaplib.metrics import Track
+from swaplib.report import show_records, style, style_texts
+from swaplib.rows import Row
+
+if TYPE_CHECKING:
+    from pandas.io.formats.style import Styler
+
+
+def show_manifest(manifest: dict[str, Any]) -> "Styler":
+    """Rows of each track and split, asked for and made, those that repeat a prompt, and the sha256 of each file."""
+    asked = manifest.get("sizes_asked", {})
+    records = [
+        {
+            "track": track,
+            "split": split,
+            "rows": n,
+            "rows asked for": str(asked.get(track, {}).get(split, "as given")),
+            "repeated prompts": manifest["repeated_prompts"][track][split],
+            "sha256": manifest["sha256"][f"{track}/{split}.jsonl"][:12],
+        }
+        for track, splits in manifest["rows"].items()
+        for split, n in splits.items()
+    ]
+    return style(pd.DataFrame(records))
+
+
+def show_left_out(manifest: dict[str, Any]) -> "Styler":
+    """Why source rows did not become rows, with counts; own rows are all kept."""
+    left_out = manifest.get("left_out", {"(own rows: all kept)": 0})
+    return style(pd.DataFrame({"reason": left_out.keys(), "rows": left_out.values()}))
+
+
+def show_answerability(manifest: dict[str, Any]) -> "Styler":
+    """Where the gold values of each track and split come from; nothing to count for own rows without facts."""
+    counts = manifest["answerability"]
+    heads = {"values_request": "in the request", "values_default": "a default", "values_neither": "neither"}
+    records = [
+        {"track": track, "split": split, "rows": manifest["rows"][track][split]}
+        | {heads.get(name, name): n for name, n in numbers.items()}
+        for track, splits in counts.items()
+        for split, numbers in splits.items()
+    ]
+    return show_records(
+        records or [{"track": "own rows without tools.json or schema.json: nothing is known of their values"}]
+    )
+
+
+def show_rows(rows: dict[str, dict[str, list[Row]]], track: Track, n: int = 3) -> "Styler":
+    """The first n test rows of a track, prompt beside completion; an empty table when the dataset lacks the track."""
+    found = rows.get(track, {}).get("test", [])
+    table = pd.DataFrame([{"prompt": r.prompt, "completion": r.completion} for r in found[:n]], dtype=object)
+    return style_texts(table, f"{track}: {min(n, len(found))} of {len(found)} test rows")

@@ -1,0 +1,59 @@
+"""Does form hide skill? A model whose right answers stand inside a code fence scores 0, and so may the other one.
+
+The strict metrics decide (metrics.py). Where form hides what a model knows, they measure the prompt and not the model, and a
+comparison by them says nothing:
+
+    60 of 60 answers are inside a code fence; found there: hosted LLM 58 right, SLM 40; by the metrics 0 and 0: "as good"
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from swaplib.diagnosis import find_right
+from swaplib.metrics import Track
+from swaplib.repeats import count_repeats
+from swaplib.rows import LedgerLine, Row
+
+# right answers that only form has cost: this share of the rows, and at least five (one-sided sign test: p = 1/32)
+HIDDEN_SHARE, HIDDEN_ROWS = 0.2, 5
+# rows whose output calls one and the same wrong name
+WORD_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a model's outputs look like beside what they say.
+
+    `strict` rows are right as they are asked for, `found` ones hold the right answer somewhere; `n_fenced` outputs begin
+    with a code fence. `word`: the wrong name that `n_word` outputs call, None where it is no pattern. `hides`: the strict
+    rates say little about this model's skill.
+    """
+
+    n_rows: int
+    strict: int
+    found: int
+    n_fenced: int
+    word: str | None
+    n_word: int
+    hides: bool
+
+
+def see_form(track: Track, rows: Sequence[Row], ledger: Sequence[LedgerLine]) -> Form:
+    """See whether form hides a model's skill.
+
+    Args:
+        track: `structured` or `toolcall`.
+        rows: The rows of the split.
+        ledger: The run's ledger, in row order.
+    """
+    n, found = len(ledger), sum(find_bits(track, rows, ledger))
+    strict = sum(all(line.scores.values()) for line in ledger)
+    n_fenced = sum(line.generation.output.lstrip().startswith("```") for line in ledger)
+    word = count_repeats(track, rows, ledger)["name"] or {"value": None, "n": 0}
+    hides = found - strict >= max(HIDDEN_ROWS, HIDDEN_SHARE * n) or word["n"] >= max(HIDDEN_ROWS, WORD_SHARE * n)
+    return Form(n, strict, found, n_fenced, word["value"], word["n"], hides)
+
+
+def find_bits(track: Track, rows: Sequence[Row], ledger: Sequence[LedgerLine]) -> list[bool]:
+    """For each ledger line, whether the right answer stands anywhere in its output."""
+    return [find_right(track, rows[line.index].completion, line.generation.output) for line in ledger]
