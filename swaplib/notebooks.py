@@ -152,7 +152,8 @@ def _raise_headline(cells: list[Any]) -> list[Any]:
         return cells
     cells[where].outputs = [out for out in cells[where].outputs if out.output_type == "stream"]
     for out in shown:
-        out.pop("execution_count", None)
+        if "execution_count" in out:
+            out.execution_count = None  # no number beside it
     raised = new_code_cell(outputs=shown)
     title, _, rest = cells[0].source.partition("\n")
     return [new_markdown_cell(title), raised, new_markdown_cell(rest.strip()), *cells[1:]]
