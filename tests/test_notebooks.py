@@ -89,7 +89,7 @@ def test_a_run_leaves_the_executed_notebook_and_its_html_and_not_the_source(sett
 
 def test_a_headline_stands_right_below_the_title_and_what_its_cell_prints_stays(settings, tmp_path):
     source = write_notebook(
-        tmp_path / "nb.ipynb", "print('printed')\nfrom IPython.display import HTML\nHTML('<b>box</b>')"
+        tmp_path / "nb.ipynb", "print('said aloud')\nfrom IPython.display import HTML\nHTML('<b>box</b>')"
     )
     notebook = nbformat.read(source, as_version=4)
     notebook.cells[1].metadata["tags"] = ["headline"]
@@ -103,7 +103,7 @@ def test_a_headline_stands_right_below_the_title_and_what_its_cell_prints_stays(
     nbformat.write(notebook, source)
     _, page = notebooks.run_notebook(settings, source, [], 60)
     text = page.read_text()
-    places = [text.index(part) for part in ("Is it so?", "<b>box</b>", "In and out.", "1. Decide", "printed")]
+    places = [text.index(part) for part in ("Is it so?", "<b>box</b>", "In and out.", "1. Decide", "said aloud")]
     assert places == sorted(places)
     assert text.count("<b>box</b>") == 1
 
