@@ -18,7 +18,8 @@ from typing import Any
 from tqdm import tqdm
 
 from swaplib import costs
-from swaplib.files import append_line, hash_file, hash_text, write_json
+from swaplib.files import append_line, hash_text, write_json
+from swaplib.grammars import name_library
 from swaplib.hosted import HostedLLM
 from swaplib.intervals import wilson_interval
 from swaplib.local import LocalSLM
@@ -26,8 +27,9 @@ from swaplib.local_checkpoint import Checkpoint, find_full_precision
 from swaplib.metrics import Track, aggregate, canonical_json, check_track, core_metrics, rates_of, score_row
 from swaplib.model_names import ModelName, parse_models
 from swaplib.outbox import check_tracing
-from swaplib.prompts import Message, build_messages, pick_shots
-from swaplib.rows import SPLITS, STATUSES, LedgerLine, Row, hash_rows, read_ledger, read_rows
+from swaplib.probe import look
+from swaplib.question import Question, make_question
+from swaplib.rows import SPLITS, STATUSES, LedgerLine, read_ledger
 from swaplib.runs import find_run, lock_run, new_folder, open_run
 from swaplib.settings import Settings, check_sizes, show_path
 
@@ -49,8 +51,7 @@ class _Plan:
     track: Track
     model: ModelName
     split: str
-    rows: list[Row]
-    messages: list[list[Message]]
+    question: Question
     facts: dict[str, Any]
     parameters: dict[str, Any]
     prices: costs.Prices
@@ -76,16 +77,23 @@ class _Plan:
         """The plan with what a run's folder holds now."""
         return replace(self, folder=folder, ledger=read_ledger(folder / "ledger.jsonl"))
 
+    def fields_of(self, index: int) -> dict[str, Any] | None:
+        """What goes with a row's messages when it is asked natively."""
+        return forms[index].to_request() if (forms := self.question.forms) else None
+
     def find_waiting(self) -> list[int]:
         """Rows that have no ledger line, or one that ended in error."""
         known = self.ledger
-        return [i for i in range(len(self.rows)) if i not in known or known[i].generation.status == "error"]
+        return [i for i in range(len(self.question.rows)) if i not in known or known[i].generation.status == "error"]
 
     def describe(self) -> str:
         waiting = self.find_waiting()
-        characters = sum(len(message["content"]) for i in waiting for message in self.messages[i])
-        done, tokens = len(self.rows) - len(waiting), f"{characters // 4:,} prompt tokens, at 4 characters each"
-        what = f"{len(self.rows)} rows, {done} answered before, {len(waiting)} calls to come (about {tokens})"
+        characters = sum(len(message["content"]) for i in waiting for message in self.question.messages[i])
+        done, tokens = (
+            len(self.question.rows) - len(waiting),
+            f"{characters // 4:,} prompt tokens, at 4 characters each",
+        )
+        what = f"{len(self.question.rows)} rows, {done} answered before, {len(waiting)} calls to come (about {tokens})"
         usd = self._price(characters // 4, len(waiting) * self.facts["max_new_tokens"]) if waiting else ""
         return f"{self.track} {self.model} {self.split}: {what}{usd}\nrun {show_path(self.folder)}"
 
@@ -108,8 +116,6 @@ def make_model(
     Raises:
         ValueError: Such a model cannot be run, or a variable that it needs is missing.
     """
-    if model.is_native:
-        raise ValueError(f"{model} cannot be run: a model's own tool calls are not asked for yet; leave -native out")
     weights = str(replace(model, shots=0))
     if model.is_hosted:
         return HostedLLM.from_settings(settings, concurrency)
@@ -153,7 +159,8 @@ def run_model(settings: Settings, track: Track, model: str, shots: int = 0, **pa
         **parameters: `split` ("test"), `limit` (only the first rows; None for all, and SWAP_ROW_LIMIT caps it),
             `batch_size` (local rows in work at once), `concurrency` (hosted calls in flight), `max_new_tokens` (the limit
             of each answer), `fresh` (start a new run even when one with the same question exists), `is_repeat` (ask once
-            more what a run has asked, in a run of its own), `session_id` (the trace's Langfuse session).
+            more what a run has asked, in a run of its own), `probe` (so many rows are asked and looked at before the
+            rest: see probe.look), `session_id` (the trace's Langfuse session).
 
     Returns:
         The run. `metrics["complete"]` is False when rows ended in `error`; the same call asks those again.
@@ -161,6 +168,7 @@ def run_model(settings: Settings, track: Track, model: str, shots: int = 0, **pa
     Raises:
         FileNotFoundError, ValueError, ConnectionError: Something needed is missing or wrong; nothing was asked or written.
         CallFailed: The hosted LLM refuses every call.
+        FormFailed: The look has shown that the hosted LLM's form hides what it knows.
     """
     return _run_plan(settings, _make_plan(settings, track, ModelName.parse(model).with_shots(shots), **parameters))
 
@@ -176,6 +184,7 @@ def _make_plan(
     max_new_tokens: int = 256,
     fresh: bool = False,
     is_repeat: bool = False,
+    probe: int = 0,
     session_id: str | None = None,
 ) -> _Plan:
     """Check everything, find or name the run, and print what is to come."""
@@ -186,50 +195,26 @@ def _make_plan(
     sizes = {"limit": limit, "batch_size": batch_size, "concurrency": concurrency, "max_new_tokens": max_new_tokens}
     check_sizes(" (limit=None is the whole split)", **sizes)
     client = make_model(settings, track, model, batch_size, concurrency)
-    rows, messages, facts = _ask_what(settings, track, model, split, settings.cap_rows(limit))
-    facts |= {"identity": client.identity(), "max_new_tokens": max_new_tokens, "temperature": 0}
+    question = make_question(settings, track, model, split, settings.cap_rows(limit))
+    facts = question.facts | {"identity": client.identity(), "max_new_tokens": max_new_tokens, "temperature": 0}
+    facts |= {"grammar": name_library()} if model.is_native and isinstance(client, LocalSLM) else {}
     facts |= {"is_repeat": True} if is_repeat else {}
     key = hash_text(canonical_json(facts))[:12]
     planned = new_folder(settings, track, str(model), split, key)
-    parameters = {**sizes, "shots": model.shots, "fresh": fresh, "swap_row_limit": settings.swap_row_limit}
+    parameters = {
+        **sizes,
+        "shots": model.shots,
+        "fresh": fresh,
+        "probe": probe,
+        "swap_row_limit": settings.swap_row_limit,
+    }
     prices = costs.Prices.from_settings(settings)
-    plan = _Plan(client, track, model, split, rows, messages, facts, parameters, prices, planned, key, session_id, {})
+    plan = _Plan(client, track, model, split, question, facts, parameters, prices, planned, key, session_id, {})
     plan = plan.open(find_run(settings, key, planned, fresh))
     if plan.find_waiting():
         client.check()
     print(plan.describe())
     return plan
-
-
-def _ask_what(
-    settings: Settings, track: Track, model: ModelName, split: str, limit: int | None
-) -> tuple[list[Row], list[list[Message]], dict[str, Any]]:
-    """The rows, what is sent for each, and what of it makes two runs the same question."""
-    path = settings.dataset / track / f"{split}.jsonl"
-    rows = read_rows(path, track)[:limit]
-    examples = _read_shots(settings, track, split, model.shots)
-    plain = [build_messages(track, row.prompt) for row in rows]
-    facts = {
-        "track": track,
-        "split": split,
-        "n_rows": len(rows),
-        "dataset_sha256": hash_file(path),
-        "rows_sha256": hash_rows(rows),
-        "messages_sha256": hash_text(canonical_json(plain)),  # without examples: a comparison asks whether it is equal
-    }
-    if not examples:
-        return rows, plain, facts
-    if asked := {example.prompt for example in examples} & {row.prompt for row in rows}:
-        raise ValueError(f"{len(asked)} of the examples are asked rows themselves. Keep {split} rows out of train.")
-    facts |= {"shots": model.shots, "shots_sha256": hash_rows(examples)}
-    return rows, [build_messages(track, row.prompt, examples) for row in rows], facts
-
-
-def _read_shots(settings: Settings, track: Track, split: str, shots: int) -> list[Row]:
-    """The examples of a few-shot run; none of them may be a row that is asked."""
-    if shots and split == "train":
-        raise ValueError("shots are examples from train: evaluate test or val with them")
-    return pick_shots(read_rows(settings.dataset / track / "train.jsonl", track) if shots else [], shots)
 
 
 def _run_plan(settings: Settings, plan: _Plan) -> Run:
@@ -260,25 +245,37 @@ def _ask_and_write(settings: Settings, plan: _Plan) -> None:
     tags = [plan.track, str(plan.model), plan.split]
     with open_run(settings, plan.folder, name, inputs, tags, plan.session_id) as run:
         for line in plan.ledger.values():  # rows whose span a kill has lost
-            run.trace.add_generation(line, plan.messages[line.index], model, limit)
-        for line in _ask_rows(plan, plan.find_waiting()):
-            run.trace.add_generation(line, plan.messages[line.index], model, limit)
+            run.trace.add_generation(line, plan.question.messages[line.index], model, limit, plan.fields_of(line.index))
+        for line in _ask_with_a_look(plan):
+            run.trace.add_generation(line, plan.question.messages[line.index], model, limit, plan.fields_of(line.index))
         metrics = _summarise(plan)
         rates = {metric: metrics[metric] for metric in core_metrics(plan.track)}
         run.trace.finish({**rates, "n_by_status": metrics["n_by_status"], "folder": show_path(plan.folder)}, rates)
         run.record("metrics.json", metrics | {"run": _describe_run(settings, plan)})
 
 
+def _ask_with_a_look(plan: _Plan) -> Iterator[LedgerLine]:
+    """Ask what is waiting; after the first `probe` rows, and before the others, say what they look like, or stop."""
+    n = plan.parameters["probe"]
+    yield from _ask_rows(plan, [i for i in plan.find_waiting() if i < n])
+    first = [plan.ledger[i] for i in range(n) if i in plan.ledger and plan.ledger[i].generation.status != "error"]
+    rest = [i for i in plan.find_waiting() if i >= n]
+    if first and rest:
+        look(plan.track, plan.model, plan.question.rows, first, len(rest), plan.prices)
+    yield from _ask_rows(plan, rest)
+
+
 def _ask_rows(plan: _Plan, waiting: list[int]) -> Iterator[LedgerLine]:
     """Ask rows; each answer is in the ledger, on disk and in memory, before it is given on."""
     # closed at once when something fails, so that no call is made whose answer nobody keeps
-    asked = plan.client.generate([plan.messages[i] for i in waiting], plan.facts["max_new_tokens"])
+    forms = plan.question.forms and [plan.question.forms[i] for i in waiting]
+    asked = plan.client.generate([plan.question.messages[i] for i in waiting], plan.facts["max_new_tokens"], forms)
     with contextlib.closing(asked) as answers:
         for position, generation in tqdm(
             answers, f"{plan.track} {plan.model}", len(waiting), file=sys.stdout, unit="row"
         ):
             index = waiting[position]
-            row = plan.rows[index]
+            row = plan.question.rows[index]
             scores = score_row(plan.track, row.completion, generation.output)
             line = LedgerLine(index, hash_text(row.prompt), generation, scores, round(time.time(), 3))
             append_line(plan.ledger_file, line.to_json())
@@ -291,7 +288,7 @@ def _describe_run(settings: Settings, plan: _Plan) -> dict[str, Any]:
     return {
         "model": str(plan.model),
         "rows_asked": len(plan.ledger_file.read_bytes().splitlines()),
-        "rows_scored": len(plan.rows),
+        "rows_scored": len(plan.question.rows),
         **plan.facts,
         "dataset": show_path(settings.dataset / plan.track / f"{plan.split}.jsonl"),
         "model_path": show_path(settings.slm_model_path) if isinstance(plan.client, LocalSLM) else None,
@@ -301,7 +298,7 @@ def _describe_run(settings: Settings, plan: _Plan) -> dict[str, Any]:
 
 def _summarise(plan: _Plan) -> dict[str, Any]:
     """Core metrics over all rows, their Wilson intervals, statuses; tokens, latencies and speed."""
-    lines = [plan.ledger[i] for i in range(len(plan.rows))]
+    lines = [plan.ledger[i] for i in range(len(plan.question.rows))]
     rates = rates_of(aggregate(plan.track, [line.scores for line in lines]))
     n = len(lines)
     statuses = Counter(line.generation.status for line in lines)

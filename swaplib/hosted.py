@@ -7,6 +7,7 @@ and the usage.
 
 import asyncio
 import contextlib
+import json
 import queue
 import re
 import socket
@@ -18,6 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from swaplib.native import NativeForm
 from swaplib.pace import Pace
 from swaplib.prompts import Message
 from swaplib.rows import Generation
@@ -128,7 +130,7 @@ class HostedLLM:
         return {"endpoint": f"{parts.netloc}{parts.path}", "model": self.deployment, "api_version": self.api_version}
 
     def generate(
-        self, conversations: Sequence[Sequence[Message]], max_new_tokens: int
+        self, conversations: Sequence[Sequence[Message]], max_new_tokens: int, forms: Sequence[NativeForm] | None = None
     ) -> Iterator[tuple[int, Generation]]:
         """Ask for answers concurrently, and hand them on as they come.
 
@@ -138,6 +140,7 @@ class HostedLLM:
         Args:
             conversations: Messages of each row, as build_messages makes them.
             max_new_tokens: The limit of each answer, in tokens.
+            forms: Where rows are asked natively, the form of each.
 
         Yields:
             The index of a conversation and its generation, in the order of arrival.
@@ -147,7 +150,8 @@ class HostedLLM:
         """
         arrived: queue.Queue[tuple[int, Generation] | BaseException | None] = queue.Queue()
         loop, free = asyncio.new_event_loop(), asyncio.Semaphore(self.concurrency)
-        task = loop.create_task(self._ask_all(conversations, max_new_tokens, arrived, free))
+        asked = list(zip(conversations, forms or [None] * len(conversations), strict=True))
+        task = loop.create_task(self._ask_all(asked, max_new_tokens, arrived, free))
         thread = threading.Thread(target=_run_loop, args=(loop, task, arrived), daemon=True)
         thread.start()
         try:
@@ -163,19 +167,23 @@ class HostedLLM:
             thread.join()
 
     async def _ask_all(
-        self, conversations: Sequence[Sequence[Message]], limit: int, arrived: queue.Queue, free: asyncio.Semaphore
+        self,
+        asked: list[tuple[Sequence[Message], NativeForm | None]],
+        limit: int,
+        arrived: queue.Queue,
+        free: asyncio.Semaphore,
     ) -> None:
         turn = asyncio.Lock()
         async with self._client() as client, asyncio.TaskGroup() as group:
 
-            async def ask(index: int, messages: Sequence[Message]) -> None:
+            async def ask(index: int, messages: Sequence[Message], form: NativeForm | None) -> None:
                 await free.acquire()  # the consumer gives it back
                 async with turn:
                     await self.pace.wait(_estimate_tokens(messages) + limit)
-                arrived.put((index, await self._ask(client, messages, limit)))
+                arrived.put((index, await self._ask(client, messages, limit, form)))
 
-            for index, messages in enumerate(conversations):
-                group.create_task(ask(index, messages))
+            for index, (messages, form) in enumerate(asked):
+                group.create_task(ask(index, messages, form))
 
     def _client(self) -> Any:
         from openai import AsyncAzureOpenAI, AsyncOpenAI, DefaultAsyncHttpxClient
@@ -189,20 +197,20 @@ class HostedLLM:
             return AsyncAzureOpenAI(**shared, api_version=self.api_version)
         return AsyncOpenAI(**shared)
 
-    async def _ask(self, client: Any, messages: Sequence[Message], limit: int) -> Generation:
+    async def _ask(self, client: Any, messages: Sequence[Message], limit: int, form: NativeForm | None) -> Generation:
         import openai
 
-        start = time.perf_counter()
+        start, fields = time.perf_counter(), form.to_request() if form else {}
         try:
             async with asyncio.timeout(self.deadline_s):
                 answer = await client.chat.completions.create(
-                    model=self.deployment, messages=list(messages), temperature=0, max_tokens=limit
+                    model=self.deployment, messages=list(messages), temperature=0, max_tokens=limit, **fields
                 )
-            return self._read_answer(answer, start)
+            return self._read_answer(answer, start, form)
         except TimeoutError:
             return _no_answer(start, f"no answer within {self.deadline_s:g} s")
-        except openai.BadRequestError as error:
-            return self._read_bad_request(error, start)
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+            return self._read_bad_request(error, start, fields)
         except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
             raise CallFailed(
                 f"{self.identity()['endpoint']} answered {error.status_code} ({self._read_code(error)}). Check "
@@ -215,8 +223,8 @@ class HostedLLM:
         except (AttributeError, IndexError, TypeError, ValueError) as error:
             return _no_answer(start, f"the answer is no chat completion ({type(error).__name__})")
 
-    def _read_bad_request(self, error: Any, start: float) -> Generation:
-        """A 400: a filtered or too long prompt is the model's own limit; a refused parameter stops the run."""
+    def _read_bad_request(self, error: Any, start: float, fields: dict[str, Any]) -> Generation:
+        """A 400 or 422: a filtered or too long prompt is the model's own limit; a refused parameter stops the run."""
         if status := {"content_filter": "filtered", "context_length_exceeded": "truncated"}.get(str(error.code)):
             return Generation("", status, error.code, None, None, (time.perf_counter() - start) * 1000)
         if str(error.param) in {"temperature", "max_tokens"}:
@@ -225,7 +233,13 @@ class HostedLLM:
                 "compares models that decode greedily with a token limit, which reasoning models do not. Choose another "
                 "deployment, or a lower max_new_tokens if the limit is too high for this one."
             ) from None
-        return _no_answer(start, f"BadRequestError 400 ({self._read_code(error)})")
+        said = f"{error.param} {error.body}"
+        if refused := [name for name in (*fields, "json_schema") if fields and re.search(rf"\b{name}\b", said)]:
+            raise CallFailed(
+                f"the deployment {self.deployment} refuses `{refused[0]}` ({error.status_code}, {self._read_code(error)}), "
+                "which asking natively needs. Leave -native out of `models`, or choose another deployment."
+            ) from None
+        return _no_answer(start, f"{type(error).__name__} {error.status_code} ({self._read_code(error)})")
 
     def _read_code(self, error: Any) -> str:
         return self._keep_word(error.code or error.type) or "no code"
@@ -235,11 +249,13 @@ class HostedLLM:
         is_plain = isinstance(word, str) and re.fullmatch(r"[\w.-]{1,64}", word) and self.api_key not in word
         return word if is_plain else None
 
-    def _read_answer(self, answer: Any, start: float) -> Generation:
+    def _read_answer(self, answer: Any, start: float, form: NativeForm | None) -> Generation:
         """Keep text, finish reason and usage; raises what reading something else than a chat completion raises."""
         choice, usage = answer.choices[0], answer.usage
         reason = choice.finish_reason
         output = "" if reason == "content_filter" and choice.message is None else choice.message.content or ""
+        if form:
+            output = form.read_message(output, _list_calls(choice.message))
         status = {"length": "truncated", "content_filter": "filtered"}.get(reason, "ok" if output.strip() else "empty")
         kept = None if reason is None else self._keep_word(reason) or "unknown"
         counts = (usage.prompt_tokens, usage.completion_tokens) if usage else (None, None)
@@ -250,6 +266,13 @@ class HostedLLM:
 def _estimate_tokens(messages: Sequence[Message]) -> int:
     """What an endpoint counts for a prompt before it reads it, about: 4 characters a token."""
     return sum(len(message["content"]) for message in messages) // 4
+
+
+def _list_calls(message: Any) -> list[tuple[str, str]]:
+    """A message's tool calls, name and arguments as they came; some servers send arguments as an object."""
+    functions = [call.function for call in (message.tool_calls if message else None) or ()]
+    texts = [f.arguments if isinstance(f.arguments, str) else json.dumps(f.arguments) for f in functions]
+    return [(str(f.name), text) for f, text in zip(functions, texts, strict=True)]
 
 
 def _no_answer(start: float, reason: str) -> Generation:

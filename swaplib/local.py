@@ -4,12 +4,13 @@ LocalSLM(Checkpoint(folder)).generate([[{"role": "user", "content": "Say yes."}]
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from swaplib.local_checkpoint import Checkpoint
 from swaplib.local_model import LoadedModel, load
+from swaplib.native import NativeForm
 from swaplib.prompts import Message
 from swaplib.rows import Generation
 
@@ -38,17 +39,24 @@ class LocalSLM:
         return load(self.checkpoint)
 
     def generate(
-        self, conversations: Sequence[Sequence[Message]], max_new_tokens: int
+        self, conversations: Sequence[Sequence[Message]], max_new_tokens: int, forms: Sequence[NativeForm] | None = None
     ) -> Iterator[tuple[int, Generation]]:
         """Answer conversations, `batch_size` at once.
 
         Args:
             conversations: Messages of each row, as build_messages makes them.
             max_new_tokens: The limit of each answer, in tokens.
+            forms: Where rows are asked natively, the form of each: the decoding is bound to its schema.
 
         Yields:
             The index of a conversation and its generation, as each ends, as LoadedModel.generate yields and raises them.
         """
-        if conversations:  # else there is nothing to ask, so nothing to load
+        if conversations and forms is None:  # else there is nothing to ask, so nothing to load
             prompts = [self.checkpoint.render(messages) for messages in conversations]
             yield from self.model.generate(prompts, max_new_tokens, self.batch_size)
+        elif conversations:
+            asked = zip(conversations, forms, strict=True)
+            prompts = [self.checkpoint.render(messages, tools=form.tools) for messages, form in asked]
+            hook = self.model.constrain([form.to_grammar() for form in forms])
+            for i, generation in self.model.generate(prompts, max_new_tokens, self.batch_size, logits_hook=hook):
+                yield i, replace(generation, output=forms[i].read_output(generation.output))

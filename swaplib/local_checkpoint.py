@@ -89,12 +89,15 @@ class Checkpoint:
         named = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id)
         return frozenset(control | {i for i in named if i is not None})
 
-    def render(self, messages: Sequence[Message], has_generation_prompt: bool = True) -> str:
+    def render(
+        self, messages: Sequence[Message], has_generation_prompt: bool = True, tools: Sequence[dict[str, Any]] = ()
+    ) -> str:
         """The text a model is prompted with: the checkpoint's own chat template, up to where the answer begins.
 
-        Without the generation prompt it is the text of the messages alone, their answers among them.
+        Without the generation prompt it is the text of the messages alone, their answers among them. Tools are those that
+        the model may call, as the OpenAI API has them.
         """
-        return templates.render(self.tokenizer, messages, has_generation_prompt)
+        return templates.render(self.tokenizer, messages, has_generation_prompt, tools)
 
     def encode(self, text: str) -> list[int]:
         """The token ids of a rendered prompt, to which nothing is added."""

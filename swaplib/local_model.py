@@ -9,6 +9,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from logging import ERROR, getLogger
 from math import isfinite
 from statistics import fmean
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import torch
 
     from swaplib.decoding import Answer, LogitsHook, OnToken, Sampler
+    from swaplib.grammars import Vocabulary
 
 _OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory|bad_alloc|ALLOC_FAILED")
 
@@ -179,6 +181,23 @@ class LoadedModel:
                 tqdm.write(f"out of memory with {tried} row(s) at once: going on with {size}")
             if waiting := [i for i in waiting if i not in done]:  # what the attempt held is free once its error is gone
                 torch.cuda.empty_cache()
+
+    def constrain(self, schemas: "Sequence[dict[str, Any] | None]") -> "LogitsHook":
+        """The hook that binds the answer of each prompt to a JSON Schema; None leaves that prompt free.
+
+        Raises:
+            ValueError: A schema cannot bind the decoding.
+        """
+        from swaplib.grammars import SchemaHook
+
+        return SchemaHook(self._vocabulary, schemas)
+
+    @cached_property
+    def _vocabulary(self) -> "Vocabulary":
+        from swaplib.grammars import Vocabulary
+
+        n_logits = self.network.get_output_embeddings().weight.shape[0]
+        return Vocabulary(self.checkpoint.tokenizer, n_logits, sorted(self.stop_ids))
 
     def detokenise(self, ids: Sequence[int]) -> str:
         """The text of token ids; tokens that end an answer and control tokens are left out, and nothing else."""

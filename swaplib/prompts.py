@@ -25,6 +25,12 @@ SYSTEM_PROMPTS: dict[Track, str] = {
     "toolcall": "You answer with exactly one tool call in the wrapper that is asked for, and no other text.",
 }
 
+# what a row's instruction says of values; it also stands where the form is not written by hand (native.py)
+VALUES = (
+    "Copy texts and numbers as the request has them; write numbers as numbers and texts as texts. Leave out a parameter "
+    "with a default unless the request sets it."
+)
+
 ROW_PROMPTS: dict[Track, str] = {
     "toolcall": """\
 Answer the request with one call of the tool below. Reply with exactly one wrapper around one JSON object; the \

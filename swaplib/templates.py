@@ -6,6 +6,7 @@ goes on another day would ask another question. So the options are fixed, the sa
     render(tokenizer, [{"role": "user", "content": "Hi"}])   "<|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\n"
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -17,21 +18,48 @@ OPTIONS = {"enable_thinking": False, "date_string": DAY.strftime("%d %b %Y"), "s
 CONTROL_TOKENS = re.compile(r"<[|｜][^|｜<>\s]{1,40}[|｜]>|\[/?INST\]|<(?:start|end)_of_turn>|</s>")
 
 
-def render(tokenizer: Any, messages: Sequence[Mapping[str, str]], has_generation_prompt: bool = True) -> str:
+def render(
+    tokenizer: Any,
+    messages: Sequence[Mapping[str, Any]],
+    has_generation_prompt: bool = True,
+    tools: Sequence[dict[str, Any]] = (),
+) -> str:
     """A chat as its tokenizer's template writes it.
 
     Args:
         tokenizer: One of transformers', with a chat template.
         messages: The turns.
         has_generation_prompt: Whether the text goes on to where the next answer begins.
+        tools: What the model may call, as the OpenAI API has it. A template that knows no tools is given them in words.
     """
     options = {"add_generation_prompt": has_generation_prompt, "tokenize": False}
-    return tokenizer.apply_chat_template(list(messages), **options, **OPTIONS)
+    if tools and not knows_tools(tokenizer):
+        messages, tools = _say_tools(messages, tools), ()
+    return tokenizer.apply_chat_template(
+        list(messages), **options, **OPTIONS, **({"tools": list(tools)} if tools else {})
+    )
+
+
+def knows_tools(tokenizer: Any) -> bool:
+    """Whether a tokenizer's template writes tools."""
+    return bool(re.search(r"\btools\b", _find_template(tokenizer)))
+
+
+def _say_tools(messages: Sequence[Mapping[str, Any]], tools: Sequence[dict[str, Any]]) -> list[Mapping[str, Any]]:
+    """The messages with the tools in front of the last request."""
+    listed = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
+    last = max((i for i, message in enumerate(messages) if message["role"] == "user"), default=0)
+    said = f"You may call these tools:\n{listed}\n\n{messages[last]['content']}"
+    return [*messages[:last], {**messages[last], "content": said}, *messages[last + 1 :]]
+
+
+def _find_template(tokenizer: Any) -> str:
+    template = tokenizer.chat_template or ""
+    return template if isinstance(template, str) else template.get("default", "")
 
 
 def list_options(tokenizer: Any) -> dict[str, Any]:
     """The options that a tokenizer's template really uses, by name; a function stands as the day that it writes."""
-    templates = tokenizer.chat_template or ""
-    text = templates if isinstance(templates, str) else templates.get("default", "")
+    text = _find_template(tokenizer)
     used = {name: value for name, value in OPTIONS.items() if re.search(rf"\b{name}\b", text)}
     return {name: DAY.date().isoformat() if callable(value) else value for name, value in used.items()}

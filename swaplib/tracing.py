@@ -118,7 +118,9 @@ class RunTrace:
                 "(LANGFUSE_TRACING_ENABLED, OTEL_SDK_DISABLED)? Unset it and run again."
             )
 
-    def add_generation(self, line: LedgerLine, messages: list[Message], model: str, limit: int) -> None:
+    def add_generation(
+        self, line: LedgerLine, messages: list[Message], model: str, limit: int, asked: dict[str, Any] | None = None
+    ) -> None:
         """Add the generation of one ledger line, unless the trace holds it already.
 
         Args:
@@ -126,6 +128,7 @@ class RunTrace:
             messages: What the model was asked.
             model: The model's name.
             limit: max_new_tokens of the call.
+            asked: What else went with the messages, such as tools.
         """
         span_id = self._make_id(line.to_json())
         if span_id in self._written:
@@ -136,11 +139,12 @@ class RunTrace:
         span = self._tracer.provider.get_tracer("swaplib").start_span(
             f"row {line.index}", start_time=end - int(generation.latency_ms * 1e6)
         )
+        said: Any = [{key: _clean(text) for key, text in message.items()} for message in messages]
         usage = {"input": generation.prompt_tokens, "output": generation.completion_tokens}
         LangfuseGeneration(
             otel_span=span,
             langfuse_client=self._tracer.client,
-            input=[{key: _clean(text) for key, text in message.items()} for message in messages],
+            input={"messages": said, **asked} if asked else said,
             output=_clean(generation.output),
             model=model,
             model_parameters={"temperature": 0, "max_tokens": limit},

@@ -1,0 +1,114 @@
+"""Decoding bound to a JSON Schema: at each step only tokens that can still become a valid answer. Over llguidance.
+
+It is a hook of the decoder (decoding.py) and knows token ids and schemas, no rows and no messages. With the schema of
+{"days": 2}, and as the answer so far `{"days":`, the tokens that may come next are those that begin a space or a number:
+
+    logits        3.1  Rome    2.7  ` "`    1.9  ` 2`    …
+    after it     -inf         -inf          1.9  ` 2`    …
+"""
+
+import json
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+# a space where JSON allows white space, as most training data have it, or none: with any white space a model may go on with
+# it for ever (and a separator that must hold a space is more than llguidance 1.9 can follow with some tokenizers)
+LAYOUT = {"whitespace_pattern": "[ ]?"}
+
+
+def name_library() -> str:
+    """The library that bound the decoding, and its version: a part of what a run was."""
+    return f"llguidance {version('llguidance')}"
+
+
+class Vocabulary:
+    """What llguidance knows of a tokenizer; made once, since it takes about a second."""
+
+    def __init__(self, tokenizer: Any, n_logits: int, stop_ids: Sequence[int]):
+        from llguidance.hf import from_tokenizer
+
+        self.n_logits = n_logits
+        self.tokens = from_tokenizer(tokenizer, n_vocab=n_logits, eos_token=list(stop_ids))
+
+    def compile(self, schema: dict[str, Any]) -> Any:
+        """The matcher of a schema, at its beginning.
+
+        Raises:
+            ValueError: The schema is none, or asks for something that cannot be decoded.
+        """
+        from llguidance import LLMatcher
+
+        grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=LAYOUT)
+        if problem := LLMatcher.validate_grammar(grammar, self.tokens):
+            raise ValueError(f"this JSON Schema cannot bind the decoding: {problem.splitlines()[0]}")
+        return LLMatcher(self.tokens, grammar)
+
+
+class SchemaHook:
+    """A logits hook that lets each prompt's next token be only one that its schema allows.
+
+    A prompt whose schema is None is free. Equal schemas are compiled once.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, schemas: Sequence[dict[str, Any] | None]):
+        from llguidance import LLExecutor
+
+        self.vocabulary, self._executor = vocabulary, LLExecutor()
+        self._keys = [None if schema is None else json.dumps(schema) for schema in schemas]
+        self._compiled = {
+            key: vocabulary.compile(json.loads(key)) for key in dict.fromkeys(self._keys) if key is not None
+        }
+        self._matchers: dict[int, Any] = {}  # of the prompts in work, each with how many tokens it has taken
+        self._taken: dict[int, int] = {}
+
+    def __call__(
+        self, indices: Sequence[int], generated: Sequence[Sequence[int]], logits: "torch.Tensor"
+    ) -> "torch.Tensor":
+        """Forbid tokens; arguments and result as decoding.LogitsHook says.
+
+        Raises:
+            RuntimeError: A grammar could not follow what was decoded: its limits were passed.
+        """
+        import torch
+
+        mask = torch.full((len(indices), (self.vocabulary.n_logits + 31) // 32), -1, dtype=torch.int32)
+        bound = [
+            (self._follow(index, ids), row) for row, (index, ids) in enumerate(zip(indices, generated, strict=True))
+        ]
+        matchers = [(matcher, row) for matcher, row in bound if matcher is not None]
+        if not matchers:
+            return logits
+        self._executor.unsafe_compute_mask_ptr(matchers, mask.data_ptr(), mask.shape[1] * 4, len(indices))
+        for matcher, _ in matchers:
+            if matcher.is_error():
+                raise RuntimeError(f"the grammar cannot follow the answer: {matcher.get_error().splitlines()[0]}")
+        return _forbid(logits, mask.to(logits.device))
+
+    def _follow(self, index: int, generated: Sequence[int]) -> Any:
+        """The matcher of a prompt after what was generated of it; None for a free one."""
+        if (key := self._keys[index]) is None:
+            return None
+        taken = self._taken.get(index, 0)
+        if not generated or taken > len(generated):  # begun, or begun again
+            self._matchers[index], taken = self._compiled[key].deep_copy(), 0
+        self._matchers[index].consume_tokens(list(generated[taken:]))
+        self._taken[index] = len(generated)
+        return self._matchers[index]
+
+
+def _forbid(logits: "torch.Tensor", mask: "torch.Tensor") -> "torch.Tensor":
+    """Logits with -inf where a bit is not set.
+
+    Args:
+        logits: [rows, vocabulary].
+        mask: [rows, vocabulary / 32], int32: bit i of word w stands for the token 32 w + i.
+    """
+    import torch
+
+    bits = (mask[:, :, None] >> torch.arange(32, device=mask.device, dtype=torch.int32)) & 1
+    allowed = bits.view(len(mask), -1)[:, : logits.shape[1]].bool()
+    return logits.masked_fill(~allowed, -torch.inf)
