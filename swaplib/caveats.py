@@ -36,7 +36,7 @@ def find_caveats(settings: Settings, compared: Compared, first: str, second: str
     Returns:
         `obstacle`: why the two cannot be compared, "form" or "useless", else None. `form`: see_form of both, by model.
         `found`: the paired evidence on right answers wherever they stand, at the `margin`. `given`, `ceiling`, `noise`: as
-        list_given, find_ceiling and find_noise make them.
+        list_given, find_ceiling and find_noise make them. `offers_one_tool`: no row offers more than one.
     """
     forms = {m: see_form(compared.track, compared.rows, compared.ledgers[m]) for m in (first, second)}
     bits = tuple(find_bits(compared.track, compared.rows, compared.ledgers[m]) for m in (first, second))
@@ -47,6 +47,7 @@ def find_caveats(settings: Settings, compared: Compared, first: str, second: str
         "found": asdict(found),
         "margin": margin,
         "given": list_given(compared),
+        "offers_one_tool": bool(compared.facts) and all(len(fact.tools) == 1 for fact in compared.facts),
         "ceiling": find_ceiling(compared),
         "noise": find_noise(settings, compared.track, compared.metrics[first]),
     }

@@ -113,6 +113,13 @@ def _is_there(settings: Settings, track: Track, model: ModelName | str) -> bool:
     return (settings.evaluation / f"{track}_{model}_test.json").is_file()
 
 
+def find_native(settings: Settings, track: Track, bases: Collection[str]) -> list[str]:
+    """The native runs of these models, where there are some that answer the question of the model's last run."""
+    names = {base: str(replace(ModelName.parse(base), is_native=True)) for base in bases}
+    there = {base: name for base, name in names.items() if _is_there(settings, track, name)}
+    return [name for base, name in there.items() if keep_comparable(settings, track, base, [name])]
+
+
 def find_few_shot(settings: Settings, track: Track, base: str = "slm") -> list[str]:
     """Few-shot runs of a model that answer the question of its last run: `slm-shots2`, say, fewest examples first."""
     names = [ModelName(base, shots=n) for n in range(1, MAX_SHOTS + 1)]

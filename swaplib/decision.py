@@ -1,9 +1,7 @@
-"""The rule: FINE_TUNE=1 when the SLM is worse than Azure on any core metric by more than delta. Evidence stands beside it.
-
-The rule is computed only from two complete runs over the same rows, and nothing beside it changes its bit.
-"""
+"""The rule (rule.py) applied to complete runs over the same rows. Evidence stands beside its bit, and never changes it."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +15,7 @@ from swaplib.comparison import (
     choose_shots,
     find_few_shot,
     find_full,
+    find_native,
     open_compared,
     read_compared,
 )
@@ -38,8 +37,9 @@ def decide(settings: Settings, track: Track, delta: float = 0.0, margin: float |
         margin: How much worse still counts as not worse in the evidence beside it; see find_margin.
 
     Returns:
-        The content of `<track>_decision.json`. In `evidence`, `pairs` compares the hosted LLM with the SLM, and `full` the
-        SLM with its checkpoint unquantised, and that with the hosted LLM, where `slm-full` was run. `caveats`: see
+        The content of `<track>_decision.json`. In `evidence`, `pairs` compares the hosted LLM with the SLM, `full` the SLM
+        with its checkpoint unquantised, and that with the hosted LLM, where `slm-full` was run, and `native` each model with
+        itself asked natively, and these two with each other. `reference` is the hosted LLM's run. `caveats`: see
         find_caveats. `earlier`: the deltas of the decisions that were taken on these runs before.
 
     Raises:
@@ -51,11 +51,12 @@ def decide(settings: Settings, track: Track, delta: float = 0.0, margin: float |
     margin = find_margin(delta, margin)
     metrics = read_compared(settings, track, "azure", "slm")
     rule = apply_rule(track, metrics["azure"], metrics["slm"], delta)
-    full = find_full(settings, track, "slm")
-    compared = open_compared(settings, track, *metrics, *([full] if full else []))
+    full, natives = find_full(settings, track, "slm"), find_native(settings, track, ("azure", "slm"))
+    compared = open_compared(settings, track, *metrics, *([full] if full else []), *natives)
     found = {"rates": compared.list_rates(), "pairs": compared.compare("azure", "slm", margin)}
     found["full"] = compared.compare_all([(full, "slm"), ("azure", full)] if full else [], margin)
-    facts = {**rule, "track": track, "model": "slm", "delta": delta, "margin": margin}
+    found["native"] = compared.compare_all(_pair_natives(natives, ("azure", "slm")), margin)
+    facts = {**rule, "track": track, "model": "slm", "reference": "azure", "delta": delta, "margin": margin}
     content = _write(settings, "decision", compared, facts, found)
     print(f"FINE_TUNE={rule['FINE_TUNE']}  ({show_path(settings.evaluation / f'{track}_decision.json')})")
     return content
@@ -86,17 +87,24 @@ def read_decision(settings: Settings, track: Track) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class PostEval:
-    """What 05 asks: which local model could take over, and the question that the others have answered.
+    """What 05 asks: which local model could take over, and the others' question.
 
-    `question` holds run_model's `limit`, `max_new_tokens` and `batch_size`.
+    `models` are those to run: the candidate, and the same asked natively where that is wanted. `question` holds run_model's
+    `limit`, `max_new_tokens` and `batch_size`.
     """
 
     candidate: str
+    models: str
     question: dict[str, int]
 
 
-def plan_post_eval(settings: Settings, track: Track) -> PostEval:
+def plan_post_eval(settings: Settings, track: Track, native: bool = False) -> PostEval:
     """Find the model that could replace the hosted LLM: `slm_ft` where its adapter fits, else `slm` when that is enough.
+
+    Args:
+        settings: Says where everything lies.
+        track: `structured` or `toolcall`.
+        native: Also ask it natively.
 
     Raises:
         FileNotFoundError, ValueError: There is no decision, it is about other runs than the last ones, or it says
@@ -113,16 +121,18 @@ def plan_post_eval(settings: Settings, track: Track) -> PostEval:
     else:
         candidate = "slm_ft"
     question = {"limit": run["n_rows"], "max_new_tokens": run["max_new_tokens"]}
-    return PostEval(candidate, question | {"batch_size": run["parameters"]["batch_size"]})
+    models = f"{candidate},{candidate}-native" if native else candidate
+    return PostEval(candidate, models, question | {"batch_size": run["parameters"]["batch_size"]})
 
 
-def decide_again(settings: Settings, track: Track, candidate: str) -> dict[str, Any]:
+def decide_again(settings: Settings, track: Track, candidate: str, native: bool = False) -> dict[str, Any]:
     """Apply the rule to the candidate, with 03's delta; write and trace it with the verdict.
 
     Args:
         settings: Says where the metrics files lie.
         track: `structured` or `toolcall`.
         candidate: `slm_ft`, or `slm` when no adapter was needed.
+        native: Compare with the hosted LLM asked natively, and recommend SLMs asked natively, too.
 
     Returns:
         The content of `<track>_post_decision.json`: as the decision's, and `verdict`: `swap`, `swap with the adapter`, `swap
@@ -139,9 +149,13 @@ def decide_again(settings: Settings, track: Track, candidate: str) -> dict[str, 
     decided = read_decision(settings, track)
     few_shot, hosted = find_few_shot(settings, track), find_few_shot(settings, track, "azure")
     full = {base: found for base in dict.fromkeys(("slm", candidate)) if (found := find_full(settings, track, base))}
+    natives, reference = find_native(settings, track, dict.fromkeys(("azure", "slm", candidate))), "azure"
     ruled = tuple(dict.fromkeys(("slm", *few_shot, candidate)))
-    compared = open_compared(settings, track, "azure", *hosted, *ruled, *full.values())
-    rules = {m: apply_rule(track, compared.metrics["azure"], compared.metrics[m], decided["delta"]) for m in ruled}
+    compared = open_compared(settings, track, "azure", *hosted, *ruled, *full.values(), *natives)
+    if native:
+        reference = _check_native(natives)
+        ruled += tuple(name for name in natives if name != reference)
+    rules = {m: apply_rule(track, compared.metrics[reference], compared.metrics[m], decided["delta"]) for m in ruled}
     chosen = choose_shots(settings, track, few_shot)
     recommended, verdict = _find_verdict(rules, candidate, chosen)
     facts = {
@@ -151,27 +165,42 @@ def decide_again(settings: Settings, track: Track, candidate: str) -> dict[str, 
         "delta": decided["delta"],
         "margin": decided["margin"],
     }
-    facts |= {"verdict": verdict, "recommended": recommended, "chosen": chosen, "rules": rules}
+    facts |= {"verdict": verdict, "recommended": recommended, "chosen": chosen, "rules": rules, "reference": reference}
     shots = [pair for model in hosted for pair in (("azure", model), (model, candidate))]
     shots += [pair for model in few_shot for pair in (("azure", model), ("slm", model), (model, candidate))]
     unquantised = [pair for base, model in full.items() for pair in ((model, base), ("azure", model))]
-    content = _write(settings, "post_decision", compared, facts, _compare_all(compared, facts, shots, unquantised))
+    asked = {"few_shot": shots, "full": unquantised, "native": _pair_natives(natives, ("azure", "slm", candidate))}
+    content = _write(settings, "post_decision", compared, facts, _compare_all(compared, facts, asked))
     print(f"verdict: {content['verdict']}  ({show_path(settings.evaluation / f'{track}_post_decision.json')})")
     return content
 
 
-def _compare_all(
-    compared: Compared, facts: dict[str, Any], shots: list[tuple[str, str]], unquantised: list[tuple[str, str]]
-) -> dict[str, Any]:
-    """The evidence beside a post-decision."""
-    margin = facts["margin"]
+def _check_native(natives: list[str]) -> str:
+    """The hosted LLM as it is asked natively; raises ValueError when there is no such run."""
+    if "azure-native" in natives:
+        return "azure-native"
+    raise ValueError(
+        "native=True compares with the hosted LLM asked natively, and there is no such run of these rows. Run 02_eval with "
+        "-p models azure-native,slm-native first."
+    )
+
+
+def _pair_natives(natives: list[str], bases: Sequence[str]) -> list[tuple[str, str]]:
+    """Each model with itself asked natively, and the hosted LLM with each SLM, both asked natively."""
+    pairs = [(base, f"{base}-native") for base in dict.fromkeys(bases) if f"{base}-native" in natives]
+    others = [name for name in natives if name != "azure-native"]
+    return pairs + [("azure-native", name) for name in others if "azure-native" in natives]
+
+
+def _compare_all(compared: Compared, facts: dict[str, Any], asked: dict[str, list[tuple[str, str]]]) -> dict[str, Any]:
+    """The evidence beside a post-decision: about its models, and the pairs that are asked for, by name."""
+    margin, reference = facts["margin"], facts["reference"]
     return {
         "rates": compared.list_rates(),
-        "pairs": compared.compare("azure", facts["model"], margin),
-        "recommended": compared.compare("azure", facts["recommended"], margin),
+        "pairs": compared.compare(reference, facts["model"], margin),
+        "recommended": compared.compare(reference, facts["recommended"], margin),
         "changes": compared.compare("slm", facts["model"], margin),
-        "few_shot": compared.compare_all(shots, margin),
-        "full": compared.compare_all(unquantised, margin),
+        **{name: compared.compare_all(pairs, margin) for name, pairs in asked.items()},
     }
 
 
@@ -181,9 +210,10 @@ def _find_verdict(rules: dict[str, dict[str, Any]], candidate: str, chosen: str 
     Returns:
         The model that is recommended (the candidate when none passes), and the verdict.
     """
-    names = {"slm": "swap", candidate: "swap" if candidate == "slm" else "swap with the adapter"}
+    names = {"slm": "swap", "slm-native": "swap, asked natively"}
+    names |= {"slm_ft": "swap with the adapter", "slm_ft-native": "swap with the adapter, asked natively"}
     names |= {chosen: f"swap with {ModelName.parse(chosen).shots} examples in the prompt"} if chosen else {}
-    passed = ((model, verdict) for model, verdict in names.items() if not rules[model]["FINE_TUNE"])
+    passed = ((m, verdict) for m, verdict in names.items() if m in rules and not rules[m]["FINE_TUNE"])
     return next(passed, (candidate, "stay"))
 
 
@@ -193,14 +223,18 @@ def _write(
     """Trace a decision and write its file; `kind` is `decision` or `post_decision`."""
     track, metrics, second = facts["track"], compared.metrics, facts.get("recommended", facts["model"])
     priced = costs.price_runs(metrics, costs.Prices.from_settings(settings))  # may refuse, so before anything is traced
-    caveats = find_caveats(settings, compared, "azure", second, facts["margin"])
+    reference = facts["reference"]
+    caveats = find_caveats(settings, compared, reference, second, facts["margin"])
     if caveats["obstacle"] and "verdict" in facts:
         facts = facts | {"verdict": "not comparable"}
     first = metrics["azure"]["run"]
     shared = {key: first[key] for key in MUST_AGREE}
     runs = {model: content["run"]["run_id"] for model, content in metrics.items()}
     inputs, folder = {"delta": facts["delta"], "compared": runs, **shared}, new_folder(settings, track, kind)
-    path, earlier = settings.evaluation / f"{track}_{kind}.json", _find_earlier(settings, kind, runs, second)
+    path, earlier = (
+        settings.evaluation / f"{track}_{kind}.json",
+        _find_earlier(settings, kind, runs, (reference, second)),
+    )
     with open_run(settings, folder, f"{kind} {track}", inputs, [track, kind]) as run:
         run.trace.add_event(kind, facts)
         run.trace.finish(facts, {"FINE_TUNE": facts["FINE_TUNE"]})
@@ -210,8 +244,8 @@ def _write(
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _find_earlier(settings: Settings, kind: str, runs: dict[str, str], model: str) -> list[float]:
+def _find_earlier(settings: Settings, kind: str, runs: dict[str, str], models: tuple[str, str]) -> list[float]:
     """The deltas of the decisions that were taken before on the same two runs, the oldest first."""
     decided = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(settings.runs.glob(f"2*/{kind}.json"))]
-    before = [found for found in decided if all(found["run"]["compared"].get(m) == runs[m] for m in ("azure", model))]
+    before = [found for found in decided if all(found["run"]["compared"].get(m) == runs[m] for m in models)]
     return [found["delta"] for found in before]

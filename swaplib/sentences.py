@@ -92,15 +92,18 @@ def _compared(decision: dict[str, Any]) -> tuple[str, dict[str, Any], list[str]]
 def _say_rule(decision: dict[str, Any]) -> str:
     """What the rule finds, with the rates that it reads."""
     model, _, worse_on = _compared(decision)
-    rates, by = decision["evidence"]["rates"], f" by more than {decision['delta']:g}" if decision["delta"] else ""
+    rates, reference = decision["evidence"]["rates"], decision["reference"]
+    by = f" by more than {decision['delta']:g}" if decision["delta"] else ""
 
     def say(model: str, metrics: list[str]) -> str:
-        listed = join([f"{m} ({rates[model][m]['rate']:.2f} against {rates['azure'][m]['rate']:.2f})" for m in metrics])
-        return f"{say_who(model)} is worse than the hosted LLM{by} on {listed}"
+        listed = join(
+            [f"{m} ({rates[model][m]['rate']:.2f} against {rates[reference][m]['rate']:.2f})" for m in metrics]
+        )
+        return f"{say_who(model)} is worse than {say_who(reference)}{by} on {listed}"
 
     n, candidate = decision["n_rows"], decision["model"]
     parts = [say(candidate, decision["worse_on"])] if model != candidate and decision["worse_on"] else []
-    good = f"{say_who(model)} is not worse than the hosted LLM{by} on any core metric"
+    good = f"{say_who(model)} is not worse than {say_who(reference)}{by} on any core metric"
     parts.append(say(model, worse_on) if worse_on else good)
     single = f" A single row decides here: it is {1 / n:.3g} of a rate." if _hangs_by_a_row(decision) else ""
     return f"On {n} rows, {', but '.join(parts)}.{single}"
@@ -155,7 +158,7 @@ def describe_obstacle(track: str, caveats: dict[str, Any], obstacle: str) -> lis
     verdict = say_verdict(pair, caveats["margin"])
     by_found = f"Counting right answers wherever they stand, the gap is {say_gap(pair)}: {verdict}."
     command = f"swap run notebooks/02_eval.ipynb -p track {track} -p models azure-shots4,slm-shots4"
-    tuned = ", or let 04_finetune teach the SLM its form" if not caveats["form"]["azure"]["hides"] else ""
+    tuned = ", or let 04_finetune teach the SLM its form" if not next(iter(caveats["form"].values()))["hides"] else ""
     lines = [("Why", why)] + ([("How sure?", by_found)] if obstacle == "form" else [])
     return [*lines, ("Next", f"{next_} ({command}){tuned}.")]
 
@@ -198,7 +201,7 @@ def _is_weak(pair: dict[str, Any], margin: float) -> bool:
 
 def _say_rows_beside(decision: dict[str, Any]) -> str:
     """The rate over rows whose values are given, and the ceiling, on the metric that decides."""
-    metric, models = core_metrics(decision["track"])[-1], ("azure", _compared(decision)[0])
+    metric, models = core_metrics(decision["track"])[-1], (decision["reference"], _compared(decision)[0])
     given, ceiling, parts = decision["caveats"]["given"], decision["caveats"]["ceiling"], []
     if given and given["rates"] and given["n_rows"] < ceiling["n_rows"]:
         rates = ", ".join(f"{say_who(m)} {given['rates'][m][metric]['rate']:.2f}" for m in models)

@@ -16,10 +16,15 @@ if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
 
 
+NAME_IS_GIVEN = (
+    "Natively the name of the one tool that a row offers is given: name_match_rate says nothing of -native runs."
+)
+
+
 def show_decision(decision: dict[str, Any]) -> "Styler":
     """The rule's numbers: rates of the models it is applied to, the gap, and rows on which only one of the two was right."""
     model, records = decision["model"], []
-    ruled = ("azure", *decision.get("rules", (model,)))
+    ruled = (decision["reference"], *decision.get("rules", (model,)))
     for name, gap in decision["gaps"].items():
         pairs = decision["evidence"]["pairs"][name]
         record = {"metric": name}
@@ -29,21 +34,24 @@ def show_decision(decision: dict[str, Any]) -> "Styler":
             if m in ruled
         }
         record |= {
-            f"gap to {model}": f"{gap:+.2f}",
+            f"{decision['reference']} − {model}": f"{gap:+.2f}",
             "worse than delta": "yes" if name in decision["worse_on"] else "no",
         }
-        record |= {"only azure right": pairs["first_only"], f"only {model} right": pairs["second_only"]}
+        record |= {
+            f"only {decision['reference']} right": pairs["first_only"],
+            f"only {model} right": pairs["second_only"],
+        }
         records.append(record)
     return style(pd.DataFrame(records))
 
 
 def show_evidence(decision: dict[str, Any]) -> "Styler":
     """How sure the gap is, metric by metric: the hosted LLM against the model that the decision is about."""
-    pairs = [{"first": "azure", "second": decision["model"], "pairs": decision["evidence"]["pairs"]}]
+    pairs = [{"first": decision["reference"], "second": decision["model"], "pairs": decision["evidence"]["pairs"]}]
     return show_pairs(pairs, decision["margin"])
 
 
-def show_pairs(comparisons: list[dict[str, Any]], margin: float) -> "Styler":
+def show_pairs(comparisons: list[dict[str, Any]], margin: float, caption: str = "") -> "Styler":
     """Paired evidence about two models or runs, metric by metric; the verdict is on the second, at the margin."""
     records = []
     for compared in comparisons:
@@ -55,7 +63,7 @@ def show_pairs(comparisons: list[dict[str, Any]], margin: float) -> "Styler":
             by_groups = "[{:+.2f}, {:+.2f}]".format(*found["bootstrap"])
             record |= {"95% by groups": f"{by_groups} of {found['n_groups']}"}
             records.append(record | {"McNemar p (Holm)": f"{found['p_value']:.2g} ({found['p_adjusted']:.2g})"})
-    return style(pd.DataFrame(records))
+    return style(pd.DataFrame(records), caption)
 
 
 def _format_needed(needed: dict[str, Any] | None) -> str:
@@ -80,6 +88,13 @@ def show_full(decision: dict[str, Any]) -> "Styler":
     if found := decision["evidence"]["full"]:
         return show_pairs(found, decision["margin"])
     return style(pd.DataFrame({"unquantised runs": ["none: 02_eval makes one with `-p models slm-full`"]}))
+
+
+def show_native(decision: dict[str, Any]) -> "Styler":
+    """What form costs: each model against itself asked natively, and the two natively. One offered tool gives its name."""
+    if found := decision["evidence"]["native"]:
+        return show_pairs(found, decision["margin"], NAME_IS_GIVEN if decision["caveats"]["offers_one_tool"] else "")
+    return style(pd.DataFrame({"native runs": ["none: 02_eval makes them with `-p models azure-native,slm-native`"]}))
 
 
 def show_comparison(compared: dict[str, Any] | None) -> "Styler":

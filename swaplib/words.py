@@ -70,6 +70,7 @@ def say_who(model: str) -> str:
     """A model in words: the hosted LLM, the SLM with its adapter, …"""
     name = ModelName.parse(model)
     marks = {"as the captured rows taught it": name.is_captured, "unquantised": name.is_full}
+    marks |= {"asked natively": name.is_native}
     with_ = {" with its adapter": name.base == "slm_ft", f" with {name.shots} examples": name.shots}
     words = "the hosted LLM" if name.is_hosted else "the SLM"
     words += "".join(text for text, is_there in with_.items() if is_there)

@@ -187,6 +187,44 @@ def test_the_hosted_llm_with_examples_is_shown_and_never_ruled_on(two_runs):  # 
     assert "azure-shots2" not in decided["costs"]["pays"]
 
 
+def add_natives(settings, *names: str) -> None:
+    """Native runs as good as the hosted one's."""
+    for name in names:
+        content = json.loads((settings.evaluation / "toolcall_azure_test.json").read_text())
+        base = json.loads((settings.evaluation / f"toolcall_{name.partition('-')[0]}_test.json").read_text())
+        content["run"] |= {"model": name, "identity": base["run"]["identity"], "native_sha256": "n"}
+        write_json(settings.evaluation / f"toolcall_{name}_test.json", content)
+
+
+def test_native_runs_are_shown_and_recommended_only_where_asked(two_runs):  # noqa: F811
+    assert "-p models azure-native,slm-native" in verdicts.show_native(decision.decide(two_runs, "toolcall")).to_html()
+    with pytest.raises(ValueError, match="-p models azure-native,slm-native"):
+        decision.decide_again(two_runs, "toolcall", "slm", native=True)
+    add_natives(two_runs, "azure-native", "slm-native")
+    decided = decision.decide(two_runs, "toolcall")
+    shown = [(c["first"], c["second"]) for c in decided["evidence"]["native"]]
+    assert shown == [("azure", "azure-native"), ("slm", "slm-native"), ("azure-native", "slm-native")]
+    plain = decision.decide_again(two_runs, "toolcall", "slm")
+    assert (plain["verdict"], plain["reference"], list(plain["rules"])) == ("stay", "azure", ["slm"])
+    asked = decision.decide_again(two_runs, "toolcall", "slm", native=True)
+    assert (asked["verdict"], asked["recommended"], asked["reference"]) == (
+        *("swap, asked natively", "slm-native", "azure-native"),
+    )
+    box = verdicts.show_verdict(asked).data
+    assert "the SLM (asked natively) is not worse than the hosted LLM (asked natively)" in box
+    assert "azure-native − slm" in verdicts.show_decision(asked).to_html()
+
+
+def test_a_native_run_of_other_rows_is_left_out_and_said(two_runs, capsys):  # noqa: F811
+    add_natives(two_runs, "azure-native")
+    path = two_runs.evaluation / "toolcall_azure-native_test.json"
+    content = json.loads(path.read_text())
+    content["run"]["rows_sha256"] = "others"
+    write_json(path, content)
+    assert decision.decide(two_runs, "toolcall")["evidence"]["native"] == []
+    assert "azure-native is left out" in capsys.readouterr().out
+
+
 def read_recorded(model: str) -> dict:
     path = ROOT / "benchmarks" / "results" / "recorded_smollm2" / "05_eval" / f"toolcall_{model}_test.json"
     return json.loads(path.read_text())

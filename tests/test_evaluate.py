@@ -357,7 +357,7 @@ def test_examples_may_stand_in_the_models_name_and_it_is_the_same_run(toolcall_h
         ("azure-shots2", 3, "shots=3 and the model 'azure-shots2' ask for different examples"),
         ("azure,azure-shots2", 2, "names a model twice"),
         ("azure-shots9", 0, "a prompt takes 0 to 8 examples, not 9"),
-        ("azure,slm_ft-native-shots4", 0, "slm_ft-native-shots4 cannot be run: .* leave -native out"),
+        ("azure,azure-native-shots2", 0, "azure-native-shots2: examples are turns .* Leave -native or -shotsN out"),
     ],
 )
 def test_a_name_that_cannot_be_asked_for_says_what_can_be_before_anything_is_asked(

@@ -22,6 +22,7 @@ CAVEATS = {
     "given": None,
     "ceiling": {"n_rows": 1, "nobody": [], "impossible": {}, "guess": {}, "rate": 1.0},
     "noise": None,
+    "offers_one_tool": True,
 }
 NO_COSTS = {"prices": {}, "models": {"azure": {"usd_per_1000_rows": None}}, "pays": {}}
 
@@ -39,7 +40,12 @@ def make_decision(tables: list[tuple[int, ...]], delta: float, margin: float | N
         for model, right in (("azure", both + first), ("slm", both + second)):
             rates[model][metric] = {"rate": right / n, "interval": wilson_interval(right, n)}
     sides = [{"n_rows": n} | {m: found["rate"] for m, found in of_model.items()} for of_model in rates.values()]
-    content = apply_rule("toolcall", *sides, delta) | {"track": "toolcall", "model": "slm", "n_rows": n}
+    content = apply_rule("toolcall", *sides, delta) | {
+        "track": "toolcall",
+        "model": "slm",
+        "reference": "azure",
+        "n_rows": n,
+    }
     content |= {"delta": delta, "margin": margin, "earlier": [], "caveats": CAVEATS | {"margin": margin}}
     pairs = {metric: judge(table, margin) for metric, table in zip(METRICS, tables, strict=True)}
     return content | {"evidence": {"rates": rates, "pairs": pairs, "full": []}, "costs": NO_COSTS} | more
