@@ -34,16 +34,19 @@ def find_caveats(settings: Settings, compared: Compared, first: str, second: str
         margin: How much worse still counts as not worse.
 
     Returns:
-        `obstacle`: why the two cannot be compared, "form" or "useless", else None. `form`: see_form of both, by model.
+        `obstacle`: why the two cannot be compared, "form" or "useless", else None. `models`: the two. `form`: as see_forms makes it.
         `found`: the paired evidence on right answers wherever they stand, at the `margin`. `given`, `ceiling`, `noise`: as
         list_given, find_ceiling and find_noise make them. `offers_one_tool`: no row offers more than one.
     """
-    forms = {m: see_form(compared.track, compared.rows, compared.ledgers[m]) for m in (first, second)}
+    forms = see_forms(compared)
     bits = tuple(find_bits(compared.track, compared.rows, compared.ledgers[m]) for m in (first, second))
     found = evidence.compare_metrics({"found_rate": bits}, margin, compared.list_groups(first))["found_rate"]
     return {
-        "obstacle": "form" if any(form.hides for form in forms.values()) else _find_useless(compared, first, second),
-        "form": {model: asdict(form) for model, form in forms.items()},
+        "obstacle": "form"
+        if forms[first]["hides"] or forms[second]["hides"]
+        else _find_useless(compared, first, second),
+        "models": [first, second],
+        "form": forms,
         "found": asdict(found),
         "margin": margin,
         "given": list_given(compared),
@@ -74,15 +77,18 @@ def summarise(settings: Settings, compared: Compared) -> dict[str, Any]:
         "rates": compared.list_rates(),
         "costs": costs.price_runs(metrics, costs.Prices.from_settings(settings)),
     }
-    content["form"] = {
-        m: asdict(see_form(run["track"], compared.rows, ledger)) for m, ledger in compared.ledgers.items()
-    }
+    content["form"] = see_forms(compared)
     content["unanswered"] = {m: found["n_by_status"]["error"] for m, found in metrics.items()}
     if not (hosted and local):
         return content | {"models": None, "pairs": None, "caveats": None}
     pair = (hosted[0], local[0])
     caveats = find_caveats(settings, compared, *pair, content["margin"])
     return content | {"models": pair, "pairs": compared.compare(*pair, content["margin"]), "caveats": caveats}
+
+
+def see_forms(compared: Compared) -> dict[str, dict[str, Any]]:
+    """What form.see_form sees of each model of a report, as plain data."""
+    return {m: asdict(see_form(compared.track, compared.rows, ledger)) for m, ledger in compared.ledgers.items()}
 
 
 def _find_useless(compared: Compared, *models: str) -> str | None:

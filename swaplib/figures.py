@@ -96,6 +96,26 @@ def plot_reasons(diagnoses: dict[str, dict[str, Any]]) -> "Figure":
     return _finish(figure, axes, f"why rows failed, {next(iter(diagnoses.values()))['n_rows']} rows")
 
 
+def plot_form(forms: dict[str, dict[str, Any]]) -> "Figure":
+    """Form against skill: of each model the rows that are right as asked, and those that are right inside other text."""
+    import matplotlib.pyplot as plt
+
+    labels = [ModelName.parse(model).label for model in forms]
+    strict, inside = [f["strict"] for f in forms.values()], [f["found"] - f["strict"] for f in forms.values()]
+    figure, axes = plt.subplots(figsize=(7.5, 1.3 + 0.32 * len(forms)), layout="constrained")
+    axes.barh(labels, strict, 0.7, color=[_style_of(model)[0] for model in forms], label="right as asked")
+    bars = axes.barh(
+        labels, inside, 0.7, left=strict, color="#DDDDDD", edgecolor="#888888", hatch="//", label="right inside"
+    )
+    texts = [f"{a}" + (f" + {b} inside" if b else "") for a, b in zip(strict, inside, strict=True)]
+    axes.bar_label(bars, texts, padding=3, fontsize=8)
+    n = next(iter(forms.values()))["n_rows"]
+    axes.set_xlim(0, n * 1.12)
+    axes.invert_yaxis()
+    axes.set_xlabel("rows: solid right as asked, hatched right inside other text")
+    return _finish(figure, axes, f"form against skill, {n} rows")
+
+
 def plot_costs(volumes: dict[str, Any] | None) -> "Figure | None":
     """Dollars a day against rows a day, hosted and local, with the volume from which a machine pays; None without prices."""
     import matplotlib.pyplot as plt

@@ -141,14 +141,12 @@ def _say_sureness(decision: dict[str, Any]) -> list[tuple[str, str]]:
 
 def describe_obstacle(track: str, caveats: dict[str, Any], obstacle: str) -> list[tuple[str, str]]:
     """Why two models cannot be compared, what can be said all the same, and the next step."""
+    forms = {model: caveats["form"][model] for model in caveats["models"]}
     if obstacle == "useless":
-        rows = [
-            f"{say_who(m)} gets {form['strict']} of {form['n_rows']} rows right" for m, form in caveats["form"].items()
-        ]
+        rows = [f"{say_who(m)} gets {form['strict']} of {form['n_rows']} rows right" for m, form in forms.items()]
         why = f"{capitalise('; '.join(rows))}: two models that cannot do a task are not as good as each other."
         next_ = "Read the failures in 02, then mend the prompt or show examples"
     else:
-        forms = caveats["form"]
         found = ", ".join(f"{say_who(m)} {form['found']}" for m, form in forms.items())
         strict = ", ".join(f"{say_who(m)} {form['strict']}" for m, form in forms.items())
         n = next(iter(forms.values()))["n_rows"]
@@ -158,7 +156,7 @@ def describe_obstacle(track: str, caveats: dict[str, Any], obstacle: str) -> lis
     verdict = say_verdict(pair, caveats["margin"])
     by_found = f"Counting right answers wherever they stand, the gap is {say_gap(pair)}: {verdict}."
     command = f"swap run notebooks/02_eval.ipynb -p track {track} -p models azure-shots4,slm-shots4"
-    tuned = ", or let 04_finetune teach the SLM its form" if not next(iter(caveats["form"].values()))["hides"] else ""
+    tuned = ", or let 04_finetune teach the SLM its form" if not forms[caveats["models"][0]]["hides"] else ""
     lines = [("Why", why)] + ([("How sure?", by_found)] if obstacle == "form" else [])
     return [*lines, ("Next", f"{next_} ({command}){tuned}.")]
 

@@ -18,6 +18,7 @@ METRICS = core_metrics("toolcall")
 FORM = {"n_rows": 1, "strict": 1, "found": 1, "n_fenced": 0, "word": None, "n_word": 0, "hides": False}
 CAVEATS = {
     "obstacle": None,
+    "models": ["azure", "slm"],
     "form": {"azure": FORM, "slm": FORM},
     "given": None,
     "ceiling": {"n_rows": 1, "nobody": [], "impossible": {}, "guess": {}, "rate": 1.0},
