@@ -1,4 +1,4 @@
-"""A real pair on record: a hosted LLM behind `swap serve`, an SLM, both tracks, and then the loop.
+"""A real pair on record: a hosted LLM behind `swap serve`, an SLM, both tracks, the two example tasks, and then the loop.
 
     python -m benchmarks.real_pair record HOME HOSTED SLM    # folders of checkpoints; a stopped one goes on
     python -m benchmarks.real_pair keep HOME                 # copies what the pages need to benchmarks/results/recorded
@@ -21,7 +21,19 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.records import RESULTS
-from swaplib import agent_eval, capture, captured, comparison, decision, distill, evaluate, flywheel, parity, training
+from swaplib import (
+    agent_eval,
+    capture,
+    captured,
+    comparison,
+    dataset,
+    decision,
+    distill,
+    evaluate,
+    flywheel,
+    parity,
+    training,
+)
 from swaplib.adapter import read_card
 from swaplib.agent import AgentOptions
 from swaplib.evidence import DEFAULT_MARGIN
@@ -37,17 +49,25 @@ from swaplib.tasks import FOLDS, read_tasks
 RECORDED, ROWS = RESULTS / "recorded", ROOT / "slm_swap" / "02_dataset"
 PORT = 8203  # the address is part of every question, so it must be the same when a record goes on
 SPLITS = ("val", "test")
-BEFORE, AFTER = "azure,azure-shots4,slm,slm-full,slm-shots4", "slm_ft,slm_ft-full"
-SIZES = {"batch_size": 128, "concurrency": 64}
+BEFORE = "azure,azure-native,azure-shots4,slm,slm-full,slm-native,slm-shots4"
+AFTER = "slm_ft,slm_ft-full,slm_ft-native"
+EXAMPLES: dict[str, Track] = {"invoices": "structured", "home": "toolcall"}
+SIZES, NOISE = {"batch_size": 128, "concurrency": 64}, {"val": 0, "test": 30}
 AGENTS = 48  # tasks in work at once
 LEFT_OUT = shutil.ignore_patterns("trace*.jsonl", "checkpoints", "reports", ".lock-*")
 
 
 def evaluate_before(settings: Settings, track: Track) -> None:
-    """The hosted LLM and the SLM, each as it is and few-shot, the SLM also unquantised; then the decision."""
+    """The hosted LLM and the SLM, each as it is, few-shot and natively, the SLM also unquantised; then the decision."""
     for split in SPLITS:
-        evaluate.run_models(settings, track, BEFORE, split=split, **SIZES)
+        evaluate.run_models(settings, track, BEFORE, split=split, noise_rows=NOISE[split], **SIZES)
     decision.decide(settings, track)
+
+
+def build_rows(settings: Settings, example: str) -> None:
+    """The rows of an example task, as 01 builds them by default."""
+    sizes = {"toolcall": "340/60/100", "structured": "600/80/100"}
+    dataset.build_dataset(settings, str(ROOT / "examples" / example), sizes)
 
 
 def train_track(settings: Settings, track: Track) -> None:
@@ -92,7 +112,9 @@ def close_loop(settings: Settings, track: Track) -> None:
     write_json(settings.evaluation / "solved.json", solved)
 
 
-STEPS = {step.__name__: step for step in (evaluate_before, train_track, evaluate_after, capture_tasks, build)}
+STEPS = {
+    step.__name__: step for step in (build_rows, evaluate_before, train_track, evaluate_after, capture_tasks, build)
+}
 STEPS |= {step.__name__: step for step in (distil, train_captured, close_loop)}
 
 
@@ -106,17 +128,26 @@ def record(home: Path, hosted: Path, slm: Path) -> None:
         known = {"AZURE_ENDPOINT": f"{root}/v1", "AZURE_DEPLOYMENT": hosted.name, "AZURE_API_KEY": "none-is-needed"}
         known |= {"SLM_MODEL_PATH": str(slm), "SWAP_TRACING": "outbox", "SWAP_ENV_FILE": os.devnull}
         known |= {"SLM_BASE_URL": ""}
-        for track in TRACKS:
-            run_steps(known, (home, "evaluate_before", track))
-        run_steps(known, (home, "capture_tasks"), *((home, "train_track", track) for track in TRACKS))
-    for track in TRACKS:
-        run_steps(known, (home, "evaluate_after", track))
+        run_steps(known, *((place_of(home, name), "build_rows", name) for name in EXAMPLES))
+        asked = [(place_of(home, name), track) for name, track in EXAMPLES.items()] + [
+            (home, track) for track in TRACKS
+        ]
+        for place, track in asked:
+            run_steps(known, (place, "evaluate_before", track))
+        run_steps(known, (home, "capture_tasks"), *((place, "train_track", track) for place, track in asked))
+    for place, track in asked:
+        run_steps(known, (place, "evaluate_after", track))
     homes = [copy_capture(home, fold) for fold in range(FOLDS)]
     run_steps(known, *((of_fold, "build", fold) for fold, of_fold in enumerate(homes)))
     of_rows = [(home, "train_captured", track) for track in TRACKS]
     run_steps(known, *((of_fold, "distil") for of_fold in homes), *of_rows)
     run_steps(known, *((of_fold, "close_loop", "toolcall") for of_fold in homes))
     run_steps(known, (home, "close_loop", "structured"))
+
+
+def place_of(home: Path, example: str) -> Path:
+    """The home of an example task."""
+    return home / "examples" / example
 
 
 def copy_capture(home: Path, fold: int) -> Path:
@@ -158,9 +189,10 @@ def run_steps(known: dict[str, str], *steps: Sequence[object]) -> None:
 def keep(home: Path) -> None:
     """Copy what the pages need: rows and weights are elsewhere, traces hold nothing that a ledger does not."""
     shutil.rmtree(RECORDED, ignore_errors=True)
-    for place in [Path(), *sorted(path.relative_to(home) for path in home.glob("folds/*"))]:
+    for place in [Path(), *sorted(path.relative_to(home) for path in home.glob("*/*") if (path / "05_eval").is_dir())]:
         for part in ("05_eval", "02_dataset/captured"):
-            shutil.copytree(home / place / part, RECORDED / place / part, ignore=LEFT_OUT)
+            if (home / place / part).is_dir():
+                shutil.copytree(home / place / part, RECORDED / place / part, ignore=LEFT_OUT)
         for card in (home / place).glob("04_ft/*/run_card.json"):
             target = RECORDED / card.relative_to(home)
             target.parent.mkdir(parents=True)
@@ -176,18 +208,30 @@ def open_record() -> Iterator[Settings]:
         shutil.copytree(
             ROWS, home / "02_dataset", ignore=shutil.ignore_patterns("source", "captured"), dirs_exist_ok=True
         )
-        yield load_settings().model_copy(update={"swap_home": home, "swap_tracing": "outbox"})
+        settings = load_settings().model_copy(update={"swap_home": home, "swap_tracing": "outbox"})
+        for name in EXAMPLES:
+            build_rows(settings.model_copy(update={"swap_home": place_of(home, name)}), name)
+        yield settings
+
+
+def list_places(settings: Settings) -> list[tuple[Settings, Track]]:
+    """The homes and tracks of the record: both tracks, then the example tasks."""
+    found = [(settings, track) for track in TRACKS]
+    for name, track in EXAMPLES.items():
+        found.append((settings.model_copy(update={"swap_home": place_of(settings.swap_home, name)}), track))
+    return found
 
 
 def decide(slm: Path) -> None:
     """Every decision and all evidence of the record, by today's code, from its ledgers."""
     with open_record() as settings:
         settings = settings.model_copy(update={"slm_model_path": slm, "slm_base_url": None})
-        for old in settings.runs.glob("2*decision"):
+        for old in settings.swap_home.glob("**/runs/2*decision"):
             shutil.rmtree(old)
+        for home, track in list_places(settings):
+            decision.decide(home, track)
+            decision.decide_again(home, track, "slm_ft")
         for track in TRACKS:
-            decision.decide(settings, track)
-            decision.decide_again(settings, track, "slm_ft")
             path = settings.evaluation / f"flywheel_{track}.json"
             loop = read_json(path) | {"margin": DEFAULT_MARGIN}
             pairs = [(pair["first"], pair["second"]) for pair in loop["track_eval"]["comparisons"]]
@@ -198,8 +242,10 @@ def decide(slm: Path) -> None:
             bits, asked = {m: list(found.values()) for m, found in solved.items()}, [tasks[i] for i in solved["slm"]]
             loop["agent_eval"]["pairs"] = agent_eval.compare_solved(bits, asked)
             write_json(path, loop)
-        shutil.rmtree(RECORDED / "05_eval")
-        shutil.copytree(settings.evaluation, RECORDED / "05_eval", ignore=LEFT_OUT)
+        for home, _ in list_places(settings)[1:]:
+            kept = RECORDED / home.swap_home.relative_to(settings.swap_home) / "05_eval"
+            shutil.rmtree(kept)
+            shutil.copytree(home.evaluation, kept, ignore=LEFT_OUT)
 
 
 def read_json(path: Path) -> Any:
