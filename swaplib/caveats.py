@@ -35,8 +35,8 @@ def find_caveats(settings: Settings, compared: Compared, first: str, second: str
 
     Returns:
         `obstacle`: why the two cannot be compared, "form" or "useless", else None. `models`: the two. `form`: as see_forms
-        makes it. `found`: the paired evidence on right answers wherever they stand, at the `margin`. `given`, `ceiling`, `noise`: as
-        list_given, find_ceiling and find_noise make them. `offers_one_tool`: no row offers more than one.
+        makes it. `found`: the paired evidence on right answers wherever they stand, at the `margin`. `given`, `ceiling`,
+        `noise`: as list_given, find_ceiling and find_noise make them. `offers_one_tool`: no row offers more than one.
     """
     forms = see_forms(compared)
     bits = tuple(find_bits(compared.track, compared.rows, compared.ledgers[m]) for m in (first, second))
