@@ -176,10 +176,12 @@ def count_tokens(rows: Rows, checkpoint: Path) -> list[dict[str, Any]]:
 
     Returns:
         Records with `track`, `split`, `rows`, and median, 95th percentile and maximum of the prompt (system message and
-        template included) and of the completion.
+        template included) and of the completion. Where there is no checkpoint yet, one record that says so.
     """
     import numpy as np
 
+    if not checkpoint.is_dir():
+        return [{"track": f"no checkpoint at {show_path(checkpoint)} yet, so nobody knows lengths in tokens"}]
     slm, records = Checkpoint(checkpoint), []
     slm.check()
     for track, splits in rows.items():
