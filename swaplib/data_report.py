@@ -32,7 +32,7 @@ def show_manifest(manifest: dict[str, Any]) -> "Styler":
     ]
     near, caption = manifest.get("near_duplicates"), ""
     if near is not None:
-        caption = f"{near['clusters']} clusters of nearly equal prompts, {near['rows']} rows in them"
+        caption = f"{near['clusters']} cluster(s) of nearly equal prompts, {near['rows']} rows in them"
         caption += f", the largest of {near['largest']}; each in one split" if near["clusters"] else ""
     return style(pd.DataFrame(records), caption)
 

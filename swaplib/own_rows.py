@@ -89,8 +89,9 @@ def read_own_file(file: Path, seed: int) -> tuple[Collection, dict[str, Any]]:
     alike = [len(cluster) for cluster in clusters if len(cluster) > 1]
     if empty := [split for split, indices in splits.items() if not indices]:
         raise ValueError(
-            f"{file}: no rows for {', '.join(empty)}. Nearly equal prompts go to one split, and the {len(rows)} rows make "
-            f"{len(clusters)} cluster(s) of such, the largest of {max(map(len, clusters))}. Bring prompts that differ more."
+            f"{file}: no rows for {', '.join(empty)}. Nearly equal prompts go to one split, and these {len(rows)} rows "
+            f"make {len(clusters)} cluster(s) of such, the largest of {max(map(len, clusters))}. Bring prompts that differ "
+            "more: an instruction does not count only where all prompts begin or end with it, word for word."
         )
     places = {track: {split: [f"{file.name}:{i + 1}" for i in indices] for split, indices in splits.items()}}
     taken = {track: {split: [rows[i] for i in indices] for split, indices in splits.items()}}
