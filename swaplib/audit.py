@@ -2,29 +2,34 @@
 
 from dataclasses import asdict
 
-from swaplib.facts import list_parts
+from swaplib.facts import Places, list_parts, name_places
 from swaplib.metrics import Track, canonical_json, parse_gold
 from swaplib.rows import Row, Rows
 
 
-def check_leaks(rows: Rows, may_share_tools: bool = False) -> int:
+def check_leaks(rows: Rows, may_share_tools: bool = False, places: Places | None = None) -> int:
     """Stop when a prompt, or a tool, stands in two splits.
 
     A prompt (white space and case apart) may stand in one split of its track only. A tool may be called by the golds of
     one split only, of whatever track, unless `may_share_tools`: an agent with a fixed set of tools calls them everywhere.
 
+    Args:
+        rows: Rows by track and split.
+        may_share_tools: Whether a tool may be called in several splits.
+        places: Where the rows stand (facts.name_places); in their splits by default.
+
     Returns:
         How many tools are called in several splits.
 
     Raises:
-        ValueError: Names the two rows as track/split.jsonl:line, and what they share.
+        ValueError: Names the two rows as file:line, and what they share.
     """
+    places = name_places(rows) if places is None else places
     owners: dict[tuple[str, str], tuple[str, str]] = {}
     shared: set[str] = set()
     for track, splits in rows.items():
         for split, of_split in splits.items():
-            for line, row in enumerate(of_split, start=1):
-                place = f"{track}/{split}.jsonl:{line}"
+            for place, row in zip(places[track][split], of_split, strict=True):
                 prompt = _fold(row.prompt)
                 keys = {(f"prompt of {track}", prompt): "have the same prompt"}
                 keys |= {("tool", tool): f"both call the tool {tool!r}" for tool in called_tools(track, row.completion)}
@@ -50,28 +55,31 @@ def called_tools(track: Track, completion: str) -> list[str]:
     return [name for name, _ in list_parts(parse_gold(track, completion)) if name is not None]
 
 
-def count_repeats(rows: Rows) -> dict[Track, dict[str, int]]:
+def count_repeats(rows: Rows, places: Places | None = None) -> dict[Track, dict[str, int]]:
     """How many rows of each split repeat the prompt of an earlier one: no new evidence, so intervals come out too narrow.
+
+    Args:
+        rows: Rows by track and split.
+        places: Where the rows stand (facts.name_places); in their splits by default.
 
     Raises:
         ValueError: Two rows of a split have one prompt and different golds, so one of them is wrong; both are named.
     """
-    repeats = {}
-    for track, splits in rows.items():
-        repeats[track] = {
-            split: _count_repeats(f"{track}/{split}.jsonl", track, found) for split, found in splits.items()
-        }
-    return repeats
+    places = name_places(rows) if places is None else places
+    return {
+        track: {split: _count_repeats(places[track][split], track, found) for split, found in splits.items()}
+        for track, splits in rows.items()
+    }
 
 
-def _count_repeats(file: str, track: Track, rows: list[Row]) -> int:
-    first: dict[str, tuple[int, str]] = {}
-    for line, row in enumerate(rows, start=1):
+def _count_repeats(places: list[str], track: Track, rows: list[Row]) -> int:
+    first: dict[str, tuple[str, str]] = {}
+    for place, row in zip(places, rows, strict=True):
         gold = canonical_json(asdict(parse_gold(track, row.completion)))
-        other, other_gold = first.setdefault(_fold(row.prompt), (line, gold))
+        other, other_gold = first.setdefault(_fold(row.prompt), (place, gold))
         if gold != other_gold:
             raise ValueError(
-                f"{file}:{other} and {file}:{line} have the same prompt and different completions, so one of them is wrong. "
+                f"{other} and {place} have the same prompt and different completions, so one of them is wrong. "
                 "Mend or remove one; nothing was written."
             )
     return len(rows) - len(first)

@@ -1,11 +1,11 @@
-"""Tables of 01: what was built, what was left out, whether prompts can be answered, rows to read. It computes nothing."""
+"""Tables of 01: what was built and left out, what may go wrong, what is asked, rows to read. It computes nothing."""
 
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from swaplib.metrics import Track
-from swaplib.report import show_records, style, style_texts
+from swaplib.report import show_records, show_texts, style, style_texts
 from swaplib.rows import Row
 
 if TYPE_CHECKING:
@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 def show_manifest(manifest: dict[str, Any]) -> "Styler":
-    """Rows of each track and split, asked for and made, those that repeat a prompt, and the sha256 of each file."""
+    """Rows of each track and split, asked for and made, those that repeat a prompt, and the sha256 of each file.
+
+    Of one file of own rows the caption says how many clusters of nearly equal prompts there are.
+    """
     asked = manifest.get("sizes_asked", {})
     records = [
         {
@@ -27,7 +30,11 @@ def show_manifest(manifest: dict[str, Any]) -> "Styler":
         for track, splits in manifest["rows"].items()
         for split, n in splits.items()
     ]
-    return style(pd.DataFrame(records))
+    near, caption = manifest.get("near_duplicates"), ""
+    if near is not None:
+        caption = f"{near['clusters']} cluster(s) of nearly equal prompts, {near['rows']} rows in them"
+        caption += f", the largest of {near['largest']}; each in one split" if near["clusters"] else ""
+    return style(pd.DataFrame(records), caption)
 
 
 def show_left_out(manifest: dict[str, Any]) -> "Styler":
@@ -49,6 +56,20 @@ def show_answerability(manifest: dict[str, Any]) -> "Styler":
     return show_records(
         records or [{"track": "own rows without tools.json or schema.json: nothing is known of their values"}]
     )
+
+
+def show_warnings(records: list[dict[str, Any]]) -> "Styler":
+    """What is likely to go wrong, track by track (foresight.list_warnings)."""
+    shown = [
+        {"track": r["track"], "rows": f"{r['rows']} of {r['of']}", "what": r["warning"], "what it means": r["meaning"]}
+        for r in records
+    ]
+    return show_texts(shown or [{"track": "nothing found"}])
+
+
+def show_asked(records: list[dict[str, str]]) -> "Styler":
+    """One test prompt of each track as each model will see it (foresight.preview_prompts)."""
+    return show_texts(records, "the first test row of each track, as it will be asked")
 
 
 def show_rows(rows: dict[str, dict[str, list[Row]]], track: Track, n: int = 3) -> "Styler":

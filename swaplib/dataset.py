@@ -16,7 +16,7 @@ from swaplib.facts import Collection, RowFacts, count_given, format_facts, make_
 from swaplib.files import format_json, hash_text, replace_files
 from swaplib.local_checkpoint import Checkpoint, measure_chats
 from swaplib.metrics import TRACKS, Track
-from swaplib.own_rows import read_own_rows
+from swaplib.own_rows import is_own, read_source
 from swaplib.prompts import build_messages
 from swaplib.rows import SPLITS, Rows, format_rows
 from swaplib.settings import ROOT, Settings, show_path
@@ -37,26 +37,27 @@ def build_dataset(settings: Settings, source: str, sizes: dict[Track, str], seed
 
     Args:
         settings: Says where the dataset lies.
-        source: `sample`, `hub`, the path of a file of raw xLAM rows, or the path of a folder of own rows
-            (`<track>/{train,val,test}.jsonl` for one track or both), which are checked and copied as they are.
+        source: `sample`, `hub`, the path of a file of raw xLAM rows, or the path of a file or folder of own rows
+            (own_rows.read_source), which are checked and taken as they are.
         sizes: Rows wanted of each track as "train/val/test", for example {"toolcall": "340/60/100", …}; not used for
             own rows.
-        seed: Seeds the split.
+        seed: Seeds the split; not used for own rows that are split already.
 
     Raises:
         FileNotFoundError, ValueError: The source or a row is not what was expected, a split came out empty, or a leak
             was found. Nothing was written then.
     """
-    folder = ROOT / Path(source).expanduser()
-    if folder.is_dir():
-        made, origin = read_own_rows(folder), {"source": show_path(folder), "split_rule": "as given"}
+    path = ROOT / Path(source).expanduser()
+    if has_own := is_own(path):
+        made, origin = read_source(path, seed)
     else:
         made, origin = _make_rows(settings, source, {track: parse_sizes(sizes[track]) for track in TRACKS}, seed)
     counts = {
         track: {split: len(of_split) for split, of_split in splits.items()} for track, splits in made.rows.items()
     }
     _check_counts(counts)
-    shared, repeats = check_leaks(made.rows, may_share_tools=folder.is_dir()), count_repeats(made.rows)
+    shared = check_leaks(made.rows, may_share_tools=has_own, places=made.places)
+    repeats = count_repeats(made.rows, made.places)
     _check_home(settings, origin["source"])
     files = format_files(made)
     manifest = origin | {
@@ -175,10 +176,12 @@ def count_tokens(rows: Rows, checkpoint: Path) -> list[dict[str, Any]]:
 
     Returns:
         Records with `track`, `split`, `rows`, and median, 95th percentile and maximum of the prompt (system message and
-        template included) and of the completion.
+        template included) and of the completion. Where there is no checkpoint yet, one record that says so.
     """
     import numpy as np
 
+    if not checkpoint.is_dir():
+        return [{"track": f"no checkpoint at {show_path(checkpoint)} yet, so nobody knows lengths in tokens"}]
     slm, records = Checkpoint(checkpoint), []
     slm.check()
     for track, splits in rows.items():

@@ -45,13 +45,28 @@ class RowFacts:
         return {function["name"]: function["parameters"].get("properties", {}) for function in functions}
 
 
+Places = dict[Track, dict[str, list[str]]]  # file:line of each row, by track and split
+
+
 @dataclass(frozen=True)
 class Collection:
-    """Rows by track and split; their facts likewise, where there are any; and the JSON Schema of a track's answers."""
+    """Rows by track and split; their facts likewise, where there are any; and the JSON Schema of a track's answers.
+
+    `places` says where own rows stand in the files that they came in.
+    """
 
     rows: Rows
     facts: dict[Track, dict[str, list[RowFacts]]]
     schemas: dict[Track, dict[str, Any]]
+    places: Places | None = None
+
+
+def name_places(rows: Rows) -> Places:
+    """Where rows stand that have a file for each split: `toolcall/test.jsonl:1` for the first."""
+    return {
+        track: {split: [f"{track}/{split}.jsonl:{i + 1}" for i in range(len(found))] for split, found in splits.items()}
+        for track, splits in rows.items()
+    }
 
 
 def make_facts(

@@ -1,22 +1,114 @@
-"""A person's own rows: `<track>/{train,val,test}.jsonl` in a folder, checked and taken as they are.
+"""A person's own rows, checked and taken as they are: one file of one track, or a folder of `<track>/<split>.jsonl`.
+
+One file, `rows.jsonl` in a folder or any other name, is split here, nearly equal prompts into one split. A line of it:
+
+    {"prompt": "Reply with JSON, key city, for: Two nights in Rome", "completion": "{\\"city\\":\\"Rome\\"}"}
 
 Beside them may lie `tools.json`, a list of the tools that every prompt offers, and `schema.json`, the JSON Schema of the
 answers; both in the track's folder, or in the folder above for all tracks. With one of them each row has facts (facts.py).
 """
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from swaplib.audit import called_tools
-from swaplib.facts import Collection, RowFacts, list_parts, make_facts
+from swaplib.facts import Collection, RowFacts, list_parts, make_facts, name_places
+from swaplib.files import hash_file
 from swaplib.metrics import TRACKS, Prediction, Track, parse_gold, parse_json
-from swaplib.rows import SPLITS, Row, read_rows
+from swaplib.near_duplicates import SHARES, SPLIT_RULE, cluster_prompts, split_clusters
+from swaplib.rows import SPLITS, Row, read_rows, read_rows_of_one_track
+from swaplib.settings import show_path
 from swaplib.tool_schemas import Tool, parse_tool, to_openai
 from swaplib.xlam import name_groups
 
+ONE_FILE = "rows.jsonl"
+FEWEST = 10  # rows of one file: below it a split has none
+
+
+def is_own(path: Path) -> bool:
+    """Whether a source is own rows: a folder, or a file of them; else it is a file of raw xLAM rows, or nothing.
+
+    Raises:
+        ValueError: The file holds neither; says what both look like.
+    """
+    if not path.is_file():
+        return path.is_dir()
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if number == 1 and line.lstrip().startswith(b"["):
+                return False  # a list: raw xLAM rows may be one
+            try:
+                keys = set(json.loads(line))
+            except (ValueError, TypeError, RecursionError):
+                continue  # whoever reads the rows names bad lines
+            if keys & {"prompt", "completion", "query", "answers"}:
+                return bool(keys & {"prompt", "completion"})
+    raise ValueError(
+        f"{path}: neither own rows nor raw xLAM rows. Expected a JSON object on each line: own rows look like "
+        '{"prompt": "…", "completion": "…"}, raw xLAM rows like {"id": 7, "query": "…", "answers": "[…]", "tools": "[…]"}.'
+    )
+
+
+def read_source(path: Path, seed: int) -> tuple[Collection, dict[str, Any]]:
+    """Read own rows, and split them where they are one file.
+
+    Args:
+        path: A file of rows of one track, a folder with such a file as `rows.jsonl`, or one with a folder for each track.
+        seed: Seeds the split of one file.
+
+    Returns:
+        The rows, and what the manifest says of their origin.
+
+    Raises:
+        FileNotFoundError, ValueError: As for read_own_file and read_own_rows, or a folder holds both forms.
+    """
+    file = path / ONE_FILE if path.is_dir() else path
+    if not file.is_file():
+        return read_own_rows(path), {"source": show_path(path), "split_rule": "as given"}
+    if path.is_dir() and (tracks := [track for track in TRACKS if (path / track).is_dir()]):
+        raise ValueError(f"{path} holds {ONE_FILE} and {', '.join(tracks)}/. Keep one of the two forms in it.")
+    return read_own_file(file, seed)
+
+
+def read_own_file(file: Path, seed: int) -> tuple[Collection, dict[str, Any]]:
+    """Read, check and split one file of own rows, with what lies beside it.
+
+    Raises:
+        ValueError: Lines are bad or of two tracks, the rows or their clusters are too few, or golds do not fit what came
+            with them; all bad lines are listed.
+    """
+    track, rows = read_rows_of_one_track(file)
+    if len(rows) < FEWEST:
+        raise ValueError(
+            f"{file}: {len(rows)} row(s); expected at least {FEWEST}, which are split into {', '.join(SPLITS)}"
+        )
+    clusters = cluster_prompts([row.prompt for row in rows])
+    splits = split_clusters(clusters, seed)
+    alike = [len(cluster) for cluster in clusters if len(cluster) > 1]
+    if empty := [split for split, indices in splits.items() if not indices]:
+        raise ValueError(
+            f"{file}: no rows for {', '.join(empty)}. Nearly equal prompts go to one split, and these {len(rows)} rows "
+            f"make {len(clusters)} cluster(s) of such, the largest of {max(map(len, clusters))}. Bring prompts that differ "
+            "more: an instruction does not count only where all prompts begin or end with it, word for word."
+        )
+    places = {track: {split: [f"{file.name}:{i + 1}" for i in indices] for split, indices in splits.items()}}
+    taken = {track: {split: [rows[i] for i in indices] for split, indices in splits.items()}}
+    origin = {
+        "source": show_path(file),
+        "source_sha256": hash_file(file),
+        "source_rows": len(rows),
+        "seed": seed,
+        "sizes_asked": {track: {split: f"{share}%" for split, share in SHARES.items()}},
+        "split_rule": SPLIT_RULE,
+        "near_duplicates": {"clusters": len(alike), "rows": sum(alike), "largest": max(alike, default=0)},
+    }
+    return _add_facts(Collection(taken, {}, {}, places), file.parent), origin
+
 
 def read_own_rows(folder: Path) -> Collection:
-    """Read and check own rows and what came with them.
+    """Read and check own rows that are split already, and what came with them.
 
     Raises:
         FileNotFoundError: There is no track in the folder.
@@ -25,27 +117,35 @@ def read_own_rows(folder: Path) -> Collection:
     """
     tracks = [track for track in TRACKS if (folder / track).is_dir()]
     if not tracks:
-        raise FileNotFoundError(f"{folder}: expected structured/ or toolcall/ with train.jsonl, val.jsonl, test.jsonl")
-    own, problems = Collection({track: {} for track in tracks}, {}, {}), []
+        raise FileNotFoundError(
+            f"{folder}: expected structured/ or toolcall/ with train.jsonl, val.jsonl, test.jsonl, or one file {ONE_FILE}"
+        )
+    rows, problems = {track: {} for track in tracks}, []
     for track in tracks:
         for split in SPLITS:
             try:
-                own.rows[track][split] = read_rows(folder / track / f"{split}.jsonl", track)
+                rows[track][split] = read_rows(folder / track / f"{split}.jsonl", track)
             except (FileNotFoundError, ValueError) as error:
                 problems.append(str(error))
     if problems:
         raise ValueError("\n".join(problems))
-    for track in tracks:
+    return _add_facts(Collection(rows, {}, {}, name_places(rows)), folder)
+
+
+def _add_facts(own: Collection, folder: Path) -> Collection:
+    """Check rows against the tools and the schema that lie in a folder, and add what these tell of them."""
+    facts, schemas, problems = {}, {}, []
+    for track, rows in own.rows.items():
         tools, schema = _read_tools(folder, track), _read_schema(folder, track)
-        problems += _check_golds(track, own.rows[track], tools, schema)
+        problems += _check_golds(track, own, tools, schema)
         if schema is not None:
-            own.schemas[track] = schema
+            schemas[track] = schema
         if tools is not None or schema is not None:
-            own.facts[track] = _make_facts(track, own.rows[track], tools or [])
+            facts[track] = _make_facts(track, rows, tools or [])
     if problems:
         listed = "\n".join(f"  {problem}" for problem in problems)
         raise ValueError(f"{folder}: {len(problems)} completion(s) do not fit what came with them:\n{listed}")
-    return own
+    return replace(own, facts=facts, schemas=schemas)
 
 
 def _find_file(folder: Path, track: Track, name: str) -> Path | None:
@@ -84,21 +184,25 @@ def _read_schema(folder: Path, track: Track) -> dict[str, Any] | None:
     return schema
 
 
-def _check_golds(
-    track: Track, splits: dict[str, list[Row]], tools: list[Tool] | None, schema: dict[str, Any] | None
-) -> list[str]:
+def _check_golds(track: Track, own: Collection, tools: list[Tool] | None, schema: dict[str, Any] | None) -> list[str]:
     """Golds that call a tool which is not offered, or do not fit its schema or that of answers, as file:line and reason."""
     schemas = None if tools is None else {tool["name"]: to_openai(tool)["function"]["parameters"] for tool in tools}
+    splits = own.rows[track].items()
+    placed = [pair for split, rows in splits for pair in zip(own.places[track][split], rows, strict=True)]
+    files = list(dict.fromkeys(place.rpartition(":")[0] for place, _ in placed))
     problems = []
-    for split, rows in splits.items():
-        for line, row in enumerate(rows, start=1):
-            place, gold = f"{track}/{split}.jsonl:{line}", parse_gold(track, row.completion)
-            problems += (
-                [f"{place}: {problem}" for problem in _check_calls(gold, schemas)] if schemas is not None else []
-            )
-            if schema is not None and (misfit := _find_misfit(schema, gold.value, "schema.json")):
-                problems.append(f"{place}: {misfit}")
+    for place, row in sorted(placed, key=lambda pair: _order_place(files, pair[0])):
+        gold = parse_gold(track, row.completion)
+        problems += [f"{place}: {problem}" for problem in _check_calls(gold, schemas)] if schemas is not None else []
+        if schema is not None and (misfit := _find_misfit(schema, gold.value, "schema.json")):
+            problems.append(f"{place}: {misfit}")
     return problems
+
+
+def _order_place(files: list[str], place: str) -> tuple[int, int]:
+    """What puts file:line in the order of a list of files, and of the lines in each."""
+    file, _, line = place.rpartition(":")
+    return files.index(file), int(line)
 
 
 def _check_calls(gold: Prediction, schemas: dict[str, dict[str, Any]]) -> list[str]:

@@ -7,13 +7,14 @@ A row has exactly two keys; a toolcall row, for example:
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 from swaplib.files import hash_text, parse_appended, write_text
-from swaplib.metrics import Track, parse_gold, parse_json
+from swaplib.metrics import TRACKS, Track, parse_gold, parse_json
 
 SPLITS = ("train", "val", "test")
 
@@ -101,15 +102,44 @@ def read_rows(path: Path, track: Track) -> list[Row]:
     rows, problems = [], []
     for number, line in enumerate(path.read_bytes().removesuffix(b"\n").split(b"\n"), start=1):
         try:
-            rows.append(_parse_row(line, track))
+            rows.append(_check_gold(_parse_row(line), track))
         except ValueError as error:
-            problems.append(f"{path.name}:{number}: {_shorten(str(error))}")
+            problems.append((number, str(error)))
+    _refuse(path, problems)
+    return rows
+
+
+def read_rows_of_one_track(path: Path) -> tuple[Track, list[Row]]:
+    """Read and check a file of rows whose track is the one that its completions tell.
+
+    Args:
+        path: As for read_rows.
+
+    Raises:
+        ValueError: Lines are bad, or rows are of another track than most; every one is listed with file:line and reason.
+    """
+    rows, tracks, problems = [], [], []
+    for number, line in enumerate(path.read_bytes().removesuffix(b"\n").split(b"\n"), start=1):
+        try:
+            rows.append(_parse_row(line))
+            tracks.append((number, _find_track(rows[-1].completion)))
+        except ValueError as error:
+            problems.append((number, str(error)))
+    counts = Counter(track for _, track in tracks)
+    track = counts.most_common(1)[0][0] if counts else TRACKS[0]
+    mixed = f"a {{}} answer, where {counts[track]} are {track} answers: a file holds rows of one track"
+    problems += [(number, mixed.format(other)) for number, other in tracks if other != track]
+    _refuse(path, sorted(problems))
+    return track, rows
+
+
+def _refuse(path: Path, problems: list[tuple[int, str]]) -> None:
+    """Raise ValueError with all bad lines, where there are any."""
     if problems:
-        listed = "\n".join(f"  {p}" for p in problems)
+        listed = "\n".join(f"  {path.name}:{number}: {_shorten(problem)}" for number, problem in problems)
         raise ValueError(
             f"{path}: {len(problems)} bad line(s), so nothing was read. Mend them and run again:\n{listed}"
         )
-    return rows
 
 
 def _shorten(text: str) -> str:
@@ -117,7 +147,7 @@ def _shorten(text: str) -> str:
     return text if len(text) <= 300 else f"{text[:200]} … {text[-60:]}"
 
 
-def _parse_row(line: bytes, track: Track) -> Row:
+def _parse_row(line: bytes) -> Row:
     if len(line) > LONGEST_LINE:
         raise ValueError(f"a line of {len(line)} bytes; at most {LONGEST_LINE} are read")
     try:
@@ -134,11 +164,28 @@ def _parse_row(line: bytes, track: Track) -> Row:
             raise ValueError(f"{key} must be a text that is not blank, found {type(value).__name__}")
         if not value.isprintable() and any("\ud800" <= character <= "\udfff" for character in value):
             raise ValueError(f"{key} holds half of a surrogate pair, which cannot be sent or written")
+    return Row(**row)
+
+
+def _check_gold(row: Row, track: Track) -> Row:
     try:
-        parse_gold(track, row["completion"])
+        parse_gold(track, row.completion)
     except ValueError as error:
         raise ValueError(f"completion is not a {track} answer ({error})") from None
-    return Row(**row)
+    return row
+
+
+def _find_track(completion: str) -> Track:
+    """The track of a completion: no text is the answer of both."""
+    reasons = {}
+    for track in TRACKS:
+        try:
+            parse_gold(track, completion)
+            return track
+        except ValueError as error:
+            reasons[track] = str(error)
+    listed = ", ".join(f"no {track} answer ({reason})" for track, reason in reasons.items())
+    raise ValueError(f"completion is {listed}")
 
 
 def format_rows(rows: Iterable[Row]) -> str:

@@ -87,7 +87,8 @@ def read_source(source: str, sample: Path) -> tuple[list[dict[str, Any]], dict[s
     path = sample if source == "sample" else ROOT / Path(source).expanduser()
     if not path.is_file():
         raise FileNotFoundError(
-            f"source={source!r}: expected 'sample', 'hub', a file of raw rows, or a folder of own rows; nothing at {path}"
+            f"source={source!r}: expected 'sample', 'hub', a file of raw rows, or a folder or file of own rows; nothing "
+            f"at {path}"
         )
     return _parse_source(path), {"source": path.name, "source_sha256": hash_file(path)}
 
