@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.real_pair import BEFORE, RECORDED, open_record, read_json
+from benchmarks.real_pair import AFTER, BEFORE, RECORDED, list_places, open_record, read_json
 from benchmarks.records import RESULTS, format_table
 from swaplib import (
     capture_report,
@@ -40,7 +40,7 @@ from swaplib.report import format_rate
 from swaplib.settings import ROOT, Settings
 
 STYLE = "body{font-family:sans-serif;margin:2em;max-width:95em}table{border-collapse:collapse}td,th{padding:.2em .6em}"
-HEIGHTS = {"report_toolcall": 5900, "report_structured": 5600, "report_loop": 3000}
+HEIGHTS = {"toolcall": 6900, "structured": 6600, "loop": 3000, "invoices": 5600, "home": 5600}
 
 
 def read_all(home: Settings, track: Track, split: str, models: Iterable[str]) -> list[dict[str, Any]]:
@@ -48,8 +48,8 @@ def read_all(home: Settings, track: Track, split: str, models: Iterable[str]) ->
     return [runs.read_metrics(home, track, model, split) for model in models]
 
 
-def render_track(home: Settings, track: Track) -> None:
-    """A track's page."""
+def render_track(home: Settings, track: Track, name: str) -> None:
+    """A track's page, or an example task's."""
     decided, parity = (read_json(home.evaluation / f"{track}_{kind}.json") for kind in ("post_decision", "parity"))
     seen = comparison.open_compared(home, track, *decided["evidence"]["rates"])
     diagnoses, val = seen.diagnose(), read_all(home, track, "val", seen.metrics)
@@ -59,6 +59,8 @@ def render_track(home: Settings, track: Track) -> None:
         "How sure are we?": verdicts.show_evidence(decided),
         "Examples in the prompt": verdicts.show_few_shot(decided),
         "What 4-bit took": verdicts.show_full(decided),
+        "What form costs": verdicts.show_native(decided),
+        "Form against skill": figures.plot_form(decided["caveats"]["form"]),
         "What the adapter changed": verdicts.show_changes(decided),
         "Format or skill?": report.show_diagnosis(diagnoses),
         "What many outputs share": report.show_records(repeats.describe_all(track, seen.rows, seen.ledgers)),
@@ -76,7 +78,7 @@ def render_track(home: Settings, track: Track) -> None:
         ),
     }
     about = describe_pair(home, track, seen.metrics["slm_ft"]["run"])
-    write_page(f"report_{track}", f"{track}: a real pair", about, verdicts.show_verdict(decided, parity), parts)
+    write_page(name, f"{name}: a real pair", about, verdicts.show_verdict(decided, parity), parts)
 
 
 def describe_pair(home: Settings, track: Track, run: dict[str, Any]) -> str:
@@ -108,7 +110,7 @@ def render_loop(home: Settings) -> None:
         for track in TRACKS
     }
     about = describe_pair(home, "toolcall", first["run"])
-    write_page("report_loop", "The loop: an agent learns from its teacher", about, verdicts.show_loop(first), parts)
+    write_page("loop", "The loop: an agent learns from its teacher", about, verdicts.show_loop(first), parts)
 
 
 def read_folds(home: Settings) -> dict[str, dict[str, dict[str, bool]]]:
@@ -159,27 +161,35 @@ def format_count(count: int, n: int) -> str:
 def write_tables(home: Settings) -> None:
     """real_pair.md: rates on test and val, and the loop, as Markdown."""
     lines = []
-    for track in TRACKS[::-1]:
-        decided = read_json(home.evaluation / f"{track}_post_decision.json")
-        models = [*BEFORE.split(","), "slm_ft", "slm_ft-full"]
+    for place, track in list_places(home):
+        decided = read_json(place.evaluation / f"{track}_post_decision.json")
+        lines += [f"## {track if place is home else f'{place.swap_home.name} ({track})'}", ""]
         for split in ("test", "val"):
-            found = read_all(home, track, split, models)
-            heads = [f"{track}, {found[0]['n_rows']} {split} rows", *core_metrics(track)]
-            cells = [
-                [m["run"]["model"], *(format_rate(m[name], m["intervals"][name]) for name in core_metrics(track))]
-                for m in found
-            ]
-            lines += [*format_table(heads, cells), ""]
+            lines += [*format_rates(place, track, split), ""]
         lines += [f"**{sentences.make_head(decided)}**", ""]
         lines += [
             f"- **{label.rstrip('?')}{'?' if label.endswith('?') else '.'}** {text}"
             for label, text in sentences.describe_decision(decided)
         ]
-        lines += ["", describe_pair(home, track, runs.read_metrics(home, track, "slm_ft")["run"]), ""]
+        lines += ["", describe_pair(place, track, runs.read_metrics(place, track, "slm_ft")["run"]), ""]
     lines += [*format_table(["fold", "tasks", "before", "after"], [list_cells(r) for r in list_folds(home)]), ""]
     loops = [read_json(home.evaluation / f"flywheel_{track}.json") for track in TRACKS[::-1]]
     lines += [f"- {sentence}" for loop in loops for sentence in verdicts.describe_loop(loop)]
     write_text(RESULTS / "real_pair.md", "\n".join(lines) + "\n")
+
+
+def format_rates(home: Settings, track: Track, split: str) -> list[str]:
+    """The rates of all models on a split; of the test split also the rows whose right answer stands inside other text."""
+    found = read_all(home, track, split, [*BEFORE.split(","), *AFTER.split(",")])
+    heads = [f"{track}, {found[0]['n_rows']} {split} rows", *core_metrics(track)]
+    cells = [[m["run"]["model"], *(format_rate(m[n], m["intervals"][n]) for n in core_metrics(track))] for m in found]
+    if split == "test":
+        forms = read_json(home.evaluation / f"{track}_post_decision.json")["caveats"]["form"]
+        heads += ["right, and right inside"]
+        cells = [
+            [*row, f"{forms[row[0]]['strict']} + {forms[row[0]]['found'] - forms[row[0]]['strict']}"] for row in cells
+        ]
+    return format_table(heads, cells)
 
 
 def list_cells(record: dict[str, Any]) -> list[str]:
@@ -193,7 +203,7 @@ def write_page(name: str, title: str, about: str, box: Any, parts: dict[str, Any
     body = [f"<h1>{title}</h1><p>{about}</p>", box.data]
     body += [f"<h2>{heading}</h2>{to_html(shown)}" for heading, shown in parts.items()]
     head = f'<!doctype html><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
-    page = RESULTS / f"{name}.html"
+    page = RESULTS / f"report_{name}.html"
     write_text(page, "\n".join([head, *body]) + "\n")
     photograph(page, page.with_suffix(".png"), 1500, HEIGHTS[name])
 
@@ -226,8 +236,8 @@ def to_html(shown: Any) -> str:
 def main() -> None:
     """Write every page and the tables."""
     with open_record() as home:
-        for track in TRACKS:
-            render_track(home, track)
+        for place, track in list_places(home):
+            render_track(place, track, track if place is home else place.swap_home.name)
         render_loop(home)
         write_tables(home)
     photograph(RESULTS / "report_toolcall.html", ROOT / "docs" / "images" / "verdict.png", 1180, 1020)
