@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # a space where JSON allows white space, as most training data have it, or none: with any white space a model may go on with
 # it for ever (and a separator that must hold a space is more than llguidance 1.9 can follow with some tokenizers)
 LAYOUT = {"whitespace_pattern": "[ ]?"}
-KEPT = 64  # schemas that stay compiled
+KEPT = 256  # schemas that stay compiled
 
 
 def name_library() -> str:

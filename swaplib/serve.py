@@ -177,17 +177,12 @@ def _render(slm: LocalSLM, asked: Asked, limit: int) -> str:
 
 
 async def _check_grammar(batcher: Batcher, asked: Asked) -> None:
-    """Refuse a schema that cannot bind the decoding, before it is queued with others; names the tool that is to blame."""
-    try:
-        if asked.schema is not None:
-            await batcher.check_schema(asked.schema)
-    except ValueError as error:
-        for param, schema in asked.list_grammars():
-            try:
-                await batcher.check_schema(schema)
-            except ValueError as of_one:
-                raise Refused(param, str(of_one)) from None
-        raise Refused("tools", str(error)) from None
+    """Refuse a schema that cannot bind the decoding, before it is queued with others; of several tools each for itself."""
+    for param, schema in asked.list_grammars():
+        try:
+            await batcher.check_schema(schema)
+        except ValueError as error:
+            raise Refused(param, str(error)) from None
 
 
 async def _stream(batcher: Batcher, asked: Asked, text: str, limit: int, chunks: ChunkMaker) -> AsyncIterator[str]:

@@ -64,11 +64,16 @@ class Asked:
         return call if isinstance(call, ToolCall) and call.name in self.callable_names else None
 
     def list_grammars(self) -> list[tuple[str, dict[str, Any]]]:
-        """The field behind each part of what binds the answer, and that part's JSON Schema."""
-        if not self.form or not self.form.tools:
-            return [("response_format.json_schema.schema", self.schema)] if self.form else []
+        """The JSON Schemas that bind the answer, with their fields: of each tool, since one that cannot be called would be
+        dropped in silence, then of the whole answer.
+        """
+        if not self.form:
+            return []
+        if not self.form.tools:
+            return [("response_format.json_schema.schema", self.schema)]
         places = [(i, tool) for i, tool in enumerate(self.tools) if tool in self.form.tools]
-        return [(f"tools.{i}.function.parameters", NativeForm((tool,)).to_grammar()) for i, tool in places]
+        of_each = [(f"tools.{i}.function.parameters", NativeForm((tool,)).to_grammar()) for i, tool in places]
+        return [*of_each, ("tools", self.schema)]
 
 
 def read_request(body: ChatRequest) -> Asked:
