@@ -1,12 +1,14 @@
 """Answers requests over one LocalSLM in batches: those that wait are taken together, each gets its own answer.
 
 One batch runs at a time, and each of its answers leaves as soon as it has ended. A request may ask for its text as it is
-made; the others of its batch are not slowed by that.
+made; the others of its batch are not slowed by that. A request may bring a JSON Schema that binds its answer, and stands in
+one batch with those that are free.
 """
 
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from swaplib.local import LocalSLM
 from swaplib.rows import Generation
@@ -21,6 +23,7 @@ class _Request:
     text: str
     limit: int
     is_streamed: bool
+    schema: dict[str, Any] | None
     arrived: asyncio.Queue[int | Generation | Exception] = field(default_factory=asyncio.Queue)
 
 
@@ -31,15 +34,23 @@ class Batcher:
     slm: LocalSLM
     requests: int = 0
     _waiting: asyncio.Queue[_Request] = field(default_factory=asyncio.Queue)
+    _compiling: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    async def ask(self, text: str, limit: int) -> Generation:
-        """Queue a rendered prompt and wait for its answer of at most `limit` tokens."""
-        request = self._queue(text, limit, is_streamed=False)
+    async def check_schema(self, schema: dict[str, Any]) -> None:
+        """Compile a schema before a request brings it; raises ValueError when it cannot bind the decoding."""
+        async with self._compiling:  # what is known of the tokenizer is made once, by the first
+            await asyncio.to_thread(self.slm.model.constrain, [schema])
+
+    async def ask(self, text: str, limit: int, schema: dict[str, Any] | None = None) -> Generation:
+        """Queue a rendered prompt and wait for its answer of at most `limit` tokens, bound to a schema if there is one."""
+        request = self._queue(text, limit, False, schema)
         return self._check(await request.arrived.get())
 
-    async def stream(self, text: str, limit: int) -> AsyncIterator[str | Generation]:
+    async def stream(
+        self, text: str, limit: int, schema: dict[str, Any] | None = None
+    ) -> AsyncIterator[str | Generation]:
         """Queue a rendered prompt; yields its text part by part, then the generation, whose output is the parts together."""
-        request, ids, sent = self._queue(text, limit, is_streamed=True), [], ""
+        request, ids, sent = self._queue(text, limit, True, schema), [], ""
         while isinstance(item := await request.arrived.get(), int):
             ids.append(item)
             said = self.slm.model.detokenise(ids)
@@ -51,9 +62,9 @@ class Batcher:
             yield rest
         yield generation
 
-    def _queue(self, text: str, limit: int, is_streamed: bool) -> _Request:
+    def _queue(self, text: str, limit: int, is_streamed: bool, schema: dict[str, Any] | None) -> _Request:
         self.requests += 1
-        request = _Request(text, limit, is_streamed)
+        request = _Request(text, limit, is_streamed, schema)
         self._waiting.put_nowait(request)
         return request
 
@@ -77,7 +88,7 @@ class Batcher:
     async def _answer(self, limit: int, batch: list[_Request]) -> None:
         loop, waiting = asyncio.get_running_loop(), dict(enumerate(batch))
 
-        def tell(index: int, item: int | Generation) -> None:  # called in the model's thread
+        def tell(index: int, item: int | Generation | Exception) -> None:  # called in the model's thread
             loop.call_soon_threadsafe(batch[index].arrived.put_nowait, item)
 
         def tell_token(index: int, token: int) -> None:
@@ -86,10 +97,14 @@ class Batcher:
 
         def generate() -> None:
             on_token = tell_token if any(request.is_streamed for request in batch) else None
-            prompts = [request.text for request in batch]
-            for index, generation in self.slm.model.generate(prompts, limit, self.slm.batch_size, on_token):
+            prompts, schemas = [request.text for request in batch], [request.schema for request in batch]
+            is_bound = any(schema is not None for schema in schemas)
+            hook = self.slm.model.constrain(schemas) if is_bound else None
+            bound = {"logits_hook": hook} if hook else {}
+            for index, generation in self.slm.model.generate(prompts, limit, self.slm.batch_size, on_token, **bound):
                 del waiting[index]
-                tell(index, generation)
+                problem = hook.problems.get(index) if hook else None
+                tell(index, RuntimeError(problem) if problem else generation)
 
         try:
             await asyncio.to_thread(generate)

@@ -109,14 +109,14 @@ class _Plan:
 def make_model(
     settings: Settings, track: Track, model: ModelName, batch_size: int, concurrency: int
 ) -> HostedLLM | LocalSLM:
-    """The client of a model; examples in its prompts change nothing here.
+    """The client of a model; how it is asked (examples in its prompts, natively) changes nothing here.
 
-    With SLM_BASE_URL the SLM is asked there, under its name without examples; else it runs in this process.
+    With SLM_BASE_URL the SLM is asked there, under the name of its weights; else it runs in this process.
 
     Raises:
         ValueError: Such a model cannot be run, or a variable that it needs is missing.
     """
-    weights = str(replace(model, shots=0))
+    weights = str(replace(model, shots=0, is_native=False))
     if model.is_hosted:
         return HostedLLM.from_settings(settings, concurrency)
     if settings.slm_base_url:

@@ -9,6 +9,7 @@ It is a hook of the decoder (decoding.py) and knows token ids and schemas, no ro
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 # a space where JSON allows white space, as most training data have it, or none: with any white space a model may go on with
 # it for ever (and a separator that must hold a space is more than llguidance 1.9 can follow with some tokenizers)
 LAYOUT = {"whitespace_pattern": "[ ]?"}
+KEPT = 256  # schemas that stay compiled
 
 
 def name_library() -> str:
@@ -29,20 +31,29 @@ class Vocabulary:
     """What llguidance knows of a tokenizer; made once, since it takes about a second."""
 
     def __init__(self, tokenizer: Any, n_logits: int, stop_ids: Sequence[int]):
+        from llguidance import LLExecutor
         from llguidance.hf import from_tokenizer
 
-        self.n_logits = n_logits
+        self.n_logits, self.stop_ids = n_logits, list(stop_ids)
         self.tokens = from_tokenizer(tokenizer, n_vocab=n_logits, eos_token=list(stop_ids))
+        self.executor = LLExecutor()
+        self._compile_text = lru_cache(KEPT)(self._compile_anew)
 
     def compile(self, schema: dict[str, Any]) -> Any:
-        """The matcher of a schema, at its beginning.
+        """The matcher of a schema, at its beginning, to be copied; those of the last schemas are kept.
 
         Raises:
             ValueError: The schema is none, or asks for something that cannot be decoded.
         """
+        try:
+            return self._compile_text(json.dumps(schema))
+        except RecursionError:
+            raise ValueError("this JSON Schema cannot bind the decoding: it is nested too deeply") from None
+
+    def _compile_anew(self, schema: str) -> Any:
         from llguidance import LLMatcher
 
-        grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=LAYOUT)
+        grammar = LLMatcher.grammar_from_json_schema(schema, overrides=LAYOUT)
         if problem := LLMatcher.validate_grammar(grammar, self.tokens):
             raise ValueError(f"this JSON Schema cannot bind the decoding: {problem.splitlines()[0]}")
         return LLMatcher(self.tokens, grammar)
@@ -51,13 +62,12 @@ class Vocabulary:
 class SchemaHook:
     """A logits hook that lets each prompt's next token be only one that its schema allows.
 
-    A prompt whose schema is None is free. Equal schemas are compiled once.
+    A prompt whose schema is None is free. Equal schemas are compiled once. An answer that its grammar can follow no further
+    (its limits were passed) is made to end there, so that the others go on; `problems` says why, by the prompt's index.
     """
 
     def __init__(self, vocabulary: Vocabulary, schemas: Sequence[dict[str, Any] | None]):
-        from llguidance import LLExecutor
-
-        self.vocabulary, self._executor = vocabulary, LLExecutor()
+        self.vocabulary, self.problems = vocabulary, dict[int, str]()
         self._keys = [None if schema is None else json.dumps(schema) for schema in schemas]
         self._compiled = {
             key: vocabulary.compile(json.loads(key)) for key in dict.fromkeys(self._keys) if key is not None
@@ -68,11 +78,7 @@ class SchemaHook:
     def __call__(
         self, indices: Sequence[int], generated: Sequence[Sequence[int]], logits: "torch.Tensor"
     ) -> "torch.Tensor":
-        """Forbid tokens; arguments and result as decoding.LogitsHook says.
-
-        Raises:
-            RuntimeError: A grammar could not follow what was decoded: its limits were passed.
-        """
+        """Forbid tokens; arguments and result as decoding.LogitsHook says."""
         import torch
 
         mask = torch.full((len(indices), (self.vocabulary.n_logits + 31) // 32), -1, dtype=torch.int32)
@@ -82,11 +88,15 @@ class SchemaHook:
         matchers = [(matcher, row) for matcher, row in bound if matcher is not None]
         if not matchers:
             return logits
-        self._executor.unsafe_compute_mask_ptr(matchers, mask.data_ptr(), mask.shape[1] * 4, len(indices))
-        for matcher, _ in matchers:
+        self.vocabulary.executor.unsafe_compute_mask_ptr(matchers, mask.data_ptr(), mask.shape[1] * 4, len(indices))
+        logits = _forbid(logits, mask.to(logits.device))
+        for matcher, row in matchers:
             if matcher.is_error():
-                raise RuntimeError(f"the grammar cannot follow the answer: {matcher.get_error().splitlines()[0]}")
-        return _forbid(logits, mask.to(logits.device))
+                problem = matcher.get_error().splitlines()[0]
+                self.problems[indices[row]] = f"the grammar cannot follow the answer: {problem}"
+                logits[row] = -torch.inf
+                logits[row, self.vocabulary.stop_ids] = 0.0
+        return logits
 
     def _follow(self, index: int, generated: Sequence[int]) -> Any:
         """The matcher of a prompt after what was generated of it; None for a free one."""

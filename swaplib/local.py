@@ -50,6 +50,9 @@ class LocalSLM:
 
         Yields:
             The index of a conversation and its generation, as each ends, as LoadedModel.generate yields and raises them.
+
+        Raises:
+            RuntimeError: Also where a form's grammar cannot follow an answer to its end.
         """
         if conversations and forms is None:  # else there is nothing to ask, so nothing to load
             prompts = [self.checkpoint.render(messages) for messages in conversations]
@@ -59,4 +62,6 @@ class LocalSLM:
             prompts = [self.checkpoint.render(messages, tools=form.tools) for messages, form in asked]
             hook = self.model.constrain([form.to_grammar() for form in forms])
             for i, generation in self.model.generate(prompts, max_new_tokens, self.batch_size, logits_hook=hook):
+                if problem := hook.problems.get(i):
+                    raise RuntimeError(problem)
                 yield i, replace(generation, output=forms[i].read_output(generation.output))

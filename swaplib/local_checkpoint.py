@@ -6,7 +6,7 @@ before its model is loaded, and the model is then loaded as its identity says (l
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -90,7 +90,10 @@ class Checkpoint:
         return frozenset(control | {i for i in named if i is not None})
 
     def render(
-        self, messages: Sequence[Message], has_generation_prompt: bool = True, tools: Sequence[dict[str, Any]] = ()
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        has_generation_prompt: bool = True,
+        tools: Sequence[dict[str, Any]] = (),
     ) -> str:
         """The text a model is prompted with: the checkpoint's own chat template, up to where the answer begins.
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
 
     from swaplib.decoding import Answer, LogitsHook, OnToken, Sampler
-    from swaplib.grammars import Vocabulary
+    from swaplib.grammars import SchemaHook, Vocabulary
 
 _OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory|bad_alloc|ALLOC_FAILED")
 
@@ -182,7 +182,7 @@ class LoadedModel:
             if waiting := [i for i in waiting if i not in done]:  # what the attempt held is free once its error is gone
                 torch.cuda.empty_cache()
 
-    def constrain(self, schemas: "Sequence[dict[str, Any] | None]") -> "LogitsHook":
+    def constrain(self, schemas: "Sequence[dict[str, Any] | None]") -> "SchemaHook":
         """The hook that binds the answer of each prompt to a JSON Schema; None leaves that prompt free.
 
         Raises:

@@ -96,14 +96,16 @@ def write_call(name: str, arguments: str) -> str:
 
 def call_schema(tools: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The JSON Schema of one call of one of these tools: `{"name": …, "arguments": {…}}`."""
-    calls = [_make_call(tool["function"]) for tool in tools]
+    calls = [_make_call(i, tool["function"]) for i, tool in enumerate(tools)]
     return calls[0] if len(calls) == 1 else {"anyOf": calls}
 
 
-def _make_call(function: dict[str, Any]) -> dict[str, Any]:
+def _make_call(i: int, function: dict[str, Any]) -> dict[str, Any]:
     parameters = {"type": "object", "properties": {}, "additionalProperties": False} | (
         function.get("parameters") or {}
     )
+    if '"$ref"' in json.dumps(parameters):  # its references begin at its own root, not at that of the call
+        parameters = {"$id": f"urn:tool:{i}"} | parameters
     properties = {"name": {"const": function["name"]}, "arguments": parameters}
     return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
@@ -186,9 +188,9 @@ def wrap_schema(schema: dict[str, Any] | None) -> tuple[dict[str, Any] | None, b
 
 def read_call(output: str) -> ToolCall | None:
     """A call that a model wrote as `{"name": …, "arguments": {…}}`, perhaps between tags, and nothing else; else None."""
-    text = re.sub(r"(?s)\s*<tool_call>(.*)</tool_call>\s*", r"\1", output)
+    tagged = re.fullmatch(r"(?s)\s*<tool_call>(.*)</tool_call>\s*", output)
     try:
-        value = parse_json(text)
+        value = parse_json(tagged[1] if tagged else output)
     except (ValueError, RecursionError):
         return None
     parts = list_parts(JsonDocument(value))

@@ -1,7 +1,8 @@
 """An OpenAI-compatible endpoint over LocalSLM: `/v1/chat/completions` and the Azure-shaped path, whole or streamed.
 
 Requests that arrive while a batch is being answered are answered together in the next one (batcher.py). Greedy only: what
-greedy decoding cannot honour is refused, not ignored (chat_api.py).
+greedy decoding cannot honour is refused, not ignored (chat_api.py). Tools and formats of the answer are read in tool_api.py;
+where tools are offered, a streamed text is held back for as long as it may still become a call, and a call goes out whole.
 """
 
 import asyncio
@@ -25,6 +26,7 @@ from swaplib.chat_api import ChatRequest, ChunkMaker, make_answer, make_error, m
 from swaplib.local import LocalSLM
 from swaplib.rows import Generation
 from swaplib.settings import LOOPBACK
+from swaplib.tool_api import Asked, Refused, read_request
 
 STOP_LIMIT_S = 60
 
@@ -141,29 +143,62 @@ async def _answer(batcher: Batcher, name: str, options: ServeOptions, body: Chat
     """Check what only the model can check, then answer whole or as a stream."""
     if asked_model != name:
         return make_error(404, f"no model {asked_model!r} here: expected {name!r}", "model", "model_not_found")
-    slm = batcher.slm
-    text = slm.checkpoint.render([message.model_dump() for message in body.messages])
     try:
-        text.encode()
-    except UnicodeEncodeError:
-        return make_error(400, "a message holds half of a surrogate pair", "messages")
-    if body.limit > options.max_new_tokens:
-        return make_error(400, f"an answer may have at most {options.max_new_tokens} tokens here", "max_tokens")
-    # checked here, because it is the request's fault and OpenAI's format has an error for it
-    if (asked := slm.checkpoint.count_tokens(text)) + body.limit > slm.model.context:
-        what = f"the prompt has {asked} tokens and the answer may have {body.limit}"
-        what = f"{what}; together at most {slm.model.context}"
-        return make_error(400, what, "messages", "context_length_exceeded")
+        if body.limit > options.max_new_tokens:
+            raise Refused("max_tokens", f"an answer may have at most {options.max_new_tokens} tokens here")
+        asked = await asyncio.to_thread(read_request, body)  # the schemas of a client may be large
+        text = _render(batcher.slm, asked, body.limit)
+        await _check_grammar(batcher, asked)
+    except Refused as refusal:
+        return make_error(400, str(refusal), refusal.param, refusal.code)
     if body.stream:
-        events = _stream(batcher, text, body.limit, ChunkMaker(name, body.has_usage))
+        events = _stream(batcher, asked, text, body.limit, ChunkMaker(name, body.has_usage))
         return StreamingResponse(events, media_type="text/event-stream")
-    return make_answer(await batcher.ask(text, body.limit), name)
+    generation = await batcher.ask(text, body.limit, asked.schema)
+    return make_answer(generation, name, asked.find_call(generation))
 
 
-async def _stream(batcher: Batcher, text: str, limit: int, chunks: ChunkMaker) -> AsyncIterator[str]:
+def _render(slm: LocalSLM, asked: Asked, limit: int) -> str:
+    """The prompt; Refused where the template cannot write the messages, or they leave no room for the answer."""
+    from jinja2 import TemplateError
+
     try:
-        async for part in batcher.stream(text, limit):
-            yield chunks.make_end(part) if isinstance(part, Generation) else chunks.make_text(part)
+        text = slm.checkpoint.render(asked.messages, tools=asked.tools)
+        text.encode()
+    except (TemplateError, TypeError, RecursionError) as error:
+        raise Refused("messages", f"the model's chat template cannot write them ({error})") from None
+    except UnicodeEncodeError:
+        raise Refused("messages", "a text holds half of a surrogate pair") from None
+    # checked here, because it is the request's fault and OpenAI's format has an error for it
+    if (tokens := slm.checkpoint.count_tokens(text)) + limit > slm.model.context:
+        what = f"the prompt has {tokens} tokens and the answer may have {limit}; together at most {slm.model.context}"
+        raise Refused("messages", what, "context_length_exceeded")
+    return text
+
+
+async def _check_grammar(batcher: Batcher, asked: Asked) -> None:
+    """Refuse a schema that cannot bind the decoding, before it is queued with others; of several tools each for itself."""
+    for param, schema in asked.list_grammars():
+        try:
+            await batcher.check_schema(schema)
+        except ValueError as error:
+            raise Refused(param, str(error)) from None
+
+
+async def _stream(batcher: Batcher, asked: Asked, text: str, limit: int, chunks: ChunkMaker) -> AsyncIterator[str]:
+    held, is_text = "", False
+    try:
+        async for part in batcher.stream(text, limit, asked.schema):
+            if isinstance(part, Generation):
+                call = asked.find_call(part)
+                if call or held:
+                    yield chunks.make_call(call) if call else chunks.make_text(held)
+                yield chunks.make_end(part, call is not None)
+            elif not is_text and asked.may_be_call(held + part):
+                held += part
+            else:
+                yield chunks.make_text(held + part)
+                held, is_text = "", True
     except Exception as error:  # the status has been sent, so the stream must say it
         yield make_error_event(f"the model failed ({type(error).__name__})")
 

@@ -28,13 +28,16 @@ def render(
 
     Args:
         tokenizer: One of transformers', with a chat template.
-        messages: The turns.
+        messages: The turns, as the OpenAI API has them. A template that knows no calls is given them and their results in
+            words.
         has_generation_prompt: Whether the text goes on to where the next answer begins.
         tools: What the model may call, as the OpenAI API has it. A template that knows no tools is given them in words.
     """
     options = {"add_generation_prompt": has_generation_prompt, "tokenize": False}
     if tools and not knows_tools(tokenizer):
         messages, tools = _say_tools(messages, tools), ()
+    if not re.search(r"\btool_calls\b", _find_template(tokenizer)):
+        messages = _say_calls(messages)
     return tokenizer.apply_chat_template(
         list(messages), **options, **OPTIONS, **({"tools": list(tools)} if tools else {})
     )
@@ -49,8 +52,27 @@ def _say_tools(messages: Sequence[Mapping[str, Any]], tools: Sequence[dict[str, 
     """The messages with the tools in front of the last request."""
     listed = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
     last = max((i for i, message in enumerate(messages) if message["role"] == "user"), default=0)
-    said = f"You may call these tools:\n{listed}\n\n{messages[last]['content']}"
+    said = f"You may call these tools:\n{listed}\n\n{messages[last]['content'] or ''}"
     return [*messages[:last], {**messages[last], "content": said}, *messages[last + 1 :]]
+
+
+def _say_calls(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The messages with a call as the text that makes it, and results of calls as a turn of the user."""
+    said: list[Mapping[str, Any]] = []
+    for i, message in enumerate(messages):
+        if message.get("tool_calls"):
+            calls = [json.dumps(call["function"], ensure_ascii=False) for call in message["tool_calls"]]
+            said.append(
+                {"role": message["role"], "content": "\n".join([message["content"] or "", *calls]).lstrip("\n")}
+            )
+        elif message["role"] == "tool":
+            result = f"Result of {message['name']}: {message['content']}"
+            if i and messages[i - 1]["role"] == "tool":  # many templates want the turns to alternate
+                result = f"{said.pop()['content']}\n{result}"
+            said.append({"role": "user", "content": result})
+        else:
+            said.append(message)
+    return said
 
 
 def _find_template(tokenizer: Any) -> str:

@@ -10,6 +10,7 @@ from test_native import shipped_home  # noqa: F401 - a fixture
 from swaplib import evaluate
 from swaplib.grammars import name_library
 from swaplib.metrics import score_row
+from swaplib.native import call_schema
 
 pytestmark = pytest.mark.slow
 
@@ -89,3 +90,35 @@ def test_structured_answers_are_unwrapped_calls(shipped_home):  # noqa: F811
     if line.generation.status == "ok":
         assert score_row("structured", "[]", line.generation.output)["json_valid"]
         assert all(set(call) == {"name", "arguments"} for call in json.loads(line.generation.output))
+
+
+def test_references_within_tools_bind(model):
+    parameters = {"type": "object", "properties": {"r": {"$ref": "#/$defs/r"}}, "$defs": {"r": {"type": "integer"}}}
+    tools = [{"type": "function", "function": {"name": name, "parameters": parameters}} for name in "ab"]
+    model.constrain([call_schema(tools)])
+
+
+def test_a_schema_stays_compiled_for_the_next_hook(model):
+    vocabulary = model.constrain([SWITCH]).vocabulary
+    assert vocabulary.compile(SWITCH) is vocabulary.compile(dict(SWITCH))
+
+
+def test_an_answer_that_its_grammar_cannot_follow_ends_there_and_the_others_go_on(model):
+    alone = answer(model, [None, SWITCH, None])
+    prompts = [
+        model.checkpoint.render([{"role": "user", "content": f"Two nights in Rome, please ({i})."}]) for i in range(3)
+    ]
+    hook, wrong = model.constrain([None, SWITCH, None]), model.checkpoint.encode("x")[0]
+
+    def choose(indices, generated, logits):
+        chosen = logits.argmax(-1)
+        for row, (index, ids) in enumerate(zip(indices, generated, strict=True)):
+            if index == 1 and len(ids) == 2:
+                chosen[row] = wrong
+        return chosen
+
+    found = dict(model.generate(prompts, 48, 4, logits_hook=hook, sampler=choose))
+    assert list(hook.problems) == [1]
+    assert "cannot follow" in hook.problems[1]
+    assert found[1].completion_tokens == 4  # two that fit, the wrong one, the end
+    assert {i: found[i].output for i in (0, 2) if i in alone} == {i: alone[i] for i in (0, 2) if i in alone}

@@ -1,6 +1,7 @@
 import json
 import shutil
 
+import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -291,3 +292,18 @@ def test_unwrapping_changes_no_value(text):
 )
 def test_calls_are_read_from_a_models_own_forms(output, call):
     assert native.read_call(output) == (call and parse_output("toolcall", call))
+
+
+def test_a_text_around_the_tags_or_tags_within_the_call_make_no_call():
+    assert native.read_call('x <tool_call>{"name": "area", "arguments": {}}</tool_call>') is None
+    assert native.read_call('{"name": "area", "arguments": <tool_call>{}</tool_call>}') is None
+
+
+def test_references_of_a_tools_parameters_begin_at_their_own_root():
+    parameters = {"type": "object", "properties": {"r": {"$ref": "#/$defs/r"}}, "$defs": {"r": {"type": "integer"}}}
+    tools = [{"type": "function", "function": {"name": name, "parameters": parameters}} for name in "ab"]
+    schema = native.call_schema(tools)
+    jsonschema.validate({"name": "b", "arguments": {"r": 1}}, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"name": "b", "arguments": {"r": "x"}}, schema)
+    assert "$id" not in json.dumps(native.call_schema([AREA]))

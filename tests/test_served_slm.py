@@ -2,6 +2,7 @@
 
 import pytest
 from servers import as_json, serving
+from test_native import shipped_home  # noqa: F401 - a fixture
 
 from swaplib import decision, evaluate, parity
 from swaplib.doctor import check_checkpoint_loads
@@ -38,6 +39,17 @@ def test_a_served_slm_gives_the_outputs_of_the_one_in_process(served, settings):
     assert there.folder != here.folder  # another identity: what weights a server has, nobody can see
     assert there.metrics["run"]["identity"]["endpoint"] == served.slm_base_url.partition("//")[2]
     assert there.metrics["run"]["model_path"] is None
+
+
+@pytest.mark.parametrize("track", ["toolcall", "structured"])
+def test_a_served_slm_that_is_asked_natively_gives_the_outputs_of_the_one_in_process(shipped_home, address, track):  # noqa: F811
+    options = {"max_new_tokens": 64, "concurrency": 1, "batch_size": 1, "limit": 2}
+    served = shipped_home.model_copy(update={"slm_base_url": address})
+    there = evaluate.run_model(served, track, "slm-native", **options)
+    here = evaluate.run_model(shipped_home, track, "slm-native", **options)
+    assert [line.generation.output for line in there.ledger] == [line.generation.output for line in here.ledger]
+    assert [line.generation.status for line in there.ledger] == [line.generation.status for line in here.ledger]
+    assert [line.scores for line in there.ledger] == [line.scores for line in here.ledger]
 
 
 def test_a_model_that_is_not_served_there_is_refused_before_a_row_is_asked(served):

@@ -59,3 +59,44 @@ def test_no_module_renders_a_chat_with_options_of_its_own():
     modules = (ROOT / "swaplib").glob("*.py")
     found = [module.name for module in modules if "apply_chat_template" in module.read_text()]
     assert found == ["templates.py"]
+
+
+AREA = {"type": "function", "function": {"name": "area", "parameters": {"type": "object"}}}
+CALL = {"id": "c1", "type": "function", "function": {"name": "area", "arguments": {"radius": 5, "unit": "µm"}}}
+CALLED = [
+    {"role": "user", "content": "Area?"},
+    {"role": "assistant", "content": None, "tool_calls": [CALL, CALL]},
+    {"role": "tool", "tool_call_id": "c1", "name": "area", "content": "78.5"},
+    {"role": "tool", "tool_call_id": "c1", "name": "area", "content": "78.6"},
+]
+
+
+def test_calls_and_results_are_said_in_words_where_the_template_knows_none(checkpoint):
+    text = '{"name": "area", "arguments": {"radius": 5, "unit": "µm"}}'
+    said = [
+        {"role": "user", "content": "Area?"},
+        {"role": "assistant", "content": f"{text}\n{text}"},
+        {"role": "user", "content": "Result of area: 78.5\nResult of area: 78.6"},
+    ]
+    assert checkpoint.render(CALLED) == checkpoint.render(said)
+    spoken = [CALLED[0], {**CALLED[1], "content": "So:", "tool_calls": [CALL]}]
+    assert checkpoint.render(spoken) == checkpoint.render([CALLED[0], {"role": "assistant", "content": f"So:\n{text}"}])
+
+
+def test_tools_stand_before_the_last_request_not_before_a_result(checkpoint):
+    asked = checkpoint.render([{"role": "user", "content": f"You may call these tools:\n{SHOWN}\n\nArea?"}], False)
+    assert checkpoint.render(CALLED, tools=[AREA]).startswith(asked)
+    checkpoint.render(CALLED[1:], tools=[AREA])  # no request at all is no fault
+
+
+SHOWN = json.dumps(AREA["function"])
+
+
+def test_a_template_that_knows_calls_is_given_them_as_they_are(checkpoint, monkeypatch):
+    template = (
+        "{% for m in messages %}{{ m.role }}: {{ m.content or '' }}{% for c in m.tool_calls or [] %}"
+        "<{{ c.function.name }} {{ c.function.arguments | tojson }}>{% endfor %}. {% endfor %}"
+    )
+    monkeypatch.setattr(checkpoint.tokenizer, "chat_template", template)
+    call = '<area {"radius": 5, "unit": "µm"}>'
+    assert checkpoint.render(CALLED) == f"user: Area?. assistant: {call}{call}. tool: 78.5. tool: 78.6. "

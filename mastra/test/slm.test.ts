@@ -5,7 +5,10 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { describe, test } from "node:test";
+import { Agent } from "@mastra/core/agent";
+import { createTool } from "@mastra/core/tools";
 import OpenAI, { AzureOpenAI } from "openai";
+import { z } from "zod";
 import { buildMessages, completeWithSlm, createSlmAgent, type Message, type Track } from "../src/index.ts";
 
 interface Case {
@@ -74,6 +77,56 @@ describe("what can go wrong", () => {
   test("a server that is not there is an error, not another model's answer", async () => {
     const agent = createSlmAgent({ track: "toolcall", baseUrl: "http://127.0.0.1:9/v1" });
     await assert.rejects(agent.generate("hi", { modelSettings: { maxRetries: 0 } }));
+  });
+});
+
+describe("Mastra's own tool calling", () => {
+  const inputSchema = z.object({ radius: z.number().int().describe("The radius.") });
+  const calls: unknown[] = [];
+  const area = createTool({
+    id: "area",
+    description: "Area of a circle.",
+    inputSchema,
+    execute: async (input) => {
+      calls.push(input);
+      return { area: 78.5 };
+    },
+  });
+  const agent = new Agent({
+    id: "caller",
+    name: "caller",
+    instructions: "Answer with one call of a tool.",
+    model: { id: `local/${model}`, url: options.baseUrl, apiKey: "local" },
+    tools: { area },
+    defaultOptions: { modelSettings: { temperature: 0, maxOutputTokens: 48 }, maxSteps: 1, toolChoice: "required" },
+  });
+  const prompt = "What is the area of a circle with radius 5?";
+
+  test("a tool is really called, with arguments that fit its schema", async () => {
+    calls.length = 0;
+    const answer = await agent.generate(prompt);
+    assert.equal(answer.finishReason, "tool-calls");
+    assert.equal(calls.length, 1);
+    inputSchema.parse(calls[0]);
+  });
+
+  test("so it is when the answer is streamed", async () => {
+    calls.length = 0;
+    const answer = await agent.stream(prompt);
+    await answer.consumeStream();
+    assert.equal(calls.length, 1);
+    inputSchema.parse(calls[0]);
+  });
+
+  test("the result goes back to the model, which then speaks", async () => {
+    calls.length = 0;
+    const answer = await agent.generate(prompt, {
+      maxSteps: 2,
+      prepareStep: ({ stepNumber }) => ({ toolChoice: stepNumber ? "none" : "required" }),
+    });
+    assert.equal(calls.length, 1);
+    assert.equal(answer.steps.length, 2);
+    assert.ok(answer.text);
   });
 });
 
