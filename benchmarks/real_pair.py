@@ -1,6 +1,7 @@
 """A real pair on record: a hosted LLM behind `swap serve`, an SLM, both tracks, the two example tasks, and then the loop.
 
     python -m benchmarks.real_pair record HOME HOSTED SLM    # folders of checkpoints; a stopped one goes on
+    python -m benchmarks.real_pair examples HOME HOSTED SLM  # the example tasks, and native runs beside a record
     python -m benchmarks.real_pair keep HOME                 # copies what the pages need to benchmarks/results/recorded
     python -m benchmarks.real_pair decide SLM                # decisions and evidence anew, from what was kept; no GPU
     python -m benchmarks.full_report                         # the pages and tables, from what was kept; no GPU
@@ -70,6 +71,12 @@ def build_rows(settings: Settings, example: str) -> None:
     dataset.build_dataset(settings, str(ROOT / "examples" / example), sizes)
 
 
+def evaluate_natively(settings: Settings, track: Track) -> None:
+    """Both models natively, over the rows of both splits."""
+    for split in SPLITS:
+        evaluate.run_models(settings, track, "azure-native,slm-native", split=split, **SIZES)
+
+
 def train_track(settings: Settings, track: Track) -> None:
     """What 04 does, with the fixed settings."""
     training.fine_tune(settings, track)
@@ -115,34 +122,55 @@ def close_loop(settings: Settings, track: Track) -> None:
 STEPS = {
     step.__name__: step for step in (build_rows, evaluate_before, train_track, evaluate_after, capture_tasks, build)
 }
-STEPS |= {step.__name__: step for step in (distil, train_captured, close_loop)}
+STEPS |= {step.__name__: step for step in (evaluate_natively, distil, train_captured, close_loop)}
 
 
 def record(home: Path, hosted: Path, slm: Path) -> None:
-    """All stages, in processes of their own."""
-    rows = home / "02_dataset"
-    if not rows.exists():
-        shutil.copytree(ROWS, rows, ignore=shutil.ignore_patterns("source", "captured"))
-    served = LocalSLM(Checkpoint(hosted, None, find_full_precision()), AGENTS)
-    with running_server(served, hosted.name, PORT) as root:
-        known = {"AZURE_ENDPOINT": f"{root}/v1", "AZURE_DEPLOYMENT": hosted.name, "AZURE_API_KEY": "none-is-needed"}
-        known |= {"SLM_MODEL_PATH": str(slm), "SWAP_TRACING": "outbox", "SWAP_ENV_FILE": os.devnull}
-        known |= {"SLM_BASE_URL": ""}
-        run_steps(known, *((place_of(home, name), "build_rows", name) for name in EXAMPLES))
-        asked = [(place_of(home, name), track) for name, track in EXAMPLES.items()] + [
-            (home, track) for track in TRACKS
-        ]
-        for place, track in asked:
-            run_steps(known, (place, "evaluate_before", track))
-        run_steps(known, (home, "capture_tasks"), *((place, "train_track", track) for place, track in asked))
-    for place, track in asked:
-        run_steps(known, (place, "evaluate_after", track))
+    """All stages of both tracks and the loop, in processes of their own."""
+    copy_rows(home)
+    with serving(hosted, slm) as known:
+        for track in TRACKS:
+            run_steps(known, (home, "evaluate_before", track))
+        run_steps(known, (home, "capture_tasks"), *((home, "train_track", track) for track in TRACKS))
+    for track in TRACKS:
+        run_steps(known, (home, "evaluate_after", track))
     homes = [copy_capture(home, fold) for fold in range(FOLDS)]
     run_steps(known, *((of_fold, "build", fold) for fold, of_fold in enumerate(homes)))
     of_rows = [(home, "train_captured", track) for track in TRACKS]
     run_steps(known, *((of_fold, "distil") for of_fold in homes), *of_rows)
     run_steps(known, *((of_fold, "close_loop", "toolcall") for of_fold in homes))
     run_steps(known, (home, "close_loop", "structured"))
+
+
+def record_examples(home: Path, hosted: Path, slm: Path) -> None:
+    """The example tasks; and the native runs of both tracks, beside what the record holds of them."""
+    copy_rows(home)
+    places = [(place_of(home, name), track) for name, track in EXAMPLES.items()]
+    with serving(hosted, slm) as known:
+        run_steps(known, *((place_of(home, name), "build_rows", name) for name in EXAMPLES))
+        for place, track in places:
+            run_steps(known, (place, "evaluate_before", track))
+        run_steps(known, *((place, "train_track", track) for place, track in places))
+        for track in TRACKS:
+            run_steps(known, (home, "evaluate_natively", track))
+    for place, track in places:
+        run_steps(known, (place, "evaluate_after", track))
+
+
+@contextlib.contextmanager
+def serving(hosted: Path, slm: Path) -> Iterator[dict[str, str]]:
+    """The hosted LLM behind `swap serve`; yields the environment of the steps."""
+    served = LocalSLM(Checkpoint(hosted, None, find_full_precision()), AGENTS)
+    with running_server(served, hosted.name, PORT) as root:
+        known = {"AZURE_ENDPOINT": f"{root}/v1", "AZURE_DEPLOYMENT": hosted.name, "AZURE_API_KEY": "none-is-needed"}
+        known |= {"SLM_MODEL_PATH": str(slm), "SWAP_TRACING": "outbox", "SWAP_ENV_FILE": os.devnull}
+        yield known | {"SLM_BASE_URL": ""}
+
+
+def copy_rows(home: Path) -> None:
+    """The committed rows, as the rows of a home."""
+    if not (home / "02_dataset").exists():
+        shutil.copytree(ROWS, home / "02_dataset", ignore=shutil.ignore_patterns("source", "captured"))
 
 
 def place_of(home: Path, example: str) -> Path:
@@ -187,15 +215,19 @@ def run_steps(known: dict[str, str], *steps: Sequence[object]) -> None:
 
 
 def keep(home: Path) -> None:
-    """Copy what the pages need: rows and weights are elsewhere, traces hold nothing that a ledger does not."""
-    shutil.rmtree(RECORDED, ignore_errors=True)
+    """Copy what the pages need to the record: rows and weights are elsewhere, traces hold nothing that a ledger does not.
+
+    A home and its folds replace what the record has of them; example tasks replace theirs alone.
+    """
+    has_loop = (home / "folds").is_dir()
+    shutil.rmtree(RECORDED if has_loop else RECORDED / "examples", ignore_errors=True)
     for place in [Path(), *sorted(path.relative_to(home) for path in home.glob("*/*") if (path / "05_eval").is_dir())]:
         for part in ("05_eval", "02_dataset/captured"):
             if (home / place / part).is_dir():
-                shutil.copytree(home / place / part, RECORDED / place / part, ignore=LEFT_OUT)
+                shutil.copytree(home / place / part, RECORDED / place / part, ignore=LEFT_OUT, dirs_exist_ok=True)
         for card in (home / place).glob("04_ft/*/run_card.json"):
             target = RECORDED / card.relative_to(home)
-            target.parent.mkdir(parents=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(card, target)
 
 
@@ -258,7 +290,9 @@ def main(command: str, *words: str) -> None:
     if command == "step":
         STEPS[words[0]](load_settings(), *words[1:])
     else:
-        {"record": record, "keep": keep, "decide": decide}[command](*(Path(word).resolve() for word in words))
+        {"record": record, "examples": record_examples, "keep": keep, "decide": decide}[command](
+            *(Path(word).resolve() for word in words)
+        )
 
 
 if __name__ == "__main__":

@@ -74,6 +74,7 @@ class SchemaHook:
         }
         self._matchers: dict[int, Any] = {}  # of the prompts in work, each with how many tokens it has taken
         self._taken: dict[int, int] = {}
+        self._mask: torch.Tensor | None = None  # made once: to fill it anew costs as much as a step of a small model
 
     def __call__(
         self, indices: Sequence[int], generated: Sequence[Sequence[int]], logits: "torch.Tensor"
@@ -81,15 +82,18 @@ class SchemaHook:
         """Forbid tokens; arguments and result as decoding.LogitsHook says."""
         import torch
 
-        mask = torch.full((len(indices), (self.vocabulary.n_logits + 31) // 32), -1, dtype=torch.int32)
         bound = [
             (self._follow(index, ids), row) for row, (index, ids) in enumerate(zip(indices, generated, strict=True))
         ]
         matchers = [(matcher, row) for matcher, row in bound if matcher is not None]
         if not matchers:
             return logits
+        mask = self._take_mask(len(indices), logits.device.type == "cuda")
+        for matcher, row in bound:
+            if matcher is None:
+                mask[row] = -1  # every bit is set
         self.vocabulary.executor.unsafe_compute_mask_ptr(matchers, mask.data_ptr(), mask.shape[1] * 4, len(indices))
-        logits = _forbid(logits, mask.to(logits.device))
+        logits = _forbid(logits, mask.to(logits.device, non_blocking=True))
         for matcher, row in matchers:
             if matcher.is_error():
                 problem = matcher.get_error().splitlines()[0]
@@ -97,6 +101,15 @@ class SchemaHook:
                 logits[row] = -torch.inf
                 logits[row, self.vocabulary.stop_ids] = 0.0
         return logits
+
+    def _take_mask(self, rows: int, is_pinned: bool) -> "torch.Tensor":
+        """Room for the masks of so many rows, [rows, vocabulary / 32], int32; what is in it is of an earlier step."""
+        import torch
+
+        if self._mask is None or len(self._mask) < rows:
+            shape = (rows, (self.vocabulary.n_logits + 31) // 32)
+            self._mask = torch.empty(shape, dtype=torch.int32, pin_memory=is_pinned)
+        return self._mask[:rows]
 
     def _follow(self, index: int, generated: Sequence[int]) -> Any:
         """The matcher of a prompt after what was generated of it; None for a free one."""
