@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from itertools import groupby
 from typing import Any
 
 DAY = datetime(2024, 7, 26)  # what Llama 3.2's template takes where it is told no date
@@ -28,8 +29,8 @@ def render(
 
     Args:
         tokenizer: One of transformers', with a chat template.
-        messages: The turns, as the OpenAI API has them. A template that knows no calls is given them and their results in
-            words.
+        messages: The turns, as the OpenAI API has them. A template that knows no calls is given them in words, and their
+            results where it knows no role `tool` either; turns without `tool_calls` or `tool_call_id` stay as they are.
         has_generation_prompt: Whether the text goes on to where the next answer begins.
         tools: What the model may call, as the OpenAI API has it. A template that knows no tools is given them in words.
     """
@@ -37,7 +38,9 @@ def render(
     if tools and not knows_tools(tokenizer):
         messages, tools = _say_tools(messages, tools), ()
     if not re.search(r"\btool_calls\b", _find_template(tokenizer)):
-        messages = _say_calls(messages)
+        messages = [_say_calls(message) for message in messages]
+        if not re.search(r"""(["'])tool\1""", _find_template(tokenizer)):
+            messages = _say_results(messages)
     return tokenizer.apply_chat_template(
         list(messages), **options, **OPTIONS, **({"tools": list(tools)} if tools else {})
     )
@@ -56,22 +59,26 @@ def _say_tools(messages: Sequence[Mapping[str, Any]], tools: Sequence[dict[str, 
     return [*messages[:last], {**messages[last], "content": said}, *messages[last + 1 :]]
 
 
-def _say_calls(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The messages with a call as the text that makes it, and results of calls as a turn of the user."""
+def _say_calls(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A message with its calls as the text that makes them."""
+    if not message.get("tool_calls"):
+        return message
+    calls = [json.dumps(call["function"], ensure_ascii=False) for call in message["tool_calls"]]
+    return {"role": message["role"], "content": "\n".join([message["content"] or "", *calls]).lstrip("\n")}
+
+
+def _say_results(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The messages with results of calls as turns of the user, adjacent ones as one: many templates want turns to alternate.
+
+    Results are known by their `tool_call_id`: an observation that a chat was trained with has none, and is no result.
+    """
     said: list[Mapping[str, Any]] = []
-    for i, message in enumerate(messages):
-        if message.get("tool_calls"):
-            calls = [json.dumps(call["function"], ensure_ascii=False) for call in message["tool_calls"]]
-            said.append(
-                {"role": message["role"], "content": "\n".join([message["content"] or "", *calls]).lstrip("\n")}
-            )
-        elif message["role"] == "tool":
-            result = f"Result of {message['name']}: {message['content']}"
-            if i and messages[i - 1]["role"] == "tool":  # many templates want the turns to alternate
-                result = f"{said.pop()['content']}\n{result}"
-            said.append({"role": "user", "content": result})
+    for is_result, turns in groupby(messages, key=lambda message: "tool_call_id" in message):
+        if is_result:
+            results = [f"Result of {turn['name']}: {turn['content']}" for turn in turns]
+            said.append({"role": "user", "content": "\n".join(results)})
         else:
-            said.append(message)
+            said += turns
     return said
 
 

@@ -100,3 +100,21 @@ def test_a_template_that_knows_calls_is_given_them_as_they_are(checkpoint, monke
     monkeypatch.setattr(checkpoint.tokenizer, "chat_template", template)
     call = '<area {"radius": 5, "unit": "µm"}>'
     assert checkpoint.render(CALLED) == f"user: Area?. assistant: {call}{call}. tool: 78.5. tool: 78.6. "
+
+
+OBSERVED = [*CHAT, {"role": "tool", "content": "42"}, {"role": "tool", "content": "43"}]
+PLAIN = "{% for m in messages %}{{ m.role }}: {{ m.content }}. {% endfor %}"
+KNOWS_RESULTS = "{% for m in messages %}{{ 'result' if m.role == 'tool' else m.role }}: {{ m.content }}. {% endfor %}"
+
+
+@pytest.mark.parametrize(("template", "role"), [(PLAIN, "tool"), (KNOWS_RESULTS, "result")], ids=["plain", "knows"])
+def test_an_observation_that_answers_no_call_is_left_to_the_template(checkpoint, monkeypatch, template, role):
+    monkeypatch.setattr(checkpoint.tokenizer, "chat_template", template)
+    assert checkpoint.render(OBSERVED) == f"user: Hi. {role}: 42. {role}: 43. "
+
+
+def test_a_template_that_knows_results_and_no_calls_is_given_the_calls_alone_in_words(checkpoint, monkeypatch):
+    monkeypatch.setattr(checkpoint.tokenizer, "chat_template", KNOWS_RESULTS)
+    text = '{"name": "area", "arguments": {"radius": 5, "unit": "µm"}}'
+    said = f"user: Area?. assistant: {text}\n{text}. result: 78.5. result: 78.6. "
+    assert checkpoint.render(CALLED) == said
