@@ -2,6 +2,7 @@
 
     python -m benchmarks.real_pair record HOME HOSTED SLM    # folders of checkpoints; a stopped one goes on
     python -m benchmarks.real_pair examples HOME HOSTED SLM  # the example tasks, and native runs beside a record
+    python -m benchmarks.real_pair tune HOME SLM             # only what a fine-tune gives on the example tasks
     python -m benchmarks.real_pair keep HOME                 # copies what the pages need to benchmarks/results/recorded
     python -m benchmarks.real_pair decide SLM                # decisions and evidence anew, from what was kept; no GPU
     python -m benchmarks.full_report                         # the pages and tables, from what was kept; no GPU
@@ -78,8 +79,8 @@ def evaluate_natively(settings: Settings, track: Track) -> None:
 
 
 def train_track(settings: Settings, track: Track) -> None:
-    """What 04 does, with the fixed settings."""
-    training.fine_tune(settings, track)
+    """What 04 does, with the fixed settings; also where the rule says 0, so that it is known what a fine-tune would give."""
+    training.fine_tune(settings, track, force=True)
 
 
 def evaluate_after(settings: Settings, track: Track) -> None:
@@ -150,9 +151,20 @@ def record_examples(home: Path, hosted: Path, slm: Path) -> None:
         run_steps(known, *((place_of(home, name), "build_rows", name) for name in EXAMPLES))
         for place, track in places:
             run_steps(known, (place, "evaluate_before", track))
-        run_steps(known, *((place, "train_track", track) for place, track in places))
         for track in TRACKS:
             run_steps(known, (home, "evaluate_natively", track))
+    tune_examples(home, slm)
+
+
+def tune_examples(home: Path, slm: Path) -> None:
+    """What a fine-tune gives on the example tasks; of a home without their runs, those on record are taken."""
+    known = {"SLM_MODEL_PATH": str(slm), "SWAP_TRACING": "outbox", "SWAP_ENV_FILE": os.devnull, "SLM_BASE_URL": ""}
+    places = [(place_of(home, name), track) for name, track in EXAMPLES.items()]
+    for (place, _), name in zip(places, EXAMPLES, strict=True):
+        if not place.exists():
+            shutil.copytree(place_of(RECORDED, name), place)
+            run_steps(known, (place, "build_rows", name))
+    run_steps(known, *((place, "train_track", track) for place, track in places))
     for place, track in places:
         run_steps(known, (place, "evaluate_after", track))
 
@@ -290,7 +302,7 @@ def main(command: str, *words: str) -> None:
     if command == "step":
         STEPS[words[0]](load_settings(), *words[1:])
     else:
-        {"record": record, "examples": record_examples, "keep": keep, "decide": decide}[command](
+        {"record": record, "examples": record_examples, "tune": tune_examples, "keep": keep, "decide": decide}[command](
             *(Path(word).resolve() for word in words)
         )
 
