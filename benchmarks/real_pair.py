@@ -162,7 +162,7 @@ def tune_examples(home: Path, slm: Path) -> None:
     places = [(place_of(home, name), track) for name, track in EXAMPLES.items()]
     for (place, _), name in zip(places, EXAMPLES, strict=True):
         if not place.exists():
-            shutil.copytree(place_of(RECORDED, name), place)
+            shutil.copytree(place_of(RECORDED, name), place, ignore=shutil.ignore_patterns("04_ft"))
             run_steps(known, (place, "build_rows", name))
     run_steps(known, *((place, "train_track", track) for place, track in places))
     for place, track in places:
