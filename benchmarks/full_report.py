@@ -50,7 +50,11 @@ def read_all(home: Settings, track: Track, split: str, models: Iterable[str]) ->
 
 def render_track(home: Settings, track: Track, name: str) -> None:
     """A track's page, or an example task's."""
-    decided, parity = (read_json(home.evaluation / f"{track}_{kind}.json") for kind in ("post_decision", "parity"))
+    decided, parity = (
+        read_json(home.evaluation / f"{track}_post_decision.json"),
+        home.evaluation / f"{track}_parity.json",
+    )
+    checks = read_json(parity) if parity.is_file() else None  # an example task that was not fine-tuned has none
     seen = comparison.open_compared(home, track, *decided["evidence"]["rates"])
     diagnoses, val = seen.diagnose(), read_all(home, track, "val", seen.metrics)
     parts = {
@@ -69,16 +73,18 @@ def render_track(home: Settings, track: Track, name: str) -> None:
         "Rates over answered and over given rows": report.show_answered(track, diagnoses),
         "Rows that nobody got": verdicts.show_ceiling(decided),
         "What it took": verdicts.show_costs(decided),
-        "Is it one model?": report.show_parity(parity),
-        "The training": report.show_run_card(read_card(home.adapter_of(track))),
         "On val": report.show_metrics(track, val),
-        "Rows lost and gained by the adapter": report.show_differences(seen.ledgers, ("slm", "slm_ft"), seen.rows),
         "Rows that only the hosted LLM had right, first": report.show_differences(
-            seen.ledgers, ("azure", "slm_ft"), seen.rows
+            seen.ledgers, ("azure", decided["model"]), seen.rows
         ),
     }
-    about = describe_pair(home, track, seen.metrics["slm_ft"]["run"])
-    write_page(name, f"{name}: a real pair", about, verdicts.show_verdict(decided, parity), parts)
+    if checks:
+        parts["Is it one model?"] = report.show_parity(checks)
+        parts["The training"] = report.show_run_card(read_card(home.adapter_of(track)))
+        lost = report.show_differences(seen.ledgers, ("slm", "slm_ft"), seen.rows)
+        parts["Rows lost and gained by the adapter"] = lost
+    about = describe_pair(home, track, seen.metrics["slm"]["run"])
+    write_page(name, f"{name}: a real pair", about, verdicts.show_verdict(decided, checks), parts)
 
 
 def describe_pair(home: Settings, track: Track, run: dict[str, Any]) -> str:
@@ -171,7 +177,7 @@ def write_tables(home: Settings) -> None:
             f"- **{label.rstrip('?')}{'?' if label.endswith('?') else '.'}** {text}"
             for label, text in sentences.describe_decision(decided)
         ]
-        lines += ["", describe_pair(place, track, runs.read_metrics(place, track, "slm_ft")["run"]), ""]
+        lines += ["", describe_pair(place, track, runs.read_metrics(place, track, "slm")["run"]), ""]
     lines += [*format_table(["fold", "tasks", "before", "after"], [list_cells(r) for r in list_folds(home)]), ""]
     loops = [read_json(home.evaluation / f"flywheel_{track}.json") for track in TRACKS[::-1]]
     lines += [f"- {sentence}" for loop in loops for sentence in verdicts.describe_loop(loop)]
@@ -180,7 +186,9 @@ def write_tables(home: Settings) -> None:
 
 def format_rates(home: Settings, track: Track, split: str) -> list[str]:
     """The rates of all models on a split; of the test split also the rows whose right answer stands inside other text."""
-    found = read_all(home, track, split, [*BEFORE.split(","), *AFTER.split(",")])
+    names = [*BEFORE.split(","), *AFTER.split(",")]
+    names = [name for name in names if (home.evaluation / f"{track}_{name}_{split}.json").is_file()]
+    found = read_all(home, track, split, names)
     heads = [f"{track}, {found[0]['n_rows']} {split} rows", *core_metrics(track)]
     cells = [[m["run"]["model"], *(format_rate(m[n], m["intervals"][n]) for n in core_metrics(track))] for m in found]
     if split == "test":

@@ -274,7 +274,8 @@ def decide(slm: Path) -> None:
             shutil.rmtree(old)
         for home, track in list_places(settings):
             decision.decide(home, track)
-            decision.decide_again(home, track, "slm_ft")
+            is_tuned = (home.evaluation / f"{track}_slm_ft_test.json").is_file()
+            decision.decide_again(home, track, "slm_ft" if is_tuned else "slm")
         for track in TRACKS:
             path = settings.evaluation / f"flywheel_{track}.json"
             loop = read_json(path) | {"margin": DEFAULT_MARGIN}

@@ -6,17 +6,18 @@ comparison by them says nothing:
     60 of 60 answers are inside a code fence; found there: hosted LLM 58 right, SLM 40; by the metrics 0 and 0: "as good"
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from swaplib.diagnosis import find_right
-from swaplib.metrics import Track
-from swaplib.repeats import count_repeats
+from swaplib.diagnosis import find_answer, find_right
+from swaplib.facts import list_parts
+from swaplib.metrics import Track, parse_gold
 from swaplib.rows import LedgerLine, Row
 
 # right answers that only form has cost: this share of the rows, and at least five (one-sided sign test: p = 1/32)
 HIDDEN_SHARE, HIDDEN_ROWS = 0.2, 5
-# rows whose output calls one and the same wrong name
+# rows whose output calls one and the same name that no gold has
 WORD_SHARE = 0.2
 
 
@@ -25,8 +26,8 @@ class Form:
     """What a model's outputs look like beside what they say.
 
     `strict` rows are right as they are asked for, `found` ones hold the right answer somewhere; `n_fenced` outputs begin
-    with a code fence. `word`: the wrong name that `n_word` outputs call, None where it is no pattern. `hides`: the strict
-    rates say little about this model's skill.
+    with a code fence. `word`: the most frequent name that no gold has, called by `n_word` outputs. `hides`: the strict rates
+    say little about this model's skill.
     """
 
     n_rows: int
@@ -49,9 +50,23 @@ def see_form(track: Track, rows: Sequence[Row], ledger: Sequence[LedgerLine]) ->
     n, found = len(ledger), sum(find_bits(track, rows, ledger))
     strict = sum(all(line.scores.values()) for line in ledger)
     n_fenced = sum(line.generation.output.lstrip().startswith("```") for line in ledger)
-    word = count_repeats(track, rows, ledger)["name"] or {"value": None, "n": 0}
-    hides = found - strict >= max(HIDDEN_ROWS, HIDDEN_SHARE * n) or word["n"] >= max(HIDDEN_ROWS, WORD_SHARE * n)
-    return Form(n, strict, found, n_fenced, word["value"], word["n"], hides)
+    word, n_word = _find_word(track, rows, ledger)
+    hides = found - strict >= max(HIDDEN_ROWS, HIDDEN_SHARE * n) or n_word >= max(HIDDEN_ROWS, WORD_SHARE * n)
+    return Form(n, strict, found, n_fenced, word, n_word, hides)
+
+
+def _find_word(track: Track, rows: Sequence[Row], ledger: Sequence[LedgerLine]) -> tuple[str | None, int]:
+    """The name that most outputs call and no gold does, such as a placeholder of the prompt; and by how many.
+
+    To call another of the tools that golds call is a want of skill.
+    """
+    known = {name for row in rows for name, _ in list_parts(parse_gold(track, row.completion))}
+    called: Counter[str] = Counter()
+    for line in ledger:
+        answer = find_answer(track, line.generation.output)
+        names = {name for name, _ in list_parts(answer)} if answer is not None else set()
+        called.update(name for name in names if name is not None and name not in known)
+    return next(iter(called.most_common(1)), (None, 0))
 
 
 def find_bits(track: Track, rows: Sequence[Row], ledger: Sequence[LedgerLine]) -> list[bool]:

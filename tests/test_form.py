@@ -48,3 +48,12 @@ def test_one_wrong_word_in_a_fifth_of_the_rows_is_the_prompts_fault():
 def test_a_model_that_lacks_the_skill_hides_nothing():
     seen = see(['```\n<tool_call name="area">{"radius":6}</tool_call>\n```'] * 20)
     assert (seen.strict, seen.found, seen.n_fenced, seen.hides) == (0, 0, 20, False)
+
+
+def test_another_of_the_tasks_own_tools_is_a_want_of_skill_and_no_wrong_word():
+    rows = [Row(f"Area of circle {i}?", CALL) for i in range(49)] + [
+        Row("Volume?", '<tool_call name="volume">{"radius":5}</tool_call>')
+    ]
+    other = '<tool_call name="volume">{"radius":5}</tool_call>'
+    seen = see([other] * 30 + [CALL] * 19 + [other], rows=rows)
+    assert (seen.word, seen.n_word, seen.hides) == (None, 0, False)
