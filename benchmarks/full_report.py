@@ -50,10 +50,8 @@ def read_all(home: Settings, track: Track, split: str, models: Iterable[str]) ->
 
 def render_track(home: Settings, track: Track, name: str) -> None:
     """A track's page, or an example task's."""
-    decided, parity = (
-        read_json(home.evaluation / f"{track}_post_decision.json"),
-        home.evaluation / f"{track}_parity.json",
-    )
+    decided = read_json(home.evaluation / f"{track}_post_decision.json")
+    parity = home.evaluation / f"{track}_parity.json"
     checks = read_json(parity) if parity.is_file() else None  # an example task that was not fine-tuned has none
     seen = comparison.open_compared(home, track, *decided["evidence"]["rates"])
     diagnoses, val = seen.diagnose(), read_all(home, track, "val", seen.metrics)

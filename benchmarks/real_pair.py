@@ -158,7 +158,7 @@ def record_examples(home: Path, hosted: Path, slm: Path) -> None:
 
 def tune_examples(home: Path, slm: Path) -> None:
     """What a fine-tune gives on the example tasks; of a home without their runs, those on record are taken."""
-    known = {"SLM_MODEL_PATH": str(slm), "SWAP_TRACING": "outbox", "SWAP_ENV_FILE": os.devnull, "SLM_BASE_URL": ""}
+    known = name_environment(slm)
     places = [(place_of(home, name), track) for name, track in EXAMPLES.items()]
     for (place, _), name in zip(places, EXAMPLES, strict=True):
         if not place.exists():
@@ -175,8 +175,12 @@ def serving(hosted: Path, slm: Path) -> Iterator[dict[str, str]]:
     served = LocalSLM(Checkpoint(hosted, None, find_full_precision()), AGENTS)
     with running_server(served, hosted.name, PORT) as root:
         known = {"AZURE_ENDPOINT": f"{root}/v1", "AZURE_DEPLOYMENT": hosted.name, "AZURE_API_KEY": "none-is-needed"}
-        known |= {"SLM_MODEL_PATH": str(slm), "SWAP_TRACING": "outbox", "SWAP_ENV_FILE": os.devnull}
-        yield known | {"SLM_BASE_URL": ""}
+        yield known | name_environment(slm)
+
+
+def name_environment(slm: Path) -> dict[str, str]:
+    """What every step is told of the SLM and of tracing."""
+    return {"SLM_MODEL_PATH": str(slm), "SLM_BASE_URL": "", "SWAP_TRACING": "outbox", "SWAP_ENV_FILE": os.devnull}
 
 
 def copy_rows(home: Path) -> None:

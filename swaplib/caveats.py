@@ -13,7 +13,7 @@ from swaplib.comparison import Compared
 from swaplib.facts import is_given
 from swaplib.form import find_bits, see_form
 from swaplib.intervals import wilson_interval
-from swaplib.metrics import Track, core_metrics
+from swaplib.metrics import Track, aggregate, core_metrics, rates_of
 from swaplib.model_names import ModelName
 from swaplib.runs import read_ledgers
 from swaplib.settings import ROOT, Settings
@@ -77,13 +77,12 @@ def summarise(settings: Settings, compared: Compared) -> dict[str, Any]:
         "rates": compared.list_rates(),
         "costs": costs.price_runs(metrics, costs.Prices.from_settings(settings)),
     }
-    content["form"] = see_forms(compared)
     content["unanswered"] = {m: found["n_by_status"]["error"] for m, found in metrics.items()}
     if not (hosted and local):
-        return content | {"models": None, "pairs": None, "caveats": None}
-    pair = (hosted[0], local[0])
-    caveats = find_caveats(settings, compared, *pair, content["margin"])
-    return content | {"models": pair, "pairs": compared.compare(*pair, content["margin"]), "caveats": caveats}
+        return content | {"form": see_forms(compared), "models": None, "pairs": None, "caveats": None}
+    pair, margin = (hosted[0], local[0]), content["margin"]
+    caveats, pairs = find_caveats(settings, compared, *pair, margin), compared.compare(*pair, margin)
+    return content | {"form": caveats["form"], "models": pair, "pairs": pairs, "caveats": caveats}
 
 
 def see_forms(compared: Compared) -> dict[str, dict[str, Any]]:
@@ -111,10 +110,8 @@ def list_given(compared: Compared) -> dict[str, Any] | None:
     rates: dict[str, Any] = {}
     for model, ledger in compared.ledgers.items() if given else ():
         scores = [line.scores for line in ledger if line.index in given]
-        for metric in core_metrics(compared.track):
-            right, n = sum(score[metric.removesuffix("_rate")] for score in scores), len(scores)
-            found = {"rate": right / n, "interval": wilson_interval(right, n)}
-            rates.setdefault(model, {})[metric] = found
+        n, of_model = len(scores), rates_of(aggregate(compared.track, scores))
+        rates[model] = {m: {"rate": r, "interval": wilson_interval(round(r * n), n)} for m, r in of_model.items()}
     return {"n_rows": len(given), "rates": rates}
 
 

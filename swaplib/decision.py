@@ -166,10 +166,9 @@ def decide_again(settings: Settings, track: Track, candidate: str, native: bool 
         "margin": decided["margin"],
     }
     facts |= {"verdict": verdict, "recommended": recommended, "chosen": chosen, "rules": rules, "reference": reference}
-    shots = [pair for model in hosted for pair in (("azure", model), (model, candidate))]
-    shots += [pair for model in few_shot for pair in (("azure", model), ("slm", model), (model, candidate))]
     unquantised = [pair for base, model in full.items() for pair in ((model, base), ("azure", model))]
-    asked = {"few_shot": shots, "full": unquantised, "native": _pair_natives(natives, ("azure", "slm", candidate))}
+    asked = {"few_shot": _pair_shots(hosted, few_shot, candidate), "full": unquantised}
+    asked["native"] = _pair_natives(natives, ("azure", "slm", candidate))
     content = _write(settings, "post_decision", compared, facts, _compare_all(compared, facts, asked))
     print(f"verdict: {content['verdict']}  ({show_path(settings.evaluation / f'{track}_post_decision.json')})")
     return content
@@ -183,6 +182,12 @@ def _check_native(natives: list[str]) -> str:
         "native=True compares with the hosted LLM asked natively, and there is no such run of these rows. Run 02_eval with "
         "-p models azure-native,slm-native first."
     )
+
+
+def _pair_shots(hosted: list[str], few_shot: list[str], candidate: str) -> list[tuple[str, str]]:
+    """Each run with examples with the models without, and with the candidate."""
+    pairs = [pair for model in hosted for pair in (("azure", model), (model, candidate))]
+    return pairs + [pair for model in few_shot for pair in (("azure", model), ("slm", model), (model, candidate))]
 
 
 def _pair_natives(natives: list[str], bases: Sequence[str]) -> list[tuple[str, str]]:

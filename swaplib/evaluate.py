@@ -136,13 +136,13 @@ def run_models(
     asked a second time of each hosted one, in a run of its own: what differs there is noise and no skill.
     """
     names = parse_models(models, shots)
-    plans = [_make_plan(settings, track, model, **parameters) for model in names]
+    plans, repeats = [_make_plan(settings, track, model, **parameters) for model in names], []
     if noise_rows:
         check_sizes(" (noise_rows=0 asks nothing twice)", noise_rows=noise_rows)
         again = parameters | {"limit": min(noise_rows, parameters.get("limit") or noise_rows), "is_repeat": True}
         repeats = [_make_plan(settings, track, model, **again) for model in names if model.is_hosted]
     runs = [_run_plan(settings, plan) for plan in plans]
-    for plan in repeats if noise_rows else ():
+    for plan in repeats:
         _run_plan(settings, plan)
     return runs
 

@@ -66,7 +66,8 @@ def _find_word(track: Track, rows: Sequence[Row], ledger: Sequence[LedgerLine]) 
         answer = find_answer(track, line.generation.output)
         names = {name for name, _ in list_parts(answer)} if answer is not None else set()
         called.update(name for name in names if name is not None and name not in known)
-    return next(iter(called.most_common(1)), (None, 0))
+    # of names called equally often the first by the alphabet, so that a report comes out the same again
+    return min(called.items(), key=lambda found: (-found[1], found[0]), default=(None, 0))
 
 
 def find_bits(track: Track, rows: Sequence[Row], ledger: Sequence[LedgerLine]) -> list[bool]:
