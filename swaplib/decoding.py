@@ -17,15 +17,18 @@ Three prompts in two slots, on a CPU, with max_new_tokens=3; all begin with A B,
 
 The last answer was cut off: its third token is no end token. `->` is where a token is chosen from logits: the likeliest,
 unless hooks say otherwise. With hooks a GPU's graph ends at the logits; without them choosing is part of the graph.
+
+A server's prompts come from a feed: they join while others are in work, in slots that are added as they are needed, and
+leave when nobody waits for their answers. One that begins otherwise than the first ones is read whole.
 """
 
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from tqdm import tqdm
@@ -47,6 +50,16 @@ OnToken = Callable[[int, int], None]
 # read only) and their logits, [prompts, vocabulary]. The first gives logits of the same shape, the second [prompts] tokens.
 LogitsHook = Callable[[Sequence[int], Sequence[Sequence[int]], torch.Tensor], torch.Tensor]
 Sampler = Callable[[Sequence[int], Sequence[Sequence[int]], torch.Tensor], torch.Tensor]
+
+
+class Feed(Protocol):
+    """Prompts that come while others are in work. Both methods are called before every step, in the decoding's thread."""
+
+    def take(self, most: int) -> Sequence[tuple[Sequence[int], int]]:
+        """At most so many further prompts, each with the limit of its answer; their indices go on from those before."""
+
+    def list_gone(self) -> Collection[int]:
+        """The indices of prompts whose answers nobody waits for any more; they end without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +138,7 @@ def decode(
     on_token: OnToken | None = None,
     logits_hook: LogitsHook | None = None,
     sampler: Sampler | None = None,
+    feed: Feed | None = None,
 ) -> Iterator[Answer]:
     """Decode prompts, up to `slots` at once, in their order.
 
@@ -137,15 +151,16 @@ def decode(
         logits_hook: Changes logits before a token is chosen, to forbid some of them, say.
         sampler: Chooses tokens from the logits in place of the likeliest. An answer's logprobs are those of the tokens that
             were chosen, by the logits as the sampler was given them.
+        feed: Further prompts, as they come; decoding ends when there is no prompt left and the feed has none.
 
     Yields:
         The answer of each prompt, as it ends.
     """
     hooks = _Hooks(logits_hook, sampler) if logits_hook or sampler else None
     if model.config._attn_implementation == ATTENTION:
-        yield from _decode_in_slots(model, prompts, max_new_tokens, slots, on_token, hooks)
+        yield from _decode_in_slots(model, prompts, max_new_tokens, slots, on_token, hooks, feed)
     else:
-        yield from _decode_with_library(model, prompts, max_new_tokens, slots, on_token, hooks)
+        yield from _decode_with_library(model, prompts, max_new_tokens, slots, on_token, hooks, feed)
 
 
 @dataclass(frozen=True)
@@ -169,15 +184,20 @@ def _decode_in_slots(
     slots: int,
     on_token: OnToken | None,
     hooks: _Hooks | None,
+    feed: Feed | None,
 ) -> Iterator[Answer]:
     """What decode does with a model that has this module's attention."""
     stop_tokens, waiting, start = _list_stop_tokens(model), deque(range(len(prompts))), time.perf_counter()
     work = _Slots(model, prompts, max_new_tokens, min(slots, len(prompts)), hooks)
     logprobs: dict[int, list[float]] = {}  # by index, of the prompts in work
     started: dict[int, float] = {}
-    while waiting or logprobs:
+    while True:
+        if feed:
+            _follow(feed, work, waiting, logprobs, slots)
+        if not (waiting or logprobs):
+            return
         free = work.find_free()
-        if waiting and len(free) >= max(1, int(JOIN_AT[work.device.type] * len(work.indices))):
+        if waiting and len(free) >= (1 if feed else max(1, int(JOIN_AT[work.device.type] * len(work.indices)))):
             joining = [waiting.popleft() for _ in range(min(len(free), len(waiting)))]
             started |= dict.fromkeys(joining, start or time.perf_counter())
             start = 0.0  # only the first have waited for what all prompts share
@@ -189,11 +209,25 @@ def _decode_in_slots(
             logprobs[index].append(logprob)
             if on_token:
                 on_token(index, token)
-            if token in stop_tokens or len(logprobs[index]) == max_new_tokens:
+            if token in stop_tokens or len(logprobs[index]) == work.limits[index]:
                 ids = work.leave(index)
                 yield Answer(index, ids, logprobs.pop(index), time.perf_counter() - started.pop(index))
         if not waiting:
             work.compact()
+
+
+def _follow(feed: Feed, work: "_Slots", waiting: deque[int], logprobs: dict[int, list[float]], slots: int) -> None:
+    """Let prompts go that nobody waits for, queue those that have come, and make room for them."""
+    for index in feed.list_gone():
+        if logprobs.pop(index, None) is not None:
+            work.leave(index)
+        elif index in waiting:
+            waiting.remove(index)
+    for prompt, limit in feed.take(slots - len(logprobs) - len(waiting)):
+        waiting.append(work.add(prompt, limit))
+    missing = min(len(logprobs) + len(waiting), slots) - len(work.indices)
+    if missing > 0:  # at least as many as there are, so that this is rare: a graph is captured anew
+        work.expand(min(max(missing, len(work.indices)), slots - len(work.indices)))
 
 
 def _list_stop_tokens(model: Any) -> set[int]:
@@ -232,6 +266,14 @@ class _Layer(CacheLayerMixin):
             _, heads, _, size = states.shape
             setattr(self, name, states.new_zeros(len(self.work.indices), heads, self.work.width, size))
         self.is_initialized = True
+
+    def resize(self) -> None:
+        """Take the slots and columns that the work has now, at least those that are there; the new ones are empty."""
+        for name in ("keys", "values"):
+            old = getattr(self, name)
+            new = old.new_zeros(len(self.work.indices), old.shape[1], self.work.width, old.shape[3])
+            new[: old.shape[0], :, : old.shape[2]] = old
+            setattr(self, name, new)
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -282,22 +324,29 @@ class _Slots(Cache):
     ):
         weak_self = weakref.proxy(self)  # no cycle: keys and values are free as soon as nobody decodes with them
         super().__init__(layers=[_Layer(weak_self) for _ in range(model.config.get_text_config().num_hidden_layers)])
-        self.model, self.prompts, self.device, self.hooks = model, prompts, model.device, hooks
+        self.model, self.prompts, self.device, self.hooks = model, list(prompts), model.device, hooks
+        self.limits = [max_new_tokens] * len(prompts)
         self.width = max(map(len, prompts)) + max_new_tokens
         self.indices: list[int | None] = [None] * n
         self.generated: dict[int, list[int]] = {}
         self.last = torch.zeros(2, n, dtype=torch.float64, device=self.device)
         self.graph: Callable[[], None] | None = None
-        self.shared = 0
-        shared = _count_shared(prompts)
+        self.shared = shared = _count_shared(prompts)
+        self.prefix = list(prompts[0][:shared])
+        self.has_shared = [True] * n  # of each slot, whether its first columns hold what the first prompts share
         if shared:
-            self._read([0], [prompts[0][:shared]])
+            self._read([0], [self.prefix], 0)
             for layer in self.layers:
                 layer.keys[1:, :, :shared] = layer.keys[:1, :, :shared]
                 layer.values[1:, :, :shared] = layer.values[:1, :, :shared]
-            self.shared = shared
         # a free slot runs on beside the others, and must not write over what all share
         self.lengths = torch.full((n,), shared, device=self.device)
+
+    def add(self, prompt: Sequence[int], limit: int) -> int:
+        """Take a further prompt on; returns its index."""
+        self.prompts.append(prompt)
+        self.limits.append(limit)
+        return len(self.prompts) - 1
 
     def find_free(self) -> list[int]:
         """The slots without a prompt, in order."""
@@ -305,19 +354,65 @@ class _Slots(Cache):
 
     def join(self, slots: list[int], indices: list[int]) -> list[tuple[int, int, float]]:
         """Read prompts into free slots; returns of each its index, its first token and that token's logprob."""
-        prompts = [self.prompts[i] for i in indices]
+        self._widen(max(len(self.prompts[i]) + self.limits[i] for i in indices))
         self.generated |= {i: [] for i in indices}
-        done = 0
-        while done < len(slots):
-            longest = max(map(len, prompts[done:])) - self.shared
-            n = max(1, min(READ_AT_ONCE[self.device.type] // longest, 32))  # _read makes n times n rows of logits
-            chunk = slice(done, done + n)
-            self.last[:, slots[chunk]] = self._choose(indices[chunk], self._read(slots[chunk], prompts[chunk]))
-            done = chunk.stop
-        self.lengths[slots] = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
+        by_start: dict[int, list[tuple[int, int]]] = {}
         for slot, index in zip(slots, indices, strict=True):
-            self.indices[slot] = index
+            by_start.setdefault(self._find_start(slot, self.prompts[index]), []).append((slot, index))
+        for start, pairs in by_start.items():
+            self._read_all(pairs, start)
+        self.lengths[slots] = torch.tensor([len(self.prompts[i]) for i in indices], device=self.device)
+        for slot, index in zip(slots, indices, strict=True):
+            self.indices[slot], self.has_shared[slot] = index, self._begins_alike(self.prompts[index])
         return self._take(slots)
+
+    def _read_all(self, pairs: list[tuple[int, int]], start: int) -> None:
+        """Read the prompts (slot, index) from column `start` on, as many in one pass as a pass may read."""
+        while pairs:
+            longest = max(len(self.prompts[index]) for _, index in pairs) - start
+            n = max(1, min(READ_AT_ONCE[self.device.type] // longest, 32))  # _read makes n times n rows of logits
+            slots, indices = ([pair[k] for pair in pairs[:n]] for k in (0, 1))
+            logits = self._read(slots, [self.prompts[i] for i in indices], start)
+            self.last[:, slots] = self._choose(indices, logits)
+            pairs = pairs[n:]
+
+    def _find_start(self, slot: int, prompt: Sequence[int]) -> int:
+        """From which column on a slot must read a prompt: what it shares with the first ones is there or copied there."""
+        if not self.shared or not self._begins_alike(prompt):
+            self.has_shared[slot] = False
+            return 0
+        donor = slot if self.has_shared[slot] else next((i for i, has in enumerate(self.has_shared) if has), None)
+        if donor is None:
+            return 0
+        for layer in self.layers if donor != slot else ():
+            layer.keys[slot, :, : self.shared] = layer.keys[donor, :, : self.shared]
+            layer.values[slot, :, : self.shared] = layer.values[donor, :, : self.shared]
+        self.has_shared[slot] = True
+        return self.shared
+
+    def _begins_alike(self, prompt: Sequence[int]) -> bool:
+        return len(prompt) > self.shared and list(prompt[: self.shared]) == self.prefix
+
+    def expand(self, n: int) -> None:
+        """Add free slots; what the first prompts share is copied there when it is asked for."""
+        self.indices += [None] * n
+        self.has_shared += [False] * n
+        self.lengths = torch.cat([self.lengths, self.lengths.new_full((n,), self.shared)])
+        self.last = torch.cat([self.last, self.last.new_zeros(2, n)], dim=1)
+        self._resize()
+
+    def _widen(self, width: int) -> None:
+        """Make columns for a prompt and its answer; 256 at once, so that this is rare."""
+        if width > self.width:
+            self.width = -(-width // 256) * 256
+            self._resize()
+
+    def _resize(self) -> None:
+        """Give the layers the shape that slots and width have now; the step is captured anew."""
+        self.graph = None
+        for layer in self.layers:
+            if layer.is_initialized:
+                layer.resize()
 
     def step(self) -> list[tuple[int, int, float]]:
         """Decode one token more for every slot; returns of each prompt in work its index, the token and its logprob."""
@@ -335,6 +430,7 @@ class _Slots(Cache):
     def leave(self, index: int) -> list[int]:
         """Free the slot of a prompt that has ended; returns its new tokens. What the slot holds is overwritten later."""
         self.indices[self.indices.index(index)] = None
+        self.prompts[index] = ()
         return self.generated.pop(index)
 
     def _choose(self, indices: list[int], logits: torch.Tensor) -> torch.Tensor:
@@ -351,8 +447,8 @@ class _Slots(Cache):
             self.generated[index].append(token)
         return found
 
-    def _read(self, slots: list[int], prompts: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Read what prompts have behind the shared part, in one pass; returns the logits of each one's next token.
+    def _read(self, slots: list[int], prompts: Sequence[Sequence[int]], start: int) -> torch.Tensor:
+        """Read what prompts have from column `start` on, in one pass; returns the logits of each one's next token.
 
         Padding is on the right, where nothing that counts can see it. So each prompt's last token stands elsewhere, and the
         model, asked for the logits at n positions, gives those of all n prompts at each: [n, n, vocabulary].
@@ -360,11 +456,11 @@ class _Slots(Cache):
         Returns:
             [n, vocabulary]: of each prompt the logits at its own last token, which are that block's diagonal.
         """
-        suffixes = [list(prompt[self.shared :]) for prompt in prompts]
+        suffixes = [list(prompt[start:]) for prompt in prompts]
         longest = max(map(len, suffixes))
         ids = torch.tensor([suffix + [0] * (longest - len(suffix)) for suffix in suffixes], device=self.device)
-        self.rows, self.seen = torch.tensor(slots, device=self.device)[:, None], self.shared + longest
-        self.columns = torch.arange(self.shared, self.seen, device=self.device)[None]
+        self.rows, self.seen = torch.tensor(slots, device=self.device)[:, None], start + longest
+        self.columns = torch.arange(start, self.seen, device=self.device)[None]
         mask = torch.arange(self.seen, device=self.device) <= self.columns[0][:, None]
         last = torch.tensor([len(suffix) - 1 for suffix in suffixes], device=self.device)
         logits = self._call(ids, self.columns.expand(len(slots), -1), mask.expand(len(slots), 1, -1, -1), last)
@@ -449,6 +545,7 @@ class _Slots(Cache):
         if self.device.type == "cuda" or len(kept) == len(self.indices):
             return
         self.indices = [self.indices[slot] for slot in kept]
+        self.has_shared = [self.has_shared[slot] for slot in kept]
         self.lengths, self.last = self.lengths[kept], self.last[:, kept]
         for layer in self.layers:
             layer.keys, layer.values = layer.keys[kept], layer.values[kept]
@@ -469,17 +566,29 @@ def _decode_with_library(
     size: int,
     on_token: OnToken | None,
     hooks: _Hooks | None,
+    feed: Feed | None,
 ) -> Iterator[Answer]:
-    """The same with transformers' `generate`, batch by batch."""
+    """The same with transformers' `generate`, batch by batch; what a feed has comes into the next one."""
     stop_tokens, padding = _list_stop_tokens(model), model.generation_config.pad_token_id or 0
-    for start in range(0, len(prompts), size):
-        batch, started = prompts[start : start + size], time.perf_counter()
-        indices = range(start, start + len(batch))
+    asked = {index: (prompt, max_new_tokens) for index, prompt in enumerate(prompts)}
+    came = len(asked)
+    while True:
+        if feed:
+            taken = feed.take(size)
+            asked |= dict(enumerate(taken, came))
+            came += len(taken)
+            for index in feed.list_gone():
+                asked.pop(index, None)
+        if not asked:
+            return
+        limit, started = next(iter(asked.values()))[1], time.perf_counter()
+        indices = [index for index, (_, other) in asked.items() if other == limit][:size]
+        batch = [asked.pop(index)[0] for index in indices]
         width = max(map(len, batch))
         ids = torch.tensor([[padding] * (width - len(p)) + list(p) for p in batch], device=model.device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in batch], device=model.device)
         watch = _HookedWatch(hooks, indices, width, stop_tokens) if hooks else _LogprobWatch()
-        options = {"max_new_tokens": max_new_tokens, "logits_processor": LogitsProcessorList([watch])}
+        options = {"max_new_tokens": limit, "logits_processor": LogitsProcessorList([watch])}
         streamer = _Streamer(on_token, indices, stop_tokens) if on_token else None
         found = model.generate(input_ids=ids, attention_mask=mask, streamer=streamer, **options)
         new, logprobs = found[:, width:].tolist(), watch.list_logprobs(width, found.shape[1])

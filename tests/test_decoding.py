@@ -291,3 +291,72 @@ def test_a_sampler_chooses_from_what_the_logits_hook_left():
         best, _, third = model(torch.tensor([prompt])).logits[0, -1].topk(3).indices.tolist()
     [answer] = decode(model, [prompt], 1, 1, logits_hook=forbid(best), sampler=take_second)
     assert answer.ids == [third]
+
+
+class ScriptedFeed:
+    """Prompts that come, and leave, at given steps."""
+
+    def __init__(self, arrivals, departures=(), slots=4):
+        self.arrivals, self.departures, self.slots, self.step, self.took = (
+            dict(arrivals),
+            dict(departures),
+            slots,
+            0,
+            [],
+        )
+
+    def take(self, most):
+        self.step += 1
+        assert most <= self.slots
+        due = [step for step in sorted(self.arrivals) if step <= self.step]
+        given = []
+        for step in due:
+            while self.arrivals[step] and len(given) < most:
+                given.append(self.arrivals[step].pop(0))
+        self.took += given
+        return given
+
+    def list_gone(self):
+        return [index for index, step in self.departures.items() if step <= self.step]
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+@pytest.mark.parametrize("tokens", [1, 100_000])
+@pytest.mark.parametrize("slots", [1, 3, 16])
+def test_prompts_that_join_a_running_decoding_get_the_tokens_of_each_alone(monkeypatch, kind, tokens, slots):
+    monkeypatch.setitem(decoding.READ_AT_ONCE, "cpu", tokens)
+    draw, model = random.Random(7), make_model(kind)
+    first, others = make_prompts(3), [*make_prompts(6), *make_prompts(9, [])]
+    draw.shuffle(others)
+    later = [(prompt, draw.randrange(1, 300 if i == 4 else 30)) for i, prompt in enumerate(others)]
+    feed = ScriptedFeed({2: later[:4], 5: later[4:6], 9: later[6:12], 10: later[12:]}, slots=slots)
+    expected = ask_library(model, first, 40)
+    for i, (prompt, limit) in enumerate(later, len(first)):
+        expected |= {i: ask_library(model, [prompt], limit)[0]}
+    answers = list(decode(prepare(model), first, 40, slots, feed=feed))
+    assert len(feed.took) == len(later), "the first answers should last until the others have come"
+    assert {answer.index: answer.ids for answer in answers} == expected
+    every = [*first, *(prompt for prompt, _ in later)]
+    check_logprobs(model, every, answers)
+
+
+def test_a_prompt_that_nobody_waits_for_leaves_its_slot_at_the_next_step():
+    model, told = prepare(make_model("llama")), []
+    model.generation_config.eos_token_id = 0
+    first, later = make_prompts(2), [(prompt, 5) for prompt in make_prompts(4)[2:]]
+    feed = ScriptedFeed({1: later}, {0: 4, 3: 2}, slots=2)
+    answers = list(decode(model, first, 12, 2, lambda index, token: told.append(index), feed=feed))
+    assert told.count(0) == 4 and told.count(3) == 0
+    assert sorted(answer.index for answer in answers) == [1, 2]
+    assert answers[0].index == 2, "it takes the slot that became free"
+
+
+def test_a_feed_works_for_a_model_left_to_the_library():
+    model, first = make_model("mistral", sliding_window=8), make_prompts(3)
+    later = [(prompt, 6 + i % 2) for i, prompt in enumerate(make_prompts(9)[3:])]
+    feed = ScriptedFeed({1: later[:2], 2: later[2:]}, {5: 2}, slots=2)
+    answers = {answer.index: answer.ids for answer in decode(prepare(model), first, 8, 2, feed=feed)}
+    alone = ask_library(model, first, 8)
+    alone |= {i: ask_library(model, [prompt], limit)[0] for i, (prompt, limit) in enumerate(later, 3)}
+    del alone[5]
+    assert answers == alone
