@@ -1,12 +1,12 @@
-"""Answers requests over one LocalSLM in batches: those that wait are taken together, each gets its own answer.
+"""Answers requests over one LocalSLM, as many at once as it has slots: they join those in work, each gets its own answer.
 
-One batch runs at a time, and each of its answers leaves as soon as it has ended. A request may ask for its text as it is
-made; the others of its batch are not slowed by that. A request may bring a JSON Schema that binds its answer, and stands in
-one batch with those that are free.
+A request that nobody waits for any more leaves its slot at the next token. One may ask for its text as it is made, and one
+may bring a JSON Schema that binds its answer; the others are not slowed by that.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,10 @@ from swaplib.local import LocalSLM
 from swaplib.rows import Generation
 
 GATHER_S = 0.02
+
+
+class Busy(Exception):  # noqa: N818 - reads as what happened
+    """As many requests wait as may wait."""
 
 
 @dataclass(eq=False)
@@ -24,16 +28,20 @@ class _Request:
     limit: int
     is_streamed: bool
     schema: dict[str, Any] | None
+    is_gone: bool = False
     arrived: asyncio.Queue[int | Generation | Exception] = field(default_factory=asyncio.Queue)
 
 
 @dataclass
 class Batcher:
-    """The queue before a model. `requests` counts those that were taken."""
+    """The queue before a model; at most `max_waiting` requests stand in it. `requests` counts those that were taken."""
 
     slm: LocalSLM
+    max_waiting: int = 256
     requests: int = 0
-    _waiting: asyncio.Queue[_Request] = field(default_factory=asyncio.Queue)
+    _waiting: deque[_Request] = field(default_factory=deque)
+    _has_come: asyncio.Event = field(default_factory=asyncio.Event)
+    _in_work: "_Session | None" = None
     _compiling: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def check_schema(self, schema: dict[str, Any]) -> None:
@@ -42,30 +50,51 @@ class Batcher:
             await asyncio.to_thread(self.slm.model.constrain, [schema])
 
     async def ask(self, text: str, limit: int, schema: dict[str, Any] | None = None) -> Generation:
-        """Queue a rendered prompt and wait for its answer of at most `limit` tokens, bound to a schema if there is one."""
+        """Queue a rendered prompt and wait for its answer of at most `limit` tokens, bound to a schema if there is one.
+
+        Raises:
+            Busy: The queue is full.
+        """
         request = self._queue(text, limit, False, schema)
-        return self._check(await request.arrived.get())
+        try:
+            return self._check(await request.arrived.get())
+        finally:
+            request.is_gone = True
 
     async def stream(
         self, text: str, limit: int, schema: dict[str, Any] | None = None
     ) -> AsyncIterator[str | Generation]:
         """Queue a rendered prompt; yields its text part by part, then the generation, whose output is the parts together."""
         request, ids, sent = self._queue(text, limit, True, schema), [], ""
-        while isinstance(item := await request.arrived.get(), int):
-            ids.append(item)
-            said = self.slm.model.detokenise(ids)
-            if len(said) > len(sent) and not said.endswith("\ufffd"):  # a character may need several tokens
-                yield said[len(sent) :]
-                sent = said
+        try:
+            while isinstance(item := await request.arrived.get(), int):
+                ids.append(item)
+                said = self.slm.model.detokenise(ids)
+                if len(said) > len(sent) and not said.endswith("\ufffd"):  # a character may need several tokens
+                    yield said[len(sent) :]
+                    sent = said
+        finally:
+            request.is_gone = True
         generation = self._check(item)
         if rest := generation.output[len(sent) :]:
             yield rest
         yield generation
 
+    def check_room(self) -> None:
+        """Raise Busy when a further request could not be queued; a stream's status is sent before it is queued."""
+        if len(self._waiting) >= self.max_waiting:
+            raise Busy
+
+    def count(self) -> dict[str, int]:
+        """How many requests wait, and how many are in work."""
+        return {"waiting": len(self._waiting), "in_work": len(self._in_work.requests) if self._in_work else 0}
+
     def _queue(self, text: str, limit: int, is_streamed: bool, schema: dict[str, Any] | None) -> _Request:
+        self.check_room()
         self.requests += 1
         request = _Request(text, limit, is_streamed, schema)
-        self._waiting.put_nowait(request)
+        self._waiting.append(request)
+        self._has_come.set()
         return request
 
     @staticmethod
@@ -76,38 +105,69 @@ class Batcher:
         return item
 
     async def run(self) -> None:
-        """Answer batches until cancelled."""
+        """Answer requests until cancelled."""
         while True:
-            batch = [await self._waiting.get()]
-            await asyncio.sleep(GATHER_S)  # requests sent together arrive a moment apart
-            while not self._waiting.empty() and len(batch) < self.slm.batch_size:
-                batch.append(self._waiting.get_nowait())
-            for limit in sorted({request.limit for request in batch}):
-                await self._answer(limit, [request for request in batch if request.limit == limit])
+            await self._has_come.wait()
+            await asyncio.sleep(GATHER_S)  # requests sent together arrive a moment apart, and begin alike
+            self._has_come.clear()
+            self._in_work = _Session(self.slm, self._waiting, asyncio.get_running_loop().call_soon_threadsafe)
+            try:
+                await asyncio.to_thread(self._in_work.answer)
+            except Exception as error:  # each request that has no answer is told
+                for request in self._in_work.requests.values():
+                    request.arrived.put_nowait(error)
+            finally:
+                self._in_work = None
+            if self._waiting:
+                self._has_come.set()
 
-    async def _answer(self, limit: int, batch: list[_Request]) -> None:
-        loop, waiting = asyncio.get_running_loop(), dict(enumerate(batch))
 
-        def tell(index: int, item: int | Generation | Exception) -> None:  # called in the model's thread
-            loop.call_soon_threadsafe(batch[index].arrived.put_nowait, item)
+class _Session:
+    """One decoding, from the first request to when none is left; the model's feed. Everything runs in the model's thread.
 
-        def tell_token(index: int, token: int) -> None:
-            if batch[index].is_streamed:
-                tell(index, token)
+    `requests` are those in work, by index.
+    """
 
-        def generate() -> None:
-            on_token = tell_token if any(request.is_streamed for request in batch) else None
-            prompts, schemas = [request.text for request in batch], [request.schema for request in batch]
-            is_bound = any(schema is not None for schema in schemas)
-            hook = self.slm.model.constrain(schemas) if is_bound else None
-            bound = {"logits_hook": hook} if hook else {}
-            for index, generation in self.slm.model.generate(prompts, limit, self.slm.batch_size, on_token, **bound):
-                del waiting[index]
-                problem = hook.problems.get(index) if hook else None
-                tell(index, RuntimeError(problem) if problem else generation)
+    def __init__(self, slm: LocalSLM, waiting: deque[_Request], call: Callable[..., Any]):
+        self.slm, self.requests = slm, dict[int, _Request]()
+        self._waiting, self._call, self._came = waiting, call, 0
+        self._hook = slm.model.constrain([])
 
-        try:
-            await asyncio.to_thread(generate)
-        except Exception as error:  # each request that has no answer is told
-            for request in waiting.values():
-                request.arrived.put_nowait(error)
+    def answer(self) -> None:
+        """Answer what waits and what comes meanwhile."""
+        for index, generation in self.slm.model.follow(self, self.slm.batch_size, self._tell_token, self._hook):
+            problem = self._hook.problems.get(index)
+            self._end(index, RuntimeError(problem) if problem else generation)
+
+    def take(self, most: int) -> list[tuple[str, int]]:
+        """The next requests of the queue."""
+        taken: list[tuple[str, int]] = []
+        while self._waiting and len(taken) < most:
+            request = self._waiting.popleft()
+            if not request.is_gone:
+                self._hook.add(self._came, request.schema)
+                self.requests[self._came] = request
+                self._came += 1
+                taken.append((request.text, request.limit))
+        return taken
+
+    def list_gone(self) -> list[int]:
+        """Those whose clients have gone."""
+        gone = [index for index, request in self.requests.items() if request.is_gone]
+        for index in gone:
+            del self.requests[index]
+            self._hook.drop(index)
+        return gone
+
+    def refuse(self, index: int, error: Exception) -> None:
+        """A request that does not fit into memory."""
+        self._end(index, error)
+
+    def _tell_token(self, index: int, token: int) -> None:
+        if (request := self.requests.get(index)) and request.is_streamed:
+            self._call(request.arrived.put_nowait, token)
+
+    def _end(self, index: int, item: Generation | Exception) -> None:
+        self._hook.drop(index)
+        if request := self.requests.pop(index, None):
+            self._call(request.arrived.put_nowait, item)

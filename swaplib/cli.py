@@ -65,8 +65,11 @@ def serve(
     batch_size: int = 16,
     name: Annotated[str | None, typer.Option(help="the model's name; slm, or slm_ft with an adapter")] = None,
     api_key: Annotated[str | None, typer.Option(help="the key to ask for; SLM_API_KEY by default, '' for none")] = None,
+    api_key_file: Annotated[Path | None, typer.Option(help="a file with the key, which `ps` does not show")] = None,
     max_body_bytes: int = 1_000_000,
     max_new_tokens: int = 4096,
+    max_waiting: Annotated[int, typer.Option(help="how many requests may wait; others get 503 and Retry-After")] = 256,
+    is_tied: Annotated[bool, typer.Option("--stop-with-stdin", hidden=True)] = False,
 ) -> None:
     """Serve a checkpoint as an OpenAI-compatible endpoint, on loopback unless told otherwise."""
     from swaplib import serve as server
@@ -76,8 +79,12 @@ def serve(
     if dtype not in ("4bit", "float32", "bfloat16"):
         raise ValueError(f"--dtype {dtype}: expected float32, bfloat16 or 4bit")
     checkpoint = Checkpoint(ROOT / model, ROOT / adapter if adapter else None, dtype)  # type: ignore[arg-type]
+    if is_tied:
+        server.stop_with_stdin()
+    if api_key_file:
+        api_key = api_key_file.read_text(encoding="utf-8").strip()
     key = load_settings().slm_api_key if api_key is None else api_key or None
-    options = server.ServeOptions(key, max_body_bytes, max_new_tokens)
+    options = server.ServeOptions(key, max_body_bytes, max_new_tokens, max_waiting)
     server.serve(LocalSLM(checkpoint, batch_size), name or ("slm_ft" if adapter else "slm"), port, host, options)
 
 

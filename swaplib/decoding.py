@@ -133,7 +133,7 @@ def prepare(model: Any) -> Any:
 def decode(
     model: Any,
     prompts: Sequence[Sequence[int]],
-    max_new_tokens: int,
+    max_new_tokens: int | Sequence[int],
     slots: int,
     on_token: OnToken | None = None,
     logits_hook: LogitsHook | None = None,
@@ -145,7 +145,7 @@ def decode(
     Args:
         model: A causal language model, as prepare left it, perhaps with an adapter; its generation config names end tokens.
         prompts: Token ids of each prompt, at least one.
-        max_new_tokens: The limit of each answer, in tokens.
+        max_new_tokens: The limit of each answer, in tokens; one for all, or one for each.
         slots: How many prompts are in work at once; memory grows with it.
         on_token: Called with a prompt's index and its next token's id, end token included.
         logits_hook: Changes logits before a token is chosen, to forbid some of them, say.
@@ -157,10 +157,11 @@ def decode(
         The answer of each prompt, as it ends.
     """
     hooks = _Hooks(logits_hook, sampler) if logits_hook or sampler else None
+    limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
     if model.config._attn_implementation == ATTENTION:
-        yield from _decode_in_slots(model, prompts, max_new_tokens, slots, on_token, hooks, feed)
+        yield from _decode_in_slots(model, prompts, limits, slots, on_token, hooks, feed)
     else:
-        yield from _decode_with_library(model, prompts, max_new_tokens, slots, on_token, hooks, feed)
+        yield from _decode_with_library(model, prompts, limits, slots, on_token, hooks, feed)
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,7 @@ class _Hooks:
 def _decode_in_slots(
     model: Any,
     prompts: Sequence[Sequence[int]],
-    max_new_tokens: int,
+    limits: list[int],
     slots: int,
     on_token: OnToken | None,
     hooks: _Hooks | None,
@@ -188,7 +189,7 @@ def _decode_in_slots(
 ) -> Iterator[Answer]:
     """What decode does with a model that has this module's attention."""
     stop_tokens, waiting, start = _list_stop_tokens(model), deque(range(len(prompts))), time.perf_counter()
-    work = _Slots(model, prompts, max_new_tokens, min(slots, len(prompts)), hooks)
+    work = _Slots(model, prompts, limits, min(slots, len(prompts)), hooks)
     logprobs: dict[int, list[float]] = {}  # by index, of the prompts in work
     started: dict[int, float] = {}
     while True:
@@ -320,13 +321,13 @@ class _Slots(Cache):
     """
 
     def __init__(
-        self, model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int, n: int, hooks: _Hooks | None = None
+        self, model: Any, prompts: Sequence[Sequence[int]], limits: list[int], n: int, hooks: _Hooks | None = None
     ):
         weak_self = weakref.proxy(self)  # no cycle: keys and values are free as soon as nobody decodes with them
         super().__init__(layers=[_Layer(weak_self) for _ in range(model.config.get_text_config().num_hidden_layers)])
         self.model, self.prompts, self.device, self.hooks = model, list(prompts), model.device, hooks
-        self.limits = [max_new_tokens] * len(prompts)
-        self.width = max(map(len, prompts)) + max_new_tokens
+        self.limits = limits
+        self.width = max(len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True))
         self.indices: list[int | None] = [None] * n
         self.generated: dict[int, list[int]] = {}
         self.last = torch.zeros(2, n, dtype=torch.float64, device=self.device)
@@ -562,7 +563,7 @@ def _count_shared(prompts: Sequence[Sequence[int]]) -> int:
 def _decode_with_library(
     model: Any,
     prompts: Sequence[Sequence[int]],
-    max_new_tokens: int,
+    limits: list[int],
     size: int,
     on_token: OnToken | None,
     hooks: _Hooks | None,
@@ -570,7 +571,7 @@ def _decode_with_library(
 ) -> Iterator[Answer]:
     """The same with transformers' `generate`, batch by batch; what a feed has comes into the next one."""
     stop_tokens, padding = _list_stop_tokens(model), model.generation_config.pad_token_id or 0
-    asked = {index: (prompt, max_new_tokens) for index, prompt in enumerate(prompts)}
+    asked = dict(enumerate(zip(prompts, limits, strict=True)))
     came = len(asked)
     while True:
         if feed:

@@ -8,7 +8,7 @@ It is a hook of the decoder (decoding.py) and knows token ids and schemas, no ro
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -66,15 +66,36 @@ class SchemaHook:
     (its limits were passed) is made to end there, so that the others go on; `problems` says why, by the prompt's index.
     """
 
-    def __init__(self, vocabulary: Vocabulary, schemas: Sequence[dict[str, Any] | None]):
-        self.vocabulary, self.problems = vocabulary, dict[int, str]()
-        self._keys = [None if schema is None else json.dumps(schema) for schema in schemas]
-        self._compiled = {
-            key: vocabulary.compile(json.loads(key)) for key in dict.fromkeys(self._keys) if key is not None
-        }
+    def __init__(self, find_vocabulary: Callable[[], Vocabulary], schemas: Sequence[dict[str, Any] | None]):
+        self._find_vocabulary, self.problems = find_vocabulary, dict[int, str]()  # not read while every prompt is free
+        self._keys: dict[int, str] = {}  # of each bound prompt, its schema's text
+        self._compiled: dict[str, Any] = {}
         self._matchers: dict[int, Any] = {}  # of the prompts in work, each with how many tokens it has taken
         self._taken: dict[int, int] = {}
         self._mask: torch.Tensor | None = None  # made once: to fill it anew costs as much as a step of a small model
+        for index, schema in enumerate(schemas):
+            self.add(index, schema)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """What is known of the tokenizer."""
+        return self._find_vocabulary()
+
+    def add(self, index: int, schema: dict[str, Any] | None) -> None:
+        """Bind a prompt that has come to its schema; raises ValueError when the schema cannot bind the decoding."""
+        if schema is None:
+            return
+        key = json.dumps(schema)
+        if key not in self._compiled:
+            self._compiled[key] = self.vocabulary.compile(json.loads(key))
+        self._keys[index] = key
+
+    def drop(self, index: int) -> None:
+        """Forget a prompt that has left, and its schema unless another one has it, too."""
+        for known in (self._matchers, self._taken, self.problems):
+            known.pop(index, None)
+        if (key := self._keys.pop(index, None)) and key not in self._keys.values():
+            self._compiled.pop(key, None)
 
     def __call__(
         self, indices: Sequence[int], generated: Sequence[Sequence[int]], logits: "torch.Tensor"
@@ -113,7 +134,7 @@ class SchemaHook:
 
     def _follow(self, index: int, generated: Sequence[int]) -> Any:
         """The matcher of a prompt after what was generated of it; None for a free one."""
-        if (key := self._keys[index]) is None:
+        if (key := self._keys.get(index)) is None:
             return None
         taken = self._taken.get(index, 0)
         if not generated or taken > len(generated):  # begun, or begun again

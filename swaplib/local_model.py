@@ -6,9 +6,8 @@ so prompts that are too long and memory that runs out are dealt with there and n
 """
 
 import re
-from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from logging import ERROR, getLogger
 from math import isfinite
@@ -18,11 +17,10 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from swaplib.local_checkpoint import Checkpoint
+from swaplib.lots import Callbacks, Feed, Lot
 from swaplib.rows import Generation
 
 if TYPE_CHECKING:
-    import torch
-
     from swaplib.decoding import Answer, LogitsHook, OnToken, Sampler
     from swaplib.grammars import SchemaHook, Vocabulary
 
@@ -148,39 +146,63 @@ class LoadedModel:
             else:
                 yield i, Generation("", "truncated", "context_length_exceeded", len(ids), 0, 0.0)
         fitting.sort(key=lambda i: len(encoded[i]), reverse=True)
-        callbacks = _Callbacks(on_token, logits_hook, sampler)
-        for i, answer in self._decode(encoded, fitting, max_new_tokens, batch_size, callbacks):
-            yield i, self._read(answer, len(encoded[i]))
+        callbacks = Callbacks(on_token, logits_hook, sampler)
+        lot = Lot(self.checkpoint, dict(enumerate(encoded)), dict.fromkeys(fitting, max_new_tokens), fitting)
+        yield from self._decode(lot, batch_size, callbacks)
 
-    def _decode(
-        self, encoded: list[list[int]], waiting: list[int], max_new_tokens: int, size: int, callbacks: "_Callbacks"
-    ) -> Iterator[tuple[int, "Answer"]]:
+    def follow(
+        self, feed: Feed, batch_size: int, on_token: "OnToken", logits_hook: "LogitsHook | None" = None
+    ) -> Iterator[tuple[int, Generation]]:
+        """Answer what a feed brings, until it brings nothing and nothing is in work; arguments are those of generate.
+
+        Yields:
+            The index of a prompt and its generation, as each ends.
+        """
+        lot = Lot(self.checkpoint, {}, {}, [], feed)
+        lot.take(batch_size)
+        yield from self._decode(lot, batch_size, Callbacks(on_token, logits_hook, None))
+
+    def _decode(self, lot: Lot, size: int, callbacks: Callbacks) -> Iterator[tuple[int, Generation]]:
         """Decode the prompts that wait, in their order; when memory runs out, those not done are begun again."""
         import torch
 
         from swaplib import decoding
 
-        while waiting:
-            done = set()
+        while lot.waiting:
+            rows = lot.begin()
+            feed = lot if lot.feed else None
             try:
-                prompts = [encoded[i] for i in waiting]
-                for answer in decoding.decode(self.network, prompts, max_new_tokens, size, *callbacks.bind(waiting)):
-                    done.add(waiting[answer.index])
-                    yield waiting[answer.index], answer
+                asked = [lot.encoded[i] for i in rows], [lot.limits[i] for i in rows], size
+                for answer in decoding.decode(self.network, *asked, *callbacks.bind(rows), feed=feed):
+                    i, prompt_tokens = rows[answer.index], len(lot.encoded[rows[answer.index]])
+                    lot.end(i)
+                    callbacks.told.pop(i, None)
+                    yield i, self._read(answer, prompt_tokens)
             except (RuntimeError, MemoryError) as error:  # torch tells of memory in both, and of much else in the first
                 if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
                     raise
-                tried = min(size, len(waiting))
-                size = tried // 2
-                if size == 0:
-                    longest = next(len(encoded[i]) for i in waiting if i not in done)
-                    raise RuntimeError(
-                        f"not enough memory on the {self.checkpoint.device} for one row of {longest} tokens and an answer "
-                        f"of {max_new_tokens}. Close other programs, lower max_new_tokens, or take a smaller model."
-                    ) from error
-                tqdm.write(f"out of memory with {tried} row(s) at once: going on with {size}")
-            if waiting := [i for i in waiting if i not in done]:  # what the attempt held is free once its error is gone
-                torch.cuda.empty_cache()
+                tried = min(size, len(lot.waiting))
+                if tried == 1:
+                    self._refuse(lot, error)
+                else:
+                    tqdm.write(f"out of memory with {tried} row(s) at once: going on with {tried // 2}")
+                size = max(1, tried // 2)
+            if lot.waiting:
+                torch.cuda.empty_cache()  # what the attempt held is free once its error is gone
+            elif lot.feed:
+                lot.take(size)
+
+    def _refuse(self, lot: Lot, error: Exception) -> None:
+        """One row alone does not fit: the end of a run, but only of that request where others come by themselves."""
+        i = lot.waiting[0]
+        refusal = RuntimeError(
+            f"not enough memory on the {self.checkpoint.device} for one row of {len(lot.encoded[i])} tokens and an answer "
+            f"of {lot.limits[i]}. Close other programs, lower max_new_tokens, or take a smaller model."
+        )
+        if lot.feed is None:
+            raise refusal from error
+        lot.end(i)
+        lot.feed.refuse(i, refusal)
 
     def constrain(self, schemas: "Sequence[dict[str, Any] | None]") -> "SchemaHook":
         """The hook that binds the answer of each prompt to a JSON Schema; None leaves that prompt free.
@@ -190,7 +212,7 @@ class LoadedModel:
         """
         from swaplib.grammars import SchemaHook
 
-        return SchemaHook(self._vocabulary, schemas)
+        return SchemaHook(lambda: self._vocabulary, schemas)
 
     @cached_property
     def _vocabulary(self) -> "Vocabulary":
@@ -210,41 +232,6 @@ class LoadedModel:
         reason = "stop" if has_ended else "length"
         counts, latency_ms = (prompt_tokens, len(answer.ids)), 1000 * answer.seconds
         return Generation(output, status, reason, *counts, latency_ms, None, *measure_logprobs(answer.logprobs))
-
-
-@dataclass
-class _Callbacks:
-    """A caller's callbacks, and the tokens that it was told of each row, which nobody can take back."""
-
-    on_token: "OnToken | None"
-    logits_hook: "LogitsHook | None"
-    sampler: "Sampler | None"
-    told: defaultdict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
-
-    def bind(self, rows: list[int]) -> tuple["OnToken | None", "LogitsHook | None", "Sampler | None"]:
-        """The callbacks for one attempt at these rows, which decode knows by their place in the list."""
-        again = {i: tuple(self.told[i]) for i in rows if i in self.told}
-        came: Counter[int] = Counter()
-
-        def tell(place: int, token: int) -> None:
-            i = rows[place]
-            came[i] += 1
-            if came[i] > len(again.get(i, ())):
-                self.told[i].append(token)
-                self.on_token(i, token)
-
-        def change(places: Sequence[int], generated: Sequence[Sequence[int]], logits: "torch.Tensor") -> "torch.Tensor":
-            return self.logits_hook([rows[place] for place in places], generated, logits)
-
-        def choose(places: Sequence[int], generated: Sequence[Sequence[int]], logits: "torch.Tensor") -> "torch.Tensor":
-            indices = [rows[place] for place in places]
-            tokens = self.sampler(indices, generated, logits).clone() if self.sampler else logits.argmax(-1)
-            for k, (i, ids) in enumerate(zip(indices, generated, strict=True)):
-                if len(ids) < len(again.get(i, ())):
-                    tokens[k] = again[i][len(ids)]
-            return tokens
-
-        return self.on_token and tell, self.logits_hook and change, choose if self.sampler or again else None
 
 
 def measure_logprobs(logprobs: Sequence[float]) -> tuple[float | None, float | None]:

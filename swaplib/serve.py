@@ -1,84 +1,36 @@
 """An OpenAI-compatible endpoint over LocalSLM: `/v1/chat/completions` and the Azure-shaped path, whole or streamed.
 
-Requests that arrive while a batch is being answered are answered together in the next one (batcher.py). Greedy only: what
-greedy decoding cannot honour is refused, not ignored (chat_api.py). Tools and formats of the answer are read in tool_api.py;
+Requests join those that are being answered, and leave when their clients do (batcher.py); guard.py stands before all of it.
+Greedy only: what that cannot honour is refused, not ignored (chat_api.py). Tools and formats are read in tool_api.py;
 where tools are offered, a streamed text is held back for as long as it may still become a call, and a call goes out whole.
 """
 
 import asyncio
 import os
-import secrets
+import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from swaplib.batcher import Batcher
+from swaplib.batcher import Batcher, Busy
 from swaplib.chat_api import ChatRequest, ChunkMaker, make_answer, make_error, make_error_event
+from swaplib.guard import Connection, Guard, ServeOptions, count_descriptors
 from swaplib.local import LocalSLM
 from swaplib.rows import Generation
-from swaplib.settings import LOOPBACK
 from swaplib.tool_api import Asked, Refused, read_request
+from swaplib.web import is_loopback
 
 STOP_LIMIT_S = 60
-
-
-@dataclass(frozen=True)
-class ServeOptions:
-    """What a server takes: a key (None for anyone), the largest body in bytes, the longest answer in tokens."""
-
-    api_key: str | None = field(default=None, repr=False)
-    max_body_bytes: int = 1_000_000
-    max_new_tokens: int = 4096
-
-
-class Guard:
-    """Turns away requests without the key, and bodies that are too large, before anything reads them."""
-
-    def __init__(self, app: ASGIApp, options: ServeOptions):
-        self.app, self.options = app, options
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request that is refused; hand on the others, their bodies counted as they come."""
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        if self.options.api_key and scope["path"] != "/health" and not self._has_key(headers):
-            refusal = make_error(401, "no valid key: send Authorization: Bearer KEY", code="invalid_api_key")
-            return await refusal(scope, receive, send)
-        if headers.get(b"content-length", "0").isdigit() and int(headers.get(b"content-length", "0")) > self._limit:
-            return await make_error(413, self._too_large)(scope, receive, send)
-        taken = 0
-
-        async def receive_limited() -> Message:
-            nonlocal taken
-            message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > self._limit:
-                raise HTTPException(413, self._too_large)
-            return message
-
-        return await self.app(scope, receive_limited, send)
-
-    @property
-    def _limit(self) -> int:
-        return self.options.max_body_bytes
-
-    @property
-    def _too_large(self) -> str:
-        return f"the body is larger than {self._limit} bytes"
-
-    def _has_key(self, headers: dict[bytes, str]) -> bool:
-        sent = headers.get(b"api-key") or headers.get(b"authorization", "").removeprefix("Bearer ")
-        return secrets.compare_digest(sent.encode(), (self.options.api_key or "").encode())
+RETRY_AFTER_S = 5
 
 
 def make_app(slm: LocalSLM, name: str, options: ServeOptions | None = None) -> FastAPI:
@@ -89,7 +41,8 @@ def make_app(slm: LocalSLM, name: str, options: ServeOptions | None = None) -> F
         name: The model's name in answers and in `/v1/models`; requests for another one are refused.
         options: Key and limits.
     """
-    options, batcher = options or ServeOptions(), Batcher(slm)
+    options = options or ServeOptions()
+    batcher = Batcher(slm, options.max_waiting)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -104,19 +57,19 @@ def make_app(slm: LocalSLM, name: str, options: ServeOptions | None = None) -> F
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
-        return {"status": "ok", "model": name, "pid": os.getpid(), "requests": batcher.requests}
+        return {"status": "ok", "model": name, "pid": os.getpid(), "requests": batcher.requests, **batcher.count()}
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [{"id": name, "object": "model", "created": 0, "owned_by": "local"}]}
 
     @app.post("/v1/chat/completions")
-    async def chat(body: ChatRequest) -> Any:
-        return await _answer(batcher, name, options, body, body.model or name)
+    async def chat(body: ChatRequest, request: Request) -> Any:
+        return await _answer(batcher, name, options, body, body.model or name, request)
 
     @app.post("/openai/deployments/{deployment}/chat/completions")
-    async def chat_azure(deployment: str, body: ChatRequest) -> Any:
-        return await _answer(batcher, name, options, body, deployment)
+    async def chat_azure(deployment: str, body: ChatRequest, request: Request) -> Any:
+        return await _answer(batcher, name, options, body, deployment, request)
 
     return app
 
@@ -139,11 +92,14 @@ def _add_error_handlers(app: FastAPI) -> None:
         return make_error(500, f"the model failed ({type(error).__name__})")
 
 
-async def _answer(batcher: Batcher, name: str, options: ServeOptions, body: ChatRequest, asked_model: str) -> Any:
+async def _answer(
+    batcher: Batcher, name: str, options: ServeOptions, body: ChatRequest, asked_model: str, request: Request
+) -> Any:
     """Check what only the model can check, then answer whole or as a stream."""
     if asked_model != name:
         return make_error(404, f"no model {asked_model!r} here: expected {name!r}", "model", "model_not_found")
     try:
+        batcher.check_room()
         if body.limit > options.max_new_tokens:
             raise Refused("max_tokens", f"an answer may have at most {options.max_new_tokens} tokens here")
         asked = await asyncio.to_thread(read_request, body)  # the schemas of a client may be large
@@ -151,11 +107,40 @@ async def _answer(batcher: Batcher, name: str, options: ServeOptions, body: Chat
         await _check_grammar(batcher, asked)
     except Refused as refusal:
         return make_error(400, str(refusal), refusal.param, refusal.code)
+    except Busy:
+        return _refuse_busy()
     if body.stream:
         events = _stream(batcher, asked, text, body.limit, ChunkMaker(name, body.has_usage))
         return StreamingResponse(events, media_type="text/event-stream")
-    generation = await batcher.ask(text, body.limit, asked.schema)
+    try:
+        generation = await _while_connected(request, batcher.ask(text, body.limit, asked.schema))
+    except Busy:
+        return _refuse_busy()
+    if generation is None:
+        return Response(status_code=499)  # nobody reads it
     return make_answer(generation, name, asked.find_call(generation))
+
+
+def _refuse_busy() -> JSONResponse:
+    refusal = make_error(503, f"too many requests wait: come back in {RETRY_AFTER_S} s", code="server_busy")
+    refusal.headers["Retry-After"] = str(RETRY_AFTER_S)
+    return refusal
+
+
+async def _while_connected(request: Request, answer: Coroutine[Any, Any, Generation]) -> Generation | None:
+    """An answer, or None once the client has gone: then the request leaves its place."""
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    answering, watching = asyncio.create_task(answer), asyncio.create_task(watch())
+    try:
+        await asyncio.wait({answering, watching}, return_when=asyncio.FIRST_COMPLETED)
+        return answering.result() if answering.done() else None
+    finally:
+        answering.cancel()
+        watching.cancel()
 
 
 def _render(slm: LocalSLM, asked: Asked, limit: int) -> str:
@@ -213,8 +198,8 @@ def serve(slm: LocalSLM, name: str, port: int, host: str = "127.0.0.1", options:
     import uvicorn
 
     slm.check()
-    options = options or ServeOptions()
-    if host not in LOOPBACK:
+    options = replace(options or ServeOptions(), is_local=is_loopback(host))
+    if not options.is_local:
         who = "with the key" if options.api_key else "at all (there is no --api-key)"
         print(f"warning: {host} is reachable from other machines, unencrypted, by anyone {who}.", file=sys.stderr)
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
@@ -226,7 +211,17 @@ def serve(slm: LocalSLM, name: str, port: int, host: str = "127.0.0.1", options:
             raise OSError(what) from None
         address = f"http://{host}:{listener.getsockname()[1]}/v1"
         print(f"loading {slm.checkpoint.path.name}; then {name} answers at {address}", flush=True)
-        config = uvicorn.Config(
-            make_app(slm, name, options), log_level="warning", timeout_graceful_shutdown=STOP_LIMIT_S
-        )
+        limits = {"backlog": max(8, count_descriptors() // 8), "timeout_graceful_shutdown": STOP_LIMIT_S}
+        app = make_app(slm, name, options)
+        config = uvicorn.Config(app, http=Connection, ws="none", log_level="warning", **limits)
         uvicorn.Server(config).run(sockets=[listener])
+
+
+def stop_with_stdin() -> None:
+    """End this process, as SIGTERM does, once its standard input has ended: whoever holds the other end is gone."""
+
+    def wait() -> None:
+        sys.stdin.buffer.read()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -13,7 +13,7 @@ import httpx
 
 from swaplib.local import LocalSLM
 
-START_LIMIT_S = 180
+START_LIMIT_S, STOP_LIMIT_S = 180, 65  # the server gives what it is answering 60 s
 
 
 @contextmanager
@@ -36,17 +36,39 @@ def running_server(slm: LocalSLM, name: str, port: int | None = None) -> Iterato
     port = port or find_free_port()
     served = slm.checkpoint
     command = [sys.executable, "-m", "swaplib.cli", "serve", "--model", served.path, "--dtype", served.precision]
-    command += ["--batch-size", str(slm.batch_size), "--port", str(port), "--name", name, "--api-key", ""]
+    command += [
+        "--batch-size",
+        str(slm.batch_size),
+        "--port",
+        str(port),
+        "--name",
+        name,
+        "--api-key",
+        "",
+        "--stop-with-stdin",
+    ]
     command += ["--adapter", served.adapter] if served.adapter else []
     root = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryFile() as log:
-        server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        # the server ends with its standard input, so with this process, however that ends
+        server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT)
         try:
             _wait_until_healthy(server, root, log)
             yield root
         finally:
-            server.terminate()
-            server.wait(timeout=30)
+            _stop(server)
+
+
+def _stop(server: subprocess.Popen) -> None:
+    """End the server; what it is answering has the server's own time for that, and no longer."""
+    server.terminate()
+    try:
+        server.wait(timeout=STOP_LIMIT_S)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
+    finally:
+        server.stdin.close()
 
 
 def find_free_port() -> int:

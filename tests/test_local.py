@@ -303,6 +303,33 @@ def test_rows_begun_again_for_want_of_memory_take_what_was_told_again(slm, capsy
     }
 
 
+def test_of_requests_that_come_only_the_one_that_does_not_fit_is_refused(slm):
+    class Crowd:
+        waiting, refused = [(slm.checkpoint.render(chat), 3 + i) for i, chat in enumerate(CHATS)], []
+
+        def take(self, most):
+            taken, self.waiting = self.waiting[:most], self.waiting[most:]
+            return taken
+
+        def list_gone(self):
+            return []
+
+        def refuse(self, index, error):
+            self.refused.append((index, str(error)))
+
+    def on_token(index, token):
+        if index == 1:
+            raise MemoryError
+
+    crowd = Crowd()
+    found = dict(slm.model.follow(crowd, 3, on_token))
+    assert {i: g.completion_tokens for i, g in found.items()} == {i: 3 + i for i in range(len(CHATS)) if i != 1}
+    assert found[0].output == dict(slm.generate([CHATS[0]], 3))[0].output
+    [(index, said)] = crowd.refused
+    assert index == 1
+    assert "not enough memory" in said
+
+
 def test_memory_too_small_for_one_row_says_so(slm):
     def choose(indices, generated, logits):
         raise MemoryError

@@ -166,7 +166,10 @@ def stream_scripted(model: LoadedModel, text: str) -> list:
     class Scripted:
         detokenise = staticmethod(model.detokenise)
 
-        def generate(self, prompts, max_new_tokens, batch_size, on_token):
+        constrain = staticmethod(model.constrain)
+
+        def follow(self, feed, batch_size, on_token, logits_hook):
+            assert feed.take(batch_size) == [("x", 99)]
             ids = model.checkpoint.encode(text)
             for token in [*ids, model.checkpoint.tokenizer.eos_token_id]:
                 on_token(0, token)

@@ -198,11 +198,17 @@ def test_bound_free_and_refused_requests_arrive_together_and_each_gets_its_own(c
 
 def test_a_grammar_that_fails_while_it_is_decoded_fails_its_request_alone():
     class Scripted:
-        def constrain(self, schemas):
-            assert schemas == [None, SWITCH, SWITCH]
-            return SimpleNamespace(problems={1: "the grammar cannot follow the answer"})
+        def __init__(self):
+            self.bound = []
 
-        def generate(self, prompts, max_new_tokens, batch_size, on_token, logits_hook):
+        def constrain(self, schemas):
+            hook = SimpleNamespace(problems={1: "the grammar cannot follow the answer"}, drop=lambda index: None)
+            hook.add = lambda index, schema: self.bound.append((index, schema))
+            return hook
+
+        def follow(self, feed, batch_size, on_token, logits_hook):
+            prompts = [text for text, _ in feed.take(batch_size)]
+            assert self.bound == [(0, None), (1, SWITCH), (2, SWITCH)]
             yield from ((i, Generation(prompt, "ok", "stop", 1, 1, 1.0)) for i, prompt in enumerate(prompts))
 
     async def collect() -> list:
