@@ -63,12 +63,16 @@ def evaluate_captured(settings: Settings, track: Track, question: dict[str, Any]
         `rates` by model, and `comparisons` of `slm`, and of `azure` and `slm_ft` as far as their last runs answer the same
         question, with the adapter of captured rows.
     """
-    settings = settings.model_copy(update={"slm_base_url": None})
-    if (settings.evaluation / f"{track}_slm_test.json").is_file():
+    captured, is_asked = str(CAPTURED), (settings.evaluation / f"{track}_slm_test.json").is_file()
+    if is_asked:
         asked = read_metrics(settings, track, "slm")
         question = question | {"limit": asked["n_rows"], "max_new_tokens": asked["run"]["max_new_tokens"]}
-    captured = str(CAPTURED)
-    evaluate.run_models(settings, track, f"slm,{captured}", **question, session_id=session_id)
+    models = f"slm,{captured}"
+    if settings.slm_base_url and is_asked:
+        print("the SLM as it is was asked at SLM_BASE_URL: that run is compared with, the adapter runs here")
+        models = captured
+    settings = settings.model_copy(update={"slm_base_url": None})
+    evaluate.run_models(settings, track, models, **question, session_id=session_id)
     there = [m for m in ("azure", "slm_ft") if (settings.evaluation / f"{track}_{m}_test.json").is_file()]
     there = [m for m in there if m == "azure" or _is_current(settings, track)]
     others = ["slm", *keep_comparable(settings, track, "slm", there)]

@@ -27,8 +27,8 @@ def run_notebook(
         timeout_s: The limit of one cell, in seconds; a dead kernel ends the run at once.
 
     Returns:
-        The paths of the executed notebook and of its HTML, named by the notebook, its track and, where all models have as
-        many, the examples in their prompts.
+        The paths of the executed notebook and of its HTML, named by the notebook, its track and what else makes it another
+        question than by default: other models, another split.
 
     Raises:
         FileNotFoundError, ValueError: The notebook is not there, or a parameter does not exist or fit.
@@ -41,8 +41,7 @@ def run_notebook(
     known = papermill.inspect_notebook(str(notebook))
     parameters = parse_parameters(known, assignments)
     track = parameters.get("track", ast.literal_eval(known["track"]["default"]) if "track" in known else None)
-    shots = _find_shots(known, parameters)
-    name = f"{notebook.stem}{f'_{track}' if track else ''}{f'-shots{shots}' if shots else ''}"
+    name = "_".join([notebook.stem, *([track] if track else [])]) + _name_question(known, parameters)
     executed = settings.reports / f"{name}.ipynb"
     executed.parent.mkdir(parents=True, exist_ok=True)
     failure = _execute(notebook, executed, parameters, timeout_s)
@@ -52,13 +51,23 @@ def run_notebook(
     return executed, html
 
 
-def _find_shots(known: dict[str, Any], parameters: dict[str, Any]) -> int:
-    """The examples in the prompts of the models that a notebook is to run; 0 where it runs none, or they differ in it."""
-    if not {"models", "shots"} <= known.keys():
-        return 0
-    asked = {name: ast.literal_eval(known[name]["default"]) for name in ("models", "shots")} | parameters
-    counts = {model.shots for model in parse_models(asked["models"], asked["shots"])}
-    return counts.pop() if len(counts) == 1 else 0
+def _name_question(known: dict[str, Any], parameters: dict[str, Any]) -> str:
+    """The end of a report's name: what makes the notebook ask another question than by default; mostly nothing.
+
+    Examples in the prompts of all models are `-shots4`, other models `-azure+slm-full`, other values `-val` or `-native`.
+    """
+    defaults = {name: ast.literal_eval(known[name]["default"]) for name in known}
+    changed, words = {name: value for name, value in parameters.items() if defaults[name] != value}, []
+    if {"models", "shots"} & changed.keys():
+        asked = defaults | parameters
+        models = parse_models(asked["models"], asked["shots"])
+        shots = models[0].shots
+        is_usual = set(models) == set(parse_models(defaults["models"], shots))
+        words.append(f"shots{shots}" if is_usual else "+".join(map(str, models)))
+    words += [changed["split"]] if "split" in changed else []
+    words += ["native"] if changed.get("native") else []
+    words += [f"fold{changed['fold']}"] if "fold" in changed else []
+    return "".join(f"-{word}" for word in words)
 
 
 def _execute(notebook: Path, executed: Path, parameters: dict[str, Any], timeout_s: int) -> str | None:

@@ -262,6 +262,13 @@ def test_kept_trajectories_become_rows_as_01_makes_them_and_chats_that_mask_what
         assert all(step.code in m["content"] for step, m in zip(good, trained, strict=True))
 
 
+def test_without_a_checkpoint_the_lengths_of_chats_are_not_known_and_that_is_said(tmp_path):
+    chat = {"id": "7", "split": "train", "messages": [{"role": "user", "content": "Hi"}]}
+    records = captured.count_chat_tokens([chat], tmp_path / "none")
+    assert [(r["split"], r["chats"]) for r in records] == [("train", 1), ("val", 0), ("test", 0)]
+    assert all("no checkpoint at" in record["tokens"] for record in records)
+
+
 def xlam_rows(settings):
     examples, _ = xlam.make_examples(xlam.read_source("sample", settings.sample)[0])
     return [example.row for of_track in examples.values() for example in of_track]

@@ -43,6 +43,18 @@ def test_the_whole_loop_with_a_scripted_teacher(settings, env_of_tests, tmp_path
         if attribute["key"] == "session.id"
     }
     assert sessions == {loop["run"]["session_id"]}  # one session over all stages
+    check_that_a_served_baseline_stays(settings)
+
+
+def check_that_a_served_baseline_stays(settings):
+    """With SLM_BASE_URL the base's last run was asked there; 08 compares with it and writes no other over it."""
+    path = settings.evaluation / "toolcall_slm_test.json"
+    write_json(path, json.loads(path.read_text()) | {"note": "asked at SLM_BASE_URL"})
+    served = settings.model_copy(update={"slm_base_url": "http://127.0.0.1:9/v1"})  # nobody listens there
+    question = {"limit": 1, "max_new_tokens": 24, "batch_size": 1}
+    found = flywheel.evaluate_captured(served, "toolcall", question, "a-session")
+    assert set(found["rates"]) == {"slm", "slm_ft-captured"}
+    assert json.loads(path.read_text())["note"] == "asked at SLM_BASE_URL"
 
 
 def test_a_build_beside_another_dataset_or_with_changed_files_is_refused(toolcall_home):

@@ -142,22 +142,23 @@ def test_a_parameter_that_does_not_fit_stops_before_the_run(settings, tmp_path, 
 
 
 @pytest.mark.parametrize(
-    ("parameters", "shots"),
+    ("notebook", "parameters", "name"),
     [
-        ({}, 0),
-        ({"shots": 4}, 4),
-        ({"models": "slm-shots4"}, 4),
-        ({"models": "slm-shots4,azure-shots4"}, 4),
-        ({"models": "azure,slm-shots4"}, 0),  # a report of both is no few-shot report
+        ("02_eval", {}, ""),
+        ("02_eval", {"batch_size": 8, "models": "azure,slm"}, ""),
+        ("02_eval", {"shots": 4}, "-shots4"),
+        ("02_eval", {"models": "slm-shots4,azure-shots4"}, "-shots4"),
+        ("02_eval", {"models": "slm-shots4"}, "-slm-shots4"),
+        ("02_eval", {"models": "azure,slm-shots4"}, "-azure+slm-shots4"),
+        ("02_eval", {"models": "azure-native,slm-native", "split": "val"}, "-azure-native+slm-native-val"),
+        ("03_decision", {"delta": 0.1}, ""),
+        ("05_post_eval", {"native": True}, "-native"),
+        ("07_build", {"fold": 2}, "-fold2"),
     ],
 )
-def test_a_report_of_few_shot_runs_is_not_written_over_that_of_the_others(parameters, shots):
-    known = papermill.inspect_notebook(str(ROOT / "notebooks" / "02_eval.ipynb"))
-    assert notebooks._find_shots(known, parameters) == shots
-
-
-def test_a_notebook_that_runs_no_models_has_no_examples():
-    assert notebooks._find_shots(papermill.inspect_notebook(str(ROOT / "notebooks" / "03_decision.ipynb")), {}) == 0
+def test_a_report_of_another_question_is_not_written_over_the_usual_one(notebook, parameters, name):
+    known = papermill.inspect_notebook(str(ROOT / "notebooks" / f"{notebook}.ipynb"))
+    assert notebooks._name_question(known, parameters) == name
 
 
 def test_typed_words_become_values_of_the_stated_types():
