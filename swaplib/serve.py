@@ -103,7 +103,7 @@ async def _answer(
         if body.limit > options.max_new_tokens:
             raise Refused("max_tokens", f"an answer may have at most {options.max_new_tokens} tokens here")
         asked = await asyncio.to_thread(read_request, body)  # the schemas of a client may be large
-        text = _render(batcher.slm, asked, body.limit)
+        text = await asyncio.to_thread(_render, batcher.slm, asked, body.limit)  # a body of 1 MB takes a second
         await _check_grammar(batcher, asked)
     except Refused as refusal:
         return make_error(400, str(refusal), refusal.param, refusal.code)
