@@ -64,7 +64,32 @@ class Checkpoint:
             "is_dequantised": self.is_dequantised if self.precision == "4bit" else None,
             "template_options": templates.list_options(self.tokenizer),
             "is_merged": self.can_merge and self.is_dequantised if self.adapter else None,
-        }
+        } | ({"template": templates.FOLDED} if self.folds_system else {})
+
+    def check_template(self) -> None:
+        """Raise ValueError when the chat template cannot write a system text and a request, folded or not."""
+        from jinja2 import TemplateError
+
+        try:
+            self.render(templates.TRIAL)
+        except (TemplateError, TypeError) as error:
+            raise ValueError(
+                f"the chat template of {self.path} cannot write a request ({error}). Bring the checkpoint of an instruct or "
+                "chat model, with its own template."
+            ) from None
+
+    @cached_property
+    def folds_system(self) -> bool:
+        """Whether the template has no place for a system message, whose text then goes before the first request.
+
+        It is read from the template's file: it must be known before any model is asked, and needs no tokenizer.
+        """
+        return not templates.takes_system(templates.read_template(self.path))
+
+    @cached_property
+    def turn_end(self) -> str:
+        """The token that ends an answer, as the chat template writes it."""
+        return templates.find_turn_end(self.tokenizer)
 
     @cached_property
     def tokenizer(self) -> Any:
