@@ -46,8 +46,9 @@ class ChatMessage(BaseModel):
     audio: Any = None
     function_call: Any = None
     annotations: Any = None
+    reasoning_content: Any = None
 
-    @field_validator("refusal", "audio", "function_call", "annotations")
+    @field_validator("refusal", "audio", "function_call", "annotations", "reasoning_content")
     @classmethod
     def refuse_other(cls, value: Any) -> None:
         """Only an answer's text and its calls are read; the official client sends the other fields back empty."""

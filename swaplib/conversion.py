@@ -124,11 +124,11 @@ def _load_tokenizer(gguf: GGUFFile) -> Any:
     from transformers import AddedToken, AutoTokenizer
 
     roles = {f"{role}_token": gguf.tokens[gguf.named[role]] if role in gguf.named else None for role in ROLES}
-    options = {"gguf_file": gguf.path.name, "clean_up_tokenization_spaces": False, "trust_remote_code": False}
+    options = {"gguf_file": gguf.path.name, "clean_up_tokenization_spaces": False}
     options["local_files_only"] = (
         True  # is saved: left open, one file would make other checkpoints where there is no network
     )
-    tokenizer = AutoTokenizer.from_pretrained(gguf.path.parent, **options, **roles)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.path.parent, trust_remote_code=False, **options, **roles)
     whole = tokenizer.get_added_vocab()
     for kind in (CONTROL, USER_DEFINED):
         texts = {gguf.tokens[i]: i for i in gguf.list_of_kind(kind) if gguf.tokens[i] not in whole}
@@ -198,9 +198,9 @@ def _load_model(gguf: GGUFFile) -> Any:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    options = {"gguf_file": gguf.path.name, "dtype": torch.bfloat16, "trust_remote_code": False}
+    options = {"gguf_file": gguf.path.name, "dtype": torch.bfloat16, "output_loading_info": True}
     try:
-        loaded, found = AutoModelForCausalLM.from_pretrained(gguf.path.parent, output_loading_info=True, **options)
+        loaded, found = AutoModelForCausalLM.from_pretrained(gguf.path.parent, trust_remote_code=False, **options)
     except (NotImplementedError, KeyError) as error:
         raise ValueError(f"{gguf.path.name}: transformers cannot read its weights ({error})") from error
     if lacking := sorted(found["missing_keys"]):
@@ -211,7 +211,7 @@ def _load_model(gguf: GGUFFile) -> Any:
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     with torch.device("meta"):  # no second copy of the weights
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, trust_remote_code=False)
     model.load_state_dict(loaded.state_dict(), assign=True)
     model.tie_weights()
     return model

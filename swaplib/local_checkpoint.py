@@ -46,6 +46,10 @@ class Checkpoint:
             config = json.loads((self.adapter / "adapter_config.json").read_text(encoding="utf-8"))
             if (kind := config.get("peft_type", "LORA")) != "LORA":
                 raise ValueError(f"the adapter at {self.adapter} is of the kind {kind}; expected LORA")
+            if config.get("megatron_config"):  # PEFT imports the module that it names
+                raise ValueError(
+                    f"the adapter at {self.adapter} names code to import (megatron_config); no code is run"
+                )
             base = Path(config.get("base_model_name_or_path") or "").name
             if base.lower() != self.path.name.lower():
                 raise ValueError(
@@ -97,8 +101,8 @@ class Checkpoint:
         from transformers import AutoTokenizer
 
         check_checkpoint(self.path)
-        options = {"padding_side": "left", "clean_up_tokenization_spaces": False, "trust_remote_code": False}
-        tokenizer = AutoTokenizer.from_pretrained(self.path, **options)
+        options = {"padding_side": "left", "clean_up_tokenization_spaces": False}
+        tokenizer = AutoTokenizer.from_pretrained(self.path, trust_remote_code=False, **options)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         return tokenizer

@@ -122,6 +122,7 @@ def test_a_refusal_says_what_to_send():
 
 def test_an_answer_of_the_official_client_can_be_sent_back():
     dumped = {"refusal": None, "annotations": [], "audio": None, "function_call": None, "name": None}
+    dumped |= {"reasoning_content": None}
     calling = {"role": "assistant", "content": None, "tool_calls": [CALL], **dumped}
     result = {"role": "tool", "tool_call_id": "c1", "name": "area", "content": "5"}
     messages = read(messages=[*CHAT, calling, result]).messages
