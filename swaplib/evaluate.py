@@ -213,8 +213,7 @@ def _make_plan(
     plan = plan.open(find_run(settings, key, planned, fresh))
     if plan.find_waiting():
         client.check()
-        if settings.slm_base_url and isinstance(client, HostedLLM):
-            check_served(settings, client if client.is_slm else HostedLLM.from_slm_settings(settings, "slm"))
+        check_served(settings, client)
     print(plan.describe())
     return plan
 

@@ -109,12 +109,13 @@ class Checkpoint:
 
     @cached_property
     def control_ids(self) -> frozenset[int]:
-        """The tokens that are never text: bos, eos and pad, and the special ones that look like a chat template's own.
+        """The tokens that are never text: bos, eos and pad, and special ones that its chat template writes or that look so.
 
         A tokenizer may mark other tokens as special, such as the tags of a tool call: those are what the model said.
         """
-        added = self.tokenizer.added_tokens_decoder.items()
-        control = {i for i, token in added if token.special and templates.CONTROL_TOKENS.fullmatch(token.content)}
+        special = {i: t.content for i, t in self.tokenizer.added_tokens_decoder.items() if t.special}
+        markers = templates.find_markers(self.tokenizer)
+        control = {i for i, text in special.items() if text in markers or templates.CONTROL_TOKENS.fullmatch(text)}
         named = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id)
         return frozenset(control | {i for i in named if i is not None})
 

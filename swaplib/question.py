@@ -41,12 +41,19 @@ def adapt_chats(settings: Settings, chats: Sequence[Sequence[Message]]) -> list[
     return [fold_system(messages) if folds else list(messages) for messages in chats]
 
 
-def check_served(settings: Settings, served: HostedLLM) -> None:
+def check_served(settings: Settings, client: object) -> None:
     """Refuse a served SLM that cannot be asked as all models are, before any of them is paid; others are let pass.
+
+    Args:
+        settings: With SLM_BASE_URL, else there is nothing to check.
+        client: Who is to be asked now: the served SLM, or the hosted LLM that it will be compared with.
 
     Raises:
         ValueError: It refuses a system message and answers without one; says what to do.
     """
+    if not settings.slm_base_url or not isinstance(client, HostedLLM):
+        return
+    served = client if client.is_slm else HostedLLM.from_slm_settings(settings, "slm")
     once, [asked] = replace(served, max_retries=0, deadline_s=60.0), adapt_chats(settings, [TRIAL])
     with suppress(CallFailed):  # another name, another key: its own check says so
         failed = [dict(once.generate([chat], 1))[0].status == "error" for chat in (fold_system(TRIAL), asked)]

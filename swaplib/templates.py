@@ -25,6 +25,7 @@ OPTIONS = {"enable_thinking": False, "date_string": DAY.strftime("%d %b %Y"), "s
 
 FOLDED = {"system": "folded"}  # what a run says of itself where the system text goes before the request
 TRIAL = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Say hi."}]
+_SAID = "Hello there."
 
 CONTROL_TOKENS = re.compile(r"<[|｜][^|｜<>\s]{1,40}[|｜]>|\[/?INST\]|<(?:start|end)_of_turn>|</s>")
 
@@ -115,11 +116,29 @@ def find_turn_end(tokenizer: Any) -> str:
 
     The two differ: Gemma's turns end with `<end_of_turn>`, its texts with `<eos>`.
     """
-    said = "Hello there."
-    turns = [TRIAL[1], {"role": "assistant", "content": said}]
-    _, found, tail = render(tokenizer, turns, has_generation_prompt=False).rpartition(said)
-    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special and found]
+    _, found, tail = _render_plain(tokenizer).rpartition(_SAID)
+    special = _list_special(tokenizer) if found else []
     return next((text for text in special if tail.lstrip().startswith(text)), tokenizer.eos_token)
+
+
+def find_markers(tokenizer: Any) -> set[str]:
+    """The special tokens that a template writes around turns of plain text."""
+    text = _render_plain(tokenizer)
+    return {token for token in _list_special(tokenizer) if token in text}
+
+
+def _render_plain(tokenizer: Any) -> str:
+    """A chat of two turns and a system text; empty where the template can write none."""
+    from jinja2 import TemplateError
+
+    try:
+        return render(tokenizer, [*TRIAL, {"role": "assistant", "content": _SAID}], has_generation_prompt=False)
+    except (TemplateError, TypeError, ValueError):
+        return ""
+
+
+def _list_special(tokenizer: Any) -> list[str]:
+    return [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
 
 
 def _say_tools(messages: Sequence[Mapping[str, Any]], tools: Sequence[dict[str, Any]]) -> list[Mapping[str, Any]]:

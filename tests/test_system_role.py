@@ -17,12 +17,13 @@ from runs import right, run_azure
 from servers import completion, refusal, serving
 
 from conftest import make_rows
-from swaplib import chats, dataset, evaluate, foresight, labels, templates
+from swaplib import chats, dataset, evaluate, foresight, labels, templates, training
 from swaplib.local import LocalSLM
 from swaplib.local_checkpoint import Checkpoint
-from swaplib.local_model import load
+from swaplib.local_model import LoadedModel, load
 from swaplib.prompts import SYSTEM_PROMPTS, build_messages
 from swaplib.server_process import running_server
+from swaplib.trainer import Recipe
 
 SYSTEM = SYSTEM_PROMPTS["toolcall"]
 FOLDED = {"system": "folded"}
@@ -160,6 +161,36 @@ def test_other_templates_without_a_system_role_can_be_trained_on(checkpoint, tmp
     [proof] = labels.prove_labels(slm, of_rows["train"], labels.label_chats(slm, of_rows, 2048)["train"])
     assert proof["trained"] == '<tool_call name="tool_0">{"x":0}</tool_call><|im_end|>'
     assert SYSTEM in proof["not_trained"]
+
+
+def test_the_run_card_says_how_an_adapter_was_asked(gemma, checkpoint):
+    chosen = {"toolcall": chats.gather_rows("toolcall", {"train": make_rows(1), "val": make_rows(1)})}
+    (folded, said), (plain, other) = (training._describe(slm, chosen, Recipe(), None) for slm in (gemma, checkpoint))
+    assert said["template"] == FOLDED
+    assert "template" not in other
+    assert folded != plain
+
+
+def test_markers_of_the_template_are_no_text_whatever_they_look_like(checkpoint, tmp_path):
+    template = "{% for m in messages %}[|{{ m.role }}|]{{ m.content }}[|endofturn|]\n{% endfor %}"  # as EXAONE's
+    renamed = {"<repo_name>": "[|user|]", "<reponame>": "[|endofturn|]", "<file_sep>": "</tool_call>"}
+    slm = Checkpoint(copy_with_template(checkpoint, tmp_path / "copy", template, renamed))
+    assert slm.turn_end == "[|endofturn|]"
+    said = LoadedModel(slm, Stub()).detokenise(slm.encode('<tool_call name="f">{}</tool_call>[|endofturn|][|user|]'))
+    assert said == '<tool_call name="f">{}</tool_call>'
+
+
+class Stub:
+    """As much of a network as knows how its answers end."""
+
+    class generation_config:  # noqa: N801 - transformers' name
+        eos_token_id = 2
+
+
+def test_a_checkpoint_without_a_template_can_be_described(checkpoint, tmp_path):
+    slm = Checkpoint(copy_with_template(checkpoint, tmp_path / "copy", "{{ raise_exception('no') }}"))
+    assert slm.turn_end == "<|im_end|>"
+    assert slm.control_ids >= {0, 1, 2}
 
 
 @pytest.mark.slow
