@@ -53,7 +53,9 @@ def make_7b() -> str:
     ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     torch.manual_seed(0)
     with torch.device("cuda"):
-        model = AutoModelForCausalLM.from_config(Qwen2Config(**SHAPE, **ids), dtype=torch.bfloat16)
+        model = AutoModelForCausalLM.from_config(
+            Qwen2Config(**SHAPE, **ids), dtype=torch.bfloat16, trust_remote_code=False
+        )
     model.generation_config = GenerationConfig(**ids)
     tokenizer.save_pretrained(SEVEN_B)
     model.save_pretrained(SEVEN_B)
@@ -84,7 +86,7 @@ def load_with_peft(path: Path, recipe: trainer.Recipe, has_gradient_checkpointin
         bnb_4bit_compute_dtype=torch.bfloat16,
     )
     model = AutoModelForCausalLM.from_pretrained(
-        path, dtype=torch.bfloat16, device_map={"": 0}, quantization_config=quantisation
+        path, dtype=torch.bfloat16, device_map={"": 0}, quantization_config=quantisation, trust_remote_code=False
     )
     model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=has_gradient_checkpointing)
     lora = LoraConfig(

@@ -180,7 +180,7 @@ def run_harness(checkpoint: Checkpoint, chats: Sequence[Any]) -> dict[int, dict[
         weights = load(checkpoint, is_dequantised=True).network
         if hasattr(weights.config, "quantization_config"):
             del weights.config.quantization_config
-        plain = AutoModelForCausalLM.from_config(weights.config, dtype=weights.dtype)
+        plain = AutoModelForCausalLM.from_config(weights.config, dtype=weights.dtype, trust_remote_code=False)
         plain.load_state_dict(weights.state_dict())
         plain.save_pretrained(folder)
         checkpoint.tokenizer.save_pretrained(folder)

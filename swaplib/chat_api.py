@@ -7,53 +7,18 @@ import json
 import re
 import time
 import uuid
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, field_validator
 from pydantic_core import PydanticCustomError
 
+from swaplib.chat_messages import ChatMessage
 from swaplib.metrics import ToolCall
+from swaplib.neutral_fields import NeutralFields
 from swaplib.rows import Generation
 
-
-class CalledFunction(BaseModel):
-    """A function that was called, and its arguments as JSON."""
-
-    name: str
-    arguments: str
-
-
-class MadeCall(BaseModel):
-    """A call that an assistant's message holds."""
-
-    id: str
-    type: Literal["function"] = "function"
-    function: CalledFunction
-
-
-class ChatMessage(BaseModel):
-    """One message of a request. A content that came as a list of texts is one text here: they are joined as they are."""
-
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | None = None
-    tool_calls: list[MadeCall] | None = None
-    tool_call_id: str | None = None
-
-    @field_validator("content", mode="before")
-    @classmethod
-    def join_parts(cls, content: Any) -> Any:
-        """Join the parts of a content; only texts are read here."""
-        if not isinstance(content, list):
-            return content
-        for i, part in enumerate(content):
-            kind = part.get("type") if isinstance(part, dict) else None
-            if kind != "text" or not isinstance(part.get("text"), str):
-                what = {"part": i, "kind": ascii(kind)[:40]}
-                raise PydanticCustomError(
-                    "part", "part {part} is no text (type {kind}); only texts are read here", what
-                )
-        return "".join(part["text"] for part in content)
+Limit = Annotated[StrictInt, Field(ge=1)]
 
 
 class OfferedFunction(BaseModel):
@@ -107,10 +72,11 @@ class StreamOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    include_usage: bool = False
+    include_usage: StrictBool | None = None
+    include_obfuscation: Literal[False] | None = None
 
 
-class ChatRequest(BaseModel):
+class ChatRequest(NeutralFields):
     """A request; sampling, several choices and fields that are not here are refused, not ignored.
 
     `parallel_tool_calls` may be either: at most one call is made. What tools and formats mean is said in tool_api.py.
@@ -120,19 +86,20 @@ class ChatRequest(BaseModel):
 
     messages: list[ChatMessage] = Field(min_length=1)
     model: str | None = None
-    max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
-    temperature: Literal[0] | None = None
-    n: Literal[1] = 1
-    stream: bool = False
+    max_tokens: Limit | None = None
+    max_completion_tokens: Limit | None = None
+    stream: StrictBool | None = None
     stream_options: StreamOptions | None = None
-    tools: list[OfferedTool] | None = Field(None, min_length=1)
+    tools: list[OfferedTool] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
-    parallel_tool_calls: bool | None = None
+    parallel_tool_calls: StrictBool | None = None
     response_format: ResponseFormat | None = None
-    top_p: float | None = None  # with greedy decoding these three change nothing
-    seed: int | None = None
+    top_p: float | None = Field(None, gt=0, le=1, strict=True)  # whatever these are, greedy decoding does not change
+    seed: StrictInt | None = None
     user: str | None = None
+    metadata: dict[str, str] | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
 
     @field_validator("tool_choice", mode="plain")
     @classmethod

@@ -165,10 +165,15 @@ def hash_checkpoint(path: Path) -> str:
 
 def count_parameters(path: Path) -> int:
     """How many weights a checkpoint has, by the headers of its files; nothing is loaded. Two 4-bit ones lie in a byte."""
-    index = path / "model.safetensors.index.json"
-    names = set(json.loads(index.read_text())["weight_map"].values()) if index.exists() else {"model.safetensors"}
-    tensors = [tensor for name in names for tensor in read_header(path / name).values()]
+    tensors = read_headers(path).values()
     return sum(prod(tensor["shape"]) * (2 if tensor["dtype"] == "U8" else 1) for tensor in tensors)
+
+
+def read_headers(path: Path) -> dict[str, dict[str, Any]]:
+    """What a checkpoint's files say of all its tensors, by name."""
+    index = path / "model.safetensors.index.json"
+    files = set(json.loads(index.read_text())["weight_map"].values()) if index.exists() else {"model.safetensors"}
+    return {name: tensor for file in sorted(files) for name, tensor in read_header(path / file).items()}
 
 
 def read_header(file: Path) -> dict[str, dict[str, Any]]:

@@ -91,7 +91,8 @@ def convert_gguf(gguf: GGUFFile, target: Path) -> dict[str, Any]:
     _settle_config(gguf, tokens, model)
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
-    untrained = [gguf.tokens[i] for i in _find_untrained(gguf, tokens, model)]
+    asked = [i for i in gguf.list_of_kind(USER_DEFINED) if i not in (*tokens.ends, tokens.padding)]
+    untrained = [gguf.tokens[i] for i in find_untrained(model, asked)]
     _drop_tokens(target / "tokenizer.json", len(gguf.tokens), untrained)
     names = {"end": [gguf.tokens[i] for i in tokens.ends], "padding": gguf.tokens[tokens.padding]}
     return {
@@ -124,11 +125,11 @@ def _load_tokenizer(gguf: GGUFFile) -> Any:
     from transformers import AddedToken, AutoTokenizer
 
     roles = {f"{role}_token": gguf.tokens[gguf.named[role]] if role in gguf.named else None for role in ROLES}
-    options = {"gguf_file": gguf.path.name, "clean_up_tokenization_spaces": False, "trust_remote_code": False}
+    options = {"gguf_file": gguf.path.name, "clean_up_tokenization_spaces": False}
     options["local_files_only"] = (
         True  # is saved: left open, one file would make other checkpoints where there is no network
     )
-    tokenizer = AutoTokenizer.from_pretrained(gguf.path.parent, **options, **roles)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.path.parent, trust_remote_code=False, **options, **roles)
     whole = tokenizer.get_added_vocab()
     for kind in (CONTROL, USER_DEFINED):
         texts = {gguf.tokens[i]: i for i in gguf.list_of_kind(kind) if gguf.tokens[i] not in whole}
@@ -198,9 +199,9 @@ def _load_model(gguf: GGUFFile) -> Any:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    options = {"gguf_file": gguf.path.name, "dtype": torch.bfloat16, "trust_remote_code": False}
+    options = {"gguf_file": gguf.path.name, "dtype": torch.bfloat16, "output_loading_info": True}
     try:
-        loaded, found = AutoModelForCausalLM.from_pretrained(gguf.path.parent, output_loading_info=True, **options)
+        loaded, found = AutoModelForCausalLM.from_pretrained(gguf.path.parent, trust_remote_code=False, **options)
     except (NotImplementedError, KeyError) as error:
         raise ValueError(f"{gguf.path.name}: transformers cannot read its weights ({error})") from error
     if lacking := sorted(found["missing_keys"]):
@@ -211,7 +212,7 @@ def _load_model(gguf: GGUFFile) -> Any:
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     with torch.device("meta"):  # no second copy of the weights
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, trust_remote_code=False)
     model.load_state_dict(loaded.state_dict(), assign=True)
     model.tie_weights()
     return model
@@ -237,8 +238,8 @@ def _settle_config(gguf: GGUFFile, tokens: Tokens, model: Any) -> None:
         rope["partial_rotary_factor"] = share
 
 
-def _find_untrained(gguf: GGUFFile, tokens: Tokens, model: Any) -> list[int]:
-    """User-defined tokens whose embedding is another token's too, as it is of those that no training has touched.
+def find_untrained(model: Any, asked: Sequence[int]) -> list[int]:
+    """Those of some tokens whose embedding is another token's too, as it is of those that no training has touched.
 
     Such a token is neither understood nor written. In Qwen2.5-Coder `</tool_call>` is one: with four finished calls in the
     prompt the model closes none of its own.
@@ -246,10 +247,9 @@ def _find_untrained(gguf: GGUFFile, tokens: Tokens, model: Any) -> list[int]:
     from torch.nn.functional import normalize
 
     embedding = model.get_input_embeddings().weight
-    asked = [i for i in gguf.list_of_kind(USER_DEFINED) if i not in (*tokens.ends, tokens.padding)]
     if not asked:
         return []
-    wanted = normalize(embedding[asked].float(), dim=1)
+    wanted = normalize(embedding[list(asked)].float(), dim=1)
     alike = [0] * len(asked)  # tokens with this embedding, itself among them
     for rows in embedding.split(ROWS_AT_ONCE):  # not the whole vocabulary in float32
         found = (normalize(rows.float(), dim=1) @ wanted.T > SAME).sum(dim=0).tolist()

@@ -12,7 +12,9 @@ from swaplib.hosted import HostedLLM
 from swaplib.local import LocalSLM
 from swaplib.local_checkpoint import Checkpoint
 from swaplib.outbox import TIMEOUT_S, check_tracing
+from swaplib.question import check_served
 from swaplib.settings import ENV_FILE, PURPOSES, Settings, show_path
+from swaplib.suitability import check_tags, describe_checkpoint
 
 LANGFUSE_OLDEST = (4, 59)
 
@@ -96,14 +98,18 @@ def _ask_once(llm: HostedLLM, limit: int) -> float:
 
 
 def check_checkpoint_loads(settings: Settings) -> str:
-    """Whether the SLM loads in 4-bit and says a word; one that is served elsewhere, whether it is listed and answers."""
+    """Whether the SLM loads in 4-bit and answers, and how it is asked; whether one that is served elsewhere answers."""
     if settings.slm_base_url:
         served = HostedLLM.from_slm_settings(settings, "slm")
-        return f"slm at {served.endpoint} answered in {_ask_once(served, 2):.0f} ms (SLM_BASE_URL)"
+        latency_ms = _ask_once(served, 2)
+        check_served(settings, served)
+        return f"slm at {served.endpoint} answered in {latency_ms:.0f} ms (SLM_BASE_URL); its template is the server's"
     slm = LocalSLM(Checkpoint(settings.slm_model_path))
     slm.check()
     [(_, answer)] = slm.generate([[{"role": "user", "content": "Say yes."}]], 2)
-    return f"{show_path(settings.slm_model_path)} loads in 4-bit and answers ({answer.latency_ms:.0f} ms for 2 tokens)"
+    check_tags(slm.model)
+    answered = f"loads in 4-bit and answers ({answer.latency_ms:.0f} ms for 2 tokens)"
+    return "; ".join([f"{show_path(settings.slm_model_path)} {answered}", *describe_checkpoint(slm.checkpoint)])
 
 
 def check_langfuse(settings: Settings) -> str:

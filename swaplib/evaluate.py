@@ -28,7 +28,7 @@ from swaplib.metrics import Track, aggregate, canonical_json, check_track, core_
 from swaplib.model_names import ModelName, parse_models
 from swaplib.outbox import check_tracing
 from swaplib.probe import look
-from swaplib.question import Question, make_question
+from swaplib.question import Question, check_served, make_question
 from swaplib.rows import SPLITS, STATUSES, LedgerLine, read_ledger
 from swaplib.runs import find_run, lock_run, new_folder, open_run
 from swaplib.settings import Settings, check_sizes, show_path
@@ -213,6 +213,7 @@ def _make_plan(
     plan = plan.open(find_run(settings, key, planned, fresh))
     if plan.find_waiting():
         client.check()
+        check_served(settings, client)
     print(plan.describe())
     return plan
 

@@ -19,6 +19,7 @@ from swaplib.intervals import wilson_interval
 from swaplib.local_checkpoint import Checkpoint, measure_chats
 from swaplib.metrics import ToolCall, Track, canonical_json, format_tool_call, parse_gold
 from swaplib.prompts import build_messages
+from swaplib.question import adapt_chats
 from swaplib.rows import Row, Rows
 from swaplib.settings import Settings, show_path
 from swaplib.trainer import Recipe
@@ -187,7 +188,7 @@ def preview_prompts(settings: Settings, rows: Rows) -> list[dict[str, str]]:
     """
     base, records = find_checkpoint(settings), []
     for track, splits in rows.items():
-        messages = build_messages(track, splits["test"][0].prompt)
+        [messages] = adapt_chats(settings, [build_messages(track, splits["test"][0].prompt)])
         asked = [("hosted LLM", f"{message['role']} message", message["content"]) for message in messages]
         if settings.slm_base_url:
             text = "(the same messages, sent to SLM_BASE_URL; the server there fills in its own chat template)"

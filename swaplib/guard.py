@@ -89,7 +89,8 @@ class Guard:
         return f"the body is larger than {self._limit} bytes"
 
     def _has_key(self, headers: dict[bytes, str]) -> bool:
-        sent = headers.get(b"api-key") or headers.get(b"authorization", "").removeprefix("Bearer ")
+        scheme, _, token = headers.get(b"authorization", "").partition(" ")
+        sent = headers.get(b"api-key") or (token.strip() if scheme.lower() == "bearer" else "")
         return secrets.compare_digest(sent.encode(), (self.options.api_key or "").encode())
 
 

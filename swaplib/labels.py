@@ -41,12 +41,12 @@ def label_chat(slm: Checkpoint, chat: Chat) -> Example:
     for i, message in enumerate(chat.messages):
         if not chat.is_trained[i]:
             continue
-        prompt, turn = slm.render(chat.messages[:i]), message["content"] + slm.tokenizer.eos_token
+        prompt, turn = slm.render(chat.messages[:i]), message["content"] + slm.turn_end
         whole = slm.render(chat.messages[: i + 1], has_generation_prompt=False)
         if not (prompt.startswith(reached) and whole.startswith(prompt) and whole[len(prompt) :].rstrip() == turn):
             raise ValueError(
                 f"the chat template of {slm.path.name} does not render chat {chat.id} as prompt, turn and "
-                f"{slm.tokenizer.eos_token!r} one after the other: message {i} comes out as {whole[len(prompt) :][-80:]!r}"
+                f"{slm.turn_end!r} one after the other: message {i} comes out as {whole[len(prompt) :][-80:]!r}"
             )
         for text, carries_loss in ((prompt[len(reached) :], False), (turn, True)):
             tokens = slm.encode(text)
@@ -119,7 +119,7 @@ def _list_runs(example: Example) -> list[tuple[bool, list[int]]]:
 
 def _find_problem(slm: Checkpoint, chat: Chat, example: Example, trained: list[str]) -> str | None:
     places = [i for i, carries_loss in enumerate(chat.is_trained) if carries_loss]
-    wanted = [chat.messages[i]["content"] + slm.tokenizer.eos_token for i in places]
+    wanted = [chat.messages[i]["content"] + slm.turn_end for i in places]
     if any(label not in (IGNORED, token) for token, label in zip(example.input_ids, example.labels, strict=True)):
         return "a label is another token than the one it stands at"
     for number, (found, right) in enumerate(zip_longest(trained, wanted, fillvalue=""), start=1):

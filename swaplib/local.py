@@ -26,8 +26,9 @@ class LocalSLM:
     batch_size: int = 64
 
     def check(self) -> None:
-        """Raise FileNotFoundError or ValueError when the checkpoint or the adapter is not there or not whole."""
+        """Raise FileNotFoundError or ValueError when the checkpoint or the adapter is missing, broken, or not for chats."""
         self.checkpoint.check()
+        self.checkpoint.check_template()
 
     def identity(self) -> dict[str, Any]:
         """What makes two runs of this model the same run."""

@@ -46,6 +46,10 @@ class Checkpoint:
             config = json.loads((self.adapter / "adapter_config.json").read_text(encoding="utf-8"))
             if (kind := config.get("peft_type", "LORA")) != "LORA":
                 raise ValueError(f"the adapter at {self.adapter} is of the kind {kind}; expected LORA")
+            if config.get("megatron_config"):  # PEFT imports the module that it names
+                raise ValueError(
+                    f"the adapter at {self.adapter} names code to import (megatron_config); no code is run"
+                )
             base = Path(config.get("base_model_name_or_path") or "").name
             if base.lower() != self.path.name.lower():
                 raise ValueError(
@@ -64,7 +68,32 @@ class Checkpoint:
             "is_dequantised": self.is_dequantised if self.precision == "4bit" else None,
             "template_options": templates.list_options(self.tokenizer),
             "is_merged": self.can_merge and self.is_dequantised if self.adapter else None,
-        }
+        } | ({"template": templates.FOLDED} if self.folds_system else {})
+
+    def check_template(self) -> None:
+        """Raise ValueError when the chat template cannot write a system text and a request, folded or not."""
+        from jinja2 import TemplateError
+
+        try:
+            self.render(templates.TRIAL)
+        except (TemplateError, TypeError) as error:
+            raise ValueError(
+                f"the chat template of {self.path} cannot write a request ({error}). Bring the checkpoint of an instruct or "
+                "chat model, with its own template."
+            ) from None
+
+    @cached_property
+    def folds_system(self) -> bool:
+        """Whether the template has no place for a system message, whose text then goes before the first request.
+
+        It is read from the template's file: it must be known before any model is asked, and needs no tokenizer.
+        """
+        return not templates.takes_system(templates.read_template(self.path))
+
+    @cached_property
+    def turn_end(self) -> str:
+        """The token that ends an answer, as the chat template writes it."""
+        return templates.find_turn_end(self.tokenizer)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -72,20 +101,21 @@ class Checkpoint:
         from transformers import AutoTokenizer
 
         check_checkpoint(self.path)
-        options = {"padding_side": "left", "clean_up_tokenization_spaces": False, "trust_remote_code": False}
-        tokenizer = AutoTokenizer.from_pretrained(self.path, **options)
+        options = {"padding_side": "left", "clean_up_tokenization_spaces": False}
+        tokenizer = AutoTokenizer.from_pretrained(self.path, trust_remote_code=False, **options)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         return tokenizer
 
     @cached_property
     def control_ids(self) -> frozenset[int]:
-        """The tokens that are never text: bos, eos and pad, and the special ones that look like a chat template's own.
+        """The tokens that are never text: bos, eos and pad, and special ones that its chat template writes or that look so.
 
         A tokenizer may mark other tokens as special, such as the tags of a tool call: those are what the model said.
         """
-        added = self.tokenizer.added_tokens_decoder.items()
-        control = {i for i, token in added if token.special and templates.CONTROL_TOKENS.fullmatch(token.content)}
+        special = {i: t.content for i, t in self.tokenizer.added_tokens_decoder.items() if t.special}
+        markers = templates.find_markers(self.tokenizer)
+        control = {i for i, text in special.items() if text in markers or templates.CONTROL_TOKENS.fullmatch(text)}
         named = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id)
         return frozenset(control | {i for i in named if i is not None})
 

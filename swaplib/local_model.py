@@ -84,10 +84,14 @@ def _load_weights(checkpoint: Checkpoint, is_dequantised: bool) -> Any:
     )
     if checkpoint.precision == "4bit" and is_dequantised:
         network = network.dequantize()
-    eos = network.generation_config.eos_token_id
+    ends = network.generation_config.eos_token_id
+    ends = [checkpoint.tokenizer.eos_token_id] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+    turn_end = checkpoint.tokenizer.convert_tokens_to_ids(checkpoint.turn_end)
+    if turn_end not in ends:  # what the model was trained to end its turns with, whatever its config forgets
+        ends.append(turn_end)
     network.generation_config = GenerationConfig(
         do_sample=False,
-        eos_token_id=checkpoint.tokenizer.eos_token_id if eos is None else eos,
+        eos_token_id=ends[0] if len(ends) == 1 else ends,
         pad_token_id=checkpoint.tokenizer.pad_token_id,
     )
     return network

@@ -1,16 +1,25 @@
-"""What a run asks: the rows, what is sent for each, and what of it makes two runs the same question."""
+"""What a run asks: the rows, what is sent for each, and what of it makes two runs the same question.
 
-from dataclasses import dataclass
+A comparison asks every model the same. So where the SLM's chat template has no place for a system message, its text stands
+before the request for all of them, and the run says so: `"template": {"system": "folded"}`.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 from swaplib.facts import find_facts
 from swaplib.files import hash_file, hash_text
+from swaplib.hosted import CallFailed, HostedLLM
+from swaplib.local_checkpoint import Checkpoint
 from swaplib.metrics import Track, canonical_json, parse_json
 from swaplib.model_names import ModelName
 from swaplib.native import NativeForm, ask_natively
 from swaplib.prompts import Message, build_messages, pick_shots
 from swaplib.rows import Row, hash_rows, read_rows
-from swaplib.settings import Settings
+from swaplib.settings import Settings, show_path
+from swaplib.templates import FOLDED, TRIAL, fold_system
 
 
 @dataclass(frozen=True)
@@ -21,6 +30,40 @@ class Question:
     messages: list[list[Message]]
     forms: list[NativeForm] | None
     facts: dict[str, Any]
+
+
+def adapt_chats(settings: Settings, chats: Sequence[Sequence[Message]]) -> list[list[Message]]:
+    """Chats as every model is asked them: without a system message where the checkpoint's template has no place for one.
+
+    Where there is no checkpoint (nothing but its template's file is read), they stay as they are.
+    """
+    folds = Checkpoint(settings.slm_model_path).folds_system
+    return [fold_system(messages) if folds else list(messages) for messages in chats]
+
+
+def check_served(settings: Settings, client: object) -> None:
+    """Refuse a served SLM that cannot be asked as all models are, before any of them is paid; others are let pass.
+
+    Args:
+        settings: With SLM_BASE_URL, else there is nothing to check.
+        client: Who is to be asked now: the served SLM, or the hosted LLM that it will be compared with.
+
+    Raises:
+        ValueError: It refuses a system message and answers without one; says what to do.
+    """
+    if not settings.slm_base_url or not isinstance(client, HostedLLM):
+        return
+    served = client if client.is_slm else HostedLLM.from_slm_settings(settings, "slm")
+    once, [asked] = replace(served, max_retries=0, deadline_s=60.0), adapt_chats(settings, [TRIAL])
+    with suppress(CallFailed):  # another name, another key: its own check says so
+        failed = [dict(once.generate([chat], 1))[0].status == "error" for chat in (fold_system(TRIAL), asked)]
+        if failed == [False, True]:
+            raise ValueError(
+                f"{served.endpoint} refuses a system message, as the chat templates of some models do. All models are asked "
+                "alike, so let SLM_MODEL_PATH name a folder with the chat template of the served checkpoint (it has "
+                f"chat_template.jinja or tokenizer_config.json; now {show_path(settings.slm_model_path)}): the system text "
+                "then goes before the request for all of them."
+            )
 
 
 def make_question(settings: Settings, track: Track, model: ModelName, split: str, limit: int | None) -> Question:
@@ -41,7 +84,7 @@ def make_question(settings: Settings, track: Track, model: ModelName, split: str
     """
     path = settings.dataset / track / f"{split}.jsonl"
     rows = read_rows(path, track)[:limit]
-    plain = [build_messages(track, row.prompt) for row in rows]
+    plain = adapt_chats(settings, [build_messages(track, row.prompt) for row in rows])
     facts = {
         "track": track,
         "split": split,
@@ -50,6 +93,7 @@ def make_question(settings: Settings, track: Track, model: ModelName, split: str
         "rows_sha256": hash_rows(rows),
         "messages_sha256": hash_text(canonical_json(plain)),
     }
+    facts |= {"template": FOLDED} if Checkpoint(settings.slm_model_path).folds_system else {}
     if model.is_native:
         return _ask_natively(settings, track, model, split, Question(rows, plain, None, facts))
     if not model.shots:
@@ -58,7 +102,8 @@ def make_question(settings: Settings, track: Track, model: ModelName, split: str
     if asked := {example.prompt for example in examples} & {row.prompt for row in rows}:
         raise ValueError(f"{len(asked)} of the examples are asked rows themselves. Keep {split} rows out of train.")
     facts |= {"shots": model.shots, "shots_sha256": hash_rows(examples)}
-    return Question(rows, [build_messages(track, row.prompt, examples) for row in rows], None, facts)
+    asked = adapt_chats(settings, [build_messages(track, row.prompt, examples) for row in rows])
+    return Question(rows, asked, None, facts)
 
 
 def _ask_natively(settings: Settings, track: Track, model: ModelName, split: str, plain: Question) -> Question:
@@ -71,9 +116,10 @@ def _ask_natively(settings: Settings, track: Track, model: ModelName, split: str
     schema = parse_json(path.read_text(encoding="utf-8")) if path.is_file() else None
     pairs = zip(plain.rows, known or [None] * len(plain.rows), strict=True)
     asked = [ask_natively(track, row, fact, schema) for row, fact in pairs]
-    sent = [[messages, form.to_request()] for messages, form in asked]
+    chats, forms = adapt_chats(settings, [messages for messages, _ in asked]), [form for _, form in asked]
+    sent = [[messages, form.to_request()] for messages, form in zip(chats, forms, strict=True)]
     facts = plain.facts | {"native_sha256": hash_text(canonical_json(sent))}
-    return Question(plain.rows, [messages for messages, _ in asked], [form for _, form in asked], facts)
+    return Question(plain.rows, chats, forms, facts)
 
 
 def _read_shots(settings: Settings, track: Track, split: str, shots: int) -> list[Row]:

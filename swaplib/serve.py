@@ -81,7 +81,8 @@ def _add_error_handlers(app: FastAPI) -> None:
     async def refuse_body(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         param = ".".join(str(part) for part in first["loc"][1:]) or None
-        return make_error(400, f"{param or 'body'}: {first['msg']}", param)
+        what = "this field is not known here: leave it out" if first["type"] == "extra_forbidden" else first["msg"]
+        return make_error(400, f"{param or 'body'}: {what}", param)
 
     @app.exception_handler(HTTPException)
     async def refuse_request(request: Request, error: HTTPException) -> JSONResponse:
@@ -209,7 +210,7 @@ def serve(slm: LocalSLM, name: str, port: int, host: str = "127.0.0.1", options:
         except OSError as error:
             what = f"cannot serve at {host}, port {port} ({error.strerror}). Choose another --port or --host."
             raise OSError(what) from None
-        address = f"http://{host}:{listener.getsockname()[1]}/v1"
+        address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/v1"
         print(f"loading {slm.checkpoint.path.name}; then {name} answers at {address}", flush=True)
         limits = {"backlog": max(8, count_descriptors() // 8), "timeout_graceful_shutdown": STOP_LIMIT_S}
         app = make_app(slm, name, options)

@@ -4,17 +4,28 @@ Some templates let a model think before it answers, or write today's date, unles
 goes on another day would ask another question. So the options are fixed, the same wherever a chat is rendered:
 
     render(tokenizer, [{"role": "user", "content": "Hi"}])   "<|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\n"
+
+Some have no place for a system message: they refuse it (Gemma 2) or drop it. Its text then goes before the first request:
+
+    fold_system([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}])
+    -> [{"role": "user", "content": "Be brief.\\n\\nHi"}]
 """
 
 import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from itertools import groupby
+from functools import lru_cache
+from itertools import groupby, takewhile
+from pathlib import Path
 from typing import Any
 
 DAY = datetime(2024, 7, 26)  # what Llama 3.2's template takes where it is told no date
 OPTIONS = {"enable_thinking": False, "date_string": DAY.strftime("%d %b %Y"), "strftime_now": DAY.strftime}
+
+FOLDED = {"system": "folded"}  # what a run says of itself where the system text goes before the request
+TRIAL = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Say hi."}]
+_SAID = "Hello there."
 
 CONTROL_TOKENS = re.compile(r"<[|｜][^|｜<>\s]{1,40}[|｜]>|\[/?INST\]|<(?:start|end)_of_turn>|</s>")
 
@@ -41,6 +52,8 @@ def render(
         messages = [_say_calls(message) for message in messages]
         if not re.search(r"""(["'])tool\1""", _find_template(tokenizer)):
             messages = _say_results(messages)
+    if not takes_system(_find_template(tokenizer)):
+        messages = fold_system(messages)
     return tokenizer.apply_chat_template(
         list(messages), **options, **OPTIONS, **({"tools": list(tools)} if tools else {})
     )
@@ -49,6 +62,83 @@ def render(
 def knows_tools(tokenizer: Any) -> bool:
     """Whether a tokenizer's template writes tools."""
     return bool(re.search(r"\btools\b", _find_template(tokenizer)))
+
+
+def fold_system(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The messages with the text of the system messages that they begin with before the first request, a blank line between.
+
+    Where no request follows them, they are one themselves.
+    """
+    system = list(takewhile(lambda message: message["role"] == "system", messages))
+    rest, texts = list(messages[len(system) :]), [message["content"] for message in system]
+    if rest and system and rest[0]["role"] == "user":
+        texts.append(rest.pop(0)["content"])
+    return [{"role": "user", "content": "\n\n".join(texts)}, *rest] if system else rest
+
+
+@lru_cache
+def takes_system(template: str) -> bool:
+    """Whether a template writes a system message; one that cannot even write the request alone says nothing of it."""
+    if not template:
+        return True
+    whole, alone = _try(template, TRIAL), _try(template, TRIAL[1:])
+    return alone is None or (whole is not None and TRIAL[0]["content"] in whole)
+
+
+def _try(template: str, messages: Sequence[Mapping[str, Any]]) -> str | None:
+    """A chat as a template writes it, without a tokenizer; None where it refuses."""
+    from jinja2 import TemplateError
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    names = dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token"), "")
+    try:
+        [text], _ = render_jinja_template(
+            [messages], chat_template=template, add_generation_prompt=True, **OPTIONS, **names
+        )
+    except (TemplateError, TypeError):
+        return None
+    return text
+
+
+def read_template(folder: Path) -> str:
+    """The text of a checkpoint's chat template, from its files; empty where there is none."""
+    file, config = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    found = json.loads(config.read_text(encoding="utf-8")).get("chat_template") if config.is_file() else None
+    if isinstance(found, list):  # several, by name
+        found = {entry["name"]: entry["template"] for entry in found}
+    return _choose(found)
+
+
+def find_turn_end(tokenizer: Any) -> str:
+    """The token that a template writes behind an assistant's turn, where it is a special one; else the end of texts.
+
+    The two differ: Gemma's turns end with `<end_of_turn>`, its texts with `<eos>`.
+    """
+    _, found, tail = _render_plain(tokenizer).rpartition(_SAID)
+    special = _list_special(tokenizer) if found else []
+    return next((text for text in special if tail.lstrip().startswith(text)), tokenizer.eos_token)
+
+
+def find_markers(tokenizer: Any) -> set[str]:
+    """The special tokens that a template writes around turns of plain text."""
+    text = _render_plain(tokenizer)
+    return {token for token in _list_special(tokenizer) if token in text}
+
+
+def _render_plain(tokenizer: Any) -> str:
+    """A chat of two turns and a system text; empty where the template can write none."""
+    from jinja2 import TemplateError
+
+    try:
+        return render(tokenizer, [*TRIAL, {"role": "assistant", "content": _SAID}], has_generation_prompt=False)
+    except (TemplateError, TypeError, ValueError):
+        return ""
+
+
+def _list_special(tokenizer: Any) -> list[str]:
+    return [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
 
 
 def _say_tools(messages: Sequence[Mapping[str, Any]], tools: Sequence[dict[str, Any]]) -> list[Mapping[str, Any]]:
@@ -83,8 +173,12 @@ def _say_results(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any
 
 
 def _find_template(tokenizer: Any) -> str:
-    template = tokenizer.chat_template or ""
-    return template if isinstance(template, str) else template.get("default", "")
+    return _choose(tokenizer.chat_template)
+
+
+def _choose(template: str | Mapping[str, str] | None) -> str:
+    """The template that chats are written by: of several, the one named so."""
+    return template if isinstance(template, str) else (template or {}).get("default", "")
 
 
 def list_options(tokenizer: Any) -> dict[str, Any]:

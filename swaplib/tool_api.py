@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from swaplib.chat_api import ChatMessage, ChatRequest, MadeCall, NamedTool, OfferedTool, ResponseFormat
+from swaplib.chat_api import ChatRequest, NamedTool, OfferedTool, ResponseFormat
+from swaplib.chat_messages import ChatMessage, MadeCall
 from swaplib.metrics import ToolCall, parse_output
 from swaplib.native import NativeForm, read_call
 from swaplib.rows import Generation
@@ -120,6 +121,11 @@ def read_messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
             if message.tool_call_id not in names:
                 raise Refused(f"{place}.tool_call_id", "expected the id of a call in an assistant's message before it")
             turn |= {"tool_call_id": message.tool_call_id, "name": names[message.tool_call_id]}
+        if message.name not in (None, turn.get("name")):
+            expected = (
+                f"expected {turn['name']!r}, which was called" if "name" in turn else "speakers have no names here"
+            )
+            raise Refused(f"{place}.name", f"{expected}: leave it out, or write it into the content")
         read.append(turn)
     return read
 

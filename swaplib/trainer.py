@@ -189,6 +189,7 @@ def load_for_training(path: Path, recipe: Recipe, has_gpu: bool, has_gradient_ch
         max_seq_length=recipe.sequence_length,
         load_in_4bit=has_gpu,
         dtype=None if has_gpu else torch.float32,
+        trust_remote_code=False,
     )
     return FastLanguageModel.get_peft_model(
         model,

@@ -144,6 +144,7 @@ def _describe(
     identity, used, fixed = slm.identity(), asdict(recipe), asdict(Recipe())
     hashes = {name: one.sha256 for name, one in chosen.items()}
     question = {"recipe": used, "rows_sha256": hashes, "checkpoint": identity["checkpoint_sha256"]}
+    question |= {"template": identity["template"]} if "template" in identity else {}
     departures = [f"{name} {used[name]} in place of {value}" for name, value in fixed.items() if used[name] != value]
     facts = {
         "rows": {name: {split: len(chats) for split, chats in one.chats.items()} for name, one in chosen.items()},

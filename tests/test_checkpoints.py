@@ -1,3 +1,4 @@
+import ast
 import hashlib
 import json
 import os
@@ -9,7 +10,7 @@ import time
 import pytest
 from servers import as_json, serving
 
-from swaplib import checkpoints
+from swaplib import captured, checkpoints
 from swaplib.local import LocalSLM
 from swaplib.local_checkpoint import Checkpoint
 from swaplib.settings import ROOT
@@ -135,6 +136,58 @@ def test_a_checkpoint_that_asks_for_code_of_its_own_runs_none(checkpoint, tmp_pa
     with pytest.raises(ValueError, match="custom code"):
         list(LocalSLM(Checkpoint(folder)).generate([[{"role": "user", "content": "Hi"}]], 1))
     assert questions == []
+
+
+def test_counting_the_tokens_of_chats_asks_nobody_whether_to_run_code(checkpoint, tmp_path, monkeypatch):
+    folder = tmp_path / checkpoint.path.name
+    shutil.copytree(checkpoint.path, folder)
+    for file in ("config.json", "tokenizer_config.json"):
+        content = json.loads((folder / file).read_text())
+        content |= {
+            "auto_map": {"AutoTokenizer": ["custom.Tok", None]},
+            "tokenizer_class": "Tok",
+            "model_type": "custom",
+        }
+        (folder / file).write_text(json.dumps(content))
+    monkeypatch.setattr("builtins.input", lambda *text: pytest.fail(f"asked {text}"))
+    with pytest.raises(ValueError, match="custom code"):
+        captured.count_chat_tokens(
+            [{"id": "1", "split": "train", "messages": [{"role": "user", "content": "x"}]}], folder
+        )
+
+
+def find_loaders(source: str) -> list[str]:
+    """Calls by which transformers could run a checkpoint's code, because they do not forbid it in so many words."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Call(func=ast.Attribute(attr="from_pretrained" | "from_config", value=loader)):
+                said = [ast.unparse(word.value) for word in node.keywords if word.arg == "trust_remote_code"]
+                if said != ["False"] and ast.unparse(loader) != "PeftModel":  # which gets a loaded model
+                    found.append(ast.unparse(node))
+    return found
+
+
+def test_no_call_may_run_a_checkpoints_code():
+    assert find_loaders("AutoTokenizer.from_pretrained(path, **options)")
+    assert find_loaders("t.AutoModel.from_config(config, trust_remote_code=True)")
+    assert not find_loaders("AutoConfig.from_pretrained(path, trust_remote_code=False)")
+    files = [p for folder in ("swaplib", "benchmarks", "examples", "scripts") for p in (ROOT / folder).rglob("*.py")]
+    sources = {file.name: file.read_text() for file in files}
+    for file in (ROOT / "notebooks").glob("*.ipynb"):
+        cells = [c for c in json.loads(file.read_text())["cells"] if c["cell_type"] == "code"]
+        sources[file.name] = "\n".join("".join(cell["source"]) for cell in cells)
+    assert sum("from_pretrained" in source for source in sources.values()) > 4
+    assert {name: found for name, source in sources.items() if (found := find_loaders(source))} == {}
+
+
+def test_an_adapter_that_names_code_to_import_is_refused(checkpoint, tmp_path):
+    folder = shutil.copytree(ROOT / "slm_swap" / "stand_in", tmp_path / "adapter")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    changed = config | {"megatron_config": {"x": 1}, "megatron_core": "antigravity"}
+    (folder / "adapter_config.json").write_text(json.dumps(changed))
+    with pytest.raises(ValueError, match="names code to import"):
+        Checkpoint(checkpoint.path, folder).check()
 
 
 def test_a_folder_that_holds_another_checkpoint_is_not_taken_for_the_one_asked_for(tmp_path):

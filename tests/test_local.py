@@ -73,11 +73,19 @@ def test_an_adapter_is_added_or_applied_beside_the_weights_as_told(checkpoint):
 @pytest.mark.parametrize("target", [["lm_head"], r"lm_head|.*\.0\.mlp\.up_proj"], ids=["list", "pattern"])
 def test_an_adapter_of_weights_that_are_tied_stays_beside_them(checkpoint, tmp_path, target):
     config = LoraConfig(r=2, target_modules=target, init_lora_weights=False)
-    get_peft_model(load(checkpoint).network, config).save_pretrained(tmp_path / "adapter")
+    unmerged = get_peft_model(load(checkpoint).network, config)
+    unmerged.save_pretrained(tmp_path / "adapter")
     assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["target_modules"] == target
     adapted = Checkpoint(checkpoint.path, tmp_path / "adapter")
     assert not adapted.can_merge
-    assert [name for name in list_lora(load(adapted)) if "lm_head.lora" in name]
+    loaded = load(adapted)
+    assert [name for name in list_lora(loaded) if "lm_head.lora" in name]
+    ids = torch.tensor([adapted.encode(adapted.render(CHATS[0]))], device=adapted.device)
+    with torch.inference_mode():
+        found, wanted = (network(input_ids=ids).logits[0, -1] for network in (loaded.network, unmerged.eval()))
+        merged = unmerged.merge_and_unload()(input_ids=ids).logits[0, -1]
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-3)
+    assert (merged - wanted).abs().max() > 0.1  # what merging into tied weights would have made of it
     with pytest.raises(ValueError, match="cannot be merged"):
         load(adapted, is_dequantised=True, is_merged=True)
 

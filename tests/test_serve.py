@@ -2,6 +2,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -92,6 +93,56 @@ def test_a_wrong_body_gets_the_openai_error_shape(root, body, param):
     assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
+def test_a_client_may_fill_in_every_field_with_what_is_done_anyway(root):
+    client = openai.OpenAI(base_url=f"{root}/v1", api_key="any")
+    asked, messages = {"model": "stand-in", "max_tokens": 6}, build_messages("toolcall", ROW.prompt)
+    plain = client.chat.completions.create(**asked, messages=messages)
+    filled = client.chat.completions.create(
+        **asked,
+        messages=[{**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages],
+        temperature=0.0,
+        top_p=1,
+        frequency_penalty=0,
+        presence_penalty=0.0,
+        stop=None,
+        tools=[],
+        tool_choice="auto",
+        parallel_tool_calls=False,
+        response_format={"type": "text"},
+        logprobs=False,
+        logit_bias={},
+        n=1,
+        stream=False,
+        seed=7,
+        user="me",
+        store=False,
+        metadata={"run": "7"},
+        extra_body={"chat_template_kwargs": {"enable_thinking": False}, "stream_options": None, "top_logprobs": None},
+    )
+    assert filled.choices[0].message.content == plain.choices[0].message.content
+    assert filled.usage == plain.usage
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "words"),
+    [
+        ({"frequency_penalty": 0.5}, "frequency_penalty", "decoded greedily here: send 0 or leave it out"),
+        ({"max_tokens": True}, "max_tokens", "valid integer"),
+        ({"max_tokens": "5"}, "max_tokens", "valid integer"),
+        ({"top_p": -5}, "top_p", "greater than 0"),
+        ({"temperature": "0"}, "temperature", "send 0"),
+        ({"mirostat": 2}, "mirostat", "this field is not known here: leave it out"),
+        ({"messages": [{"role": "user", "content": "x", "name": "Ann"}]}, "messages.0.name", "speakers have no names"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused_in_words(root, fields, param, words):
+    body = {"messages": [{"role": "user", "content": "x"}], **fields}
+    answer = httpx.post(f"{root}/v1/chat/completions", json=body, timeout=60)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == param
+    assert words in answer.json()["error"]["message"]
+
+
 def test_a_body_that_is_no_json_and_a_path_that_is_not_there(root):
     assert httpx.post(f"{root}/v1/chat/completions", content=b"{").status_code == 400
     answer = httpx.get(f"{root}/v1/nothing")
@@ -140,6 +191,14 @@ def test_the_stand_in_knows_the_task_and_the_base_model_does_not(root, slm):
     [(_, alone)] = slm.generate([messages], 32)
     assert score_row("toolcall", ROW.completion, served)["valid_call"]
     assert not score_row("toolcall", ROW.completion, alone.output)["valid_call"]
+
+
+def test_an_address_of_ipv6_is_told_as_a_url_has_it(checkpoint):
+    command = [sys.executable, "-m", "swaplib.cli", "serve", "--model", checkpoint.path, "--host", "::1", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        said = process.stdout.readline()
+        process.kill()
+    assert re.search(r"answers at http://\[::1\]:\d+/v1$", said), said
 
 
 CHAT = [{"role": "user", "content": "Hi"}]
@@ -364,6 +423,8 @@ def test_a_server_with_a_key_answers_only_those_who_have_it(guarded):
         ({"authorization": "Bearer wrong"}, 401),
         ({"api-key": "ö"}, 401),
         ({"authorization": "Bearer open-sesame"}, 200),
+        ({"authorization": "bearer open-sesame"}, 200),
+        ({"authorization": "Basic open-sesame"}, 401),
         ({"api-key": "open-sesame"}, 200),
     ]:
         raw = {name: value.encode("utf-8") for name, value in headers.items()}
@@ -379,7 +440,7 @@ def test_a_stopped_server_ends_what_it_has_begun_and_has_warned_of_its_address(g
     headers = {"authorization": "Bearer open-sesame"}
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(httpx.post, f"{root}/v1/chat/completions", json=body, headers=headers, timeout=120)
-        while httpx.get(f"{root}/health").json()["requests"] < 3:
+        while httpx.get(f"{root}/health").json()["requests"] < 4:
             time.sleep(0.02)
         process.terminate()
         assert answer.result().status_code == 200

@@ -132,7 +132,6 @@ REFUSALS = [
     (tool(name="f", parameters={"type": "array"}), "tools.0.function.parameters", "the schema of an object"),
     (tool(name="f", temper=1), "tools.0.function.temper", "not permitted"),
     ({"tools": [{"type": "custom", "custom": {}}]}, "tools.0.type", "'function'"),
-    ({"tools": []}, "tools", "at least 1 item"),
     ({"tools": [AREA], "tool_choice": "any"}, "tool_choice", "expected none, auto, required"),
     ({"tools": [AREA], "tool_choice": {"type": "function"}}, "tool_choice", "expected none, auto, required"),
     (
