@@ -213,18 +213,16 @@ class RunTrace:
         """Add an event, for example a decision, below the root span; one that is added again keeps its time."""
         span_id = self._make_id(f"event {name}")
         span = self._start_span(name, span_id, time.time_ns())
-        LangfuseEvent(otel_span=span, langfuse_client=self._tracer.client, output=output).end(
-            end_time=self._starts[span_id]
-        )
+        event = LangfuseEvent(otel_span=span, langfuse_client=self._tracer.client, output=output)
+        event.end(end_time=self._starts[span_id])
 
     def finish(self, output: dict[str, Any], scores: dict[str, float]) -> None:
         """Set the root span's output and add scores to the trace; ids make a repeated score the same one."""
         # what an attempt that failed has said of itself, a server keeps until it is told otherwise
         self._root.update(output=output, level="DEFAULT", status_message="")
         attributes, now = getattr(get_current_span(), "attributes", None) or {}, datetime.now(UTC).isoformat()
-        shared: dict[str, Any] = {"traceId": self.trace_id}
-        if environment := attributes.get("langfuse.environment"):  # LANGFUSE_TRACING_ENVIRONMENT, which the SDK reads
-            shared["environment"] = environment
+        environment = attributes.get("langfuse.environment")  # LANGFUSE_TRACING_ENVIRONMENT, which the SDK reads
+        shared = {"traceId": self.trace_id} | ({"environment": environment} if environment else {})
         found = {self._make_id(f"score {name}"): (name, value) for name, value in scores.items()}
         self._scores = [
             {"id": key, "name": name, "value": float(value), "timestamp": self._starts.get(key, now), **shared}
