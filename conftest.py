@@ -47,6 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in (
         "LANGFUSE_PUBLIC_KEY",
         "LANGFUSE_SECRET_KEY",
+        "LANGFUSE_BASE_URL",
         "LANGFUSE_HOST",
         "AZURE_DEPLOYMENT",
         "SLM_BASE_URL",

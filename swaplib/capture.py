@@ -11,15 +11,18 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from langfuse import LangfuseAgent
 from tqdm import tqdm
 
 from swaplib import tracing
 from swaplib.agent import AgentOptions, run_agent
 from swaplib.agent_prompt import build_agent_messages
+from swaplib.costs import Prices
 from swaplib.files import append_line, hash_text, write_json
 from swaplib.hosted import HostedLLM
 from swaplib.metrics import canonical_json
@@ -28,6 +31,7 @@ from swaplib.runs import find_run, lock_run, new_folder, open_run
 from swaplib.settings import Settings, check_sizes, show_path
 from swaplib.shim import Recorder
 from swaplib.tasks import Task, TaskSet, read_tasks
+from swaplib.trace_client import describe_spent
 from swaplib.trajectory import Trajectory, judge, read_trajectories
 
 if TYPE_CHECKING:
@@ -183,18 +187,19 @@ def run_plan(settings: Settings, plan: Plan, session_id: str | None = None) -> C
 
 def _run_and_write(settings: Settings, plan: Plan, session_id: str) -> None:
     """Do what is waiting, write the facts, deliver the trace. While tasks are in work, there is no file of facts."""
+    prices = Prices.from_settings(settings) if plan.kind == "capture" else None  # an SLM is not paid by the token
     plan.facts_file.unlink(missing_ok=True)
     lengths = _count_prompt_tokens(settings, plan.tasks)  # before a call is paid
     inputs = {"tasks": plan.facts["n_tasks"], "identity": plan.facts["identity"], "options": plan.facts["options"]}
     with open_run(settings, plan.folder, plan.kind, inputs, [plan.kind], session_id) as run:
         for trajectory in read_trajectories(plan.file).values():  # those whose span a kill has lost
-            _trace_trajectory(run.trace, trajectory)
+            _trace_trajectory(run.trace, trajectory, prices)
         waiting = plan.find_waiting()
         bar = tqdm(_run_agents(plan, waiting), plan.kind, len(waiting), file=sys.stdout, unit="task")
         for trajectory in bar:
             line = trajectory.to_json(plan.secrets)
             append_line(plan.file, line)
-            _trace_trajectory(run.trace, Trajectory.from_json(line))
+            _trace_trajectory(run.trace, Trajectory.from_json(line), prices)
         found = read_trajectories(plan.file)
         facts = plan.facts | summarise([found[task.id] for task in plan.tasks]) | plan.count_solved(found)
         facts["first_prompt_tokens"] = lengths
@@ -214,21 +219,22 @@ def _run_agents(plan: Plan, waiting: Sequence[Task]) -> Iterator[Trajectory]:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _trace_trajectory(trace: tracing.RunTrace, trajectory: Trajectory) -> None:
+def _trace_trajectory(trace: tracing.RunTrace, trajectory: Trajectory, prices: Prices | None) -> None:
     steps = [asdict(step) for step in trajectory.steps]
-    metadata = {
-        "id": trajectory.id,
-        "outcome": trajectory.outcome,
-        "usage": trajectory.usage,
-        "model": trajectory.model,
-    }
+    usage, latency_ms = trajectory.usage, trajectory.timing["latency_ms"]
+    metadata = {"id": trajectory.id, "outcome": trajectory.outcome, "usage": usage, "model": trajectory.model}
     values = {"input": trajectory.task, "output": {"steps": steps, "final_answer": trajectory.final_answer}}
-    trace.add_agent(
+    tokens = {"input": usage["prompt_tokens"], "output": usage["completion_tokens"]}
+    cost = prices and prices.split_price(*tokens.values())
+    trace.add_span(
         hash_text(trajectory.to_json()),
         f"trajectory {trajectory.id}",
         values | {"metadata": metadata},
-        trajectory.timing["latency_ms"],
+        latency_ms,
         is_error=trajectory.outcome == "error",
+        kind=LangfuseAgent,
+        ended_at=datetime.fromisoformat(trajectory.timing["started"]).timestamp() + latency_ms / 1000,
+        spent=describe_spent(trajectory.model["model"], tokens, cost),
     )
 
 

@@ -181,11 +181,13 @@ def stand_in(context: typer.Context) -> None:
 
 
 @app.command("push-traces")
-def push_traces() -> None:
+def push_traces(
+    is_all: Annotated[bool, typer.Option("--all", help="send everything anew, to this server, whoever has it")] = False,
+) -> None:
     """Send the traces that are not on the Langfuse server yet."""
-    from swaplib.outbox import push_traces as push
+    from swaplib.delivery import push_traces as push
 
-    records = push(load_settings())
+    records = push(load_settings(), is_all)
     for r in records:
         problem = f": {r['problem']}" if r["problem"] else ""
         print(f"{r['run_id']}: {r['delivered']} of {r['made']} delivered{problem}")

@@ -46,6 +46,13 @@ class Prices:
             return None
         return (prompt_tokens * self.usd_per_million_input + completion_tokens * self.usd_per_million_output) / MILLION
 
+    def split_price(self, prompt_tokens: int | None, completion_tokens: int | None) -> dict[str, float] | None:
+        """The same for `input` and `output` apart; None also where the tokens are not known."""
+        parts = (self.price_tokens(prompt_tokens or 0, 0), self.price_tokens(0, completion_tokens or 0))
+        if None in (prompt_tokens, completion_tokens, *parts):
+            return None
+        return dict(zip(("input", "output"), parts, strict=True))
+
 
 def measure_ledger(ledger: Sequence[LedgerLine]) -> dict[str, Any]:
     """What a run took, from its ledger.

@@ -1,22 +1,18 @@
 """`swap doctor`: is this machine ready? One line for each check; a line that is not ok says what to do."""
 
-import re
 import stat
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, requires, version
 
-import httpx
-
 from swaplib import provenance
 from swaplib.hosted import HostedLLM
+from swaplib.langfuse_api import check_server
 from swaplib.local import LocalSLM
 from swaplib.local_checkpoint import Checkpoint
-from swaplib.outbox import TIMEOUT_S, check_tracing
+from swaplib.outbox import check_tracing
 from swaplib.question import check_served
 from swaplib.settings import ENV_FILE, PURPOSES, Settings, show_path
 from swaplib.suitability import check_tags, describe_checkpoint
-
-LANGFUSE_OLDEST = (4, 59)
 
 
 def run_checks(settings: Settings) -> int:
@@ -117,23 +113,7 @@ def check_langfuse(settings: Settings) -> str:
     if settings.swap_tracing == "outbox":
         return "SWAP_TRACING=outbox: traces stay on this machine"
     check_tracing(settings)
-    auth = (settings.langfuse_public_key or "", settings.langfuse_secret_key or "")
-    try:
-        with httpx.Client(base_url=settings.langfuse_host, auth=auth, timeout=TIMEOUT_S) as client:
-            found = client.get("/api/public/health").json()["version"]
-            status = client.get("/api/public/projects").status_code
-    except (httpx.HTTPError, ValueError, KeyError) as error:
-        raise ConnectionError(
-            f"{settings.langfuse_host} is no Langfuse server ({type(error).__name__}). Check LANGFUSE_HOST."
-        ) from None
-    numbers = tuple(int(part) for part in re.findall(r"\d+", found)[:2])
-    if numbers < LANGFUSE_OLDEST:
-        raise ValueError(
-            f"Langfuse {found} loses this SDK's scores: update it to {'.'.join(map(str, LANGFUSE_OLDEST))} or newer"
-        )
-    if status != 200:
-        raise PermissionError(f"{settings.langfuse_host} answers {status}: check the two Langfuse keys")
-    return f"{settings.langfuse_host}, version {found}, keys accepted"
+    return check_server(settings)
 
 
 def check_rows(settings: Settings) -> str:

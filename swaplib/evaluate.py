@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from swaplib.model_names import ModelName, parse_models
 from swaplib.outbox import check_tracing
 from swaplib.probe import look
 from swaplib.question import Question, check_served, make_question
-from swaplib.rows import SPLITS, STATUSES, LedgerLine, read_ledger
+from swaplib.rows import SPLITS, STATUSES, Generation, LedgerLine, read_ledger
 from swaplib.runs import find_run, lock_run, new_folder, open_run
 from swaplib.settings import Settings, check_sizes, show_path
 
@@ -80,6 +81,10 @@ class _Plan:
     def fields_of(self, index: int) -> dict[str, Any] | None:
         """What goes with a row's messages when it is asked natively."""
         return forms[index].to_request() if (forms := self.question.forms) else None
+
+    def price(self, answer: Generation) -> dict[str, float] | None:
+        """US dollars of an answer's tokens; None where no price is known."""
+        return self.prices.split_price(answer.prompt_tokens, answer.completion_tokens) if self.model.is_hosted else None
 
     def find_waiting(self) -> list[int]:
         """Rows that have no ledger line, or one that ended in error."""
@@ -245,10 +250,10 @@ def _ask_and_write(settings: Settings, plan: _Plan) -> None:
     name = f"eval {plan.track} {plan.model} {plan.split}"
     tags = [plan.track, str(plan.model), plan.split]
     with open_run(settings, plan.folder, name, inputs, tags, plan.session_id) as run:
-        for line in plan.ledger.values():  # rows whose span a kill has lost
-            run.trace.add_generation(line, plan.question.messages[line.index], model, limit, plan.fields_of(line.index))
-        for line in _ask_with_a_look(plan):
-            run.trace.add_generation(line, plan.question.messages[line.index], model, limit, plan.fields_of(line.index))
+        # first the rows whose span a kill has lost
+        for line in chain(list(plan.ledger.values()), _ask_with_a_look(plan)):
+            asked, cost = plan.fields_of(line.index), plan.price(line.generation)
+            run.trace.add_generation(line, plan.question.messages[line.index], model, limit, asked, cost)
         metrics = _summarise(plan)
         rates = {metric: metrics[metric] for metric in core_metrics(plan.track)}
         run.trace.finish({**rates, "n_by_status": metrics["n_by_status"], "folder": show_path(plan.folder)}, rates)

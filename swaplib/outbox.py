@@ -1,77 +1,80 @@
-"""A run's `trace.jsonl`: what the Langfuse SDK made, kept line by line, sent to the server and counted.
+"""A run's `trace.jsonl`: what the Langfuse SDK made, line by line; and beside it `delivered.jsonl`: what was sent, to whom.
 
 A line is the body of a request that Langfuse takes as it is: OTLP/JSON spans (an object) or scores (a list). Lines are
-appended with fsync before anything is sent; a line sent twice makes no duplicate, because its ids stay.
+appended with fsync before anything is sent. A run that goes on may write an id once more; then its last line counts.
 """
 
 import json
-from collections.abc import Container, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
-from swaplib.files import hash_text, read_appended, write_json
-from swaplib.settings import Settings, show_path
-
-SPANS_PATH, SCORES_PATH = "/api/public/otel/v1/traces", "/api/public/scores"
-LINES_PER_POST, BYTES_PER_POST = 200, 2_000_000
-TIMEOUT_S = 10.0
-BODY_REFUSED = (400, 413, 422)  # this request's fault: the next one may pass
+from swaplib.files import append_line, hash_text, read_appended, write_text
+from swaplib.settings import Settings
 
 _OBSERVATION = "langfuse.observation."
 _MARK = f"{_OBSERVATION}metadata.is_hidden"
-
-
-@dataclass(frozen=True)
-class Delivery:
-    """What became of a trace: spans and scores made, delivered to the server, and failed so far."""
-
-    trace_id: str
-    outbox: str
-    made: int
-    delivered: int
-    failed: int
 
 
 def check_tracing(settings: Settings) -> None:
     """Stop when a run could not be traced.
 
     Raises:
-        ValueError: Langfuse keys are missing, and SWAP_TRACING=outbox does not say that the local outbox alone is wanted;
-            or LANGFUSE_HOST is no address.
+        ValueError: Langfuse's address or keys are missing, and SWAP_TRACING=outbox does not say that the local outbox alone
+            is wanted; or LANGFUSE_BASE_URL is no address, or LANGFUSE_HOST names another.
     """
     if settings.swap_tracing == "outbox":
         return
+    address = settings.find_langfuse()
     try:
-        settings.require("LANGFUSE_PUBLIC_KEY", "LANGFUSE_SECRET_KEY")
+        settings.require("LANGFUSE_PUBLIC_KEY", "LANGFUSE_SECRET_KEY", *([] if address else ["LANGFUSE_BASE_URL"]))
     except ValueError as error:
         raise ValueError(f"{error}\nOr set SWAP_TRACING=outbox to keep traces in the local outbox alone.") from None
     try:
-        address = httpx.URL(settings.langfuse_host)
-        has_host = address.scheme in ("http", "https") and not address.userinfo  # it is printed and written down
-    except httpx.InvalidURL:
+        url = httpx2.URL(address)
+        has_host = url.scheme in ("http", "https") and url.host and not url.userinfo  # it is printed and written down
+    except httpx2.InvalidURL:
         has_host = False
     if not has_host:
-        raise ValueError("LANGFUSE_HOST: expected an address like https://cloud.langfuse.com, without a user")
+        raise ValueError(
+            "LANGFUSE_BASE_URL (or LANGFUSE_HOST): expected an address like https://cloud.langfuse.com, without a user"
+        )
 
 
 def read_outbox(path: Path) -> Iterator[Any]:
     """The lines of an outbox; a line left torn by a kill is passed over, its row is traced again on resume."""
-    return (line for _, line in _read_numbered(path))
+    return (line for _, line in _read_keyed(path))
 
 
-def _read_numbered(path: Path, known: Container[int] = ()) -> Iterator[tuple[int, Any]]:
-    """Numbers and lines of an outbox, but for those whose numbers are known."""
-    for number, text in enumerate(read_appended(path)):
-        if number in known:
-            continue
+def _read_keyed(path: Path) -> Iterator[tuple[str, Any]]:
+    """The lines with their keys: a hash of the text, which stays with it whatever is cut off or appended."""
+    for text in read_appended(path):
         try:
             line = json.loads(text)
         except ValueError:
             continue
-        yield number, line
+        yield hash_text(text)[:16], line
+
+
+def read_latest(path: Path) -> Iterator[tuple[str, Any]]:
+    """Keys and lines of an outbox without what a later line says anew; a line of which nothing is left is passed over."""
+    last = {name: number for number, line in enumerate(read_outbox(path)) for name in list_ids(line)}
+    for number, (key, line) in enumerate(_read_keyed(path)):
+        _keep(line, {name for name in list_ids(line) if last.get(name, number) == number})
+        if list_ids(line):
+            yield key, line
+
+
+def _keep(line: Any, ids: set[str]) -> None:
+    """Drop the spans or scores of a line that have other ids."""
+    if isinstance(line, list):
+        line[:] = [score for score in line if score["id"] in ids]
+        return
+    for resource in line["resourceSpans"]:
+        for scope in resource["scopeSpans"]:
+            scope["spans"] = [span for span in scope["spans"] if span["spanId"] in ids]
 
 
 def list_spans(line: Any) -> Iterator[dict[str, Any]]:
@@ -80,6 +83,25 @@ def list_spans(line: Any) -> Iterator[dict[str, Any]]:
         for resource in line["resourceSpans"]:
             for scope in resource["scopeSpans"]:
                 yield from scope["spans"]
+
+
+def list_ids(line: Any) -> list[str]:
+    """The ids of a line's spans or scores."""
+    return [score["id"] for score in line] if isinstance(line, list) else [span["spanId"] for span in list_spans(line)]
+
+
+def read_starts(path: Path) -> dict[str, int | str]:
+    """When each span or score of an outbox began, by id: nanoseconds of spans, ISO 8601 of scores.
+
+    A server keeps a row by its id and its time, so what is written again must have the time that it had.
+    """
+    starts: dict[str, int | str] = {}
+    for line in read_outbox(path):
+        if isinstance(line, list):
+            starts |= {score["id"]: score["timestamp"] for score in line}
+        else:
+            starts |= {span["spanId"]: int(span["startTimeUnixNano"]) for span in list_spans(line)}
+    return starts
 
 
 def mask_content(line: Any) -> Any:
@@ -102,148 +124,28 @@ def mask_content(line: Any) -> Any:
     return line
 
 
-def _list_ids(line: Any) -> list[str]:
-    """The ids of a line's spans or scores."""
-    return [score["id"] for score in line] if isinstance(line, list) else [span["spanId"] for span in list_spans(line)]
-
-
-class Sender:
-    """Posts an outbox's lines to Langfuse; with SWAP_TRACING=outbox it only counts them.
-
-    Attributes:
-        problem: Why the server did not take a request, or None.
-    """
-
-    def __init__(self, settings: Settings, path: Path):
-        self.path = path
-        self.problem: str | None = None
-        self._settings = settings
-        self._delivered: set[int] = set()  # numbers of lines
-
-    def count(self) -> Delivery:
-        """What was made and delivered so far, each id once."""
-        made: set[str] = set()
-        delivered: set[str] = set()
-        trace_id = ""
-        for number, line in _read_numbered(self.path):
-            made.update(ids := _list_ids(line))
-            delivered.update(ids if number in self._delivered else ())
-            trace_id = trace_id or next((span["traceId"] for span in list_spans(line)), "")
-        failed = len(made) - len(delivered) if self._settings.swap_tracing == "langfuse" else 0
-        return Delivery(trace_id, show_path(self.path), len(made), len(delivered), failed)
-
-    def send(self) -> None:
-        """Post the lines that were not delivered yet. Never raises for what a server does."""
-        if self._settings.swap_tracing == "outbox":
-            return
-        self.problem = None
-        lines = _read_numbered(self.path, self._delivered)
-        if self._settings.swap_trace_content == "off":  # for lines that were made when it was not
-            lines = ((number, mask_content(line)) for number, line in lines)
-        auth = (self._settings.langfuse_public_key or "", self._settings.langfuse_secret_key or "")
-        headers = {"x-langfuse-ingestion-version": "4", "x-langfuse-sdk-name": "python"}
-        options = {"base_url": self._settings.langfuse_host, "auth": auth, "headers": headers, "timeout": TIMEOUT_S}
-        with httpx.Client(**options) as client:
-            for path, body, positions in _merge(lines):
-                try:
-                    answer = client.post(path, json=body)
-                except httpx.HTTPError as error:
-                    self.problem = type(error).__name__
-                    return
-                if (reason := _find_refusal(answer)) is None:
-                    self._delivered.update(positions)
-                    continue
-                self.problem = reason
-                if answer.status_code not in BODY_REFUSED:
-                    return
-
-
-def _find_refusal(answer: httpx.Response) -> str | None:
-    """Why Langfuse did not take a whole request, or None when it did."""
-    if answer.status_code not in (200, 202, 207):
-        return f"status {answer.status_code}"
-    try:
-        body = answer.json() if answer.content else {}
-    except ValueError:
-        return f"status {answer.status_code} without JSON: is LANGFUSE_HOST a Langfuse server?"
-    if not isinstance(body, dict):
-        return None
-    rejected = (body.get("partialSuccess") or {}).get("rejectedSpans") or 0  # a number, or its text
-    return "refused some of the spans or scores" if body.get("errors") or int(rejected) else None
-
-
-def _merge(lines: Iterable[tuple[int, Any]]) -> Iterator[tuple[str, Any, list[int]]]:
-    """Requests of lines of one kind, in order, bounded in lines and bytes: path, body, and the lines' positions."""
-    batch: list[tuple[int, Any]] = []
-    size = 0
-    for position, line in lines:
-        length = len(json.dumps(line))
-        is_full = len(batch) == LINES_PER_POST or size + length > BYTES_PER_POST
-        if batch and (is_full or type(batch[0][1]) is not type(line)):
-            yield _make_request(batch)
-            batch, size = [], 0
-        batch.append((position, line))
-        size += length
-    if batch:
-        yield _make_request(batch)
-
-
-def _make_request(batch: list[tuple[int, Any]]) -> tuple[str, Any, list[int]]:
-    positions = [position for position, _ in batch]
-    if isinstance(batch[0][1], dict):
-        spans = [resource for _, line in batch for resource in line["resourceSpans"]]
-        return SPANS_PATH, {"resourceSpans": spans}, positions
-    return SCORES_PATH, [score for _, line in batch for score in line], positions
-
-
-def push_traces(settings: Settings) -> list[dict[str, Any]]:
-    """Send the outbox of every run that is not on the server yet; what is there already is not doubled.
-
-    The runs' metrics files, decisions and run cards get the new counts.
-
-    Returns:
-        One record for each run that was sent: `run_id`, the fields of Delivery, and the server's `problem` or None.
-
-    Raises:
-        ValueError: Langfuse keys are missing.
-    """
-    settings = settings.model_copy(update={"swap_tracing": "langfuse"})
-    check_tracing(settings)
-    records = []
-    for path in sorted(settings.runs.glob("*/trace.jsonl")):
-        run_id, sender = path.parent.name, Sender(settings, path)
-        files = _find_files_of(settings, run_id)
-        if files and all(c["run"]["trace"]["delivered"] == c["run"]["trace"]["made"] for c in files.values()):
-            continue
-        sender.send()
-        delivery = asdict(sender.count())
-        for file, content in _find_files_of(settings, run_id).items():  # read anew: a run may have gone on meanwhile
-            content["run"]["trace"] = delivery
-            write_json(file, content)
-        records.append({"run_id": run_id, **delivery, "problem": sender.problem})
-    return records
-
-
-def _find_files_of(settings: Settings, run_id: str) -> dict[Path, dict[str, Any]]:
-    """Metrics files, decisions and run cards that tell of a run, with their contents; other JSON files are left alone."""
-    files = {}
-    adapters = (settings.swap_home / "04_ft").glob("*/run_card.json")
-    for file in (*(settings.runs / run_id).glob("*.json"), *settings.evaluation.glob("*.json"), *adapters):
+def read_delivered(path: Path) -> dict[str, set[str]]:
+    """The keys of the lines of an outbox that were delivered, by recipient."""
+    delivered: dict[str, set[str]] = {}
+    for text in read_appended(_file_beside(path)):
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError:
+            record = json.loads(text)
+        except ValueError:  # torn: these lines are sent again
             continue
-        run = content.get("run") if isinstance(content, dict) else None
-        if isinstance(run, dict) and run.get("run_id") == run_id and "trace" in run:
-            files[file] = content
-    return files
+        delivered.setdefault(record["to"], set()).update(record["lines"])
+    return delivered
 
 
-def describe_delivery(delivery: Delivery, settings: Settings) -> str:
-    """One line for a person: where the trace is, and what to do when the server did not take all of it."""
-    text = f"trace {delivery.trace_id}: {delivery.made} spans and scores in {delivery.outbox}"
-    if settings.swap_tracing == "outbox":
-        return f"{text}; none sent (SWAP_TRACING=outbox)"
-    if delivery.failed:
-        return f"{text}; {delivery.failed} NOT delivered to {settings.langfuse_host}. Send them: swap push-traces"
-    return f"{text}; all delivered to {settings.langfuse_host}"
+def note_delivered(path: Path, recipient: str, keys: list[str]) -> None:
+    """Keep that a recipient has taken lines of an outbox."""
+    append_line(_file_beside(path), json.dumps({"to": recipient, "lines": keys}))
+
+
+def forget_delivered(path: Path, recipient: str) -> None:
+    """Forget what a recipient has taken of an outbox: all of it is to be sent anew."""
+    others = {to: sorted(keys) for to, keys in read_delivered(path).items() if to != recipient}
+    write_text(_file_beside(path), "".join(json.dumps({"to": to, "lines": keys}) + "\n" for to, keys in others.items()))
+
+
+def _file_beside(path: Path) -> Path:
+    return path.with_name("delivered.jsonl")

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from swaplib import provenance, tracing
+from swaplib.delivery import describe_delivery
 from swaplib.files import write_json
 from swaplib.metrics import Track, aggregate, rates_of
-from swaplib.outbox import describe_delivery
 from swaplib.rows import LedgerLine, read_ledger
 from swaplib.settings import Settings, show_path
 

@@ -5,7 +5,9 @@ the demo and the tests use, so that a person's `.env` has no say there). Relativ
 repository's root, never from the working folder, so that notebooks, papermill and pytest agree.
 """
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -32,7 +34,8 @@ PURPOSES = {
     "SLM_USD_PER_HOUR": "what the machine that runs the SLM costs an hour, in US dollars",
     "LANGFUSE_PUBLIC_KEY": "the public key of the Langfuse project that receives the traces",
     "LANGFUSE_SECRET_KEY": "the secret key of the Langfuse project that receives the traces",
-    "LANGFUSE_HOST": "the address of the Langfuse server",
+    "LANGFUSE_BASE_URL": "the address of the Langfuse server that receives the traces",
+    "LANGFUSE_HOST": "the older name of LANGFUSE_BASE_URL; one of the two is enough",
 }
 
 
@@ -57,7 +60,8 @@ class Settings(BaseSettings):
     slm_usd_per_hour: float | None = Field(None, ge=0, allow_inf_nan=False)
     langfuse_public_key: str | None = Field(None, repr=False)
     langfuse_secret_key: str | None = Field(None, repr=False)
-    langfuse_host: str = "https://cloud.langfuse.com"
+    langfuse_base_url: str | None = None
+    langfuse_host: str | None = None
     swap_home: Path = Path("slm_swap")
     swap_row_limit: int | None = None
     swap_tracing: Literal["langfuse", "outbox"] = "langfuse"
@@ -113,6 +117,17 @@ class Settings(BaseSettings):
         """How many rows, tasks or chats may be taken of those that a limit allows: SWAP_ROW_LIMIT caps it; None for all."""
         return min((n for n in (limit, self.swap_row_limit) if n is not None), default=None)
 
+    def find_langfuse(self) -> str:
+        """The Langfuse server's address without a slash at its end; empty when none is set: no server is the default.
+
+        Raises:
+            ValueError: LANGFUSE_BASE_URL and LANGFUSE_HOST differ; neither is shown, as an address may hold a password.
+        """
+        found = {url.rstrip("/") for url in (self.langfuse_base_url, self.langfuse_host) if url}
+        if len(found) > 1:
+            raise ValueError("LANGFUSE_BASE_URL and LANGFUSE_HOST name different servers. Set one of them.")
+        return next(iter(found), "")
+
     def require(self, *names: str) -> None:
         """Check that variables are set.
 
@@ -149,6 +164,23 @@ def load_settings() -> Settings:
     except ValidationError as error:
         lines = "\n".join(f"  {'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
         raise ValueError(f"The environment (or {ENV_FILE}) holds values that do not fit:\n{lines}") from None
+
+
+@contextlib.contextmanager
+def no_proxies() -> Iterator[None]:
+    """Take every proxy out of the environment for a while, for a client that reads them and through which nothing leaves.
+
+    Libraries may not know a proxy's scheme, or a range of addresses in NO_PROXY, and then refuse to be built.
+    """
+    kept = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
+    for name in kept:
+        del os.environ[name]
+    os.environ["no_proxy"] = "*"  # a system's own settings do not count either
+    try:
+        yield
+    finally:
+        del os.environ["no_proxy"]
+        os.environ.update(kept)
 
 
 def show_path(path: Path) -> str:

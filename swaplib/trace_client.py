@@ -1,17 +1,19 @@
 """The process's one Langfuse client, which makes spans; nothing leaves through it, because its exporter is the outbox.
 
-It needs no keys. Spans are appended to the open run's `trace.jsonl`; `outbox.py` sends.
+It needs no keys. Spans are appended to the open run's `trace.jsonl`; `delivery.py` sends.
 """
 
 import base64
 import json
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import httpx
-from langfuse import Langfuse
+from langfuse import Langfuse, LangfuseOtelSpanAttributes
+from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanLimits, TracerProvider
@@ -21,6 +23,9 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
 from swaplib.files import append_line
 from swaplib.outbox import list_spans, mask_content
+from swaplib.settings import no_proxies
+
+PUBLIC_KEY = "outbox"  # the SDK drops spans of a scope that names another
 
 
 class Outbox(SpanExporter):
@@ -35,6 +40,9 @@ class Outbox(SpanExporter):
         from google.protobuf.json_format import MessageToDict
 
         body = MessageToDict(encode_spans(spans))
+        for resource in body["resourceSpans"]:  # a server copies a scope's attributes into each row's metadata
+            for scope in resource["scopeSpans"]:
+                scope["scope"].pop("attributes", None)
         for span in list_spans(body):  # OTLP/JSON writes ids in hex, where protobuf's JSON has base64
             for key in span.keys() & {"traceId", "spanId", "parentSpanId"}:
                 span[key] = base64.b64decode(span[key]).hex()
@@ -67,9 +75,10 @@ class Ids(RandomIdGenerator):
 
 @dataclass(frozen=True)
 class Tracer:
-    """The client, and the parts of it that a run sets: where it writes, and the next ids."""
+    """The client, and the parts of it that a run uses: who starts spans, where they are written, and the next ids."""
 
     client: Langfuse
+    scope: trace.Tracer
     provider: TracerProvider
     outbox: Outbox
     ids: Ids
@@ -81,19 +90,34 @@ def get_tracer() -> Tracer:
     outbox, ids = Outbox(), Ids()
     # given here, so that the environment's OTEL_* and LANGFUSE_* variables can neither drop nor cut a span
     limits = SpanLimits(max_span_attributes=128, max_span_attribute_length=SpanLimits.UNSET)
-    provider = TracerProvider(
-        sampler=ALWAYS_ON, span_limits=limits, id_generator=ids, resource=Resource.create({"service.name": "slm-swap"})
-    )
+    resource = Resource({"service.name": "slm-swap"})  # it is shown beside every row
+    provider = TracerProvider(sampler=ALWAYS_ON, span_limits=limits, id_generator=ids, resource=resource)
     # what else the SDK would ask a server for, such as room for images, it is not given
     nowhere = httpx.Client(transport=httpx.MockTransport(lambda _: httpx.Response(404)))
-    client = Langfuse(
-        public_key="outbox",
-        secret_key="outbox",  # noqa: S106 - no secret: nothing leaves through this client
-        base_url="http://outbox",
-        tracing_enabled=True,
-        tracer_provider=provider,
-        span_exporter=outbox,
-        httpx_client=nowhere,
-        should_export_span=lambda _: True,
-    )
-    return Tracer(client, provider, outbox, ids)
+    with no_proxies():  # the SDK builds another client, which reads the environment; nothing leaves through it
+        client = Langfuse(
+            public_key=PUBLIC_KEY,
+            secret_key="outbox",  # noqa: S106 - no secret: nothing leaves through this client
+            base_url="http://outbox",
+            tracing_enabled=True,
+            tracer_provider=provider,
+            span_exporter=outbox,
+            httpx_client=nowhere,
+            should_export_span=lambda _: True,
+        )
+    # the SDK's own scope, whose spans a server reads without copying their attributes into the metadata
+    scope = provider.get_tracer("langfuse-sdk", version("langfuse"), attributes={"public_key": PUBLIC_KEY})
+    return Tracer(client, scope, provider, outbox, ids)
+
+
+def describe_spent(model: str, usage: dict[str, int], cost: dict[str, float] | None) -> dict[str, str]:
+    """A span's attributes of what an observation spent: the SDK takes these of generations only, a server of all.
+
+    Args:
+        model: Who was asked.
+        usage: Tokens of `input` and `output`.
+        cost: US dollars of both; None where no price is known.
+    """
+    names = LangfuseOtelSpanAttributes
+    spent = {names.OBSERVATION_MODEL: model, names.OBSERVATION_USAGE_DETAILS: json.dumps(usage)}
+    return spent | ({names.OBSERVATION_COST_DETAILS: json.dumps(cost)} if cost else {})

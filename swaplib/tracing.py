@@ -1,7 +1,7 @@
 """One Langfuse trace for each run, written to the run's outbox: spans by the Langfuse SDK, scores as their line.
 
-The SDK's exporter is the outbox itself, so it needs no keys and nothing leaves here; `outbox.py` sends. Ids are derived
-from the run id, so a resumed run goes on with its trace and doubles nothing.
+The SDK's exporter is the outbox itself, so it needs no keys and nothing leaves here; `delivery.py` sends. Ids are derived
+from the run id, and what is written again keeps its time, so a resumed run goes on with its trace and doubles nothing.
 """
 
 import hashlib
@@ -13,11 +13,18 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from langfuse import Langfuse, LangfuseAgent, LangfuseGeneration, LangfuseSpan, propagate_attributes
-from opentelemetry.trace import get_current_span
+from langfuse import (
+    Langfuse,
+    LangfuseEvent,
+    LangfuseGeneration,
+    LangfuseSpan,
+    propagate_attributes,
+)
+from opentelemetry.trace import Span, get_current_span, use_span
 
+from swaplib.delivery import LINES_PER_POST, Delivery, Sender
 from swaplib.files import append_line
-from swaplib.outbox import LINES_PER_POST, Delivery, Sender, check_tracing, list_spans, read_outbox
+from swaplib.outbox import check_tracing, read_starts
 from swaplib.prompts import Message
 from swaplib.rows import LedgerLine
 from swaplib.settings import Settings
@@ -52,10 +59,10 @@ class RunTrace:
         check_tracing(settings)
         self.trace_id = Langfuse.create_trace_id(seed=run_id)
         self.path = folder / "trace.jsonl"
-        self._settings, self._run_id, self._name, self._inputs, self._tags = settings, run_id, name, inputs, tags
-        self._session_id = session_id
+        self._settings, self._run_id, self._name, self._inputs = settings, run_id, name, inputs
+        self._shared: Any = {"trace_name": name, "tags": tags, "session_id": session_id}
         self._tracer = get_tracer()
-        self._written = {span["spanId"] for line in read_outbox(self.path) for span in list_spans(line)}
+        self._starts = read_starts(self.path)
         self._sender = Sender(settings, self.path)
         self._scores: list[dict[str, Any]] = []
         self._stack = ExitStack()
@@ -66,12 +73,8 @@ class RunTrace:
         try:
             self._tracer.outbox.path, self._tracer.outbox.problem = self.path, None
             self._tracer.outbox.is_content_hidden = self._settings.swap_trace_content == "off"
-            self._stack.enter_context(self._propagate())
-            self._tracer.ids.trace_id, self._tracer.ids.span_id = self.trace_id, self._make_id("root")
-            observation = self._tracer.client.start_as_current_observation(
-                name=self._name, as_type="span", input=self._inputs, metadata={"run_id": self._run_id}
-            )
-            self._root = self._stack.enter_context(observation)
+            self._stack.enter_context(propagate_attributes(**self._shared))
+            self._root = self._start_root()
         except BaseException:  # an interrupt, too, must leave the process able to trace the next run
             self._stack.close()
             self._tracer.outbox.path = None
@@ -89,8 +92,19 @@ class RunTrace:
         finally:
             self._tracer.outbox.path = None
 
-    def _propagate(self) -> Any:
-        return propagate_attributes(trace_name=self._name, tags=self._tags, session_id=self._session_id)
+    def _start_root(self) -> LangfuseSpan:
+        """Open the root span; one that goes on began when it first did, or when the first of its spans did."""
+        spans = [start for start in self._starts.values() if isinstance(start, int)]
+        self._tracer.ids.trace_id, span_id = self.trace_id, self._make_id("root")
+        span = self._start_span(self._name, span_id, min(spans, default=time.time_ns()))
+        self._stack.enter_context(use_span(span, True, record_exception=False, set_status_on_exception=False))
+        facts = {"input": self._inputs, "metadata": {"run_id": self._run_id}}
+        return LangfuseSpan(otel_span=span, langfuse_client=self._tracer.client, **facts)
+
+    def _start_span(self, name: str, span_id: str, start: int) -> Span:
+        """Start a span below the current one; one that is written again keeps the time that it had."""
+        self._tracer.ids.span_id = span_id
+        return self._tracer.scope.start_span(name, start_time=self._starts.setdefault(span_id, start))
 
     def _make_id(self, key: str) -> str:
         return hashlib.sha256(f"{self._run_id}/{key}".encode()).hexdigest()[:16]
@@ -111,34 +125,36 @@ class RunTrace:
 
     def _check_complete(self) -> None:
         """Tracing is mandatory: what was made must be in the outbox, whatever the SDK's own settings say."""
-        found = {span["spanId"] for line in read_outbox(self.path) for span in list_spans(line)}
-        if lost := (self._written | {self._make_id("root")}) - found:
+        if lost := self._starts.keys() - read_starts(self.path).keys():
             raise RuntimeError(
                 f"{len(lost)} span(s) did not reach {self.path}. Is tracing switched off in the environment "
                 "(LANGFUSE_TRACING_ENABLED, OTEL_SDK_DISABLED)? Unset it and run again."
             )
 
     def add_generation(
-        self, line: LedgerLine, messages: list[Message], model: str, limit: int, asked: dict[str, Any] | None = None
+        self,
+        line: LedgerLine,
+        messages: list[Message],
+        model: str,
+        limit: int,
+        asked: dict[str, Any] | None = None,
+        cost: dict[str, float] | None = None,
     ) -> None:
         """Add the generation of one ledger line, unless the trace holds it already.
 
         Args:
-            line: The row's ledger line; its latency gives the span's start.
+            line: The row's ledger line; when its answer came and its latency give the span's times.
             messages: What the model was asked.
             model: The model's name.
             limit: max_new_tokens of the call.
             asked: What else went with the messages, such as tools.
+            cost: US dollars of `input` and `output`; None where no price is known.
         """
         span_id = self._make_id(line.to_json())
-        if span_id in self._written:
+        if span_id in self._starts:
             return
-        self._written.add(span_id)
-        generation, end = line.generation, time.time_ns()
-        self._tracer.ids.span_id = span_id
-        span = self._tracer.provider.get_tracer("swaplib").start_span(
-            f"row {line.index}", start_time=end - int(generation.latency_ms * 1e6)
-        )
+        generation, end = line.generation, _to_ns(line.ended_at)
+        span = self._start_span(f"row {line.index}", span_id, end - int(generation.latency_ms * 1e6))
         said: Any = [{key: _clean(text) for key, text in message.items()} for message in messages]
         usage = {"input": generation.prompt_tokens, "output": generation.completion_tokens}
         LangfuseGeneration(
@@ -149,19 +165,16 @@ class RunTrace:
             model=model,
             model_parameters={"temperature": 0, "max_tokens": limit},
             usage_details={k: v for k, v in usage.items() if v is not None},
+            cost_details=cost,
             metadata={"index": line.index, "status": generation.status, "scores": line.scores},
             level="ERROR" if generation.status == "error" else "DEFAULT",
-            status_message=generation.error or generation.finish_reason,
+            status_message=None if generation.status == "ok" else generation.error or generation.finish_reason,
         ).end(end_time=end)
         self._tracer.provider.force_flush()
         if self._tracer.outbox.problem:
             self._flush()
-        if len(self._written) % LINES_PER_POST == 0 and self._sender.problem is None:
+        if len(self._starts) % LINES_PER_POST == 0 and self._sender.problem is None:
             self._sender.send()  # during a long run; a server that failed once is asked again at the end only
-
-    def add_agent(self, key: str, name: str, values: dict[str, Any], latency_ms: float, is_error: bool) -> None:
-        """Add a trajectory; unlike a span's, its input and output are texts of rows, which SWAP_TRACE_CONTENT=off hides."""
-        self.add_span(key, name, values, latency_ms, is_error, LangfuseAgent)
 
     def add_span(
         self,
@@ -171,6 +184,8 @@ class RunTrace:
         latency_ms: float = 0.0,
         is_error: bool = False,
         kind: type = LangfuseSpan,
+        ended_at: float | None = None,
+        spent: dict[str, str] | None = None,
     ) -> None:
         """Add a finished span below the root, for example a stage, unless the trace holds it already.
 
@@ -178,36 +193,40 @@ class RunTrace:
             key: What makes it the same span when a resumed run adds it again.
             name: Its name.
             values: `input`, `output` and `metadata`, as far as there are any.
-            latency_ms: How long it took; it ended now.
+            latency_ms: How long it took.
             is_error: Whether it is shown as an error.
-            kind: The SDK's class of the observation.
+            kind: The SDK's class; input and output of any other than a span are hidden by SWAP_TRACE_CONTENT=off.
+            ended_at: When it ended, in Unix seconds; now by default.
+            spent: As trace_client.describe_spent makes it.
         """
         span_id = self._make_id(f"span {key}")
-        if span_id in self._written:
+        if span_id in self._starts:
             return
-        self._written.add(span_id)
-        end = time.time_ns()
-        self._tracer.ids.span_id = span_id
-        span = self._tracer.provider.get_tracer("swaplib").start_span(name, start_time=end - int(latency_ms * 1e6))
+        end = _to_ns(ended_at)
+        span = self._start_span(name, span_id, end - int(latency_ms * 1e6))
+        span.set_attributes(spent or {})
         level = "ERROR" if is_error else "DEFAULT"
         kind(otel_span=span, langfuse_client=self._tracer.client, level=level, **values).end(end_time=end)
         self._flush()
 
     def add_event(self, name: str, output: Any) -> None:
-        """Add an event, for example a decision, below the root span."""
-        self._tracer.ids.span_id = self._make_id(f"event {name}")
-        self._tracer.client.create_event(name=name, output=output)
+        """Add an event, for example a decision, below the root span; one that is added again keeps its time."""
+        span_id = self._make_id(f"event {name}")
+        span = self._start_span(name, span_id, time.time_ns())
+        event = LangfuseEvent(otel_span=span, langfuse_client=self._tracer.client, output=output)
+        event.end(end_time=self._starts[span_id])
 
     def finish(self, output: dict[str, Any], scores: dict[str, float]) -> None:
         """Set the root span's output and add scores to the trace; ids make a repeated score the same one."""
-        self._root.update(output=output)
-        shared: dict[str, Any] = {"traceId": self.trace_id, "timestamp": datetime.now(UTC).isoformat()}
-        attributes = getattr(get_current_span(), "attributes", None) or {}
-        if environment := attributes.get("langfuse.environment"):  # LANGFUSE_TRACING_ENVIRONMENT, which the SDK reads
-            shared["environment"] = environment
+        # what an attempt that failed has said of itself, a server keeps until it is told otherwise
+        self._root.update(output=output, level="DEFAULT", status_message="")
+        attributes, now = getattr(get_current_span(), "attributes", None) or {}, datetime.now(UTC).isoformat()
+        environment = attributes.get("langfuse.environment")  # LANGFUSE_TRACING_ENVIRONMENT, which the SDK reads
+        shared = {"traceId": self.trace_id} | ({"environment": environment} if environment else {})
+        found = {self._make_id(f"score {name}"): (name, value) for name, value in scores.items()}
         self._scores = [
-            {"id": self._make_id(f"score {name}"), "name": name, "value": float(value), **shared}
-            for name, value in scores.items()
+            {"id": key, "name": name, "value": float(value), "timestamp": self._starts.get(key, now), **shared}
+            for key, (name, value) in found.items()
             if isfinite(value)  # JSON has no other numbers
         ]
 
@@ -224,3 +243,8 @@ class RunTrace:
 def _clean(text: str) -> str:
     """A text that OTLP can carry: half of a surrogate pair becomes a question mark."""
     return text.encode("utf-8", "replace").decode()
+
+
+def _to_ns(at: float | None) -> int:
+    """A time in Unix seconds in nanoseconds; now for None."""
+    return time.time_ns() if at is None else int(at * 1e9)

@@ -10,6 +10,7 @@ however it is packed. Clients are of httpx2, which the openai SDK is built on.
 import ipaddress
 import json
 import ssl
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -29,7 +30,7 @@ def open_client(url: str, timeout_s: float = TIMEOUT_S, **options: Any) -> httpx
 
     Args:
         url: The address; paths that are asked for are appended to it.
-        timeout_s: Seconds for each step: connecting, sending, the next bytes of an answer.
+        timeout_s: Seconds for each step: connecting, sending, the first bytes of an answer, the rest of it.
         options: What else httpx2.Client takes, such as `auth` and `headers`.
 
     Raises:
@@ -58,10 +59,15 @@ class _Transport(httpx2.HTTPTransport):
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """The answer, read and unpacked; raises httpx2.ReadError for one that is too long."""
         answer, pieces = super().handle_request(request), []
+        ends_at = time.monotonic() + (
+            request.extensions["timeout"]["read"] or TIMEOUT_S
+        )  # of all bytes: some servers drip
         try:
             for piece in answer.iter_bytes():
                 pieces.append(piece)
                 _check_length(pieces)
+                if time.monotonic() > ends_at:
+                    raise httpx2.ReadTimeout("the answer drips")
         finally:
             answer.close()
         return _rebuild(answer, pieces)

@@ -517,3 +517,25 @@ def test_trajectories_are_hidden_in_traces_that_hold_no_content(settings):
     for trajectory in done.trajectories:
         assert trajectory.task not in written
         assert all(step.thought not in written for step in trajectory.steps)
+
+
+def test_a_trajectory_tells_its_tokens_and_dollars_and_keeps_its_time_when_its_span_is_lost(settings):
+    prices = {"azure_usd_per_million_input": 2.0, "azure_usd_per_million_output": 8.0}
+    with teaching(settings.model_copy(update=prices)) as (settings, _):
+        done = capture.capture_trajectories(settings, limit=3)
+        before = {key: span for key, span in spans_of(done.folder).items() if "trajectory" in span["name"]}
+        (done.folder / "trace.jsonl").unlink()
+        (done.folder / "capture.json").unlink()
+        capture.capture_trajectories(settings, limit=3)
+    after = spans_of(done.folder)
+    for key, span in before.items():
+        usage, cost = (json.loads(attribute(span, f"langfuse.observation.{n}_details")) for n in ("usage", "cost"))
+        assert usage["input"] > 0
+        assert usage["output"] > 0
+        assert cost == pytest.approx({"input": usage["input"] * 2e-6, "output": usage["output"] * 8e-6})
+        assert attribute(span, "langfuse.observation.model.name") == attribute(
+            after[key], "langfuse.observation.model.name"
+        )
+        times = ("startTimeUnixNano", "endTimeUnixNano")
+        assert [span[name] for name in times] == [after[key][name] for name in times]
+    assert len(before) == 3

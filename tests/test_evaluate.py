@@ -398,3 +398,17 @@ def test_an_example_that_is_an_asked_row_is_refused(toolcall_home):
     with serving(right) as (root, exchanges), pytest.raises(ValueError, match="asked rows themselves"):
         run_azure(toolcall_home, root, shots=2)
     assert not exchanges
+
+
+def test_the_trace_tells_what_each_row_of_the_hosted_llm_cost(toolcall_home):
+    prices = {"azure_usd_per_million_input": 2.0, "azure_usd_per_million_output": 8.0}
+    with serving(right) as (root, _):
+        run = run_azure(toolcall_home.model_copy(update=prices), root)
+    spans = [span for line in outbox.read_outbox(run.folder / "trace.jsonl") for span in outbox.list_spans(line)]
+    costs = [
+        json.loads(attribute["value"]["stringValue"])
+        for span in spans
+        for attribute in span["attributes"]
+        if attribute["key"] == "langfuse.observation.cost_details"
+    ]
+    assert costs == [pytest.approx({"input": 11 * 2e-6, "output": 7 * 8e-6})] * 6

@@ -200,7 +200,7 @@ def hostile_home(tmp_path_factory) -> tuple[Path, str]:
     notebook = ["run", str(ROOT / "notebooks" / "02_eval.ipynb"), "-p", "models", "azure"]
     refusals = (refusal(401, code=CANARIES["AZURE_API_KEY"]), refusal(500, **{"retry-after-ms": "1"}))
     with serving(lambda _: as_json({}, 401)) as (langfuse, _):
-        env |= {"LANGFUSE_HOST": langfuse}
+        env |= {"LANGFUSE_BASE_URL": langfuse}
         with serving(answer) as (root, exchanges):
             done = swap(env | {"AZURE_ENDPOINT": f"{root}/openai/deployments/gpt"}, *notebook)
             assert done.returncode == 0, done.stdout + done.stderr

@@ -218,7 +218,7 @@ def test_the_doctor_knows_an_old_langfuse_and_refused_keys(settings, version, st
         return as_json({"status": "OK", "version": version}) if "health" in exchange.path else as_json({}, status)
 
     with serving(answer) as (root, _):
-        keys = {"langfuse_public_key": "pk", "langfuse_secret_key": "sk", "langfuse_host": root}
+        keys = {"langfuse_public_key": "pk", "langfuse_secret_key": "sk", "langfuse_base_url": root}
         settings = settings.model_copy(update={"swap_tracing": "langfuse", **keys})
         if message is None:
             assert "keys accepted" in check_langfuse(settings)

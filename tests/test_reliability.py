@@ -22,12 +22,13 @@ from pathlib import Path
 import psutil
 import pytest
 from kills import kill_at_step
+from langfuse_server import LangfuseServer
 from runs import right, run_azure, start_process, start_run
 from servers import as_json, completion, refusal, serving
-from test_tracing import KEYS, Langfuse
+from test_tracing import KEYS
 
 from conftest import make_rows
-from swaplib import dataset, evaluate, outbox
+from swaplib import dataset, delivery, evaluate, langfuse_api, outbox
 from swaplib.files import hash_file
 from swaplib.provenance import describe_device, now_utc
 from swaplib.rows import SPLITS, Row, read_ledger, write_rows
@@ -483,8 +484,8 @@ def test_two_processes_on_the_same_rows_ask_each_row_once(toolcall_home, table, 
 
 @pytest.mark.parametrize("fault", ["down", "401", "hanging"])
 def test_langfuse_gets_everything_once_when_it_is_back(toolcall_home, table, monkeypatch, fault):
-    monkeypatch.setattr(outbox, "TIMEOUT_S", 0.5)
-    langfuse, outcome = Langfuse(), Outcome(f"Langfuse {fault}, then back (spans and scores)", 1)
+    monkeypatch.setattr(langfuse_api, "TIMEOUT_S", 0.5)
+    langfuse, outcome = LangfuseServer(), Outcome(f"Langfuse {fault}, then back (spans and scores)", 1)
     ways = {
         "down": close_at_once,
         "401": lambda e: as_json({}, 401),
@@ -492,16 +493,16 @@ def test_langfuse_gets_everything_once_when_it_is_back(toolcall_home, table, mon
     }
     answers = [ways[fault]]
     with serving(lambda e: answers[0](e)) as (root, posts), serving(right) as (azure, _):
-        settings = toolcall_home.model_copy(update=KEYS | {"langfuse_host": root})
+        settings = toolcall_home.model_copy(update=KEYS | {"langfuse_base_url": root})
         run = run_azure(settings, azure)
         made = run.metrics["run"]["trace"]["made"]
         assert run.metrics["run"]["trace"]["delivered"] == 0
         assert run.metrics["complete"]
         answers[0], n_failed = langfuse, len(posts)
         monkeypatch.undo()
-        [record] = outbox.push_traces(settings)
+        [record] = delivery.push_traces(settings)
         assert (record["delivered"], record["failed"]) == (made, 0)
-        assert outbox.push_traces(settings) == []
+        assert delivery.push_traces(settings) == []
     outcome.rows_asked, outcome.rows_in_ledger = made, len(langfuse.spans) + len(langfuse.scores)
     outcome.calls_repeated = n_failed
     outcome.lost = made - outcome.rows_in_ledger

@@ -1,4 +1,3 @@
-import gzip
 import json
 import subprocess
 import sys
@@ -6,12 +5,15 @@ from datetime import datetime
 
 import pytest
 from langfuse import propagate_attributes
+from langfuse_server import LangfuseServer, attributes, spans_in
 from servers import as_json, serving
 
 from swaplib import outbox, tracing
+from swaplib.delivery import SPANS_PATH, describe_delivery, push_traces
 from swaplib.files import hash_text
 from swaplib.prompts import build_messages
 from swaplib.rows import Generation, LedgerLine
+from swaplib.settings import load_settings
 
 KEYS = {
     "swap_tracing": "langfuse",
@@ -33,34 +35,6 @@ def trace_run(settings, run_id="run-1", n=3):
         trace.add_event("decision", {"FINE_TUNE": 1})
         trace.finish({"valid_call_rate": 1.0}, {"valid_call_rate": 1.0})
     return trace
-
-
-def spans_in(lines) -> dict[str, dict]:
-    return {span["spanId"]: span for line in lines for span in outbox.list_spans(line)}
-
-
-def attributes(span) -> dict[str, str]:
-    return {a["key"]: next(iter(a["value"].values())) for a in span["attributes"]}
-
-
-class Langfuse:
-    """Takes what a Langfuse server takes, by id as it does, and can be told to fail."""
-
-    def __init__(self):
-        self.spans, self.scores, self.failing, self.auth = {}, {}, 0, set()
-
-    def __call__(self, exchange):
-        self.auth.add(exchange.headers["authorization"])
-        if self.failing:
-            return as_json({}, self.failing)
-        is_zipped = exchange.headers.get("content-encoding") == "gzip"
-        body = json.loads(gzip.decompress(exchange.body) if is_zipped else exchange.body)
-        if exchange.path == outbox.SPANS_PATH:
-            self.spans |= spans_in([body])
-            return as_json({})
-        assert exchange.path == outbox.SCORES_PATH
-        self.scores |= {score["id"]: score for score in body}
-        return as_json({"successes": [], "errors": []}, 207)
 
 
 def test_a_run_is_one_trace_with_root_children_event_and_scores(settings):
@@ -136,9 +110,9 @@ def test_an_error_inside_a_run_ends_its_root_as_an_error(settings):
 
 
 def test_with_keys_everything_arrives_and_is_counted(settings):
-    langfuse = Langfuse()
+    langfuse = LangfuseServer()
     with serving(langfuse) as (root, _):
-        settings = settings.model_copy(update=KEYS | {"langfuse_host": root})
+        settings = settings.model_copy(update=KEYS | {"langfuse_base_url": root})
         trace = trace_run(settings)
         delivery = trace.deliver()
     assert (delivery.made, delivery.delivered, delivery.failed) == (6, 6, 0)
@@ -150,49 +124,43 @@ def test_with_keys_everything_arrives_and_is_counted(settings):
 
 @pytest.mark.parametrize("failing", [401, 500])
 def test_a_server_that_refuses_costs_no_trace_and_gets_it_later_once(settings, failing):
-    langfuse = Langfuse()
+    langfuse = LangfuseServer()
     with serving(langfuse) as (root, _):
-        settings = settings.model_copy(update=KEYS | {"langfuse_host": root})
+        settings = settings.model_copy(update=KEYS | {"langfuse_base_url": root})
         langfuse.failing = failing
         delivery = trace_run(settings).deliver()
         assert (delivery.made, delivery.delivered, delivery.failed) == (6, 0, 6)
-        assert "swap push-traces" in outbox.describe_delivery(delivery, settings)
-        [refused] = outbox.push_traces(settings)
+        assert "swap push-traces" in describe_delivery(delivery, settings)
+        [refused] = push_traces(settings)
         assert refused["failed"] == 6
         assert str(failing) in refused["problem"]
         langfuse.failing = 0
-        [pushed] = outbox.push_traces(settings)
+        [pushed] = push_traces(settings)
         assert (pushed["delivered"], pushed["failed"]) == (6, 0)
-        outbox.push_traces(settings)
+        push_traces(settings)
     assert (len(langfuse.spans), len(langfuse.scores)) == (5, 1)
 
 
 def test_a_server_that_is_not_there_is_a_count_and_no_exception(settings):
-    with serving(Langfuse()) as (root, _):
+    with serving(LangfuseServer()) as (root, _):
         pass
-    settings = settings.model_copy(update=KEYS | {"langfuse_host": root})
+    settings = settings.model_copy(update=KEYS | {"langfuse_base_url": root})
     assert trace_run(settings).deliver().failed == 6
 
 
-def test_a_web_page_in_place_of_langfuse_counts_as_not_delivered(settings):
-    with serving(lambda _: (200, {"content-type": "text/html"}, b"<html>welcome")) as (root, _):
-        settings = settings.model_copy(update=KEYS | {"langfuse_host": root})
-        assert trace_run(settings).deliver().failed == 6
-
-
 def test_long_runs_send_while_they_go(settings, monkeypatch):
-    monkeypatch.setattr(tracing, "LINES_PER_POST", 4)
-    monkeypatch.setattr(outbox, "LINES_PER_POST", 4)
-    langfuse = Langfuse()
+    monkeypatch.setattr("swaplib.tracing.LINES_PER_POST", 4)
+    monkeypatch.setattr("swaplib.delivery.LINES_PER_POST", 4)
+    langfuse = LangfuseServer()
     with serving(langfuse) as (root, exchanges):
-        settings = settings.model_copy(update=KEYS | {"langfuse_host": root})
+        settings = settings.model_copy(update=KEYS | {"langfuse_base_url": root})
         folder = settings.runs / "run-1"
         with tracing.RunTrace(settings, "run-1", folder, "eval", {}, []) as trace:
             for i in range(9):
                 trace.add_generation(make_line(i), [], "m", 1)
-            assert len(langfuse.spans) == 8
+            assert len(langfuse.spans) == 7  # the root is not at its end
         assert trace.deliver().delivered == 10
-    assert len(exchanges) == 3
+    assert [exchange.path for exchange in exchanges].count(SPANS_PATH) == 3
 
 
 def test_without_keys_a_run_stops_and_says_how_to_go_on(settings):
@@ -221,14 +189,14 @@ def test_two_runs_at_once_in_one_process_are_refused(settings):
 
 
 def test_requests_are_bounded_in_bytes_and_a_refused_one_does_not_hold_up_the_others(settings, monkeypatch):
-    monkeypatch.setattr(outbox, "BYTES_PER_POST", 6_000)
-    langfuse = Langfuse()
+    monkeypatch.setattr("swaplib.delivery.BYTES_PER_POST", 6_000)
+    langfuse = LangfuseServer()
 
     def answer(exchange):
         return as_json({}, 413) if len(exchange.body) > 9_000 else langfuse(exchange)
 
     with serving(answer) as (root, exchanges):
-        settings = settings.model_copy(update=KEYS | {"langfuse_host": root})
+        settings = settings.model_copy(update=KEYS | {"langfuse_base_url": root})
         folder = settings.runs / "run-1"
         with tracing.RunTrace(settings, "run-1", folder, "eval", {}, []) as trace:
             for i in range(6):
@@ -239,29 +207,84 @@ def test_requests_are_bounded_in_bytes_and_a_refused_one_does_not_hold_up_the_ot
     assert len(exchanges) > 2
 
 
+@pytest.mark.parametrize("name", ["langfuse_base_url", "langfuse_host"])
 @pytest.mark.parametrize(
-    ("body", "delivered"),
+    "host", ["http://lf.local:30O0", "lf.local", "https://", "https://lf.local\n", "https://pk:canary-secret@lf.local"]
+)
+def test_an_address_that_is_none_stops_before_the_run(settings, name, host):
+    with pytest.raises(ValueError, match=r"LANGFUSE_BASE_URL \(or LANGFUSE_HOST\)") as caught:
+        outbox.check_tracing(settings.model_copy(update=KEYS | {name: host}))
+    assert "canary-secret" not in str(caught.value)
+
+
+def test_either_name_of_the_address_counts_and_two_addresses_are_refused(settings, monkeypatch):
+    monkeypatch.setenv("LANGFUSE_BASE_URL", "https://lf.local/")
+    assert load_settings().find_langfuse() == "https://lf.local"
+    monkeypatch.setenv("LANGFUSE_HOST", "https://lf.local")
+    outbox.check_tracing(load_settings().model_copy(update=KEYS))
+    monkeypatch.setenv("LANGFUSE_HOST", "https://pw:canary-secret@cloud.local")
+    with pytest.raises(ValueError, match="LANGFUSE_BASE_URL and LANGFUSE_HOST name different servers") as caught:
+        outbox.check_tracing(load_settings().model_copy(update=KEYS))
+    assert "canary-secret" not in str(caught.value)
+    assert trace_run(settings).deliver().made == 6  # SWAP_TRACING=outbox: where nothing is sent, they do not matter
+    monkeypatch.delenv("LANGFUSE_BASE_URL")
+    assert load_settings().find_langfuse() == "https://pw:canary-secret@cloud.local"
+
+
+def test_no_server_is_the_default(settings):
+    with pytest.raises(ValueError, match="LANGFUSE_BASE_URL: the address of the Langfuse server"):
+        outbox.check_tracing(settings.model_copy(update=KEYS))
+
+
+@pytest.mark.parametrize(
+    "proxies",
     [
-        ({"partialSuccess": None}, 6),
-        ({"partialSuccess": {"rejectedSpans": "0"}}, 6),
-        ({"partialSuccess": {"rejectedSpans": "2"}}, 0),
-        ({"errors": [{"id": "x"}]}, 0),
-        ([], 6),
+        {"no_proxy": "localhost,127.0.0.0/8,::1/128"},
+        {"all_proxy": "socks5://127.0.0.1:7891"},
+        {"ALL_PROXY": "socks://127.0.0.1:7891/", "NO_PROXY": "[::1]/128"},
     ],
 )
-def test_what_a_server_says_of_a_request_decides_what_counts(settings, body, delivered):
-    with serving(lambda _: as_json(body)) as (root, _):
-        settings = settings.model_copy(update=KEYS | {"langfuse_host": root})
-        assert trace_run(settings).deliver().delivered == delivered
+def test_runs_start_under_any_proxy_and_find_the_environment_as_it_was(settings, env_of_tests, proxies):
+    code = (
+        "import os, sys; from pathlib import Path; from swaplib import tracing; from swaplib.settings import load_settings\n"
+        "before = dict(os.environ)\n"
+        "with tracing.RunTrace(load_settings(), 'r', Path(sys.argv[1]), 'a run', {}, []) as trace:\n"
+        "    trace.finish({}, {'rate': 1.0})\n"
+        "assert dict(os.environ) == before\n"
+    )
+    env = {name: value for name, value in env_of_tests.items() if not name.lower().endswith("_proxy")}
+    command = [sys.executable, "-c", code, str(settings.swap_home)]
+    done = subprocess.run(command, env=env | proxies, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(list(outbox.read_outbox(settings.swap_home / "trace.jsonl"))) == 2
 
 
-@pytest.mark.parametrize(
-    "host", ["http://lf.local:30O0", "lf.local", "https://lf.local\n", "https://pk:canary-secret@lf.local"]
-)
-def test_an_address_that_is_none_stops_before_the_run(settings, host):
-    with pytest.raises(ValueError, match="LANGFUSE_HOST") as caught:
-        outbox.check_tracing(settings.model_copy(update=KEYS | {"langfuse_host": host}))
-    assert "canary-secret" not in str(caught.value)
+def test_a_row_that_went_well_has_no_status_message_and_one_that_did_not_says_why(settings):
+    with tracing.RunTrace(settings, "run-1", settings.runs / "run-1", "eval", {}, []) as trace:
+        for index, status in enumerate(("ok", "error", "truncated")):
+            trace.add_generation(make_line(index, status), [], "m", 1)
+    found = {span["name"]: attributes(span) for span in spans_in(outbox.read_outbox(trace.path)).values()}
+    key = "langfuse.observation.status_message"
+    assert [found[f"row {i}"].get(key) for i in range(3)] == [None, "no answer", "stop"]
+
+
+def test_what_a_row_cost_is_told_where_a_price_is_known(settings):
+    with tracing.RunTrace(settings, "run-1", settings.runs / "run-1", "eval", {}, []) as trace:
+        trace.add_generation(make_line(0), [], "m", 1, cost={"input": 0.25, "output": 0.5})
+        trace.add_generation(make_line(1), [], "m", 1)
+    found = {span["name"]: attributes(span) for span in spans_in(outbox.read_outbox(trace.path)).values()}
+    assert json.loads(found["row 0"]["langfuse.observation.cost_details"]) == {"input": 0.25, "output": 0.5}
+    assert "langfuse.observation.cost_details" not in found["row 1"]
+
+
+def test_nothing_but_what_was_meant_is_shown_as_metadata(settings):
+    # a server copies all attributes of a span whose scope is not the SDK's, and those of any scope and resource
+    for line in outbox.read_outbox(trace_run(settings).path):
+        for resource in line["resourceSpans"] if isinstance(line, dict) else []:
+            assert [a["key"] for a in resource["resource"]["attributes"]] == ["service.name"]
+            for scope in resource["scopeSpans"]:
+                assert scope["scope"]["name"].startswith("langfuse-sdk")
+                assert "attributes" not in scope["scope"]
 
 
 @pytest.mark.parametrize(
@@ -301,13 +324,13 @@ def test_half_a_surrogate_pair_in_an_output_costs_one_character_and_not_the_outp
 
 
 def test_other_files_in_the_evaluation_folder_do_not_disturb_a_push(settings):
-    langfuse = Langfuse()
+    langfuse = LangfuseServer()
     with serving(langfuse) as (root, _):
-        settings = settings.model_copy(update=KEYS | {"langfuse_host": root})
+        settings = settings.model_copy(update=KEYS | {"langfuse_base_url": root})
         trace_run(settings)
         for name, text in {"notes.json": "[1]", "other.json": '{"a": 1}', "torn.json": "{"}.items():
             (settings.evaluation / name).write_text(text)
-        [record] = outbox.push_traces(settings)
+        [record] = push_traces(settings)
     assert record["delivered"] == 6
 
 
@@ -328,16 +351,16 @@ def test_with_trace_content_off_only_hashes_and_lengths_of_prompts_and_outputs_a
 def test_what_was_traced_before_trace_content_was_off_leaves_masked_too(settings):
     trace = trace_run(settings)
     assert "output 1" in trace.path.read_text()
-    langfuse = Langfuse()
+    langfuse = LangfuseServer()
     with serving(langfuse) as (root, _):
-        hiding = settings.model_copy(update=KEYS | {"langfuse_host": root, "swap_trace_content": "off"})
-        [record] = outbox.push_traces(hiding)
+        hiding = settings.model_copy(update=KEYS | {"langfuse_base_url": root, "swap_trace_content": "off"})
+        [record] = push_traces(hiding)
     assert (record["delivered"], record["failed"]) == (6, 0)
     sent = json.dumps(langfuse.spans)
     assert "Request" not in sent
     assert "output 1" not in sent
     assert hash_text("output 1") in sent
-    masked = {name: attributes(span) for name, span in langfuse.spans.items()}
+    masked = {name: span["attributes"] for name, span in langfuse.spans.items()}
     again = trace_run(settings.model_copy(update={"swap_trace_content": "off"}), run_id="run-2")
     once = {name: attributes(span) for name, span in spans_in(outbox.read_outbox(again.path)).items()}
     key = "langfuse.observation.output"
@@ -346,14 +369,14 @@ def test_what_was_traced_before_trace_content_was_off_leaves_masked_too(settings
 
 def test_a_run_that_goes_on_with_trace_content_off_leaves_masked_and_hides_nothing_twice(settings):
     trace_run(settings, n=1)
-    langfuse = Langfuse()
+    langfuse = LangfuseServer()
     with serving(langfuse) as (root, _):
-        hiding = settings.model_copy(update=KEYS | {"langfuse_host": root, "swap_trace_content": "off"})
+        hiding = settings.model_copy(update=KEYS | {"langfuse_base_url": root, "swap_trace_content": "off"})
         trace = trace_run(hiding, n=2)
         assert trace.deliver().failed == 0
     assert "output 0" in trace.path.read_text()  # what lies here in the clear stays so
     assert "output 1" not in trace.path.read_text()
-    sent = {span["name"]: attributes(span)["langfuse.observation.output"] for span in langfuse.spans.values()}
+    sent = {span["name"]: span["attributes"]["langfuse.observation.output"] for span in langfuse.spans.values()}
     for i in (0, 1):
         assert json.loads(sent[f"row {i}"]) == {"sha256": hash_text(f"output {i}"), "characters": 8}
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import time
 
 import httpx2
 import pytest
@@ -116,3 +117,19 @@ def test_a_closed_port_is_said():
     with web.open_client(root) as client, pytest.raises(httpx2.ConnectError) as caught:
         client.get("/")
     assert web.explain(caught.value) == "nothing listens there"
+
+
+def test_an_answer_that_drips_ends_at_the_limit_of_time():
+    def drip():
+        for _ in range(40):
+            time.sleep(0.1)
+            yield b" "
+
+    answer = (200, {"content-length": "1000"}, drip())
+    with (
+        serving(lambda _: answer) as (root, _),
+        web.open_client(root, timeout_s=0.5) as client,
+        pytest.raises(httpx2.ReadTimeout) as caught,
+    ):
+        client.get("/")
+    assert web.explain(caught.value) == "no answer in time"
