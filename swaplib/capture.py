@@ -257,8 +257,8 @@ def record(client: Any, path: str | Path) -> Any:
     """Record what a person's own `openai` client asks and gets, one line for each call of `chat.completions.create`.
 
     The caller gets what the client made, unchanged, sync or async, streamed or not; keys are masked in the file. When
-    recording fails the call does not, and there is one warning. Copies of the client (`with_options`) and its other methods
-    (`parse`, `responses`) are not recorded. Lines have no gold: the filter counts them and keeps none.
+    recording fails the call does not: a warning says how many so far. Copies of the client (`with_options`) and its other
+    methods (`parse`, `responses`) are not recorded. Lines have no gold: the filter counts them and keeps none.
 
     Args:
         client: An `OpenAI`, `AsyncOpenAI`, `AzureOpenAI` or `AsyncAzureOpenAI`.
