@@ -9,6 +9,7 @@ import papermill
 import pytest
 
 from swaplib import notebooks
+from swaplib.agent import AgentOptions
 from swaplib.settings import ROOT
 
 pytestmark = pytest.mark.slow
@@ -60,6 +61,19 @@ def test_links_of_a_notebook_lead_to_what_they_name(source):
 
 
 @pytest.mark.stand_in
+def test_06_and_08_ask_an_agent_alike_unless_told_otherwise():
+    known = [
+        papermill.inspect_notebook(str(ROOT / "notebooks" / f"{name}.ipynb")) for name in ("06_capture", "08_distill")
+    ]
+    defaults = [{name: p["default"] for name, p in found.items() if name.startswith("max_")} for found in known]
+    assert defaults[0] == defaults[1] == {"max_steps": "4", "max_new_tokens": "256"}
+
+
+def test_agents_are_told_their_limits_by_name_alone():
+    with pytest.raises(TypeError, match="positional"):
+        AgentOptions(4, 256)
+
+
 def test_the_structured_track_runs_through_papermill(tmp_path, env_of_tests):
     env = env_of_tests | {"SWAP_HOME": str(tmp_path)}
     runs = [("01_data", []), ("02_eval", ["-p", "max_new_tokens", "32"]), ("03_decision", ["-p", "delta", "0.5"])]
