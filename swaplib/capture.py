@@ -5,7 +5,6 @@ call goes on where a killed one stopped. For agents that people have already, `r
 asks and gets to the same kind of file.
 """
 
-import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ from tqdm import tqdm
 from swaplib import tracing
 from swaplib.agent import AgentOptions, run_agent
 from swaplib.agent_prompt import build_agent_messages
-from swaplib.files import append_line, hash_text, write_json
+from swaplib.files import append_line, hash_text, read_json, write_json
 from swaplib.hosted import HostedLLM
 from swaplib.metrics import canonical_json
 from swaplib.outbox import check_tracing
@@ -178,7 +177,7 @@ def run_plan(settings: Settings, plan: Plan, session_id: str | None = None) -> C
         plan = replace(plan, folder=folder)
         if plan.find_waiting() or not plan.facts_file.is_file():
             _run_and_write(settings, plan, session_id or plan.folder.name)
-    return _read(plan.folder, json.loads(plan.facts_file.read_text(encoding="utf-8")))
+    return _read(plan.folder, read_json(plan.facts_file, "Delete it and run this again."))
 
 
 def _run_and_write(settings: Settings, plan: Plan, session_id: str) -> None:
@@ -282,5 +281,5 @@ def read_capture(settings: Settings) -> Capture:
     path = settings.evaluation / "capture.json"
     if not path.is_file():
         raise FileNotFoundError(f"no capture at {path}. Run notebooks/06_capture.ipynb first.")
-    facts = json.loads(path.read_text(encoding="utf-8"))
+    facts = read_json(path, "Run 06_capture again.")
     return _read(settings.runs / facts["run"]["run_id"], facts)

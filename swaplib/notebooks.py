@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from swaplib.files import write_text
+from swaplib.metrics import check_track
 from swaplib.model_names import parse_models
 from swaplib.settings import Settings
 
@@ -41,6 +42,8 @@ def run_notebook(
     known = papermill.inspect_notebook(str(notebook))
     parameters = parse_parameters(known, assignments)
     track = parameters.get("track", ast.literal_eval(known["track"]["default"]) if "track" in known else None)
+    if track is not None:
+        check_track(track)  # it names the report
     name = "_".join([notebook.stem, *([track] if track else [])]) + _name_question(known, parameters)
     executed = settings.reports / f"{name}.ipynb"
     executed.parent.mkdir(parents=True, exist_ok=True)
