@@ -13,6 +13,7 @@ from typing import Any
 from swaplib.files import write_text
 from swaplib.metrics import check_track
 from swaplib.model_names import parse_models
+from swaplib.rows import SPLITS
 from swaplib.settings import Settings
 
 
@@ -67,6 +68,8 @@ def _name_question(known: dict[str, Any], parameters: dict[str, Any]) -> str:
         shots = models[0].shots
         is_usual = set(models) == set(parse_models(defaults["models"], shots))
         words.append(f"shots{shots}" if is_usual else "+".join(map(str, models)))
+    if "split" in changed and changed["split"] not in SPLITS:
+        raise ValueError(f"unknown split {changed['split']!r}: expected one of {', '.join(SPLITS)}")
     words += [changed["split"]] if "split" in changed else []
     words += ["native"] if changed.get("native") else []
     words += [f"fold{changed['fold']}"] if "fold" in changed else []

@@ -147,10 +147,13 @@ def test_a_cell_that_hangs_and_a_kernel_that_dies_end_the_run(settings, tmp_path
         ("rate", "True", "rate=True: expected float"),
         ("rate", "None", "rate=None: expected float"),
         ("track", "../../outside", "unknown track '../../outside'"),
+        ("split", "../../outside", "unknown split '../../outside'"),
     ],
 )
 def test_a_parameter_that_does_not_fit_stops_before_the_run(settings, tmp_path, name, value, message):
-    source = write_notebook(tmp_path / "nb.ipynb", "pass")
+    parameters = 'track: str = "toolcall"\nlimit: int = None\nrate: float = 0.5'
+    parameters += '\nsplit: str = "test"' if name == "split" else ""
+    source = write_notebook(tmp_path / "nb.ipynb", "pass", parameters=parameters)
     with pytest.raises(ValueError, match=re.escape(message)):
         notebooks.run_notebook(settings, source, [(name, value)], 60)
     assert not settings.reports.exists()
