@@ -2,25 +2,38 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+INSTALL := $(PIP) install --require-hashes --no-deps
 CHECKPOINT := slm_swap/models/smollm2-135m-instruct/config.json
 LAB := $(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks/01_data.ipynb
 DEMO := set -a; . ./demo.env; set +a;
 HAS_GPU := $(shell nvidia-smi -L 2>/dev/null | grep -q GPU && echo yes)
 
-.PHONY: setup demo test test-fast test-long mastra lab lint stand-in
+.PHONY: setup lock check-packages demo test test-fast test-long mastra lab lint stand-in
 
 setup: .venv/.done
 
-# torch comes first and alone with its dependencies: on a machine with a GPU these are the CUDA libraries. Everything else
-# is installed as requirements.lock pins it, without asking for more: Unsloth would bring torchvision, and a CUDA build of
-# that beside a CPU torch makes `import unsloth` fail. What Unsloth needs on a GPU is in requirements-gpu.lock.
-.venv/.done: pyproject.toml requirements.lock requirements-gpu.lock
+# Every package is the one that the locks name by version and sha256, and no package asks for more: Unsloth would bring
+# torchvision, and a CUDA build of that beside a CPU torch makes `import unsloth` fail. Without a GPU a CPU build of torch is
+# taken where pip knows of one (`PIP_FIND_LINKS`); else the index gives a CUDA build, and requirements-cuda.lock its
+# libraries. What Unsloth needs on a GPU is in requirements-gpu.lock.
+.venv/.done: pyproject.toml requirements.lock requirements-cpu.lock requirements-cuda.lock requirements-gpu.lock
 	@echo "== setting up .venv ($(if $(HAS_GPU),with,without) a GPU); the first time takes a few minutes"
 	$(PYTHON) -m venv .venv
-	$(PIP) install "$$(grep '^torch==' requirements.lock)"
-	$(PIP) install --no-deps -r requirements.lock $(if $(HAS_GPU),-r requirements-gpu.lock)
-	$(PIP) install --no-deps --editable .
+	$(if $(HAS_GPU),,$(INSTALL) -r requirements-cpu.lock 2>/dev/null || echo "== pip finds no CPU build of torch")
+	$(INSTALL) -r requirements.lock
+	if $(BIN)/python scripts/lock.py has-cuda; then $(INSTALL) -r requirements-cuda.lock; fi
+	$(if $(HAS_GPU),$(INSTALL) -r requirements-gpu.lock)
+	$(PIP) install --no-deps --no-build-isolation --editable .
 	touch $@
+
+# Makes the lock files anew after a change of pyproject.toml; pins that still fit stay. `make lock UPGRADE=--upgrade` takes
+# the newest.
+lock: .venv/.done
+	$(BIN)/python scripts/lock.py $(UPGRADE)
+
+# `pip check`, but for what only a GPU needs.
+check-packages: .venv/.done
+	$(BIN)/python scripts/lock.py check
 
 $(CHECKPOINT): | .venv/.done
 	$(DEMO) $(BIN)/swap download smollm2-135m-instruct

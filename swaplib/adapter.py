@@ -4,13 +4,12 @@ The merged weights are those that were evaluated: the base's 4-bit values as bfl
 the base's original weights would make another model than the one whose score is known.
 """
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 from swaplib.checkpoints import hash_checkpoint
-from swaplib.files import replaced_folder, write_json
+from swaplib.files import read_json, replaced_folder, write_json
 from swaplib.local_checkpoint import Checkpoint
 from swaplib.local_model import load
 from swaplib.metrics import Track
@@ -49,7 +48,7 @@ def _find_other_base(settings: Settings, folder: Path, card: dict[str, Any]) -> 
 def read_card(folder: Path) -> dict[str, Any]:
     """The run card in an adapter's folder; empty when there is none."""
     path = folder / "run_card.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_json(path, "Train again.") if path.is_file() else {}
 
 
 def export_adapter(settings: Settings, track: Track, target: Path, is_merged: bool) -> None:

@@ -5,7 +5,6 @@ call goes on where a killed one stopped. For agents that people have already, `r
 asks and gets to the same kind of file.
 """
 
-import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -23,7 +22,7 @@ from swaplib import tracing
 from swaplib.agent import AgentOptions, run_agent
 from swaplib.agent_prompt import build_agent_messages
 from swaplib.costs import Prices
-from swaplib.files import append_line, hash_text, write_json
+from swaplib.files import append_line, hash_text, read_json, write_json
 from swaplib.hosted import HostedLLM
 from swaplib.metrics import canonical_json
 from swaplib.outbox import check_tracing
@@ -182,7 +181,7 @@ def run_plan(settings: Settings, plan: Plan, session_id: str | None = None) -> C
         plan = replace(plan, folder=folder)
         if plan.find_waiting() or not plan.facts_file.is_file():
             _run_and_write(settings, plan, session_id or plan.folder.name)
-    return _read(plan.folder, json.loads(plan.facts_file.read_text(encoding="utf-8")))
+    return _read(plan.folder, read_json(plan.facts_file, "Delete it and run this again."))
 
 
 def _run_and_write(settings: Settings, plan: Plan, session_id: str) -> None:
@@ -263,8 +262,8 @@ def record(client: Any, path: str | Path) -> Any:
     """Record what a person's own `openai` client asks and gets, one line for each call of `chat.completions.create`.
 
     The caller gets what the client made, unchanged, sync or async, streamed or not; keys are masked in the file. When
-    recording fails the call does not, and there is one warning. Copies of the client (`with_options`) and its other methods
-    (`parse`, `responses`) are not recorded. Lines have no gold: the filter counts them and keeps none.
+    recording fails the call does not: a warning says how many so far. Copies of the client (`with_options`) and its other
+    methods (`parse`, `responses`) are not recorded. Lines have no gold: the filter counts them and keeps none.
 
     Args:
         client: An `OpenAI`, `AsyncOpenAI`, `AzureOpenAI` or `AsyncAzureOpenAI`.
@@ -288,5 +287,5 @@ def read_capture(settings: Settings) -> Capture:
     path = settings.evaluation / "capture.json"
     if not path.is_file():
         raise FileNotFoundError(f"no capture at {path}. Run notebooks/06_capture.ipynb first.")
-    facts = json.loads(path.read_text(encoding="utf-8"))
+    facts = read_json(path, "Run 06_capture again.")
     return _read(settings.runs / facts["run"]["run_id"], facts)

@@ -11,6 +11,7 @@ from typing import Any
 from swaplib import costs, evidence
 from swaplib.comparison import Compared
 from swaplib.facts import is_given
+from swaplib.files import read_json
 from swaplib.form import find_bits, see_form
 from swaplib.intervals import wilson_interval
 from swaplib.metrics import Track, aggregate, core_metrics, rates_of
@@ -155,7 +156,7 @@ def find_noise(settings: Settings, track: Track, metrics: dict[str, Any]) -> dic
     path = settings.evaluation / f"{track}_{run['model']}_{run['split']}_repeat.json"
     if not path.is_file():
         return None
-    again = json.loads(path.read_text(encoding="utf-8"))
+    again = read_json(path, "Delete it and run 02_eval again.")
     asked = ("identity", "max_new_tokens", "shots_sha256")
     if any(run.get(key) != again["run"].get(key) for key in asked):
         return None

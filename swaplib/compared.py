@@ -9,7 +9,7 @@ from swaplib.diagnosis import diagnose
 from swaplib.facts import RowFacts, find_facts
 from swaplib.files import hash_file
 from swaplib.metrics import Track, core_metrics
-from swaplib.rows import LedgerLine, Row, read_rows
+from swaplib.rows import LedgerLine, Row, check_prompts, hash_rows, read_rows
 from swaplib.runs import read_ledgers
 from swaplib.settings import Settings
 
@@ -63,15 +63,37 @@ class Compared:
 
 
 def gather_runs(settings: Settings, track: Track, runs: Sequence["Run"]) -> Compared:
-    """The runs that one call of 02 has made, over the same rows of any split, with all that they are judged by."""
-    return open_runs(settings, track, {run.metrics["run"]["model"]: run.metrics for run in runs})
+    """The runs that one call of 02 has made, over the same rows of any split, with all that they are judged by.
+
+    Raises:
+        ValueError: The rows were changed while they were asked, so that none can be shown beside the outputs.
+    """
+    found = open_runs(settings, track, {run.metrics["run"]["model"]: run.metrics for run in runs})
+    if not found.rows:
+        raise ValueError(
+            f"the rows of {track} have changed since they were asked. Every answer is kept: bring the rows back to see it, "
+            "or run notebooks/02_eval.ipynb again to ask the new ones."
+        )
+    return found
 
 
 def open_runs(settings: Settings, track: Track, metrics: dict[str, dict[str, Any]]) -> Compared:
-    """Runs over the same rows, by model, with all that they are judged by; there are no rows if these have changed since."""
+    """Runs over the same rows, by model, with all that they are judged by; there are no rows if these have changed since.
+
+    Raises:
+        FileNotFoundError, ValueError: A ledger is gone, or is not its run's or its rows'; the runs asked other rows.
+    """
     run, ledgers = next(iter(metrics.values()))["run"], read_ledgers(settings, metrics)
     path = settings.dataset / track / f"{run['split']}.jsonl"
     is_there = path.is_file() and hash_file(path) == run["dataset_sha256"]
     rows = read_rows(path, track)[: run["n_rows"]] if is_there else []
+    asked = {model: content["run"]["rows_sha256"] for model, content in metrics.items()}
+    if len(set(asked.values())) > 1:
+        raise ValueError(
+            f"{', '.join(asked)} were asked other rows than each other. Run notebooks/02_eval.ipynb again."
+        )
+    rows = rows if hash_rows(rows) == run["rows_sha256"] else []
+    for model, ledger in ledgers.items() if rows else ():
+        check_prompts(settings.runs / metrics[model]["run"]["run_id"] / "ledger.jsonl", ledger, rows)
     facts = find_facts(settings, track, run["split"], rows) if rows else None
     return Compared(track, metrics, ledgers, rows, facts)

@@ -13,7 +13,7 @@ from typing import Any
 from swaplib import xlam
 from swaplib.audit import check_leaks, count_repeats
 from swaplib.facts import Collection, RowFacts, count_given, format_facts, make_facts
-from swaplib.files import format_json, hash_text, replace_files
+from swaplib.files import format_json, hash_text, read_json, replace_files
 from swaplib.local_checkpoint import Checkpoint, measure_chats
 from swaplib.metrics import TRACKS, Track
 from swaplib.own_rows import is_own, read_source
@@ -107,7 +107,7 @@ def _check_home(settings: Settings, source: str) -> None:
         raise ValueError(
             f"{show_path(rows[0])} is there already, and no manifest says whose it is. Move it away first."
         )
-    known = json.loads(manifest.read_text(encoding="utf-8"))["source"] if manifest.is_file() else source
+    known = read_json(manifest, "Move the dataset away.")["source"] if manifest.is_file() else source
     if known != source:
         raise ValueError(
             f"{show_path(settings.dataset)} holds rows made from {known}, not from {source}. Set SWAP_HOME to a folder of "

@@ -19,6 +19,7 @@ from swaplib.comparison import (
     open_compared,
     read_compared,
 )
+from swaplib.files import read_json
 from swaplib.metrics import Track, check_track
 from swaplib.model_names import ModelName
 from swaplib.outbox import check_tracing
@@ -72,7 +73,7 @@ def read_decision(settings: Settings, track: Track) -> dict[str, Any]:
     path = settings.evaluation / f"{track}_decision.json"
     if not path.is_file():
         raise FileNotFoundError(f"no decision at {path}. Run notebooks/03_decision.ipynb with track={track!r} first.")
-    decided = json.loads(path.read_text(encoding="utf-8"))
+    decided = read_json(path, "Run 03_decision again.")
     metrics = read_compared(settings, track, "azure", "slm")
     if any(decided["run"]["compared"][model] != content["run"]["run_id"] for model, content in metrics.items()):
         raise ValueError(f"the {track} decision was made on other runs than the last ones. Run 03_decision again.")
@@ -251,6 +252,6 @@ def _write(
 
 def _find_earlier(settings: Settings, kind: str, runs: dict[str, str], models: tuple[str, str]) -> list[float]:
     """The deltas of the decisions that were taken before on the same two runs, the oldest first."""
-    decided = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(settings.runs.glob(f"2*/{kind}.json"))]
+    decided = [read_json(path, "Move its folder away.") for path in sorted(settings.runs.glob(f"2*/{kind}.json"))]
     before = [found for found in decided if all(found["run"]["compared"].get(m) == runs[m] for m in models)]
     return [found["delta"] for found in before]

@@ -4,13 +4,12 @@ The agent's adapter learns the teacher's good turns and nothing else: the task, 
 (labels.py proves it). The track's adapter is a fine-tune as 04's, on captured rows in place of xLAM's gold.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 from swaplib import captured, training
 from swaplib.chats import ChatSet, gather_chats, gather_rows, read_chats
-from swaplib.files import hash_file
+from swaplib.files import hash_file, read_json
 from swaplib.metrics import Track, check_track
 from swaplib.model_names import CAPTURED
 from swaplib.outbox import check_tracing
@@ -50,7 +49,7 @@ def read_manifest(settings: Settings) -> dict[str, Any]:
     path = folder / "manifest.json"
     if not path.is_file():
         raise FileNotFoundError(f"no build at {path}. Run notebooks/07_build.ipynb first.")
-    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest = read_json(path, "Run 07_build again.")
     if not rows.is_file() or manifest["made_from"]["dataset_manifest_sha256"] != hash_file(rows):
         raise ValueError(
             f"the build in {show_path(folder)} was made beside another dataset. Run 06_capture and 07_build again."

@@ -13,6 +13,7 @@ from swaplib.outbox import check_tracing
 from swaplib.question import check_served
 from swaplib.settings import ENV_FILE, PURPOSES, Settings, show_path
 from swaplib.suitability import check_tags, describe_checkpoint
+from swaplib.visible import make_visible
 
 
 def run_checks(settings: Settings) -> int:
@@ -34,10 +35,10 @@ def run_checks(settings: Settings) -> int:
     failed = 0
     for name, check in checks.items():
         try:
-            print(f"ok    {name}: {check(settings)}")
+            print(make_visible(f"ok    {name}: {check(settings)}"))
         except Exception as error:  # every failure is a line, so that one run shows all of them
             failed += 1
-            print(f"FAIL  {name}: {error}")
+            print(make_visible(f"FAIL  {name}: {error}"))
     return 1 if failed else 0
 
 

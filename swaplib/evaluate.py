@@ -6,7 +6,6 @@ asks only rows that have no ledger line or an `error` line. A complete run is fo
 """
 
 import contextlib
-import json
 import sys
 import time
 from collections import Counter
@@ -30,8 +29,8 @@ from swaplib.model_names import ModelName, parse_models
 from swaplib.outbox import check_tracing
 from swaplib.probe import look
 from swaplib.question import Question, check_served, make_question
-from swaplib.rows import SPLITS, STATUSES, Generation, LedgerLine, read_ledger
-from swaplib.runs import find_run, lock_run, new_folder, open_run
+from swaplib.rows import SPLITS, STATUSES, Generation, LedgerLine, check_prompts, read_ledger
+from swaplib.runs import find_run, lock_run, new_folder, open_run, read_run
 from swaplib.settings import Settings, check_sizes, show_path
 
 
@@ -76,7 +75,9 @@ class _Plan:
 
     def open(self, folder: Path) -> "_Plan":
         """The plan with what a run's folder holds now."""
-        return replace(self, folder=folder, ledger=read_ledger(folder / "ledger.jsonl"))
+        ledger = read_ledger(folder / "ledger.jsonl")
+        check_prompts(folder / "ledger.jsonl", ledger.values(), self.question.rows)
+        return replace(self, folder=folder, ledger=ledger)
 
     def fields_of(self, index: int) -> dict[str, Any] | None:
         """What goes with a row's messages when it is asked natively."""
@@ -230,7 +231,7 @@ def _run_plan(settings: Settings, plan: _Plan) -> Run:
             plan = plan.open(folder)  # another process may have asked these rows between the planning and the lock
             if plan.find_waiting() or not plan.metrics_file.is_file():
                 _ask_and_write(settings, plan)
-    metrics = json.loads(plan.metrics_file.read_text(encoding="utf-8"))
+    metrics = read_run(settings, plan.folder.name)
     write_json(settings.evaluation / f"{plan.name}.json", metrics)
     if not metrics["complete"]:
         reasons = Counter(line.generation.error for line in plan.ledger.values() if line.generation.status == "error")

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -25,18 +25,22 @@ def hash_file(path: Path) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file atomically: a temporary file beside it, synced, then renamed. Makes the folder."""
+    """Write a file atomically: a temporary file beside it, synced, then renamed. Makes the folder.
+
+    Who may read a new file is the umask's affair; one that is there keeps its permissions.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        with _naming(path), os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+        with _naming(path), temporary.open("x", encoding="utf-8", newline="") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
+        if path.is_file():
+            shutil.copymode(path, temporary)
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -50,6 +54,27 @@ def format_json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
+def read_json(path: Path, advice: str) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Args:
+        path: The file, which is there.
+        advice: What a person may do when it is broken.
+
+    Raises:
+        ValueError: It is no such file; file, line and column are named.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}:{error.lineno}: not JSON ({error.msg} at column {error.colno}). {advice}") from None
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path}: not JSON ({type(error).__name__}). {advice}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}:1: expected a JSON object, found {type(content).__name__}. {advice}")
+    return content
+
+
 @contextlib.contextmanager
 def replaced_folder(target: Path) -> Iterator[Path]:
     """Make a folder beside its place and rename it at the end; one that is there at the start makes room only then.
@@ -58,11 +83,12 @@ def replaced_folder(target: Path) -> Iterator[Path]:
     nothing of the attempt is left.
 
     Args:
-        target: The folder's place. Makes the folders above it.
+        target: The folder's place; where that is a link, the place it leads to. Makes the folders above it.
 
     Yields:
         The empty folder to fill. The one that it lies in is the attempt's own: what else is put there goes with it.
     """
+    target = target.resolve()
     work, is_there = target.with_name(f".{target.name}.build"), target.exists()
     shutil.rmtree(work, ignore_errors=True)  # what a kill has left
     built = work / "new"
@@ -79,26 +105,29 @@ def replaced_folder(target: Path) -> Iterator[Path]:
 def replace_files(folder: Path, texts: Mapping[str, str], old: Iterable[str]) -> None:
     """Put files below a folder in the place of others: never some of the old ones beside some of the new.
 
-    All are written beside their place first, where a full disk harms nothing; then the old ones go, and then the new ones
-    come, both in their order. A kill in between leaves files missing, and readers must say so.
+    All are written beside their place first, where a full disk harms nothing (each in the folder it will lie in, which
+    may be a link to another device); then the old ones go, and then the new ones come, both in their order. A kill in
+    between leaves files missing, and readers must say so.
 
     Args:
         folder: The folder, which is made.
         texts: The new files by path below the folder; one may take the place of a file that is not among the old.
         old: The files to remove, as far as they are there.
     """
-    staged = folder / ".build"
-    shutil.rmtree(staged, ignore_errors=True)  # what a kill has left
+    staged = {name: (folder / name).parent / ".build" / Path(name).name for name in texts}
+    places = {path.parent for path in staged.values()}
     try:
+        for place in places:
+            shutil.rmtree(place, ignore_errors=True)  # what a kill has left
         for name, text in texts.items():
-            write_text(staged / name, text)
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            write_text(staged[name], text)
         for name in old:
             (folder / name).unlink(missing_ok=True)
-        for name in texts:
-            os.replace(staged / name, folder / name)
+        for name, path in staged.items():
+            os.replace(path, folder / name)
     finally:
-        shutil.rmtree(staged, ignore_errors=True)
+        for place in places:
+            shutil.rmtree(place, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -153,6 +182,8 @@ def parse_appended(path: Path, parse: Callable[[str], Parsed], what: str) -> Ite
             parsed = parse(text)
         except json.JSONDecodeError:
             continue
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path}:{number}: not {what} ({error!r})") from None
+        except KeyError as error:
+            raise ValueError(f"{path}:{number}: not {what} (it lacks {error})") from None
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"{path}:{number}: not {what} ({error})") from None
         yield parsed

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from swaplib.files import write_text
+from swaplib.metrics import check_track
 from swaplib.model_names import parse_models
+from swaplib.rows import SPLITS
 from swaplib.settings import Settings
 
 
@@ -41,6 +43,8 @@ def run_notebook(
     known = papermill.inspect_notebook(str(notebook))
     parameters = parse_parameters(known, assignments)
     track = parameters.get("track", ast.literal_eval(known["track"]["default"]) if "track" in known else None)
+    if track is not None:
+        check_track(track)  # it names the report
     name = "_".join([notebook.stem, *([track] if track else [])]) + _name_question(known, parameters)
     executed = settings.reports / f"{name}.ipynb"
     executed.parent.mkdir(parents=True, exist_ok=True)
@@ -64,6 +68,8 @@ def _name_question(known: dict[str, Any], parameters: dict[str, Any]) -> str:
         shots = models[0].shots
         is_usual = set(models) == set(parse_models(defaults["models"], shots))
         words.append(f"shots{shots}" if is_usual else "+".join(map(str, models)))
+    if "split" in changed and changed["split"] not in SPLITS:
+        raise ValueError(f"unknown split {changed['split']!r}: expected one of {', '.join(SPLITS)}")
     words += [changed["split"]] if "split" in changed else []
     words += ["native"] if changed.get("native") else []
     words += [f"fold{changed['fold']}"] if "fold" in changed else []

@@ -5,7 +5,6 @@ the share of equal outputs on the same rows and keeps the rows that differ, so t
 """
 
 import gc
-import json
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -14,7 +13,7 @@ from typing import Any
 
 from swaplib.adapter import write_merged
 from swaplib.evaluate import make_model
-from swaplib.files import hash_text
+from swaplib.files import hash_text, read_json
 from swaplib.hosted import HostedLLM
 from swaplib.local import LocalSLM
 from swaplib.local_checkpoint import Checkpoint, find_full_precision
@@ -66,7 +65,7 @@ def measure_parity(
     question = {"model": model, "identity": slm.identity(), "messages_sha256": hash_text(canonical_json(chats))}
     question |= {"batch_size": min(batch_size, len(chats)), "max_new_tokens": max_new_tokens}
     path = settings.evaluation / f"{track}_parity.json"
-    if path.is_file() and (known := json.loads(path.read_text(encoding="utf-8")))["question"] == question:
+    if path.is_file() and (known := read_json(path, "Delete it."))["question"] == question:
         print(f"parity was measured before: {show_path(path)}")
         return known
     return _measure(settings, track, slm, chats, question, path)

@@ -2,10 +2,11 @@
 
 import contextlib
 import fcntl
+import os
 import platform
 import subprocess
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,6 @@ def describe_machine() -> dict[str, Any]:
 
 def describe_device() -> str:
     """The GPU's name and memory, or the processor with its cores."""
-    import os
-
     import torch
 
     if torch.cuda.is_available():
@@ -59,15 +58,21 @@ def now_utc() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def make_run_id(*words: str) -> str:
-    """A new run id: UTC time to the millisecond, then words; sorts by time."""
-    return "-".join([datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")[:-3] + "Z", *words])
+def make_run_id(*words: str, after: str = "") -> str:
+    """A new run id: UTC time to the millisecond, then words; sorts by time, and behind the run id `after`."""
+    time = datetime.now(UTC)
+    with contextlib.suppress(ValueError):  # none is given
+        time = max(time, _read_time(after) + timedelta(milliseconds=1))
+    return "-".join([time.strftime("%Y%m%dT%H%M%S%f")[:-3] + "Z", *words])
+
+
+def _read_time(run_id: str) -> datetime:
+    return datetime.strptime(run_id.partition("-")[0], "%Y%m%dT%H%M%S%fZ").replace(tzinfo=UTC)
 
 
 def read_start(run_id: str) -> str:
     """The UTC time at which a run began, ISO 8601 to the second, from its id."""
-    start = datetime.strptime(run_id.partition("-")[0], "%Y%m%dT%H%M%S%fZ").replace(tzinfo=UTC)
-    return start.isoformat(timespec="seconds")
+    return _read_time(run_id).isoformat(timespec="seconds")
 
 
 @contextlib.contextmanager
@@ -80,9 +85,12 @@ def locked(runs: Path, key: str) -> Iterator[None]:
 
     Raises:
         RuntimeError: Another process has the lock.
+        OSError: The lock is a link; what it leads to is left as it is.
     """
     runs.mkdir(parents=True, exist_ok=True)
-    with (runs / f".lock-{key}").open("w") as file:
+    with open(
+        runs / f".lock-{key}", "a", opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW, 0o666)
+    ) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

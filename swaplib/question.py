@@ -83,13 +83,16 @@ def make_question(settings: Settings, track: Track, model: ModelName, split: str
         FileNotFoundError, ValueError: Rows or examples are not there, or cannot be asked so.
     """
     path = settings.dataset / track / f"{split}.jsonl"
+    before = hash_file(path) if path.is_file() else ""
     rows = read_rows(path, track)[:limit]
+    if hash_file(path) != before:
+        raise ValueError(f"{path} was changed while it was read. Run this again.")
     plain = adapt_chats(settings, [build_messages(track, row.prompt) for row in rows])
     facts = {
         "track": track,
         "split": split,
         "n_rows": len(rows),
-        "dataset_sha256": hash_file(path),
+        "dataset_sha256": before,
         "rows_sha256": hash_rows(rows),
         "messages_sha256": hash_text(canonical_json(plain)),
     }

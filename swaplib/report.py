@@ -1,6 +1,5 @@
 """Tables and sentences for the notebooks. It computes nothing: every number comes from a file that a run left."""
 
-import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -12,15 +11,14 @@ from swaplib.metrics import Track, core_metrics
 from swaplib.model_names import ModelName
 from swaplib.rows import STATUSES, LedgerLine, Row
 from swaplib.settings import Settings
+from swaplib.visible import make_visible
 
 if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
 
     from swaplib.evaluate import Run
 
-# control characters, text that turns its direction, halves of surrogate pairs; and how much of a text is shown
-_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-SHOWN = 20_000
+SHOWN = 20_000  # characters of a text
 
 
 def style(frame: pd.DataFrame, caption: str = "") -> "Styler":
@@ -37,14 +35,13 @@ def style_texts(frame: pd.DataFrame, caption: str = "") -> "Styler":
     """A table of long texts, of dtype object: escaped, lines kept, each cell scrolling when it is long."""
     box = "max-height:18em;max-width:27em;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere;font-size:0.85em"
     return style(frame, caption).format(
-        lambda text: f'<div class="tex2jax_ignore" style="{box}">{escape(_make_visible(str(text)))}</div>'
+        lambda text: f'<div class="tex2jax_ignore" style="{box}">{escape(_show_text(str(text)))}</div>'
     )
 
 
-def _make_visible(text: str) -> str:
-    """A text as it is, but for what no page can show or what shows as something else; the rest of a very long one is cut."""
-    shown = text[:SHOWN] + (f" … (cut: {len(text):,} characters)" if len(text) > SHOWN else "")
-    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), shown)
+def _show_text(text: str) -> str:
+    """A text made visible; the rest of a very long one is cut."""
+    return make_visible(text[:SHOWN]) + (f" … (cut: {len(text):,} characters)" if len(text) > SHOWN else "")
 
 
 def show_records(records: list[dict[str, Any]]) -> "Styler":
@@ -86,6 +83,8 @@ def list_runs(settings: Settings, track: Track) -> "Styler":
             record |= {"split": run["split"], "rows": metrics["n_rows"]}
             record |= {name: f"{metrics[name]:.2f}" for name in core_metrics(track)}
             record["state"] = "complete" if metrics["complete"] else f"{metrics['n_by_status']['error']} errors"
+        elif "problem" in found:
+            record["state"] = found["problem"]
         else:
             record["state"] = f"not ended, {found['answered']} rows answered"
         records.append(record)

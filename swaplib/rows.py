@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from swaplib.files import hash_text, parse_appended, write_text
 from swaplib.metrics import TRACKS, Track, parse_gold, parse_json
@@ -81,9 +81,44 @@ class LedgerLine:
     def from_json(cls, text: str) -> "LedgerLine":
         """Parse a line; raises ValueError, KeyError or TypeError when it is not one."""
         flat = json.loads(text)
+        _check_types(flat)
         keys = (flat.pop("index"), flat.pop("prompt_sha256"))
         scores, ended_at = flat.pop("scores"), flat.pop("ended_at", None)
         return cls(*keys, Generation(**flat), scores, ended_at)
+
+
+_TYPES = {
+    int: ("index", "prompt_tokens", "completion_tokens"),
+    str: ("prompt_sha256", "output", "status", "finish_reason", "error"),
+    float: ("latency_ms", "mean_logprob", "min_logprob", "ended_at"),
+    dict: ("scores",),
+}
+_NEEDED = ("index", "prompt_sha256", "output", "status", "latency_ms", "scores")
+
+
+def _check_types(flat: Any) -> None:
+    """Raise ValueError unless what a ledger line holds is of the types that it was written with."""
+    if not isinstance(flat, dict):
+        raise ValueError(f"expected an object, found {type(flat).__name__}")
+    for kind, names in _TYPES.items():
+        for name in names:
+            value, kinds = flat.get(name), (kind, int) if kind is float else (kind,)
+            if type(value) not in kinds and (value is not None or name in _NEEDED):
+                raise ValueError(f"{name}: expected {kind.__name__}, found {type(value).__name__}")
+    if flat["status"] not in STATUSES:
+        raise ValueError(f"status: expected one of {', '.join(STATUSES)}")
+    if wrong := [name for name, bit in flat["scores"].items() if type(bit) is not bool]:
+        raise ValueError(f"scores: expected true or false for {', '.join(wrong)}")
+
+
+def check_prompts(path: Path, lines: Iterable[LedgerLine], rows: Sequence[Row]) -> None:
+    """Raise ValueError when a ledger has a line that answers another prompt than the row of its index has."""
+    for line in lines:
+        if not 0 <= line.index < len(rows) or hash_text(rows[line.index].prompt) != line.prompt_sha256:
+            raise ValueError(
+                f"{path}: the line of row {line.index} answers another prompt than that row has: the ledger was changed, or "
+                "is another run's. Move its folder away and run notebooks/02_eval.ipynb again."
+            )
 
 
 def read_rows(path: Path, track: Track) -> list[Row]:

@@ -11,7 +11,6 @@ it the same question, so the same call finds the run of a process that was kille
 """
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -19,8 +18,8 @@ from typing import Any
 
 from swaplib import provenance, tracing
 from swaplib.delivery import describe_delivery
-from swaplib.files import write_json
-from swaplib.metrics import Track, aggregate, rates_of
+from swaplib.files import read_json, write_json
+from swaplib.metrics import TRACKS, Track, aggregate, core_metrics, rates_of
 from swaplib.rows import LedgerLine, read_ledger
 from swaplib.settings import Settings, show_path
 
@@ -93,8 +92,9 @@ def open_run(
 
 
 def new_folder(settings: Settings, *words: str) -> Path:
-    """The folder of a new run; nothing is made yet."""
-    return settings.runs / provenance.make_run_id(*words)
+    """The folder of a new run; nothing is made yet. Its id sorts behind all others, though the clock was set back."""
+    newest = max((path.name for path in settings.runs.glob("2*Z-*")), default="")
+    return settings.runs / provenance.make_run_id(*words, after=newest)
 
 
 def find_run(
@@ -147,7 +147,7 @@ def read_metrics(settings: Settings, track: Track, model: str, split: str = "tes
     path = settings.evaluation / f"{track}_{model}_{split}.json"
     if not path.is_file():
         raise FileNotFoundError(f"no metrics at {path}. Run notebooks/02_eval.ipynb with track={track!r} first.")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return _read_metrics_file(path)
 
 
 def read_run(settings: Settings, run_id: str) -> dict[str, Any]:
@@ -161,7 +161,24 @@ def read_run(settings: Settings, run_id: str) -> dict[str, Any]:
         raise FileNotFoundError(
             f"no finished run {run_id!r} in {settings.runs}. 02_eval lists the runs with their ids."
         )
-    return json.loads(path.read_text(encoding="utf-8"))
+    return _read_metrics_file(path)
+
+
+def _read_metrics_file(path: Path) -> dict[str, Any]:
+    """A metrics file, of which everything is there that others read; raises ValueError naming the file and what is wrong."""
+    advice = "Delete it and run notebooks/02_eval.ipynb again: it is made of the ledger, and nothing is asked."
+    content = read_json(path, advice)
+    run = content.get("run")
+    kinds = {"n_rows": int, "complete": bool, "n_by_status": dict, "intervals": dict, "extra": dict, "run": dict}
+    kinds |= (
+        dict.fromkeys(core_metrics(run["track"]), float) if isinstance(run, dict) and run.get("track") in TRACKS else {}
+    )
+    wrong = [name for name, kind in kinds.items() if not isinstance(content.get(name), kind)]
+    names = ("run_id", "track", "model", "split", "identity", "ended", "rows_sha256", "dataset_sha256")
+    wrong += [f"run.{name}" for name in names if name not in (run if isinstance(run, dict) else {})]
+    if wrong:
+        raise ValueError(f"{path}: no metrics of a run (missing or of another type: {', '.join(wrong)}). {advice}")
+    return content
 
 
 def read_ledgers(settings: Settings, metrics: dict[str, dict[str, Any]]) -> dict[str, tuple[LedgerLine, ...]]:
@@ -203,13 +220,16 @@ def list_runs(settings: Settings, track: Track) -> list[dict[str, Any]]:
     """Every evaluation run of a track, the newest first; runs that have not ended are in it, with their answered rows.
 
     Returns:
-        One dict for each run: `run_id`, and `metrics` (its metrics file) or, while there is none, `answered` (ledger lines).
+        One dict for each run: `run_id`, and `metrics` (its metrics file) or, while there is none, `answered` (ledger lines);
+        `problem` where a file of it cannot be read.
     """
     found = []
     for ledger in sorted(settings.runs.glob(f"2*Z-{track}-*/ledger.jsonl"), reverse=True):
         record, metrics = {"run_id": ledger.parent.name}, ledger.parent / "metrics.json"
-        if metrics.is_file():
-            found.append(record | {"metrics": json.loads(metrics.read_text(encoding="utf-8"))})
-        else:
-            found.append(record | {"answered": len(read_ledger(ledger))})
+        try:
+            is_done = metrics.is_file()
+            record |= {"metrics": _read_metrics_file(metrics)} if is_done else {"answered": len(read_ledger(ledger))}
+        except ValueError as error:
+            record["problem"] = str(error)
+        found.append(record)
     return found

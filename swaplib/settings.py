@@ -43,7 +43,11 @@ class Settings(BaseSettings):
     """The environment, typed. Build it with load_settings(); field names are the variables in lower case."""
 
     model_config = SettingsConfigDict(
-        env_file=ENV_FILE, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True
+        env_file=ENV_FILE,
+        env_file_encoding="utf-8-sig",
+        extra="ignore",
+        env_ignore_empty=True,
+        hide_input_in_errors=True,
     )
 
     azure_endpoint: str | None = None
@@ -157,13 +161,27 @@ def load_settings() -> Settings:
     """Read the environment and `.env` anew.
 
     Raises:
-        ValueError: A variable has a value of the wrong form; the message names it, never its value.
+        ValueError: A variable has a value of the wrong form, or the file is not UTF-8; the message names it, never a value.
     """
+    _check_encoding()
     try:
         return Settings()
     except ValidationError as error:
         lines = "\n".join(f"  {'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
         raise ValueError(f"The environment (or {ENV_FILE}) holds values that do not fit:\n{lines}") from None
+
+
+def _check_encoding() -> None:
+    """Raise ValueError where the file of variables is not UTF-8; UTF-16 without a mark would be read as no variable."""
+    raw = ENV_FILE.read_bytes() if ENV_FILE.is_file() else b""
+    try:
+        is_text = "\0" not in raw.decode("utf-8")
+    except UnicodeDecodeError:
+        is_text = False
+    if not is_text:
+        raise ValueError(
+            f"{ENV_FILE} is not UTF-8 (PowerShell's > writes UTF-16): save it as UTF-8 and run this again."
+        )
 
 
 @contextlib.contextmanager

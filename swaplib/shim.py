@@ -1,9 +1,10 @@
 """Records what somebody's own `openai` client asks and gets, without changing either. See `capture.record`.
 
 It wraps `chat.completions.create` of one client, sync or async, streamed or not. What the caller gets is the very object
-that the client made; a stream is recorded when it ends. When recording fails, the call does not: there is one warning.
+that the client made; a stream is recorded when it ends. When recording fails, the call does not: it is counted and told.
 """
 
+import contextlib
 import functools
 import inspect
 import json
@@ -12,24 +13,25 @@ import time
 import uuid
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from swaplib.exchanges import join_chunks, make_trajectory
 from swaplib.files import append_line
 from swaplib.provenance import now_utc
-from swaplib.trajectory import Step, Trajectory
 
 
 class Recorder:
     """Appends one line for each exchange of one client.
 
     Attributes:
-        problem: Why an exchange could not be recorded, or None.
+        failed: How many exchanges could not be recorded, or not whole.
     """
 
     def __init__(self, path: Path, base_url: str, secrets: tuple[str, ...]):
-        self.problem: str | None = None
+        self.failed = 0
         self._path, self._secrets, self._lock = path, secrets, threading.Lock()
         parts = urlsplit(base_url)
         self._endpoint = f"{parts.hostname}{f':{parts.port}' if parts.port else ''}{parts.path.rstrip('/')}"
@@ -51,16 +53,21 @@ class Recorder:
 
     def keep(self, exchange: "_Exchange", response: dict[str, Any] | None, error: str | None) -> None:
         """Write one line."""
-        trajectory = _make_trajectory(exchange, response, error, self._endpoint)
-        line = trajectory.to_json(self._secrets)
+        found = make_trajectory(exchange.id, exchange.request, response, error, exchange.started)
+        timing = found.timing | {"latency_ms": round(exchange.latency_ms, 1)}
+        line = replace(found, model={"endpoint": self._endpoint, **found.model}, timing=timing).to_json(self._secrets)
         with self._lock:
             append_line(self._path, line)
 
     def warn(self, error: Exception) -> None:
-        """Say once that recording failed; the error's text may hold what was asked, so its kind is all that is said."""
-        if self.problem is None:
-            warnings.warn(f"capture: {self._path} is not being written ({type(error).__name__})", stacklevel=2)
-        self.problem = type(error).__name__
+        """Count an exchange and say so; the error's text may hold what was asked, so its kind is all that is said."""
+        with self._lock:
+            self.failed += 1
+        told = (
+            f"capture: {self.failed} exchange(s) could not be recorded whole in {self._path} ({type(error).__name__})"
+        )
+        with contextlib.suppress(Warning):  # where warnings are errors, the call does not fail either
+            warnings.warn(told, stacklevel=2)
 
 
 class _Exchange:
@@ -127,16 +134,27 @@ class _Exchange:
         """Write the exchange down. Never raises."""
         self.latency_ms = (time.perf_counter() - self.start) * 1000
         try:
-            response = _read_chunks(answer) if isinstance(answer, list) else _read_answer(answer)
             reason = type(error).__name__ if error is not None else None
+            response = join_chunks(_to_plain(answer)) if isinstance(answer, list) else _read_answer(answer)
             self.recorder.keep(self, response, reason)
         except Exception as problem:
             self.recorder.warn(problem)
+            self._leave_mark(f"not recorded ({type(problem).__name__})")
+
+    def _leave_mark(self, reason: str) -> None:
+        """A line without texts, so that the file tells how many exchanges there were."""
+        self.request = {}
+        with contextlib.suppress(OSError):  # told already
+            self.recorder.keep(self, None, reason)
 
 
 def _to_plain(value: Any) -> Any:
     """A value as JSON knows it; the SDK's objects become dicts, its `not given` marks and other objects their names."""
-    return json.loads(json.dumps(value, default=lambda o: o.model_dump() if hasattr(o, "model_dump") else repr(o)))
+
+    def describe(thing: Any) -> Any:  # a server's odd shapes would make pydantic warn
+        return thing.model_dump(exclude_unset=True, warnings=False) if hasattr(thing, "model_dump") else repr(thing)
+
+    return json.loads(json.dumps(value, default=describe))
 
 
 def _read_answer(answer: Any) -> dict[str, Any] | None:
@@ -146,61 +164,3 @@ def _read_answer(answer: Any) -> dict[str, Any] | None:
     if isinstance(answer, LegacyAPIResponse) and "text/event-stream" not in answer.headers.get("content-type", ""):
         answer = answer.parse()
     return _to_plain(answer) if hasattr(answer, "model_dump") else None
-
-
-def _read_chunks(chunks: list[Any]) -> dict[str, Any]:
-    """One response out of a stream's chunks: the first choice's text, and the usage when it was asked for."""
-    plain = [_to_plain(chunk) for chunk in chunks]
-    choices = [choice for chunk in plain for choice in chunk["choices"] if choice["index"] == 0]
-    text = "".join(choice["delta"].get("content") or "" for choice in choices)
-    reason = next((choice["finish_reason"] for choice in reversed(choices) if choice["finish_reason"]), None)
-    usage = next((chunk["usage"] for chunk in reversed(plain) if chunk.get("usage")), None)
-    calls = [part for choice in choices for part in choice["delta"].get("tool_calls") or []]
-    head = {"id": plain[0]["id"], "model": plain[0]["model"]} if plain else {}
-    message = {"role": "assistant", "content": text, "tool_calls": _join_calls(calls)}
-    return head | {"choices": [{"index": 0, "message": message, "finish_reason": reason}], "usage": usage}
-
-
-def _join_calls(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Tool calls out of their pieces."""
-    joined: dict[int, dict[str, Any]] = {}
-    for part in parts:
-        function = joined.setdefault(part["index"], {"function": {"name": "", "arguments": ""}})["function"]
-        for name in function:
-            function[name] += (part.get("function") or {}).get(name) or ""
-    return [joined[index] for index in sorted(joined)]
-
-
-def _make_trajectory(
-    exchange: _Exchange, response: dict[str, Any] | None, error: str | None, endpoint: str
-) -> Trajectory:
-    """An exchange as a trajectory of one step, with the whole of it beside."""
-    request = exchange.request
-    users = [m["content"] for m in request.get("messages", []) if isinstance(m, dict) and m.get("role") == "user"]
-    task = users[-1] if users and isinstance(users[-1], str) else json.dumps(users[-1:])
-    choices = (response or {}).get("choices") or [{}]
-    message = choices[0].get("message") or {}
-    text = message.get("content") or ""
-    calls = tuple(_read_call(call["function"]) for call in message.get("tool_calls") or [] if call.get("function"))
-    usage = (response or {}).get("usage") or {}
-    return Trajectory(
-        id=exchange.id,
-        outcome="exchange",
-        task=task,
-        tools=tuple(tool["function"]["name"] for tool in request.get("tools") or [] if "function" in tool),
-        steps=(Step(text, None, "", error, calls, is_final=error is None),),
-        final_answer=text,
-        usage={"calls": 1} | {name: usage.get(name) or 0 for name in ("prompt_tokens", "completion_tokens")},
-        model={"endpoint": endpoint, "model": request.get("model")},
-        timing={"started": exchange.started, "latency_ms": round(exchange.latency_ms, 1)},
-        error=error,
-        exchange={"request": request, "response": response},
-    )
-
-
-def _read_call(function: dict[str, Any]) -> dict[str, Any]:
-    try:
-        arguments = json.loads(function["arguments"])
-    except ValueError:
-        arguments = function["arguments"]
-    return {"name": function["name"], "arguments": arguments}

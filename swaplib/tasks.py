@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from swaplib import tools, xlam
+from swaplib.files import read_json
 from swaplib.settings import Settings, show_path
 from swaplib.tool_schemas import Tool, format_signature
 from swaplib.trajectory import Gold
@@ -125,7 +126,7 @@ def read_tasks(settings: Settings, source: str = "sample", fold: int = 0) -> Tas
     path = settings.dataset / "manifest.json"
     if not path.is_file():
         raise FileNotFoundError(f"no manifest at {path}. Run notebooks/01_data.ipynb first.")
-    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest = read_json(path, "Run 01_data again.")
     raw, origin = xlam.read_source(source, settings.sample)
     if manifest.get("source_sha256") != origin["source_sha256"]:
         raise ValueError(

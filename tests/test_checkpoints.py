@@ -29,18 +29,18 @@ FILES = {
 COMMIT = "a" * 40
 
 
-def hub(exchange):
+def hub(exchange, files=FILES):
     """As much of the hub as a snapshot asks for: the file list, and each file."""
     if "/resolve/" in exchange.path:
-        content = FILES[exchange.path.rpartition("/")[2]]
+        content = files[exchange.path.partition(f"/resolve/{COMMIT}/")[2]]
         etag = hashlib.sha256(content).hexdigest()
         return 200, {"etag": f'"{etag}"', "x-repo-commit": COMMIT, "content-type": "application/octet-stream"}, content
     if "/tree/" in exchange.path:
         tree = [
-            {"type": "file", "path": n, "size": len(c), "oid": hashlib.sha1(c).hexdigest()} for n, c in FILES.items()
+            {"type": "file", "path": n, "size": len(c), "oid": hashlib.sha1(c).hexdigest()} for n, c in files.items()
         ]
         return as_json(tree)
-    return as_json({"id": "owner/Tiny-Model", "sha": COMMIT, "siblings": [{"rfilename": name} for name in FILES]})
+    return as_json({"id": "owner/Tiny-Model", "sha": COMMIT, "siblings": [{"rfilename": name} for name in files]})
 
 
 def download_in_a_process(root: str, home, *arguments: str) -> subprocess.CompletedProcess:
@@ -64,6 +64,30 @@ def test_a_hub_snapshot_brings_weights_and_tokenizer_but_no_pickle_and_no_code(t
     }
     assert json.loads((folder / "source.json").read_text())["commit"] == COMMIT
     assert not any(name in e.path for e in exchanges for name in ("pytorch_model.bin", "modeling_custom.py"))
+
+
+def test_weights_that_lie_there_in_several_forms_are_fetched_once(tmp_path):
+    shards = {f"model-0000{i}-of-00002.safetensors": b"weights" for i in (1, 2)}
+    index = json.dumps({"weight_map": dict.fromkeys("ab", "model-00001-of-00002.safetensors") | {"c": [*shards][1]}})
+    others = ["consolidated.safetensors", "consolidated-00001-of-00001.safetensors", "model.fp16.safetensors"]
+    others += [
+        "original/consolidated.00.safetensors",
+        "original/tokenizer.model",
+        "onnx/config.json",
+        "model.safetensors",
+    ]
+    files = (
+        FILES | shards | {"model.safetensors.index.json": index.encode()} | dict.fromkeys(others, b"the same weights")
+    )
+    with serving(lambda exchange: hub(exchange, files)) as (root, exchanges):
+        done = download_in_a_process(root, tmp_path, "owner/Tiny-Model")
+    assert done.returncode == 0, done.stderr
+    names = {path.name for path in (tmp_path / "models" / "tiny-model").iterdir()}
+    assert names == {"config.json", "tokenizer_config.json", "tokenizer.json", "source.json"} | set(files) & {
+        *shards,
+        "model.safetensors.index.json",
+    }
+    assert not any(e.path.endswith(f"/{name}") for e in exchanges for name in others)
 
 
 def test_an_interrupted_snapshot_leaves_nothing_that_loads(tmp_path):

@@ -30,6 +30,10 @@ def test_the_whole_loop_with_a_scripted_teacher(settings, env_of_tests, tmp_path
     assert loop["trained"]["rows"]["rows"] == {"toolcall": {"train": 2, "val": 1}}
     assert set(loop["track_eval"]["rates"]) == {"slm", "slm_ft-captured"}
     assert loop["agent_eval"]["models"]["slm"]["n_tasks"] == loop["agent_eval"]["models"]["slm_ft"]["n_tasks"] == 1
+    records = [path for path in settings.runs.glob("*/*.json") if path.stem in ("capture", "agent-slm", "agent-slm_ft")]
+    asked = [json.loads(path.read_text())["options"] for path in records]
+    assert [(o["max_steps"], o["max_new_tokens"]) for o in asked] == [(2, 24)] * 3
+    assert asked[0] == asked[1] == asked[2]  # the agent is judged by the rules it was captured under
     assert (settings.adapter_of("agent") / "adapter_model.safetensors").is_file()
     html = (settings.reports / "08_distill_toolcall.html").read_text()
     assert "Captured 34 trajectories" in html

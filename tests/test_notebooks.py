@@ -9,6 +9,7 @@ import papermill
 import pytest
 
 from swaplib import notebooks
+from swaplib.agent import AgentOptions
 from swaplib.settings import ROOT
 
 pytestmark = pytest.mark.slow
@@ -60,6 +61,19 @@ def test_links_of_a_notebook_lead_to_what_they_name(source):
 
 
 @pytest.mark.stand_in
+def test_06_and_08_ask_an_agent_alike_unless_told_otherwise():
+    known = [
+        papermill.inspect_notebook(str(ROOT / "notebooks" / f"{name}.ipynb")) for name in ("06_capture", "08_distill")
+    ]
+    defaults = [{name: p["default"] for name, p in found.items() if name.startswith("max_")} for found in known]
+    assert defaults[0] == defaults[1] == {"max_steps": "4", "max_new_tokens": "256"}
+
+
+def test_agents_are_told_their_limits_by_name_alone():
+    with pytest.raises(TypeError, match="positional"):
+        AgentOptions(4, 256)
+
+
 def test_the_structured_track_runs_through_papermill(tmp_path, env_of_tests):
     env = env_of_tests | {"SWAP_HOME": str(tmp_path)}
     runs = [("01_data", []), ("02_eval", ["-p", "max_new_tokens", "32"]), ("03_decision", ["-p", "delta", "0.5"])]
@@ -132,13 +146,18 @@ def test_a_cell_that_hangs_and_a_kernel_that_dies_end_the_run(settings, tmp_path
         ("limit", "1.5", "limit=1.5: expected int"),
         ("rate", "True", "rate=True: expected float"),
         ("rate", "None", "rate=None: expected float"),
+        ("track", "../../outside", "unknown track '../../outside'"),
+        ("split", "../../outside", "unknown split '../../outside'"),
     ],
 )
 def test_a_parameter_that_does_not_fit_stops_before_the_run(settings, tmp_path, name, value, message):
-    source = write_notebook(tmp_path / "nb.ipynb", "pass")
+    parameters = 'track: str = "toolcall"\nlimit: int = None\nrate: float = 0.5'
+    parameters += '\nsplit: str = "test"' if name == "split" else ""
+    source = write_notebook(tmp_path / "nb.ipynb", "pass", parameters=parameters)
     with pytest.raises(ValueError, match=re.escape(message)):
         notebooks.run_notebook(settings, source, [(name, value)], 60)
     assert not settings.reports.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["nb.ipynb"]
 
 
 @pytest.mark.parametrize(
@@ -191,6 +210,29 @@ def test_the_command_line_ends_with_one_message_and_status_1(env_of_tests, tmp_p
         assert done.returncode == 1, arguments
         assert message in done.stderr
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["https://me:pass-word@far.example:8199/x", "http://me:pass-word/x@127.0.0.1:8199"]
+)
+def test_the_stand_in_repeats_no_password(env_of_tests, endpoint):
+    done = swap(env_of_tests | {"AZURE_ENDPOINT": endpoint}, "stand-in", "true")
+    assert done.returncode == 1
+    assert "the stand-in serves on loopback" in done.stderr
+    assert "pass" not in done.stderr + done.stdout
+
+
+def test_what_a_server_says_reaches_the_terminal_as_text(env_of_tests, settings):
+    from servers import as_json, serving
+
+    with serving(lambda _: as_json({"version": "9.9\x1b[2J\x1b]0;title\x07"})) as (root, _):
+        keys = {"LANGFUSE_PUBLIC_KEY": "pk", "LANGFUSE_SECRET_KEY": "sk", "LANGFUSE_HOST": root}
+        code = "from swaplib import doctor, settings; doctor.check_checkpoint_loads = str; doctor.check_hosted = str\n"
+        code += "doctor.run_checks(settings.load_settings())"
+        env = env_of_tests | keys | {"SWAP_TRACING": "langfuse", "SWAP_HOME": str(settings.swap_home)}
+        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
+    assert "version 9.9\\x1b[2J" in done.stdout
+    assert not re.search("[\x07\x1b]", done.stdout)
 
 
 @pytest.mark.stand_in

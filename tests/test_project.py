@@ -4,6 +4,7 @@ import shutil
 import stat
 import subprocess
 import tomllib
+import venv
 
 import pytest
 import yaml
@@ -15,25 +16,60 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 DECLARED = PROJECT["dependencies"] + [pin for extra in PROJECT["optional-dependencies"].values() for pin in extra]
 
 
-def normalise(pins) -> dict[str, str]:
-    return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in (pin.split("==") for pin in pins)}
+LOCKS = [f"requirements{kind}.lock" for kind in ("", "-cpu", "-cuda", "-gpu")]
+PIN = re.compile(r"([\w.-]+)==(\S+)((?: ; [^\\\n]+)?)((?: \\\n +--hash=sha256:[0-9a-f]{64})+)\n")
 
 
-def read_lock(name: str) -> dict[str, str]:
-    return normalise((ROOT / name).read_text().split())
+def normalise(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def test_environment_yml_pins_what_pyproject_pins():
+def read_lock(name: str) -> dict[str, set[str]]:
+    """The versions of each package; there may be several, each for other Pythons. Fails for a pin without hashes."""
+    text = re.sub(r"^#.*\n", "", (ROOT / name).read_text(), flags=re.M)
+    pins: dict[str, set[str]] = {}
+    for package, version, _, _ in PIN.findall(text):
+        pins.setdefault(package, set()).add(version)
+    assert PIN.sub("", text) == ""
+    return pins
+
+
+def test_environment_yml_takes_every_package_from_the_locks():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
-    pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
-    gpu_only = {"torchvision": read_lock("requirements-gpu.lock")["torchvision"]}
-    assert normalise(pip) == normalise(DECLARED) | gpu_only
+    (pip,) = (entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
+    assert pip == ["--require-hashes", *(f"-r {name}" for name in LOCKS if "-cpu" not in name)]
+    conda = [entry for entry in environment["dependencies"] if isinstance(entry, str)]
+    assert conda == [f"python{PROJECT['requires-python']}", "pip", "git", "make"]
 
 
-def test_the_lock_agrees_with_pyproject():
-    lock = read_lock("requirements.lock")
-    assert normalise(DECLARED).items() <= lock.items()
-    assert not set(lock) & set(read_lock("requirements-gpu.lock"))
+def test_the_locks_agree_with_pyproject_and_each_other():
+    lock, cpu, cuda, gpu = map(read_lock, LOCKS)
+    declared = [re.fullmatch(r"([\w.-]+)(?:\[.*\])?==(.+)", pin).groups() for pin in DECLARED]
+    assert {name: lock.get(normalise(name)) for name, _ in declared} == {name: {version} for name, version in declared}
+    assert cpu == {"torch": {f"{version}+cpu" for version in lock["torch"]}}
+    assert not set(lock) & set(cuda) | set(lock) & set(gpu) | set(cuda) & set(gpu)
+    assert {"pip", "setuptools", "sympy", "mpmath", "jinja2", "fsspec"} <= set(lock)  # torch's own, and what installs
+
+
+@pytest.mark.parametrize("name", [*LOCKS, "environment.yml", "Makefile", "pyproject.toml", "scripts/lock.py"])
+def test_no_file_names_a_registry(name):
+    text = (ROOT / name).read_text()
+    assert not re.search(r"https?://|index-url|find-links|trusted-host", text)
+
+
+def test_a_package_that_asks_for_another_version_is_told(tmp_path):
+    venv.create(tmp_path, with_pip=True)
+    site = next(tmp_path.glob("lib/*/site-packages"))
+    for name, needed in {"unsloth": ["torchvision", "absent>=2"], "other": ["pip<1"]}.items():
+        (site / f"{name}-1.0.dist-info").mkdir()
+        lines = [f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0", *(f"Requires-Dist: {need}" for need in needed)]
+        (site / f"{name}-1.0.dist-info" / "METADATA").write_text("\n".join(lines) + "\n")
+    command = [tmp_path / "bin" / "python", ROOT / "scripts" / "lock.py", "check"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "unsloth 1.0 requires absent, which is not installed." in done.stderr
+    assert "other 1.0 has requirement pip<1" in done.stderr
+    assert "torchvision" not in done.stderr
 
 
 def test_every_variable_is_in_the_example_and_no_file_holds_a_key():

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import pytest
 
 from swaplib.settings import ENV_FILE, ROOT, load_settings
@@ -40,3 +44,19 @@ def test_no_representation_of_the_settings_shows_a_key(monkeypatch):
         monkeypatch.setenv(name, "canary")
     assert load_settings().langfuse_secret_key == "canary"
     assert "canary" not in repr(load_settings())
+
+
+def load_in_a_process(path, env: dict[str, str]) -> subprocess.CompletedProcess:
+    code = "from swaplib.settings import load_settings; print(load_settings().azure_deployment)"
+    env = {name: value for name, value in env.items() if name != "AZURE_DEPLOYMENT"} | {"SWAP_ENV_FILE": str(path)}
+    return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "latin-1"])
+def test_a_file_of_variables_that_is_not_utf_8_is_named(tmp_path, encoding):
+    path = tmp_path / "of-windows.env"
+    path.write_bytes("AZURE_DEPLOYMENT=gpt\nAZURE_API_KEY=schlüssel\n".encode(encoding))
+    done = load_in_a_process(path, dict(os.environ))
+    assert done.returncode == 1
+    assert f"{path} is not UTF-8" in done.stderr
+    assert "schl" not in done.stderr

@@ -5,10 +5,12 @@ import warnings
 
 import openai
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from servers import as_json, completion, refusal, serving
 
-from swaplib import capture
-from swaplib.trajectory import judge, read_trajectories
+from swaplib import capture, exchanges
+from swaplib.trajectory import Trajectory, judge, read_trajectories
 
 KEY = "sk-a-key-that-must-stay-secret"
 MESSAGES = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Say hi"}]
@@ -126,16 +128,142 @@ def test_a_failed_call_fails_as_before_and_is_recorded(tmp_path):
     assert (line.error, line.exchange["response"]) == ("RateLimitError", None)
 
 
-def test_when_recording_fails_the_calls_do_not_and_there_is_one_warning(tmp_path):
+def test_when_recording_fails_the_calls_do_not_and_each_failure_is_counted_and_told(tmp_path):
     (tmp_path / "t.jsonl").mkdir()  # nothing can be appended there
     with serving(answer) as (root, _):
         client = capture.record(make_client(root), tmp_path / "t.jsonl")
-        with pytest.warns(UserWarning, match="is not being written"):
-            first = client.chat.completions.create(model="m", messages=MESSAGES)
+        answers = []
+        for n in (1, 2):
+            with pytest.warns(UserWarning, match=rf"capture: {n} exchange.* \(IsADirectoryError\)"):
+                answers.append(client.chat.completions.create(model="m", messages=MESSAGES))
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            second = client.chat.completions.create(model="m", messages=MESSAGES)
-    assert first.choices == second.choices
+            answers.append(client.chat.completions.create(model="m", messages=MESSAGES))
+    assert answers[0].choices == answers[1].choices == answers[2].choices
+
+
+def stream_of(*chunks):
+    text = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
+    return 200, {"content-type": "text/event-stream"}, text.encode()
+
+
+def record_stream(path, chunks):
+    """The chunks as the caller got them without and with the shim; the line that was written."""
+    ask = {"model": "m", "messages": MESSAGES, "stream": True}
+    with serving(lambda _: stream_of(*chunks)) as (root, _), warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        plain = list(make_client(root).chat.completions.create(**ask))
+        recorded = list(capture.record(make_client(root), path).chat.completions.create(**ask))
+    assert list(map(repr, recorded)) == list(map(repr, plain))
+    return read_one(path)
+
+
+def call(arguments, **fields):
+    return {"tool_calls": [{"index": 0, "function": {"name": "area", "arguments": arguments}, **fields}]}
+
+
+@pytest.mark.parametrize(
+    ("choices", "text", "calls"),
+    [
+        ([[{"index": 0}], [{"index": 0, "delta": {"content": "Hi"}}]], "Hi", ()),
+        ([[{"index": 0, "delta": None}], [{"index": 0, "delta": {"content": "Hi"}}]], "Hi", ()),
+        ([None, [{"index": 0, "delta": {"content": "Hi"}}], None], "Hi", ()),
+        ([[{"delta": {"content": text}, "finish_reason": None}] for text in "Hi"], "Hi", ()),
+        ([[{"index": 0, "delta": {"content": [{"type": "text", "text": t}]}}] for t in "Hi"], "Hi", ()),
+        ([[{"index": 0, "delta": call({"radius": 5})}]], "", ({"name": "area", "arguments": {"radius": 5}},)),
+        ([[{"index": 0, "delta": call(None)}]], "", ({"name": "area", "arguments": None},)),
+        (
+            [
+                [{"index": 0, "delta": call('{"radius"', id="c1")}],
+                [{"index": 0, "delta": {"tool_calls": [{"index": 0, "function": {"arguments": ": 5}"}}]}}],
+            ],
+            "",
+            ({"name": "area", "arguments": {"radius": 5}},),
+        ),
+        ([[{"index": 0, "message": {"role": "assistant", "content": "Hi"}}]], "Hi", ()),
+    ],
+)
+def test_chunks_of_an_odd_shape_are_recorded_whole(tmp_path, choices, text, calls):
+    head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    line = record_stream(tmp_path / "t.jsonl", [head | {"choices": found} for found in choices])
+    assert (line.final_answer, line.steps[0].calls, line.error) == (text, calls, None)
+    assert line.exchange["request"]["messages"] == MESSAGES
+
+
+def test_what_a_stream_holds_besides_its_first_text_is_recorded(tmp_path):
+    head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    image = {"type": "image_url", "image_url": {"url": "data:,x"}}
+    deltas = [{"reasoning_content": "Let me "}, {"reasoning_content": "think.", "content": [image]}]
+    choices = [
+        [{"index": 0, "delta": deltas[0]}, {"index": 1, "delta": {"content": "second"}}],
+        [{"index": 0, "delta": deltas[1]}],
+    ]
+    line = record_stream(tmp_path / "t.jsonl", [head | {"choices": found} for found in choices])
+    messages = [choice["message"] for choice in line.exchange["response"]["choices"]]
+    assert (messages[0]["reasoning_content"], messages[0]["content"]) == ("Let me think.", [image])
+    assert messages[1]["content"] == "second"
+
+
+@pytest.mark.parametrize(
+    "answered",
+    [
+        {"choices": None},
+        {"choices": [{"index": 0}]},
+        {"choices": [{"message": None}]},
+        {"choices": [{"message": {"content": [{"type": "text", "text": "Hi"}], "tool_calls": None}}]},
+        {"choices": [{"message": {"tool_calls": [None, {"function": None}, {"function": {"arguments": {"a": 1}}}]}}]},
+        {"choices": [{"message": {"content": "half \ud83d a pair"}}], "usage": {"prompt_tokens": "many"}},
+        {"choices": {"0": "no list"}, "usage": 3},
+    ],
+)
+def test_answers_of_an_odd_shape_are_recorded_whole(tmp_path, answered):
+    odd = [{"role": "user"}, {"role": "user", "content": "half \\ud83d a pair"}]
+    with serving(lambda _: as_json(answered)) as (root, _), warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        client = capture.record(make_client(root), tmp_path / "t.jsonl")
+        client.chat.completions.create(model="m", messages=odd, tools=[{"function": {}}, {"type": "function"}])
+    line = read_one(tmp_path / "t.jsonl")
+    assert line.error is None
+    assert line.exchange["response"] == answered
+
+
+def test_an_exchange_that_cannot_be_read_leaves_a_line_that_says_so(tmp_path):
+    deep = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "Hi"}}]}
+    for _ in range(800):
+        deep = {"choices": deep["choices"], "more": deep}
+    with serving(lambda _: as_json(deep)) as (root, _):
+        client = capture.record(make_client(root), tmp_path / "t.jsonl")
+        with pytest.warns(UserWarning, match="capture: 1 exchange"):
+            answered = client.chat.completions.create(model="m", messages=MESSAGES)
+    assert answered.choices[0].message.content == "Hi"
+    assert read_one(tmp_path / "t.jsonl").error.startswith("not recorded (")
+
+
+NAMES = [
+    "choices",
+    "index",
+    "delta",
+    "message",
+    "content",
+    "tool_calls",
+    "function",
+    "arguments",
+    "usage",
+    "text",
+    "role",
+]
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.lists(JSON, max_size=4), st.dictionaries(st.sampled_from(["messages", "tools", "model"]), JSON), JSON)
+def test_no_json_keeps_an_exchange_from_being_a_line(chunks, request, answered):
+    for response in (exchanges.join_chunks(chunks), answered):
+        line = exchanges.make_trajectory("req-1", request, response, None, "2026-11-26T00:00:00+00:00").to_json()
+        assert Trajectory.from_json(line).exchange == json.loads(json.dumps({"request": request, "response": response}))
 
 
 def test_an_azure_client_in_many_threads_loses_no_line(tmp_path):
