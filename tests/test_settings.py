@@ -40,3 +40,27 @@ def test_no_representation_of_the_settings_shows_a_key(monkeypatch):
         monkeypatch.setenv(name, "canary")
     assert load_settings().langfuse_secret_key == "canary"
     assert "canary" not in repr(load_settings())
+
+
+@pytest.mark.parametrize("around", ["{}\n", "{}\r\n", " {} ", "\t{}"])
+@pytest.mark.parametrize(
+    "name", ["AZURE_API_KEY", "SLM_API_KEY", "LANGFUSE_SECRET_KEY", "AZURE_ENDPOINT", "SLM_BASE_URL"]
+)
+def test_what_stands_around_a_copied_key_or_address_is_dropped(monkeypatch, name, around):
+    monkeypatch.setenv(name, around.format("https://host/v1"))
+    assert getattr(load_settings(), name.lower()) == "https://host/v1"
+
+
+@pytest.mark.parametrize("value", ["a key", "key\nkey", "k\u200bey", "\u201ckey\u201d", "key\x7f"])
+@pytest.mark.parametrize("name", ["AZURE_API_KEY", "SLM_BASE_URL"])
+def test_a_key_or_address_that_cannot_be_sent_is_named_and_not_shown(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=f"{name}: .*copy it again") as caught:
+        load_settings()
+    assert value not in str(caught.value)
+
+
+def test_a_variable_of_blanks_alone_counts_as_not_set(monkeypatch):
+    monkeypatch.setenv("AZURE_API_KEY", " \n")
+    with pytest.raises(ValueError, match="Not set, but needed here"):
+        load_settings().require("AZURE_API_KEY")
