@@ -212,10 +212,10 @@ def test_this_machine_is_not_asked_through_a_proxy_and_the_key_stays_here(monkey
 @pytest.mark.parametrize("variable", ["no_proxy", "NO_PROXY"])
 def test_a_range_of_ipv6_among_the_exceptions_stops_no_call(monkeypatch, variable):
     monkeypatch.setenv(variable, "localhost,127.0.0.0/8,::1/128")
-    monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:7891")
-    with serving(echo) as (root, _):
-        HostedLLM(f"{root}/v1", "k", None, "gpt").check()
-        assert ask(root)[0].status == "ok"
+    with serving(echo) as (proxy, exchanges):
+        monkeypatch.setenv("http_proxy", proxy)
+        assert ask("http://gpt.corp.invalid")[0].status == "ok"
+    assert exchanges[0].path == "http://gpt.corp.invalid/openai/deployments/gpt/chat/completions"
 
 
 def test_a_redirect_is_not_followed_since_the_key_would_go_along():
