@@ -68,6 +68,7 @@ MEANINGS = (
     ),
     Meaning("LiteLLM", "too long", "message", r"ContextWindowExceeded", "BerriAI/litellm/issues/7259"),
     Meaning("Anthropic", "too long", "message", r"prompt is too long: \d+", "BerriAI/litellm/issues/7259"),
+    Meaning("swap serve", "too long", "message", r"^the body is larger than \d+ bytes$", "swaplib/guard.py"),
     Meaning("Azure, prompt", "filtered", "code", r"^content_filter$", "compl-ai/compl-ai/issues/20"),
     Meaning("LiteLLM, filter", "filtered", "message", r"ContentPolicyViolation", "BerriAI/litellm/pull/16231"),
     Meaning("OpenAI, quota", "quota", "type", r"^insufficient_quota$", "langchain-ai/langchainjs/issues/1929"),

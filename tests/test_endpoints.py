@@ -12,6 +12,7 @@ from swaplib import completions, endpoints
 from swaplib.endpoints import MEANINGS, Refusal, find_meaning, quote, read_refusal
 from swaplib.hosted import HostedLLM
 from swaplib.replies import CallFailed
+from swaplib.settings import ROOT
 
 # the body of each line of the table, as the line's source shows it
 SEEN = [json.loads(line) for line in (Path(__file__).parent / "golden" / "endpoints.jsonl").read_text().splitlines()]
@@ -29,7 +30,7 @@ def test_each_line_of_the_table_fits_what_its_endpoint_said(line):
     refusal = read_refusal(status, body)
     assert line.fits(refusal)
     assert find_meaning(refusal).means == line.means
-    assert line.source.startswith("https://") or line.source.count("/") == 3
+    assert line.source.startswith("https://") or line.source.count("/") == 3 or (ROOT / line.source).is_file()
 
 
 def test_each_line_has_a_body_and_none_has_a_line_no_more():
