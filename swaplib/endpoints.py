@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from swaplib.trajectory import mask_secrets
 
-Means = Literal["too long", "filtered", "quota", "unknown model", "refused parameter", "limit too high"]
+Means = Literal["too long", "cut off", "filtered", "quota", "unknown model", "refused parameter", "limit too high"]
 End = Literal["truncated", "filtered", "error"]
 
 LONGEST_READ = 10_000  # characters of a message that are looked at
@@ -68,7 +68,9 @@ MEANINGS = (
     ),
     Meaning("LiteLLM", "too long", "message", r"ContextWindowExceeded", "BerriAI/litellm/issues/7259"),
     Meaning("Anthropic", "too long", "message", r"prompt is too long: \d+", "BerriAI/litellm/issues/7259"),
+    Meaning("Google", "too long", "message", r"input token count.* exceeds", "google-gemini/gemini-cli/issues/12214"),
     Meaning("swap serve", "too long", "message", r"^the body is larger than \d+ bytes$", "swaplib/guard.py"),
+    Meaning("Azure, thinking", "cut off", "message", r"^Could not finish the message", "decolua/9router/issues/972"),
     Meaning("Azure, prompt", "filtered", "code", r"^content_filter$", "compl-ai/compl-ai/issues/20"),
     Meaning("LiteLLM, filter", "filtered", "message", r"ContentPolicyViolation", "BerriAI/litellm/pull/16231"),
     Meaning("OpenAI, quota", "quota", "type", r"^insufficient_quota$", "langchain-ai/langchainjs/issues/1929"),

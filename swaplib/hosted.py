@@ -27,6 +27,8 @@ from swaplib.replies import Call, CallFailed, Reader, refusal_of
 from swaplib.rows import Generation
 from swaplib.settings import Settings
 
+CONNECT_S = 10.0  # of one try: a host that swallows packets must not take the whole deadline
+
 
 @dataclass(frozen=True)
 class HostedLLM:
@@ -189,6 +191,7 @@ class HostedLLM:
         from openai import AsyncAzureOpenAI, AsyncOpenAI
 
         shared = {"base_url": self.endpoint, "api_key": self.api_key, "max_retries": self.max_retries}
+        shared["timeout"] = httpx2.Timeout(self.deadline_s, connect=CONNECT_S)
         shared["http_client"] = web.open_async_client(self.endpoint, self.deadline_s, [self._note])
         if self.api_version:
             return AsyncAzureOpenAI(**shared, api_version=self.api_version)

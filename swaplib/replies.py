@@ -17,8 +17,12 @@ from swaplib.rows import Generation
 from swaplib.web import parse_body
 
 _GREEDY = ("temperature", "max_tokens")
-# status and finish reason of a row whose prompt the model was never shown
-_OWN_LIMITS = {"too long": ("truncated", "context_length_exceeded"), "filtered": ("filtered", "content_filter")}
+# status and finish reason of a row that the model itself could not answer: it never saw the prompt, or thought too long
+_OWN_LIMITS = {
+    "too long": ("truncated", "context_length_exceeded"),
+    "cut off": ("truncated", "length"),
+    "filtered": ("filtered", "content_filter"),
+}
 
 
 class CallFailed(Exception):  # noqa: N818 - reads as what happened

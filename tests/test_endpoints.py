@@ -41,9 +41,8 @@ def test_each_line_has_a_body_and_none_has_a_line_no_more():
 def test_what_an_endpoint_said_ends_a_row_or_the_run_in_one_call(line):
     status, body = BODIES[line.name]
     with serving(lambda _: as_json(body, status)) as (root, exchanges):
-        if line.means in ("too long", "filtered"):
+        if expected := {"too long": "truncated", "cut off": "truncated", "filtered": "filtered"}.get(line.means):
             [generation] = ask(root).values()
-            expected = {"too long": "truncated", "filtered": "filtered"}[line.means]
             assert (generation.status, generation.output, generation.error) == (expected, "", None)
         else:
             with pytest.raises(CallFailed) as caught:
@@ -129,6 +128,16 @@ def test_a_refusal_of_every_row_stops_the_run_after_five():
     assert "the first 5 calls" in str(caught.value)
     assert "has no field `role`" in str(caught.value)
     assert len(exchanges) <= 7
+
+
+def test_turns_of_an_agent_count_as_one_run():
+    with serving(lambda _: as_json({"error": {"message": "no"}}, 400)) as (root, exchanges):
+        llm = HostedLLM(f"{root}/v1", "key-of-the-test", None, "gpt")
+        turn = [[{"role": "user", "content": "What is it?"}]]
+        assert [dict(llm.generate(turn, 8))[0].status for _ in range(4)] == ["error"] * 4
+        with pytest.raises(CallFailed, match="the first 5 calls"):
+            list(llm.generate(turn, 8))
+    assert len(exchanges) == 5
 
 
 def test_a_few_refused_rows_among_answered_ones_stop_nothing():
