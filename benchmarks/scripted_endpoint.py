@@ -18,9 +18,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import httpx
+import httpx2
 
 from swaplib.server_process import find_free_port
+from swaplib.web import open_client
 
 ANSWER = '<tool_call name="tool">{"x":1}</tool_call>'
 SIGMA, SEED = 0.35, 42
@@ -113,8 +114,9 @@ def answering(options: Options, port: int | None = None) -> Iterator[str]:
 def is_up(port: int) -> bool:
     """Whether the endpoint answers."""
     try:
-        return httpx.get(f"http://127.0.0.1:{port}/seen", trust_env=False).status_code == 200
-    except httpx.HTTPError:
+        with open_client(f"http://127.0.0.1:{port}") as client:
+            return client.get("/seen").status_code == 200
+    except httpx2.HTTPError:
         return False
 
 

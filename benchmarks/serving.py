@@ -10,8 +10,6 @@ import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
-
 from benchmarks.records import write_table
 from swaplib.checkpoints import PACKAGED_NAME, download
 from swaplib.local import LocalSLM
@@ -20,6 +18,7 @@ from swaplib.prompts import build_messages
 from swaplib.rows import read_rows
 from swaplib.server_process import running_server
 from swaplib.settings import ROOT
+from swaplib.web import open_client
 
 REQUESTS, CLIENTS, MAX_NEW_TOKENS, REPEATS = 200, 32, 32, 1
 SMALL = 24  # requests of the side that sends one at a time; its rate does not depend on their number
@@ -29,7 +28,8 @@ def send(root: str, bodies: list[dict], clients: int) -> tuple[float, list[str]]
     """Requests a second, and the answers in the order of the bodies."""
 
     def ask(body: dict) -> str:
-        answer = httpx.post(f"{root}/v1/chat/completions", json=body, timeout=600).json()
+        with open_client(root, timeout_s=600) as client:
+            answer = client.post("/v1/chat/completions", json=body).json()
         return answer["choices"][0]["message"]["content"]
 
     start = time.perf_counter()

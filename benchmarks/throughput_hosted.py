@@ -25,20 +25,19 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from benchmarks.records import make_record, write_records
 from benchmarks.scripted_endpoint import ANSWER, BURST_S, Options, answering, draw_latency
 from swaplib import evaluate
 from swaplib.files import append_line, hash_text, read_appended, write_text
-from swaplib.hosted import CallFailed
 from swaplib.metrics import score_rows
 from swaplib.prompts import build_messages
 from swaplib.provenance import describe_machine
+from swaplib.replies import CallFailed
 from swaplib.rows import Row, read_ledger, read_rows, write_rows
 from swaplib.server_process import find_free_port
 from swaplib.settings import ROOT, Settings, load_settings
 from swaplib.tracing import RunTrace
+from swaplib.web import open_client
 
 REPEATS, CONCURRENCY, ROWS, MEDIAN_S, LIMIT = 3, 32, 1000, 0.6, 256
 SEQUENTIAL_ROWS = 200
@@ -149,7 +148,8 @@ def measure_limited(what: str, options: Options, given: tuple[int | None, int | 
         with answering(options) as address, home_of(LIMITED_ROWS, address) as settings:
             limits = dict(zip(("azure_requests_per_minute", "azure_tokens_per_minute"), given, strict=True))
             run = evaluate.run_model(settings.model_copy(update=limits), "toolcall", "azure", concurrency=CONCURRENCY)
-            seen = httpx.get(f"{address.removesuffix('/v1')}/seen", trust_env=False).json()
+            with open_client(address.removesuffix("/v1")) as client:
+                seen = client.get("/seen").json()
         rates.append(60 * (len(seen["let_in"]) - 1) / (seen["let_in"][-1] - seen["let_in"][0]))
         refused.append(seen["n_429"])
         lost.append(run.metrics["n_by_status"]["error"])

@@ -140,7 +140,7 @@ def plan_tasks(
         "tasks_sha256": hash_text(canonical_json([[task.id, m] for task, m in zip(tasks, messages, strict=True)])),
         "identity": client.identity(),
         "options": asdict(options),
-        "temperature": 0,
+        "temperature": None if "is_reasoning" in client.identity() else 0,
     }
     key = hash_text(canonical_json(facts))[:12]
     folder = find_run(settings, key, new_folder(settings, kind, key), fresh)

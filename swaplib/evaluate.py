@@ -202,7 +202,8 @@ def _make_plan(
     check_sizes(" (limit=None is the whole split)", **sizes)
     client = make_model(settings, track, model, batch_size, concurrency)
     question = make_question(settings, track, model, split, settings.cap_rows(limit))
-    facts = question.facts | {"identity": client.identity(), "max_new_tokens": max_new_tokens, "temperature": 0}
+    facts = question.facts | {"identity": client.identity(), "max_new_tokens": max_new_tokens}
+    facts |= {"temperature": None if "is_reasoning" in facts["identity"] else 0}
     facts |= {"grammar": name_library()} if model.is_native and isinstance(client, LocalSLM) else {}
     facts |= {"is_repeat": True} if is_repeat else {}
     key = hash_text(canonical_json(facts))[:12]

@@ -1,33 +1,33 @@
 """The hosted LLM: chat completions over the official `openai` SDK, concurrent, greedy, with bounded retries.
 
 The SDK retries 408, 409, 429 and 5xx and honours Retry-After; here every call gets a total deadline as well, and calls
-start no faster than the endpoint's limits allow. It parses nothing and scores nothing: it keeps the text, the finish reason
-and the usage.
+start no faster than the endpoint's limits allow. What an answer or a refusal means stands in endpoints.py and replies.py;
+nothing is scored here.
 """
 
 import asyncio
 import contextlib
-import json
 import queue
 import re
-import socket
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
+import httpx2
+
+from swaplib import web
+from swaplib.completions import list_models
+from swaplib.endpoints import Streak, find_meaning
 from swaplib.native import NativeForm
 from swaplib.pace import Pace
 from swaplib.prompts import Message
+from swaplib.replies import Call, CallFailed, Reader, refusal_of
 from swaplib.rows import Generation
-from swaplib.settings import LOOPBACK, Settings
+from swaplib.settings import Settings
 
-
-class CallFailed(Exception):  # noqa: N818 - reads as what happened
-    """A call failed in a way that every further call would too: wrong key, wrong deployment, refused parameter."""
+CONNECT_S = 10.0  # of one try: a host that swallows packets must not take the whole deadline
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class HostedLLM:
 
     At most `concurrency` calls are in flight; a row that has no answer after `max_retries` or `deadline_s` seconds ends
     as `error`. Waiting for its turn under the limits of `pace` counts for neither its deadline nor its latency.
+    One that `is_reasoning` takes no temperature, and its limit counts what it thinks, too: it is not greedy.
     """
 
     endpoint: str
@@ -46,7 +47,9 @@ class HostedLLM:
     max_retries: int = 5
     deadline_s: float = 180.0
     is_slm: bool = False
+    is_reasoning: bool = False
     pace: Pace = field(default_factory=Pace, compare=False)
+    _streak: Streak = field(default_factory=Streak, init=False, repr=False, compare=False)
 
     @classmethod
     def from_settings(cls, settings: Settings, concurrency: int = 8) -> "HostedLLM":
@@ -64,7 +67,8 @@ class HostedLLM:
         deployment = path.rpartition("/deployments/")[2] if is_azure else settings.azure_deployment
         version = settings.azure_api_version if is_azure else None
         pace = Pace(settings.azure_requests_per_minute, settings.azure_tokens_per_minute)
-        return cls(endpoint, settings.azure_api_key or "", version, deployment, concurrency, pace=pace)
+        options = {"is_reasoning": settings.azure_reasoning, "pace": pace}
+        return cls(endpoint, settings.azure_api_key or "", version, deployment, concurrency, **options)
 
     @classmethod
     def from_slm_settings(cls, settings: Settings, model: str, concurrency: int = 8) -> "HostedLLM":
@@ -81,53 +85,51 @@ class HostedLLM:
         return "SLM_BASE_URL and SLM_API_KEY" if self.is_slm else azure
 
     def check(self) -> None:
-        """Check the endpoint without a paid call.
+        """Check the endpoint without a paid call, by the way that the calls of a run take: same proxy, same key.
 
         Raises:
-            ConnectionError: Nothing listens there.
+            ConnectionError: Nothing listens there, or what does cannot be spoken with; says why.
             ValueError, PermissionError: A served SLM is not listed under its name there, or wants another key.
         """
-        self._check_reachable()
-        if self.is_slm:
-            self._check_listed()
-
-    def _check_listed(self) -> None:
-        """A server that ignores the model's name must not answer for another model."""
-        import httpx
-
-        headers = {"authorization": f"Bearer {self.api_key}"}
+        headers = {"api-key": self.api_key} if self.api_version else {"authorization": f"Bearer {self.api_key}"}
         try:
-            answer = httpx.get(f"{self.endpoint}/models", headers=headers, timeout=30)
-            names = [entry["id"] for entry in answer.json()["data"]] if answer.status_code == 200 else []
-        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+            with web.open_client(self.endpoint, headers=headers) as client:
+                answer = client.get("/models") if self.is_slm else client.options("/chat/completions")
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            if isinstance(error, httpx2.ReadTimeout | httpx2.ReadError) and not self.is_slm:
+                return  # it is there; how it takes a call, the first one tells
             raise ConnectionError(
-                f"{self.endpoint} is no OpenAI-compatible server ({type(error).__name__}). Check SLM_BASE_URL."
+                f"cannot reach {self._say_address()} ({web.explain(error)}). Check {self._variables} and the network; for "
+                "the demo's stand-in, start it with `make stand-in`."
             ) from None
+        if answer.status_code == 407:
+            raise ConnectionError("the proxy of HTTPS_PROXY, HTTP_PROXY or ALL_PROXY wants a user and a password (407)")
+        if self.is_slm:
+            self._check_listed(answer)
+
+    def _say_address(self) -> str:
+        parts = urlsplit(self.endpoint)
+        way = " through the environment's proxy" if web.find_proxy(self.endpoint) else ""
+        return f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}{way}"
+
+    def _check_listed(self, answer: httpx2.Response) -> None:
+        """A server that ignores the model's name must not answer for another model."""
         if answer.status_code != 200:
             raise PermissionError(f"{self.endpoint}/models answered {answer.status_code}. Check {self._variables}.")
-        if self.deployment not in names:
+        names = list_models(web.parse_body(answer.content))
+        if names is None:
+            raise ConnectionError(f"{self.endpoint} is no OpenAI-compatible server. Check SLM_BASE_URL.")
+        if not {self.deployment, f"{self.deployment}:latest"} & set(names):  # Ollama lists no name without a tag
             raise ValueError(
-                f"{self.endpoint} serves {', '.join(names) or 'no model'}, not {self.deployment}. Serve it under that name: "
-                "`swap serve --name`, or vLLM's --served-model-name and --lora-modules."
+                f"{self.endpoint} serves {', '.join(names[:10]) or 'no model'}, not {self.deployment}. Serve it under that "
+                "name: `swap serve --name`, vLLM's --served-model-name and --lora-modules, or `ollama cp`."
             )
-
-    def _check_reachable(self) -> None:
-        parts = urlsplit(self.endpoint)
-        if getproxies().get(parts.scheme) and not proxy_bypass(parts.hostname or ""):
-            return  # the SDK goes through the proxy, where this machine may not reach the endpoint itself
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        try:
-            socket.create_connection((parts.hostname or "", port), timeout=10).close()
-        except OSError as error:
-            raise ConnectionError(
-                f"cannot reach {parts.hostname}:{port} ({error}). Check {self._variables} and the network; for the demo's "
-                "stand-in, start it with `make stand-in`."
-            ) from None
 
     def identity(self) -> dict[str, Any]:
         """What makes two runs of this model the same run: host, path and deployment (never the key)."""
         parts = urlsplit(self.endpoint)
-        return {"endpoint": f"{parts.netloc}{parts.path}", "model": self.deployment, "api_version": self.api_version}
+        found = {"endpoint": f"{parts.netloc}{parts.path}", "model": self.deployment, "api_version": self.api_version}
+        return found | ({"is_reasoning": True} if self.is_reasoning else {})
 
     def generate(
         self, conversations: Sequence[Sequence[Message]], max_new_tokens: int, forms: Sequence[NativeForm] | None = None
@@ -186,97 +188,51 @@ class HostedLLM:
                 group.create_task(ask(index, messages, form))
 
     def _client(self) -> Any:
-        from openai import AsyncAzureOpenAI, AsyncOpenAI, DefaultAsyncHttpxClient
+        from openai import AsyncAzureOpenAI, AsyncOpenAI
 
-        is_proxied = urlsplit(self.endpoint).hostname not in LOOPBACK  # no proxy leads back to this machine
-        options = {"trust_env": is_proxied, "event_hooks": {"response": [self.pace.note]}}
-        http_client = DefaultAsyncHttpxClient(**options, follow_redirects=False)  # nor the key elsewhere
         shared = {"base_url": self.endpoint, "api_key": self.api_key, "max_retries": self.max_retries}
-        shared["http_client"] = http_client
+        shared["timeout"] = httpx2.Timeout(self.deadline_s, connect=CONNECT_S)
+        shared["http_client"] = web.open_async_client(self.endpoint, self.deadline_s, [self._note])
         if self.api_version:
             return AsyncAzureOpenAI(**shared, api_version=self.api_version)
         return AsyncOpenAI(**shared)
 
+    async def _note(self, answer: httpx2.Response) -> None:
+        """Look at each answer: what tells new calls to wait, and what no second try of this one can mend."""
+        await self.pace.note(answer)
+        if answer.status_code >= 400 and find_meaning(refusal_of(answer.status_code, answer.content)):
+            answer.headers["x-should-retry"] = "false"
+
     async def _ask(self, client: Any, messages: Sequence[Message], limit: int, form: NativeForm | None) -> Generation:
         import openai
 
-        start, fields = time.perf_counter(), form.to_request() if form else {}
+        call = Call(messages, form)
+        reader = Reader(self._place, self.deployment, self._variables, self.api_key, self.max_retries, self._streak)
+        how = {"max_completion_tokens": limit} if self.is_reasoning else {"temperature": 0, "max_tokens": limit}
+        create = client.chat.completions.with_raw_response.create
         try:
             async with asyncio.timeout(self.deadline_s):
-                answer = await client.chat.completions.create(
-                    model=self.deployment, messages=list(messages), temperature=0, max_tokens=limit, **fields
-                )
-            return self._read_answer(answer, start, form)
+                answer = await create(model=self.deployment, messages=list(messages), **how, **call.fields)
+            return reader.read_answer(answer.content, call)
         except TimeoutError:
-            return _no_answer(start, f"no answer within {self.deadline_s:g} s")
-        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-            return self._read_bad_request(error, start, fields)
-        except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
-            raise CallFailed(
-                f"{self.identity()['endpoint']} answered {error.status_code} ({self._read_code(error)}). Check "
-                f"{self._variables}."
-            ) from None
-        except openai.APIError as error:
-            status = getattr(error, "status_code", None)
-            reason = f"{type(error).__name__}{f' {status}' if status else ''}"
-            return _no_answer(start, f"{reason} after up to {self.max_retries} retries")
-        except (AttributeError, IndexError, TypeError, ValueError) as error:
-            return _no_answer(start, f"the answer is no chat completion ({type(error).__name__})")
+            return call.fail(f"no answer within {self.deadline_s:g} s")
+        except openai.APIStatusError as error:
+            return reader.read_refusal(
+                refusal_of(error.status_code, error.response.content), type(error).__name__, call
+            )
+        except openai.OpenAIError as error:
+            if web.is_lasting(error):
+                raise CallFailed(f"{self._place}: {web.explain(error)}. Check {self._variables}.") from None
+            return call.fail(f"{type(error).__name__}: {web.explain(error)}, after up to {self.max_retries} retries")
 
-    def _read_bad_request(self, error: Any, start: float, fields: dict[str, Any]) -> Generation:
-        """A 400 or 422: a filtered or too long prompt is the model's own limit; a refused parameter stops the run."""
-        if status := {"content_filter": "filtered", "context_length_exceeded": "truncated"}.get(str(error.code)):
-            return Generation("", status, error.code, None, None, (time.perf_counter() - start) * 1000)
-        if str(error.param) in {"temperature", "max_tokens"}:
-            raise CallFailed(
-                f"the deployment {self.deployment} refuses `{error.param}` ({self._read_code(error)}). This workbook "
-                "compares models that decode greedily with a token limit, which reasoning models do not. Choose another "
-                "deployment, or a lower max_new_tokens if the limit is too high for this one."
-            ) from None
-        said = f"{error.param} {error.body}"
-        if refused := [name for name in (*fields, "json_schema") if fields and re.search(rf"\b{name}\b", said)]:
-            raise CallFailed(
-                f"the deployment {self.deployment} refuses `{refused[0]}` ({error.status_code}, {self._read_code(error)}), "
-                "which asking natively needs. Leave -native out of `models`, or choose another deployment."
-            ) from None
-        return _no_answer(start, f"{type(error).__name__} {error.status_code} ({self._read_code(error)})")
-
-    def _read_code(self, error: Any) -> str:
-        return self._keep_word(error.code or error.type) or "no code"
-
-    def _keep_word(self, word: Any) -> str | None:
-        """What a server says, where it is one plain word and not the key: it goes to ledgers, traces and terminals."""
-        is_plain = isinstance(word, str) and re.fullmatch(r"[\w.-]{1,64}", word) and self.api_key not in word
-        return word if is_plain else None
-
-    def _read_answer(self, answer: Any, start: float, form: NativeForm | None) -> Generation:
-        """Keep text, finish reason and usage; raises what reading something else than a chat completion raises."""
-        choice, usage = answer.choices[0], answer.usage
-        reason = choice.finish_reason
-        output = "" if reason == "content_filter" and choice.message is None else choice.message.content or ""
-        if form:
-            output = form.read_message(output, _list_calls(choice.message))
-        status = {"length": "truncated", "content_filter": "filtered"}.get(reason, "ok" if output.strip() else "empty")
-        kept = None if reason is None else self._keep_word(reason) or "unknown"
-        counts = (usage.prompt_tokens, usage.completion_tokens) if usage else (None, None)
-        tokens = [count if isinstance(count, int) else None for count in counts]
-        return Generation(output, status, kept, *tokens, (time.perf_counter() - start) * 1000)
+    @property
+    def _place(self) -> str:
+        return self.identity()["endpoint"]
 
 
 def _estimate_tokens(messages: Sequence[Message]) -> int:
     """What an endpoint counts for a prompt before it reads it, about: 4 characters a token."""
     return sum(len(message["content"]) for message in messages) // 4
-
-
-def _list_calls(message: Any) -> list[tuple[str, str]]:
-    """A message's tool calls, name and arguments as they came; some servers send arguments as an object."""
-    functions = [call.function for call in (message.tool_calls if message else None) or ()]
-    texts = [f.arguments if isinstance(f.arguments, str) else json.dumps(f.arguments) for f in functions]
-    return [(str(f.name), text) for f, text in zip(functions, texts, strict=True)]
-
-
-def _no_answer(start: float, reason: str) -> Generation:
-    return Generation("", "error", None, None, None, (time.perf_counter() - start) * 1000, reason)
 
 
 def _run_loop(loop: asyncio.AbstractEventLoop, task: asyncio.Task, arrived: queue.Queue) -> None:

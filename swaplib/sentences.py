@@ -215,12 +215,14 @@ def _say_rows_beside(decision: dict[str, Any]) -> str:
 
 
 def _say_noise(caveats: dict[str, Any]) -> str:
+    who = join([say_who(model) for model in caveats.get("not_greedy", ())])  # older files do not say it
+    warning = f"{capitalise(who)} was asked without a temperature and is not greedy. " if who else ""
     if not (noise := caveats["noise"]):
-        return ""
+        return f"{warning}How much that moves nobody has measured: run 02_eval with -p noise_rows 20." if who else ""
     moved = ", ".join(f"{metric} {n}" for metric, n in noise["moved"].items())
     return (
-        f"Asked twice, the hosted LLM gave {noise['equal']} of {noise['n_rows']} outputs again; rows whose score changed: "
-        f"{moved}. No gap finer than that is one."
+        f"{warning}Asked twice, the hosted LLM gave {noise['equal']} of {noise['n_rows']} outputs again; rows whose score "
+        f"changed: {moved}. No gap finer than that is one."
     )
 
 

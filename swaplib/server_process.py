@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO
 
-import httpx
+import httpx2
 
+from swaplib import web
 from swaplib.local import LocalSLM
 
 START_LIMIT_S, STOP_LIMIT_S = 180, 65  # the server gives what it is answering 60 s
@@ -85,9 +86,9 @@ def _wait_until_healthy(server: subprocess.Popen, root: str, log: IO[bytes]) -> 
             log.seek(0)
             output = log.read().decode(errors="replace")
             raise RuntimeError(f"the server at {root} ended while starting:\n{output[-2000:]}")
-        with suppress(httpx.TransportError, ValueError, AttributeError):
-            answer = httpx.get(f"{root}/health", timeout=5, trust_env=False).json()
-            if answer.get("pid") == server.pid:
+        with suppress(httpx2.TransportError), web.open_client(root, timeout_s=5) as client:
+            health = web.parse_body(client.get("/health").content)
+            if isinstance(health, dict) and health.get("pid") == server.pid:
                 return
         time.sleep(0.5)
     raise RuntimeError(f"the server at {root} did not answer within {START_LIMIT_S} s")

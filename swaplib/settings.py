@@ -7,23 +7,23 @@ repository's root, never from the working folder, so that notebooks, papermill a
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ROOT = Path(__file__).resolve().parent.parent
 ENV_FILE = ROOT / os.environ.get("SWAP_ENV_FILE", ".env")
-
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 PURPOSES = {
     "AZURE_ENDPOINT": "the address of the hosted LLM, https://<host>/openai/deployments/<deployment> or …/v1",
     "AZURE_API_KEY": "the key of the hosted LLM",
     "AZURE_API_VERSION": "the API version of an Azure deployment, for example 2024-10-21",
     "AZURE_DEPLOYMENT": "the model's name behind a plain …/v1 endpoint",
+    "AZURE_REASONING": "on for a deployment that takes no temperature (a reasoning model): it is then asked without one",
     "AZURE_REQUESTS_PER_MINUTE": "the deployment's limit of requests a minute; calls start no faster",
     "AZURE_TOKENS_PER_MINUTE": "the deployment's limit of tokens a minute; calls start no faster",
     "SLM_MODEL_PATH": "the folder of the local checkpoint",
@@ -54,6 +54,7 @@ class Settings(BaseSettings):
     azure_api_key: str | None = Field(None, repr=False)
     azure_api_version: str | None = None
     azure_deployment: str | None = None
+    azure_reasoning: bool = False
     azure_requests_per_minute: int | None = Field(None, ge=1)
     azure_tokens_per_minute: int | None = Field(None, ge=1)
     slm_model_path: Path = Path("slm_swap/models/qwen2.5-7b-instruct")
@@ -70,6 +71,18 @@ class Settings(BaseSettings):
     swap_row_limit: int | None = None
     swap_tracing: Literal["langfuse", "outbox"] = "langfuse"
     swap_trace_content: Literal["on", "off"] = "on"
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _trim(cls, value: Any, info: ValidationInfo) -> Any:
+        """Drop what stands around a value, such as the line break of a copied key; refuse what no key or address holds."""
+        if not isinstance(value, str):
+            return value
+        value = value.strip()
+        is_sent = (info.field_name or "").endswith(("_key", "_endpoint", "_base_url", "_host"))
+        if is_sent and not re.fullmatch(r"[!-~]*", value):
+            raise ValueError("it holds a space, a line break or another character that none has; copy it again")
+        return value
 
     @field_validator("slm_model_path", "swap_home")
     @classmethod

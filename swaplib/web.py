@@ -175,6 +175,15 @@ def explain(error: BaseException) -> str:
     return type(error).__name__
 
 
+def is_lasting(error: BaseException) -> bool:
+    """Whether no second try can mend it: a certificate, http for https, or a header that cannot be sent.
+
+    Args:
+        error: What the client raised, with its causes.
+    """
+    return any(isinstance(cause, _LASTING) and not isinstance(cause, _CUT_OFF) for cause in _walk_causes(error))
+
+
 def _walk_causes(error: BaseException | None) -> Iterator[BaseException]:
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
@@ -194,3 +203,5 @@ _MEANINGS: dict[type[BaseException], str] = {
     httpx2.DecodingError: "the answer cannot be unpacked",
     httpx2.ConnectError: "no connection ({})",
 }
+_LASTING = (ssl.SSLError, httpx2.LocalProtocolError, httpx2.UnsupportedProtocol)
+_CUT_OFF = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)

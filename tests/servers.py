@@ -1,12 +1,16 @@
 """Real HTTP servers on loopback, for the real clients to talk to."""
 
 import json
+import ssl
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from socketserver import StreamRequestHandler, ThreadingTCPServer
 
 
 class Exchange:
@@ -65,11 +69,53 @@ def serving(answer: Callable[[Exchange], Answer]) -> Iterator[tuple[str, list[Ex
             if not isinstance(sys.exception(), ConnectionError):  # a client that went away, or is sent away
                 super().handle_error(request, client_address)
 
-    server = Server(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with _running(Server(("127.0.0.1", 0), Handler)) as server:
         yield f"http://127.0.0.1:{server.server_port}", exchanges
+
+
+@contextmanager
+def serving_lines(answer: bytes) -> Iterator[tuple[str, list[bytes]]]:
+    """Answer every connection with the same bytes; yields the address and the first lines of what was asked."""
+    lines: list[bytes] = []
+
+    class Handler(StreamRequestHandler):
+        def handle(self):
+            lines.append(self.rfile.readline().rstrip())
+            self.wfile.write(answer)
+
+    with _running(ThreadingTCPServer(("127.0.0.1", 0), Handler)) as server:
+        yield f"http://127.0.0.1:{server.server_address[1]}", lines
+
+
+@contextmanager
+def serving_tls(folder: Path) -> Iterator[tuple[int, Path]]:
+    """A server for https at `localhost` with a certificate that nobody knows; yields its port and the certificate's file."""
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-days", "2"]
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", *files, *subject], check=True, stderr=-3
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, request, client_address):
+            pass  # a client that does not trust it goes away
+
+        def finish_request(self, request, client_address):
+            with context.wrap_socket(request, server_side=True) as wrapped:
+                self.RequestHandlerClass(wrapped, client_address, self)
+
+    with _running(Server(("127.0.0.1", 0), BaseHTTPRequestHandler)) as server:
+        yield server.server_port, certificate
+
+
+@contextmanager
+def _running(server):
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield server
     finally:
         server.shutdown()
         server.server_close()

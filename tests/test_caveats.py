@@ -133,3 +133,21 @@ def test_the_ceiling_counts_only_read_rows_that_nobody_got(two_runs, monkeypatch
     assert found == {"n_rows": 6, "nobody": [1, 3], "impossible": {1: "r"}, "guess": {3: "r"}, "rate": 5 / 6}
     both = caveats.find_ceiling(comparison.open_compared(two_runs, "toolcall", "azure", "slm"))
     assert (both["nobody"], both["rate"]) == ([], 1)
+
+
+def test_a_hosted_llm_that_is_not_greedy_is_compared_and_said_to_be_such(toolcall_home):
+    settings = toolcall_home.model_copy(update={"azure_reasoning": True})
+    with serving(right) as (root, exchanges):
+        run = run_azure(settings, root)
+        copy_run(settings, "azure", "slm")
+        path = settings.evaluation / "toolcall_slm_test.json"
+        copied = json.loads(path.read_text())
+        copied["run"]["temperature"] = 0
+        write_text(path, json.dumps(copied))
+        notes = dict(sentences.describe_decision(decision.decide(settings, "toolcall")))["Note"]
+        assert "The hosted LLM was asked without a temperature and is not greedy." in notes
+        assert "-p noise_rows 20" in notes
+        plain = run_azure(toolcall_home, root)
+    assert "temperature" not in exchanges[0].json()
+    assert run.metrics["run"]["temperature"] is None
+    assert plain.folder != run.folder  # another question

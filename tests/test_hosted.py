@@ -1,3 +1,4 @@
+import gzip
 import math
 import threading
 import time
@@ -5,11 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
-from servers import as_json, completion, refusal, serving
+from servers import as_json, completion, refusal, serving, serving_lines, serving_tls
 
-from swaplib.hosted import CallFailed, HostedLLM
+from swaplib.hosted import HostedLLM
 from swaplib.pace import Pace
 from swaplib.prompts import build_messages
+from swaplib.replies import CallFailed
 from swaplib.settings import load_settings
 
 
@@ -179,9 +181,41 @@ def test_the_key_is_in_no_representation():
     assert "key-of-the-test" not in repr(HostedLLM("http://h/v1", "key-of-the-test"))
 
 
-def test_behind_a_proxy_the_endpoint_is_not_asked_directly(monkeypatch):
-    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
-    HostedLLM("https://gpt.corp.invalid/openai/deployments/gpt", "k", "v", "gpt").check()
+def test_behind_a_proxy_the_endpoint_is_asked_through_it(monkeypatch):
+    with serving_lines(b"HTTP/1.1 403 no\r\ncontent-length: 0\r\n\r\n") as (proxy, lines):
+        monkeypatch.setenv("HTTPS_PROXY", proxy)
+        with pytest.raises(
+            ConnectionError, match=r"gpt.corp.invalid:443 through the environment's proxy \(the proxy refused"
+        ):
+            HostedLLM("https://gpt.corp.invalid/openai/deployments/gpt", "k", "v", "gpt").check()
+        assert lines[0].startswith(b"CONNECT gpt.corp.invalid:443 ")
+        monkeypatch.setenv("HTTP_PROXY", proxy)
+        HostedLLM("http://gpt.corp.invalid/v1", "key-of-the-test", None, "gpt").check()  # something answered
+        assert lines[1].startswith(b"OPTIONS http://gpt.corp.invalid/v1/chat/completions ")
+
+
+@pytest.mark.parametrize("is_slm", [False, True])
+def test_this_machine_is_not_asked_through_a_proxy_and_the_key_stays_here(monkeypatch, is_slm):
+    def answer(exchange):
+        return as_json({"data": [{"id": "gpt"}]}) if exchange.method == "GET" else echo(exchange)
+
+    with serving_lines(b"HTTP/1.1 502 no\r\ncontent-length: 0\r\n\r\n") as (proxy, lines), serving(answer) as (root, _):
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, proxy)
+        llm = HostedLLM(f"{root}/v1", "key-of-the-test", None, "gpt", is_slm=is_slm)
+        llm.check()
+        [(_, generation)] = llm.generate([build_messages("toolcall", "Hi")], 8)
+    assert generation.status == "ok"
+    assert lines == []
+
+
+@pytest.mark.parametrize("variable", ["no_proxy", "NO_PROXY"])
+def test_a_range_of_ipv6_among_the_exceptions_stops_no_call(monkeypatch, variable):
+    monkeypatch.setenv(variable, "localhost,127.0.0.0/8,::1/128")
+    with serving(echo) as (proxy, exchanges):
+        monkeypatch.setenv("http_proxy", proxy)
+        assert ask("http://gpt.corp.invalid")[0].status == "ok"
+    assert exchanges[0].path == "http://gpt.corp.invalid/openai/deployments/gpt/chat/completions"
 
 
 def test_a_redirect_is_not_followed_since_the_key_would_go_along():
@@ -198,7 +232,7 @@ def test_a_redirect_is_not_followed_since_the_key_would_go_along():
 def test_what_a_server_calls_its_refusal_is_not_repeated_when_it_is_no_plain_word(code):
     with serving(lambda _: refusal(400, code=code)) as (root, _):
         [generation] = ask(root).values()
-    assert generation.error == "BadRequestError 400 (no code)"
+    assert generation.error == "BadRequestError 400 (no code): no"
     with serving(lambda _: refusal(401, code=code)) as (root, _), pytest.raises(CallFailed, match=r"401 \(no code\)"):
         ask(root)
 
@@ -216,6 +250,94 @@ def test_a_slow_consumer_holds_the_calls_back_so_that_a_kill_loses_no_more_than_
             time.sleep(0.05)  # as writing it down may take
             assert len(exchanges) - written <= 3
     assert written == 11
+
+
+@pytest.mark.parametrize(
+    ("scheme", "said"), [("https", "http:// rather than https://"), ("http", "the key or a header holds a character")]
+)
+def test_what_no_second_try_can_mend_stops_the_run_at_once_and_says_why(scheme, said):
+    key = "key-of-the-test\n" if scheme == "http" else "key-of-the-test"
+    with serving(echo) as (root, exchanges):
+        llm = HostedLLM(f"{root.replace('http', scheme)}/v1", key, None, "gpt", concurrency=2, max_retries=1)
+        with pytest.raises(ConnectionError, match="cannot reach") as checked:
+            llm.check()
+        with pytest.raises(CallFailed) as called:
+            list(llm.generate([build_messages("toolcall", f"{i}") for i in range(20)], 8))
+        assert exchanges == []
+    for caught in (checked, called):
+        assert said in str(caught.value)
+        assert "key-of-the-test" not in str(caught.value)
+
+
+def test_a_certificate_that_is_not_trusted_is_said(tmp_path, monkeypatch):
+    with serving_tls(tmp_path) as (port, certificate):
+        llm = HostedLLM(f"https://localhost:{port}/v1", "k", None, "gpt")
+        with pytest.raises(ConnectionError, match=r"its certificate is not trusted .*SSL_CERT_FILE"):
+            llm.check()
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        llm.check()
+
+
+def test_a_connection_that_broke_is_tried_again_and_its_cause_is_told():
+    def answer(exchange):
+        raise ConnectionAbortedError
+
+    with serving(answer) as (root, exchanges):
+        [generation] = ask(root, max_retries=1).values()
+    assert len(exchanges) == 2
+    assert generation.error.startswith("APIConnectionError: what answered does not speak HTTP as expected")
+
+
+def test_a_deployment_that_reasons_is_asked_without_a_temperature_and_is_another_run(monkeypatch):
+    with serving(echo) as (root, exchanges):
+        monkeypatch.setenv("AZURE_ENDPOINT", f"{root}/v1")
+        monkeypatch.setenv("AZURE_DEPLOYMENT", "gpt")
+        plain = HostedLLM.from_settings(load_settings())
+        monkeypatch.setenv("AZURE_REASONING", "on")
+        llm = HostedLLM.from_settings(load_settings())
+        list(llm.generate([build_messages("toolcall", "Hi")], 8))
+    body = exchanges[0].json()
+    assert body["max_completion_tokens"] == 8
+    assert not {"temperature", "max_tokens"} & set(body)
+    assert llm.identity() == plain.identity() | {"is_reasoning": True}
+
+
+@pytest.mark.parametrize(
+    ("names", "is_there"),
+    [(["slm:latest"], True), (["other", "slm"], True), (["slm:8b"], False), (["slm-latest"], False)],
+)
+def test_a_served_name_may_stand_with_the_tag_that_ollama_gives_it(names, is_there):
+    listed = as_json({"data": [{"id": name} for name in names]})
+    with serving(lambda _: listed) as (root, _):
+        llm = HostedLLM(f"{root}/v1", "local", None, "slm", is_slm=True)
+        if is_there:
+            return llm.check()
+        with pytest.raises(ValueError, match=rf"serves {names[0]}, not slm\. .*ollama cp"):
+            llm.check()
+
+
+def test_a_served_name_reaches_a_terminal_as_plain_text():
+    listed = as_json({"data": [{"id": "evil\x1b]0;title\x07\r\n\u202ename" + "x" * 5000}, {"id": 7}, {}, None]})
+    with serving(lambda _: listed) as (root, _), pytest.raises(ValueError, match="serves evil ]0;title name") as caught:
+        HostedLLM(f"{root}/v1", "local", None, "slm", is_slm=True).check()
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("content", [b"[" * 200_000, b'{"data":' * 50_000, b"<html>", b'{"data": {"id": "slm"}}', b""])
+def test_a_list_of_models_of_any_shape_is_refused_in_words(content):
+    with (
+        serving(lambda _: (200, {}, content)) as (root, _),
+        pytest.raises(ConnectionError, match="no OpenAI-compatible"),
+    ):
+        HostedLLM(f"{root}/v1", "local", None, "slm", is_slm=True).check()
+
+
+def test_a_packed_answer_that_would_fill_the_memory_is_an_error():
+    packed = gzip.compress(b" " * 40_000_000)
+    with serving(lambda _: (200, {"content-encoding": "gzip"}, packed)) as (root, _):
+        [generation] = ask(root, max_retries=0).values()
+    assert (generation.status, "longer than 16 MiB" in generation.error) == ("error", True)
 
 
 class Bucket:

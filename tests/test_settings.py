@@ -60,3 +60,27 @@ def test_a_file_of_variables_that_is_not_utf_8_is_named(tmp_path, encoding):
     assert done.returncode == 1
     assert f"{path} is not UTF-8" in done.stderr
     assert "schl" not in done.stderr
+
+
+@pytest.mark.parametrize("around", ["{}\n", "{}\r\n", " {} ", "\t{}"])
+@pytest.mark.parametrize(
+    "name", ["AZURE_API_KEY", "SLM_API_KEY", "LANGFUSE_SECRET_KEY", "AZURE_ENDPOINT", "SLM_BASE_URL"]
+)
+def test_what_stands_around_a_copied_key_or_address_is_dropped(monkeypatch, name, around):
+    monkeypatch.setenv(name, around.format("https://host/v1"))
+    assert getattr(load_settings(), name.lower()) == "https://host/v1"
+
+
+@pytest.mark.parametrize("value", ["a key", "key\nkey", "k\u200bey", "\u201ckey\u201d", "key\x7f"])
+@pytest.mark.parametrize("name", ["AZURE_API_KEY", "SLM_BASE_URL"])
+def test_a_key_or_address_that_cannot_be_sent_is_named_and_not_shown(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=f"{name}: .*copy it again") as caught:
+        load_settings()
+    assert value not in str(caught.value)
+
+
+def test_a_variable_of_blanks_alone_counts_as_not_set(monkeypatch):
+    monkeypatch.setenv("AZURE_API_KEY", " \n")
+    with pytest.raises(ValueError, match="Not set, but needed here"):
+        load_settings().require("AZURE_API_KEY")
