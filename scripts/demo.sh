@@ -19,7 +19,7 @@ step swap run notebooks/04_finetune.ipynb -p track toolcall -p row_limit 40
 step swap run notebooks/05_post_eval.ipynb -p track toolcall -p parity_rows 4
 printf '\nThe demo took %s s. Open these:\n' "$(($(date +%s) - begin))"
 for name in 01_data 02_eval_toolcall 03_decision_toolcall 02_eval_structured 03_decision_structured \
-    02_eval_toolcall-shots2 04_finetune_toolcall 05_post_eval_toolcall; do
+    02_eval_toolcall-slm-shots2 04_finetune_toolcall 05_post_eval_toolcall; do
     echo "  demo/05_eval/reports/$name.html"
 done
 echo "Metrics: demo/05_eval/*.json. Ledgers and traces: demo/05_eval/runs/. Adapter: demo/04_ft/"

@@ -255,7 +255,8 @@ def _ask_and_write(settings: Settings, plan: _Plan) -> None:
         # first the rows whose span a kill has lost
         for line in chain(list(plan.ledger.values()), _ask_with_a_look(plan)):
             asked, cost = plan.fields_of(line.index), plan.price(line.generation)
-            run.trace.add_generation(line, plan.question.messages[line.index], model, limit, asked, cost)
+            messages, temperature = plan.question.messages[line.index], plan.facts["temperature"]
+            run.trace.add_generation(line, messages, model, limit, asked, cost, temperature)
         metrics = _summarise(plan)
         rates = {metric: metrics[metric] for metric in core_metrics(plan.track)}
         run.trace.finish({**rates, "n_by_status": metrics["n_by_status"], "folder": show_path(plan.folder)}, rates)

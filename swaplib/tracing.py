@@ -139,6 +139,7 @@ class RunTrace:
         limit: int,
         asked: dict[str, Any] | None = None,
         cost: dict[str, float] | None = None,
+        temperature: float | None = 0,
     ) -> None:
         """Add the generation of one ledger line, unless the trace holds it already.
 
@@ -149,6 +150,7 @@ class RunTrace:
             limit: max_new_tokens of the call.
             asked: What else went with the messages, such as tools.
             cost: US dollars of `input` and `output`; None where no price is known.
+            temperature: What was sent; None where none was.
         """
         span_id = self._make_id(line.to_json())
         if span_id in self._starts:
@@ -163,7 +165,9 @@ class RunTrace:
             input={"messages": said, **asked} if asked else said,
             output=_clean(generation.output),
             model=model,
-            model_parameters={"temperature": 0, "max_tokens": limit},
+            model_parameters={"max_tokens": limit}
+            if temperature is None
+            else {"temperature": temperature, "max_tokens": limit},
             usage_details={k: v for k, v in usage.items() if v is not None},
             cost_details=cost,
             metadata={"index": line.index, "status": generation.status, "scores": line.scores},

@@ -289,7 +289,7 @@ def test_a_killed_notebook_goes_on_and_asks_no_finished_row_twice(toolcall_home,
         "eval toolcall azure test",
         *(f"row {i}" for i in range(6)),
     ]
-    assert os.path.exists(toolcall_home.reports / "02_eval_toolcall.html")
+    assert os.path.exists(toolcall_home.reports / "02_eval_toolcall-azure.html")
 
 
 def test_rates_are_over_all_rows_and_those_over_answered_rows_stand_beside_them(settings):

@@ -206,7 +206,7 @@ def hostile_home(tmp_path_factory) -> tuple[Path, str]:
             assert done.returncode == 0, done.stdout + done.stderr
             assert exchanges[0].headers["api-key"] == CANARIES["AZURE_API_KEY"]
         said = [done.stdout, done.stderr]
-        (home / "05_eval" / "reports" / "02_eval_toolcall.html").rename(home / "hostile.html")
+        (home / "05_eval" / "reports" / "02_eval_toolcall-azure.html").rename(home / "hostile.html")
         with serving(lambda _: refusals[0]) as (root, _):
             endpoint = {"AZURE_ENDPOINT": f"{root}/openai/deployments/gpt", "OPENAI_LOG": "debug"}
             done = swap(env | endpoint, *notebook)
