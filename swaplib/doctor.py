@@ -12,6 +12,7 @@ from swaplib.hosted import HostedLLM
 from swaplib.local import LocalSLM
 from swaplib.local_checkpoint import Checkpoint
 from swaplib.outbox import TIMEOUT_S, check_tracing
+from swaplib.sandbox import describe_walls, find_walls
 from swaplib.settings import ENV_FILE, PURPOSES, Settings, show_path
 
 LANGFUSE_OLDEST = (4, 59)
@@ -32,6 +33,7 @@ def run_checks(settings: Settings) -> int:
         "checkpoint": check_checkpoint_loads,
         "langfuse": check_langfuse,
         "rows": check_rows,
+        "agent's code": check_walls,
     }
     failed = 0
     for name, check in checks.items():
@@ -77,6 +79,11 @@ def check_machine(settings: Settings) -> str:
     """The device; no GPU is a fact, not a failure."""
     device = provenance.describe_device()
     return device if not device.startswith("CPU") else f"{device}; no GPU, so local models of 7B are too slow here"
+
+
+def check_walls(settings: Settings) -> str:
+    """What contains the code that a model writes as an agent; nothing fails."""
+    return describe_walls(find_walls())
 
 
 def check_hosted(settings: Settings) -> str:
