@@ -246,23 +246,24 @@ def _replay(cell: _Cell) -> Callable[[dict[str, Any], float], dict[str, Any]]:
 
 def _open_child(limits: Limits) -> _Child:
     longest = 20_000 + limits.value_characters + 12 * limits.printed_characters  # in bytes, a character as two escapes
-    cells_source, target = os.pipe()
-    source, cells_target = os.pipe()
+    tools_source, to_tools = os.pipe()
+    from_tools, tools_target = os.pipe()
+    cells_source, to_cells = os.pipe()
+    from_cells, cells_target = os.pipe()
+    theirs = tools_source, tools_target, cells_source, cells_target
     process = subprocess.Popen(
         [sys.executable, "-I", "-S", CHILD, str(cells_source), str(cells_target)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
+        stdin=tools_source,
+        stdout=tools_target,
         stderr=subprocess.DEVNULL,
         pass_fds=(cells_source, cells_target),
-        bufsize=0,
         cwd="/",
         env={},
         start_new_session=True,
     )
-    os.close(cells_source)
-    os.close(cells_target)
-    tools = Channel(process.stdout.fileno(), process.stdin.fileno(), REPLY_BYTES)  # type: ignore[union-attr]
-    return _Child(process, tools, Channel(source, target, longest))
+    for descriptor in theirs:
+        os.close(descriptor)
+    return _Child(process, Channel(from_tools, to_tools, REPLY_BYTES), Channel(from_cells, to_cells, longest))
 
 
 def _end_runner(child: _Child) -> int | None:

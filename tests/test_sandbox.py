@@ -1,3 +1,4 @@
+import gc
 import os
 import tempfile
 import time
@@ -172,6 +173,20 @@ def test_nothing_is_left_behind(sandbox):
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+def test_closing_closes_its_own_descriptors_once_and_no_other():
+    open_before = set(os.listdir("/proc/self/fd"))
+    sandbox = Sandbox([])
+    sandbox.run("1")
+    sandbox.close()
+    taken = [os.open(os.devnull, os.O_RDONLY) for _ in range(12)]  # the numbers that were its own
+    del sandbox
+    gc.collect()
+    for descriptor in taken:
+        os.fstat(descriptor)
+        os.close(descriptor)
+    assert len(set(os.listdir("/proc/self/fd")) - open_before) <= 1  # of the listing itself
 
 
 def test_a_child_whose_parent_is_killed_ends_too(env_of_tests):
