@@ -7,27 +7,21 @@ process; the next one has the variables of the steps before, by replay of their 
 
 import contextlib
 import json
-import os
 import secrets
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from swaplib import walls
-from swaplib.calls import Broken, Channel, Ended, Late, parse_said
+from swaplib.calls import Broken, Ended, Late, parse_said
+from swaplib.cell_process import Child, describe_end
 from swaplib.code_rules import find_private
 from swaplib.settings import ROOT
 from swaplib.tools import TOOLS, bind_arguments
 
-CHILD = Path(__file__).parent / "sandbox_child.py"
-START_LIMIT_S, END_LIMIT_S = 30.0, 2.0
-REPLY_BYTES, MAX_CALLS = 4_000_000, 1_000
+START_LIMIT_S, MAX_CALLS = 30.0, 1_000
 LOST = "the variables are lost"
 NOT_WALLED = (
     "this machine's kernel offers nothing to contain the agent's code (no namespaces, no seccomp), so code that a model "
@@ -70,15 +64,6 @@ class _Cell:
     answers: list[Any] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class _Child:
-    """The process that carries out tools, the channel to it, and the channel to its own child, which runs cells."""
-
-    process: subprocess.Popen
-    tools: Channel
-    cells: Channel
-
-
 class Sandbox:
     """Cells that share variables, in one child process.
 
@@ -107,8 +92,7 @@ class Sandbox:
         self.contained: dict[str, Any] | None = None
         self._tools, self._limits, self._allow_unwalled = list(tools), limits or Limits(), allow_unwalled
         self._try_walls = list(try_walls)
-        self._child: _Child | None = None
-        self._runner: int | None = None
+        self._child: Child | None = None
         self._cells: list[_Cell] = []
 
     def run(self, code: str) -> CellResult:
@@ -138,17 +122,18 @@ class Sandbox:
         """
         if self._child is not None:
             return
-        self._runner = None
-        self._child = child = _open_child(self._limits)
+        self._child = child = Child.open(self._longest_said())
         deadline = time.monotonic() + START_LIMIT_S
         config = {"root": str(ROOT), "tools": self._tools, "walls": self._try_walls, "limits": asdict(self._limits)}
         try:
             child.tools.send(config, deadline)
-            self._runner = json.loads(child.tools.receive(deadline))["pid"]
+            child.runner = json.loads(child.tools.receive(deadline))["pid"]
             self.contained = json.loads(child.cells.receive(deadline))
         except Broken as broken:
             self.close()
-            raise RuntimeError(f"the process for the agent's code did not start: {broken}; see {CHILD.name}") from None
+            raise RuntimeError(
+                f"the process for the agent's code did not start: {broken}; see sandbox_child.py"
+            ) from None
         if not self.contained["is_walled"] and not self._allow_unwalled:
             self.close()
             raise RuntimeError(NOT_WALLED)
@@ -156,15 +141,8 @@ class Sandbox:
     def close(self) -> None:
         """End the child. What it wrote was in memory and goes with it."""
         child, self._child = self._child, None
-        if child is None:
-            return
-        if _end_runner(child) is None and self._runner:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._runner, signal.SIGKILL)
-        child.process.kill()
-        child.process.wait()
-        child.tools.close()
-        child.cells.close()
+        if child is not None:
+            child.close()
 
     def _exchange(self, cell: _Cell, reply_to: Callable[[dict[str, Any], float], dict[str, Any]]) -> dict[str, Any]:
         """Have a cell run, and reply to its calls; what it printed and its error.
@@ -202,6 +180,10 @@ class Sandbox:
         self._child.tools.send(made, deadline)  # type: ignore[union-attr]
         return json.loads(self._child.tools.receive(deadline))  # type: ignore[union-attr]
 
+    def _longest_said(self) -> int:
+        """In bytes; JSON writes a character as two escapes at most."""
+        return 20_000 + self._limits.value_characters + 12 * self._limits.printed_characters
+
     def _check_size(self, value: Any) -> Any:
         if len(json.dumps(value)) > self._limits.value_characters:
             raise Broken("stopped, since it gave too long a value")
@@ -213,7 +195,7 @@ class Sandbox:
         if isinstance(broken, Late):
             text = f"stopped after {self._limits.cell_s:g} s"
         elif isinstance(broken, Ended):
-            text = _describe_end(_end_runner(self._child))  # type: ignore[arg-type]
+            text = describe_end(self._child.end_runner())  # type: ignore[arg-type]
         else:
             self._cells = []
         self.close()
@@ -244,38 +226,6 @@ def _replay(cell: _Cell) -> Callable[[dict[str, Any], float], dict[str, Any]]:
     return reply_to
 
 
-def _open_child(limits: Limits) -> _Child:
-    longest = 20_000 + limits.value_characters + 12 * limits.printed_characters  # in bytes, a character as two escapes
-    tools_source, to_tools = os.pipe()
-    from_tools, tools_target = os.pipe()
-    cells_source, to_cells = os.pipe()
-    from_cells, cells_target = os.pipe()
-    theirs = tools_source, tools_target, cells_source, cells_target
-    process = subprocess.Popen(
-        [sys.executable, "-I", "-S", CHILD, str(cells_source), str(cells_target)],
-        stdin=tools_source,
-        stdout=tools_target,
-        stderr=subprocess.DEVNULL,
-        pass_fds=(cells_source, cells_target),
-        cwd="/",
-        env={},
-        start_new_session=True,
-    )
-    for descriptor in theirs:
-        os.close(descriptor)
-    return _Child(process, Channel(from_tools, to_tools, REPLY_BYTES), Channel(from_cells, to_cells, longest))
-
-
-def _end_runner(child: _Child) -> int | None:
-    """End and reap the process that runs cells; its status, None when that is not known."""
-    deadline = time.monotonic() + END_LIMIT_S
-    try:
-        child.tools.send({"end": True}, deadline)
-        return json.loads(child.tools.receive(deadline))["status"]
-    except Broken:  # it carries out a tool that does not end, or is gone
-        return None
-
-
 def describe_walls(contained: dict[str, Any]) -> str:
     """What contains the agent's code, in words."""
     return f"{', '.join(contained['walls']) or 'no wall of the kernel'}; {contained['user']}"
@@ -290,11 +240,3 @@ def find_walls(allow_unwalled: bool = False) -> dict[str, Any]:
     with contextlib.closing(Sandbox([], allow_unwalled=allow_unwalled)) as sandbox:
         sandbox.start()
         return sandbox.contained  # type: ignore[return-value]
-
-
-def _describe_end(status: int | None) -> str:
-    if status is None:
-        return "the process ended"
-    if status >= 0:
-        return f"the process ended with status {status}"
-    return f"the process was ended by {signal.Signals(-status).name}"

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.scripted_teacher import make_teacher, turn
-from swaplib import sandbox
+from swaplib import cell_process, sandbox
 from swaplib.agent import CUT_OFF, AgentOptions, cut_turn, find_code, run_agent
 from swaplib.agent_prompt import NO_CODE
 from swaplib.rows import Generation
@@ -167,6 +167,6 @@ def test_whatever_a_cell_does_the_next_turn_can_be_sent_and_the_line_written(cod
 
 def test_a_process_that_does_not_start_is_no_step_of_the_model(monkeypatch, tmp_path):
     (tmp_path / "child.py").write_text("raise SystemExit(1)")
-    monkeypatch.setattr(sandbox, "CHILD", tmp_path / "child.py")
+    monkeypatch.setattr(cell_process, "PROGRAM", tmp_path / "child.py")
     with pytest.raises(RuntimeError, match="did not start"):
         ask(Parrot(turn("I call it.", "print(1)")))

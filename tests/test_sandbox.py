@@ -166,7 +166,7 @@ def test_long_printouts_are_cut_and_say_so(sandbox):
 def test_nothing_is_left_behind(sandbox):
     before = set(Path(tempfile.gettempdir()).iterdir())
     sandbox.run(f"{OS}[o['mkdir'](str(i)) for i in range(20)]\nopen('mine', 'w').write('x')")
-    pids = sandbox._runner, sandbox._child.process.pid
+    pids = sandbox._child.runner, sandbox._child.process.pid
     assert not {p for p in set(Path(tempfile.gettempdir()).iterdir()) - before if "swap-cell" in p.name}
     sandbox.close()
     sandbox.close()
@@ -196,7 +196,7 @@ def test_a_child_whose_parent_is_killed_ends_too(env_of_tests):
 
     program = (
         "from swaplib.sandbox import Limits, Sandbox\n"
-        "s = Sandbox([], Limits(cell_s=60))\ns.run('1')\nprint(s._runner, flush=True)\ns.run('while True: pass')"
+        "s = Sandbox([], Limits(cell_s=60))\ns.run('1')\nprint(s._child.runner, flush=True)\ns.run('while True: pass')"
     )
     parent = subprocess.Popen([sys.executable, "-c", program], env=env_of_tests, stdout=subprocess.PIPE, text=True)
     child = int(parent.stdout.readline())
