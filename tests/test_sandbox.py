@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from swaplib import doctor
 from swaplib.sandbox import Limits, Sandbox
+from swaplib.settings import load_settings
 
 # what a hostile model would do, once refused by the import list: find `os` among the classes that are loaded already, names
 # put together, since code in which they stand is not run
@@ -173,6 +175,10 @@ def test_nothing_is_left_behind(sandbox):
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+def test_the_doctor_says_which_walls_there_are():
+    assert doctor.check_walls(load_settings()).startswith(("namespaces", "user namespaces", "landlock", "seccomp"))
 
 
 def test_closing_closes_its_own_descriptors_once_and_no_other():
