@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from swaplib.agent_prompt import CODE_TAGS, NO_CODE, build_agent_messages
+from swaplib.masking import mask_secrets, replace_surrogates
 from swaplib.provenance import now_utc
 from swaplib.rows import Generation
 from swaplib.sandbox import CellResult, Limits, Sandbox
@@ -38,12 +39,16 @@ ANSWER_NAMED = re.compile(r"(?<![.\w])final_answer\b(?!\s*\()")  # but not calle
 
 @dataclass(frozen=True, kw_only=True)
 class AgentOptions:
-    """By name: turns at most, failed ones in a row at most, tokens of a turn at most, limits of the code's process."""
+    """By name: turns at most, failed ones in a row at most, tokens of a turn at most, limits of the code's process.
+
+    `allow_unwalled` lets code run where the kernel has no wall to offer.
+    """
 
     max_steps: int = 4
     max_failures: int = 2
     max_new_tokens: int = 256
     limits: Limits = field(default_factory=Limits)
+    allow_unwalled: bool = False
 
 
 @dataclass
@@ -56,23 +61,27 @@ class _Work:
     error: str | None = None
 
 
-def run_agent(client: "HostedLLM | LocalSLM", task: Task, options: AgentOptions | None = None) -> Trajectory:
+def run_agent(
+    client: "HostedLLM | LocalSLM", task: Task, options: AgentOptions | None = None, secrets: Sequence[str] = ()
+) -> Trajectory:
     """Let an agent work at one request.
 
     Args:
         client: Who answers, at temperature 0.
         task: The request and the tools offered.
         options: Limits.
+        secrets: What becomes `***`, like all that looks like a key, before it is shown, sent again or written.
 
     Returns:
         The trajectory, whatever became of it. `outcome` is `error` when the model gave no answer to a call.
 
     Raises:
         CallFailed: The endpoint refuses every call.
-        RuntimeError: The process for the agent's code does not start: this machine's fault, not the model's.
+        RuntimeError: The process for the agent's code does not start, or nothing would contain it: this machine's fault,
+            not the model's.
     """
     started, start = now_utc(), time.perf_counter()
-    work = _do_work(client, task, options or AgentOptions())
+    work = _do_work(client, task, options or AgentOptions(), secrets)
     has_answer = bool(work.steps) and work.steps[-1].is_final
     outcome: Outcome = "error" if work.error else "answered" if has_answer else "step_limit"
     return Trajectory(
@@ -89,10 +98,11 @@ def run_agent(client: "HostedLLM | LocalSLM", task: Task, options: AgentOptions 
     )
 
 
-def _do_work(client: "HostedLLM | LocalSLM", task: Task, options: AgentOptions) -> _Work:
+def _do_work(client: "HostedLLM | LocalSLM", task: Task, options: AgentOptions, secrets: Sequence[str] = ()) -> _Work:
     """Ask, find the code, run it, observe: at most as often as the options say."""
     work = _Work()
-    with closing(Sandbox([definition["name"] for definition in task.offered], options.limits)) as sandbox:
+    names = [definition["name"] for definition in task.offered]
+    with closing(Sandbox(names, options.limits, options.allow_unwalled)) as sandbox:
         for _ in range(options.max_steps):
             messages = build_agent_messages(task.signatures, task.request, work.steps)
             _, generation = next(iter(client.generate([messages], options.max_new_tokens)))
@@ -100,11 +110,11 @@ def _do_work(client: "HostedLLM | LocalSLM", task: Task, options: AgentOptions) 
             if generation.status == "error":
                 work.error = generation.error
                 break
-            turn = cut_turn(generation.output)
+            turn = cut_turn(replace_surrogates(generation.output))
             code = find_code(turn)
             result = _run_code(code, generation, sandbox)
-            work.steps.append(_make_step(turn, code, result))
-            work.answer = result.answer
+            work.steps.append(_make_step(turn, code, result, secrets))
+            work.answer = mask_secrets(result.answer, secrets)
             if _is_over(work.steps, options.max_failures):
                 break
     return work
@@ -112,7 +122,7 @@ def _do_work(client: "HostedLLM | LocalSLM", task: Task, options: AgentOptions) 
 
 def _is_over(steps: Sequence[Step], max_failures: int) -> bool:
     """Whether the last step gave the answer, or so many in a row failed."""
-    if steps[-1].is_final and not steps[-1].error:
+    if steps[-1].is_final:
         return True
     last = steps[-max_failures:]
     return len(last) == max_failures and all(step.error for step in last)
@@ -154,13 +164,14 @@ def _run_code(code: str | None, generation: Generation, sandbox: Sandbox) -> Cel
     return sandbox.run(code) if code and code.strip() else CellResult("", NO_CODE)
 
 
-def _make_step(turn: str, code: str | None, result: CellResult) -> Step:
-    """A turn as it ended; where no code was found, the whole of it is the thought."""
+def _make_step(turn: str, code: str | None, result: CellResult, secrets: Sequence[str]) -> Step:
+    """A turn as it ended, keys masked; where no code was found, the whole of it is the thought."""
     if code and code.strip():
         thought = re.split(f"{OPEN_TAG}|```", turn, maxsplit=1)[0].strip()
     else:
         thought, code = turn.removesuffix(CLOSE_TAG).strip(), None
-    return Step(thought, code, result.printed, result.error, result.calls, result.has_answer)
+    texts = mask_secrets([thought, code, result.printed, result.error], secrets)
+    return Step(*texts, tuple(mask_secrets(result.calls, secrets)), result.has_answer)
 
 
 def _count_usage(generations: Sequence[Generation]) -> dict[str, int]:

@@ -27,6 +27,7 @@ from swaplib.hosted import HostedLLM
 from swaplib.metrics import canonical_json
 from swaplib.outbox import check_tracing
 from swaplib.runs import find_run, lock_run, new_folder, open_run
+from swaplib.sandbox import find_walls
 from swaplib.settings import Settings, check_sizes, show_path
 from swaplib.shim import Recorder
 from swaplib.tasks import Task, TaskSet, read_tasks
@@ -90,6 +91,7 @@ def capture_trajectories(
     max_new_tokens: int = 256,
     concurrency: int = 4,
     fresh: bool = False,
+    allow_unwalled: bool = False,
 ) -> Capture:
     """Let the hosted LLM work at the tasks as an agent, or go on with the capture that was killed.
 
@@ -101,6 +103,7 @@ def capture_trajectories(
         max_new_tokens: The limit of each turn.
         concurrency: Tasks in work at once.
         fresh: Start a new capture even when one with the same question exists.
+        allow_unwalled: Run the LLM's code even where this machine's kernel has nothing to contain it.
 
     Returns:
         The capture. `facts["complete"]` is False when the LLM gave no answer to some; the same call asks those again.
@@ -108,12 +111,13 @@ def capture_trajectories(
     Raises:
         FileNotFoundError, ValueError, ConnectionError: Something needed is missing or wrong; nothing was asked or written.
         CallFailed: The hosted LLM refuses every call.
+        RuntimeError: Nothing would contain the LLM's code, and that was not allowed; nothing was asked.
     """
     check_tracing(settings)
     sizes = {"limit": limit, "max_steps": max_steps, "max_new_tokens": max_new_tokens, "concurrency": concurrency}
     check_sizes(" (limit=None is all tasks)", **sizes)
     client = HostedLLM.from_settings(settings)
-    options = AgentOptions(max_steps=max_steps, max_new_tokens=max_new_tokens)
+    options = AgentOptions(max_steps=max_steps, max_new_tokens=max_new_tokens, allow_unwalled=allow_unwalled)
     tasks, limit = read_tasks(settings, source), settings.cap_rows(limit)
     captured = run_plan(settings, plan_tasks(settings, "capture", client, tasks, options, limit, fresh, concurrency))
     write_json(settings.evaluation / "capture.json", captured.facts)
@@ -189,6 +193,7 @@ def _run_and_write(settings: Settings, plan: Plan, session_id: str) -> None:
     prices = Prices.from_settings(settings) if plan.kind == "capture" else None  # an SLM is not paid by the token
     plan.facts_file.unlink(missing_ok=True)
     lengths = _count_prompt_tokens(settings, plan.tasks)  # before a call is paid
+    contained = find_walls(plan.options.allow_unwalled)
     inputs = {"tasks": plan.facts["n_tasks"], "identity": plan.facts["identity"], "options": plan.facts["options"]}
     with open_run(settings, plan.folder, plan.kind, inputs, [plan.kind], session_id) as run:
         for trajectory in read_trajectories(plan.file).values():  # those whose span a kill has lost
@@ -201,7 +206,7 @@ def _run_and_write(settings: Settings, plan: Plan, session_id: str) -> None:
             _trace_trajectory(run.trace, Trajectory.from_json(line), prices)
         found = read_trajectories(plan.file)
         facts = plan.facts | summarise([found[task.id] for task in plan.tasks]) | plan.count_solved(found)
-        facts["first_prompt_tokens"] = lengths
+        facts |= {"first_prompt_tokens": lengths, "contained": contained}
         output = {"outcomes": facts["outcomes"], "folder": show_path(plan.folder)}
         run.trace.finish(output, {"solved_rate": facts["solved_rate"]})
         run.record(plan.facts_file.name, facts)
@@ -211,7 +216,7 @@ def _run_agents(plan: Plan, waiting: Sequence[Task]) -> Iterator[Trajectory]:
     """Trajectories as they come. When one is refused, or the consumer stops, no further task is begun."""
     with ThreadPoolExecutor(plan.concurrency) as pool:
         try:
-            futures = [pool.submit(run_agent, plan.client, task, plan.options) for task in waiting]
+            futures = [pool.submit(run_agent, plan.client, task, plan.options, plan.secrets) for task in waiting]
             for future in as_completed(futures):
                 yield future.result()
         finally:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from swaplib.agent_prompt import format_observation, format_turn
 from swaplib.report import show_records, show_texts
+from swaplib.sandbox import describe_walls
 from swaplib.tasks import TaskSet
 from swaplib.trajectory import Trajectory, Verdict
 
@@ -26,6 +27,8 @@ def show_capture(facts: dict[str, Any]) -> "Styler":
     record |= {"steps": facts["steps"], "failed_steps": facts["failed_steps"], **facts["usage"]}
     if lengths := facts.get("first_prompt_tokens"):  # captures of old do not say
         record["tokens of a first prompt"] = f"{lengths['median']}, at most {lengths['max']} ({lengths['tokenizer']})"
+    if contained := facts.get("contained"):
+        record["the code was contained by"] = describe_walls(contained)
     return show_records([record])
 
 

@@ -11,6 +11,7 @@ from swaplib.local import LocalSLM
 from swaplib.local_checkpoint import Checkpoint
 from swaplib.outbox import check_tracing
 from swaplib.question import check_served
+from swaplib.sandbox import describe_walls, find_walls
 from swaplib.settings import ENV_FILE, PURPOSES, Settings, show_path
 from swaplib.suitability import check_tags, describe_checkpoint
 from swaplib.visible import make_visible
@@ -31,6 +32,7 @@ def run_checks(settings: Settings) -> int:
         "checkpoint": check_checkpoint_loads,
         "langfuse": check_langfuse,
         "rows": check_rows,
+        "agent's code": check_walls,
     }
     failed = 0
     for name, check in checks.items():
@@ -76,6 +78,11 @@ def check_machine(settings: Settings) -> str:
     """The device; no GPU is a fact, not a failure."""
     device = provenance.describe_device()
     return device if not device.startswith("CPU") else f"{device}; no GPU, so local models of 7B are too slow here"
+
+
+def check_walls(settings: Settings) -> str:
+    """What contains the code that a model writes as an agent; nothing fails."""
+    return describe_walls(find_walls())
 
 
 def check_hosted(settings: Settings) -> str:

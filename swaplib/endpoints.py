@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from swaplib.trajectory import mask_secrets
+from swaplib.masking import mask_secrets
 
 Means = Literal["too long", "cut off", "filtered", "quota", "unknown model", "refused parameter", "limit too high"]
 End = Literal["truncated", "filtered", "error"]

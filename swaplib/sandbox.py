@@ -1,29 +1,33 @@
-"""Runs code that a model wrote in a child process of its own. Containment, not a security boundary.
+"""Runs code that a model wrote in a child process of its own, behind walls of the kernel (walls.py).
 
-It keeps a careless or confused model from harming the machine, and reports what it tried: limits on time, memory,
-processes and files, an allow-list of imports, no network, an empty environment, a throw-away folder. Whoever must run an
-attacker's code needs a virtual machine.
+Tools and the final answer are asked for on a channel (calls.py): the parent takes every call, has a process of ours carry it
+out, and alone writes down what was called and answered. What a cell does is its own observation and never ends more than its
+process; the next one has the variables of the steps before, by replay of their code with the results they got.
 """
 
 import contextlib
 import json
-import os
-import selectors
-import shutil
-import signal
-import subprocess
-import sys
-import tempfile
+import secrets
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
+from swaplib import walls
+from swaplib.calls import Broken, Ended, Late, parse_said
+from swaplib.cell_process import Child, describe_end
+from swaplib.code_rules import find_private
 from swaplib.settings import ROOT
+from swaplib.tools import TOOLS, bind_arguments
 
-CHILD = Path(__file__).parent / "sandbox_child.py"
-START_LIMIT_S, MESSAGE_BYTES = 30.0, 4_000_000
+START_LIMIT_S, MAX_CALLS = 30.0, 1_000
+LOST = "the variables are lost"
+NOT_WALLED = (
+    "this machine's kernel offers nothing to contain the agent's code (no namespaces, no seccomp), so code that a model "
+    "writes could read your files and use your network. Use a machine or container that allows either, or allow it with "
+    "allow_unwalled=True"
+)
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Limits:
     cpu_s: int = 30
     memory_bytes: int = 512 * 2**20
     file_bytes: int = 2**20
+    disk_bytes: int = 16 * 2**20
     printed_characters: int = 1_000
     value_characters: int = 4_000
 
@@ -49,108 +54,189 @@ class CellResult:
     answer: Any = None
 
 
+@dataclass
+class _Cell:
+    """One cell in work or done: what it asked of tools with what it got, the calls among that, the answers given."""
+
+    code: str
+    replies: list[tuple[dict[str, Any], dict[str, Any]]] = field(default_factory=list)
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    answers: list[Any] = field(default_factory=list)
+
+
 class Sandbox:
-    """Cells that share variables, in one child process; when it dies the next cell starts a new one, without variables.
+    """Cells that share variables, in one child process.
 
     For one thread: the child ends with the thread that started it.
 
     Attributes:
-        contained: What the child achieved: `network` and `user`. None before the first cell.
+        contained: `walls`, those around the child, whether they suffice (`is_walled`), the `user` it is. None before the
+            first start.
     """
 
-    def __init__(self, tools: Sequence[str], limits: Limits | None = None):
-        self.contained: dict[str, str] | None = None
-        self._tools, self._limits = list(tools), limits or Limits()
-        self._folder = tempfile.mkdtemp(prefix="swap-cell-")
-        self._child: subprocess.Popen | None = None
+    def __init__(
+        self,
+        tools: Sequence[str],
+        limits: Limits | None = None,
+        allow_unwalled: bool = False,
+        try_walls: Sequence[str] = walls.ALL,
+    ):
+        """Nothing is started yet.
+
+        Args:
+            tools: Names of `swaplib.tools` that the code may call.
+            limits: What it may use.
+            allow_unwalled: Run it even where the kernel has no wall to offer.
+            try_walls: The walls to try; all of them but for tests.
+        """
+        self.contained: dict[str, Any] | None = None
+        self._tools, self._limits, self._allow_unwalled = list(tools), limits or Limits(), allow_unwalled
+        self._try_walls = list(try_walls)
+        self._child: Child | None = None
+        self._cells: list[_Cell] = []
 
     def run(self, code: str) -> CellResult:
-        """Run a cell. Never raises for what the code does: it is in the result's `error`."""
-        message = self._exchange(code)
-        if isinstance(message, str):
-            self._stop()
-            return CellResult("", f"{message}; the variables are lost")
-        answer = message["answer"]
-        return CellResult(
-            message["printed"], message["error"], tuple(message["calls"]), bool(answer), answer[0] if answer else None
-        )
+        """Run a cell. Never raises for what the code does: it is in the result's `error`.
+
+        Raises:
+            RuntimeError: The process does not start, or no wall stands and that was not allowed: this machine's fault.
+        """
+        if found := find_private(code):
+            return CellResult("", f"{found} is not allowed: use public names only")
+        self.start()
+        cell = _Cell(code)
+        try:
+            done = self._exchange(cell, partial(self._carry_out, cell))
+        except Broken as broken:
+            return CellResult("", self._end(broken))
+        self._cells.append(cell)
+        has_answer = bool(cell.answers) and done["error"] is None
+        answer = cell.answers[-1] if has_answer else None
+        return CellResult(done["printed"], done["error"], tuple(cell.calls), has_answer, answer)
+
+    def start(self) -> None:
+        """Start the child, unless it runs.
+
+        Raises:
+            RuntimeError: As for `run`.
+        """
+        if self._child is not None:
+            return
+        self._child = child = Child.open(self._longest_said())
+        deadline = time.monotonic() + START_LIMIT_S
+        config = {"root": str(ROOT), "tools": self._tools, "walls": self._try_walls, "limits": asdict(self._limits)}
+        try:
+            child.tools.send(config, deadline)
+            child.runner = json.loads(child.tools.receive(deadline))["pid"]
+            self.contained = json.loads(child.cells.receive(deadline))
+        except Broken as broken:
+            self.close()
+            raise RuntimeError(
+                f"the process for the agent's code did not start: {broken}; see sandbox_child.py"
+            ) from None
+        if not self.contained["is_walled"] and not self._allow_unwalled:
+            self.close()
+            raise RuntimeError(NOT_WALLED)
 
     def close(self) -> None:
-        """End the child and remove its folder."""
-        self._stop()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        """End the child. What it wrote was in memory and goes with it."""
+        child, self._child = self._child, None
+        if child is not None:
+            child.close()
 
-    def _exchange(self, code: str) -> dict[str, Any] | str:
-        """One cell's result, or why there is none."""
-        if self._child is None:
-            self._start()
+    def _exchange(self, cell: _Cell, reply_to: Callable[[dict[str, Any], float], dict[str, Any]]) -> dict[str, Any]:
+        """Have a cell run, and reply to its calls; what it printed and its error.
+
+        Raises:
+            Broken: The child cannot be used any more.
+        """
+        deadline, nonce = time.monotonic() + self._limits.cell_s, secrets.token_hex(16)
+        channel = self._child.cells  # type: ignore[union-attr]
+        channel.check_quiet()
+        channel.send({"nonce": nonce, "code": cell.code}, deadline)
+        while (said := parse_said(channel.receive(deadline), nonce)).kind != "done":
+            if said.kind == "answer":
+                cell.answers.append(self._check_size(said.value))
+                channel.send({}, deadline)
+            else:
+                channel.send(reply_to(said.value, deadline), deadline)
+        return said.value
+
+    def _carry_out(self, cell: _Cell, call: dict[str, Any], deadline: float) -> dict[str, Any]:
+        """Write a call down, then have it carried out: what the child gets for it."""
+        if call["name"] not in self._tools or len(cell.replies) >= MAX_CALLS:
+            raise Broken(f"stopped, since it called what is no tool, or tools more than {MAX_CALLS} times")
+        reply = self._carry_out_known(cell, self._check_size(call), deadline)
+        cell.replies.append((call, reply))
+        return reply
+
+    def _carry_out_known(self, cell: _Cell, call: dict[str, Any], deadline: float) -> dict[str, Any]:
         try:
-            self._send({"code": code})
-        except OSError:
-            return "the process had ended"
-        return self._receive(self._limits.cell_s)
+            arguments = bind_arguments(TOOLS[call["name"]], *call["args"], **call["kwargs"])
+        except TypeError as error:
+            return {"error": ["TypeError", str(error)]}
+        made = {"name": call["name"], "arguments": arguments}
+        cell.calls.append(made)
+        self._child.tools.send(made, deadline)  # type: ignore[union-attr]
+        return json.loads(self._child.tools.receive(deadline))  # type: ignore[union-attr]
 
-    def _start(self) -> None:
-        self._child = subprocess.Popen(
-            [sys.executable, "-I", "-S", CHILD],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-            cwd=self._folder,
-            env={},
-            start_new_session=True,
-        )
-        limits = asdict(self._limits)
-        self._send({"root": str(ROOT), "folder": self._folder, "tools": self._tools, "limits": limits})
-        message = self._receive(START_LIMIT_S)
-        if isinstance(message, str):
-            self._stop()
-            raise RuntimeError(
-                f"the process for the agent's code did not start ({message}). As root it must be able to become another "
-                f"user; look into {CHILD.name}, `contain`."
-            )
-        self.contained = message["contained"]
+    def _longest_said(self) -> int:
+        """In bytes; JSON writes a character as two escapes at most."""
+        return 20_000 + self._limits.value_characters + 12 * self._limits.printed_characters
 
-    def _send(self, message: dict[str, Any]) -> None:
-        data = memoryview(json.dumps(message).encode() + b"\n")
-        while data:
-            data = data[self._child.stdin.write(data) :]  # type: ignore[union-attr]
+    def _check_size(self, value: Any) -> Any:
+        if len(json.dumps(value)) > self._limits.value_characters:
+            raise Broken("stopped, since it gave too long a value")
+        return value
 
-    def _receive(self, limit_s: float) -> dict[str, Any] | str:
-        """The child's next line, or why there is none."""
-        child, data, deadline = self._child, b"", time.monotonic() + limit_s
-        with selectors.DefaultSelector() as selector:
-            selector.register(child.stdout, selectors.EVENT_READ)  # type: ignore[union-attr]
-            while not data.endswith(b"\n"):
-                if not selector.select(max(0.0, deadline - time.monotonic())):
-                    return f"stopped after {limit_s:g} s"
-                chunk = os.read(child.stdout.fileno(), 2**16)  # type: ignore[union-attr]
-                data += chunk
-                if not chunk:
-                    return _describe_end(child.wait(timeout=10))  # type: ignore[union-attr]
-                if len(data) > MESSAGE_BYTES:
-                    return "stopped, since its result is too long"
+    def _end(self, broken: Broken) -> str:
+        """What became of the child, and of the variables: one that did not keep to the rules gets none back."""
+        text = str(broken)
+        if isinstance(broken, Late):
+            text = f"stopped after {self._limits.cell_s:g} s"
+        elif isinstance(broken, Ended):
+            text = describe_end(self._child.end_runner())  # type: ignore[arg-type]
+        else:
+            self._cells = []
+        self.close()
+        return f"{text}; {'its variables are lost, those of earlier steps are not' if self._rebuild() else LOST}"
+
+    def _rebuild(self) -> bool:
+        """Run the cells so far again in a new child, with the replies they got. Without a child where that fails."""
         try:
-            message = json.loads(data)
-            return message if {"printed", "error", "answer", "calls"} <= set(message) or "contained" in message else ""
-        except (ValueError, TypeError):
-            return "the process gave no result that can be read"
-
-    def _stop(self) -> None:
-        """Kill the child's whole process group."""
-        if self._child is None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._child.pid, signal.SIGKILL)
-        self._child.wait()
-        for pipe in (self._child.stdin, self._child.stdout):
-            with contextlib.suppress(OSError):
-                pipe.close()  # type: ignore[union-attr]
-        self._child = None
+            for cell in self._cells:
+                self.start()
+                self._exchange(_Cell(cell.code), _replay(cell))
+        except Broken:
+            self.close()
+            self._cells = []
+        return bool(self._cells)
 
 
-def _describe_end(status: int) -> str:
-    if status >= 0:
-        return f"the process ended with status {status}"
-    return f"the process was ended by {signal.Signals(-status).name}"
+def _replay(cell: _Cell) -> Callable[[dict[str, Any], float], dict[str, Any]]:
+    """Replies to the calls of a cell as they were, as long as it makes the same ones."""
+    replies = iter(cell.replies)
+
+    def reply_to(call: dict[str, Any], _: float) -> dict[str, Any]:
+        known, reply = next(replies, ({}, {}))
+        if known != call:
+            raise Broken("another call than before")
+        return reply
+
+    return reply_to
+
+
+def describe_walls(contained: dict[str, Any]) -> str:
+    """What contains the agent's code, in words."""
+    return f"{', '.join(contained['walls']) or 'no wall of the kernel'}; {contained['user']}"
+
+
+def find_walls(allow_unwalled: bool = False) -> dict[str, Any]:
+    """What contains the agent's code on this machine, as `Sandbox.contained`.
+
+    Raises:
+        RuntimeError: As for `Sandbox.run`.
+    """
+    with contextlib.closing(Sandbox([], allow_unwalled=allow_unwalled)) as sandbox:
+        sandbox.start()
+        return sandbox.contained  # type: ignore[return-value]

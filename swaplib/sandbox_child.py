@@ -1,46 +1,47 @@
-"""The child process of `sandbox.py`: runs an agent's code, cell by cell, behind the limits it puts on itself first.
+"""The processes behind `sandbox.py`: one that carries out tools, and its child, which runs an agent's code cell by cell.
 
-Started as `python -I -S sandbox_child.py` with one JSON object on its standard input (`root`, `folder`, `tools`, `limits`),
-then one `{"code"}` a line; it answers each with one line. Its environment is empty. It is no part of the package's API.
+Started as `python -I -S sandbox_child.py READ WRITE` with one JSON object on its standard input (`root`, `tools`, `walls`,
+`limits`). It steps apart (walls.py), then forks. The first process reads calls of tools from its standard input, and answers
+with what they gave; these are our own functions. The second reads `{"nonce", "code"}` from the descriptor READ, runs the
+code, and asks and answers on WRITE; whatever it says is taken apart by `calls.py`. It is no part of the package's API.
 """
 
 import ast
+import base64
 import builtins
-import ctypes
 import importlib
 import io
 import json
+import marshal
 import os
-import resource
-import signal
 import sys
+from collections.abc import Callable
+from typing import Any
 
 MODULES = (
     *("collections", "datetime", "decimal", "fractions", "functools", "itertools", "json", "math", "operator"),
     *("random", "re", "statistics", "string", "textwrap"),
 )
-NO_BUILTINS = ("breakpoint", "input", "exit", "quit", "help", "copyright", "credits", "license")
-CLONE_NEWUSER, CLONE_NEWNET, PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 0x10000000, 0x40000000, 1, 38
-FILE_EVENTS = (
-    *("open", "os.listdir", "os.scandir", "os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink"),
-    *("os.truncate", "os.utime", "os.listxattr", "os.getxattr", "os.walk", "glob.glob", "pathlib.Path.glob"),
+NEEDED_LATER = (  # what Python would else look for when there are no files any more
+    *("_strptime", "unicodedata", "encodings.idna", "encodings.ascii", "encodings.latin_1", "encodings.cp1252"),
+    *("encodings.utf_16", "encodings.utf_32", "encodings.rot_13", "encodings.hex_codec", "encodings.base64_codec"),
 )
+NO_BUILTINS = ("breakpoint", "input", "exit", "quit", "help", "copyright", "credits", "license")
+FILE_EVENTS = ("open", "os.", "glob.", "pathlib.")
 REFUSED_EVENTS = (
+    *("socket.", "subprocess.", "ctypes.", "mmap.", "shutil.", "signal.", "sqlite3.", "urllib.", "gc.", "pty."),
     *(
-        "socket.",
-        "subprocess.",
-        "ctypes.",
-        "mmap.",
-        "shutil.",
-        "signal.",
-        "sqlite3.",
-        "urllib.",
-        "gc.",
-        "pty.",
         "fcntl.",
+        "resource.",
+        "code.__new__",
+        "os.fork",
+        "os.exec",
+        "os.posix_spawn",
+        "os.spawn",
+        "os.system",
+        "os.kill",
     ),
-    *("os.fork", "os.exec", "os.posix_spawn", "os.spawn", "os.system", "os.kill", "os.ch", "os.setxattr", "resource."),
-    *("os.putenv", "os.unsetenv", "os.removexattr", "os.lockf", "os.startfile", "os.add_dll", "code.__new__"),
+    *("os.ch", "os.setxattr", "os.removexattr", "os.putenv", "os.unsetenv", "os.lockf", "os.startfile", "os.add_dll"),
 )
 
 
@@ -66,115 +67,71 @@ class Printed(io.TextIOBase):
         return self.text.rstrip() + ("\n… (cut)" if self.is_cut else "")
 
 
-def contain(folder: str, limits: dict) -> dict:
-    """Give up the network, root, more processes, and everything above the limits; returns what was achieved."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    is_root = os.geteuid() == 0
-    has_namespace = libc.unshare(CLONE_NEWNET if is_root else CLONE_NEWUSER | CLONE_NEWNET) == 0
-    os.chdir(folder)
-    user = give_up_root() if is_root else "the caller's uid"
-    for prctl in ((PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), (PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)):
-        libc.prctl(*prctl)
-    for name, value in {"CPU": limits["cpu_s"], "AS": limits["memory_bytes"], "FSIZE": limits["file_bytes"]}.items():
-        resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
-    for name, value in {"NPROC": 0, "CORE": 0, "NOFILE": 32}.items():
-        resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
-    sys.addaudithook(make_hook(os.path.realpath(folder)))
-    network = "namespace and audit hook" if has_namespace else "audit hook"
-    return {"network": network, "user": user}
-
-
-def give_up_root() -> str:
-    """Become a user that owns the working folder and nothing else; says which."""
-    own, nobody = 2_000_000_000 + os.getpid(), 65534
-    try:
-        os.chown(".", own, own)
-    except OSError:  # a container that knows 65,536 users only
-        os.chown(".", nobody, nobody)
-    uid = os.stat(".").st_uid
-    os.setgroups([])
-    os.setresgid(uid, uid, uid)
-    os.setresuid(uid, uid, uid)
-    return "own uid" if uid == own else "nobody"
-
-
-def make_hook(folder: str):
-    """An audit hook that refuses processes, sockets, native code, and files outside of the folder."""
-    library = os.path.dirname(os.path.realpath(os.__file__))
-
-    def is_inside(path: object, parent: str) -> bool:
-        try:
-            real = os.path.realpath(os.fsdecode(path))  # type: ignore[arg-type]
-        except (TypeError, ValueError):
-            return False  # a file descriptor, or nothing
-        return real == parent or real.startswith(parent + os.sep)
+def make_hook(has_files: bool) -> Callable[[str, tuple], None]:
+    """An audit hook that says what is not allowed. The walls are the kernel's: this only makes errors that can be read."""
 
     def hook(event: str, arguments: tuple) -> None:
         if event.startswith(REFUSED_EVENTS):
             raise PermissionError(f"{event} is not allowed here")
-        if event in FILE_EVENTS:
-            paths = arguments[:2] if event in ("os.rename", "os.link", "os.symlink") else arguments[:1]
-            is_reading = event == "open" and not (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-            if is_reading and is_inside(paths[0], library):  # a module's own parts
-                return
-            if not all(is_inside(path, folder) for path in paths):
-                raise PermissionError(f"{event} outside of the working folder is not allowed here")
+        if not has_files and event.startswith(FILE_EVENTS):
+            raise PermissionError(f"{event} is not allowed here: there are no files")
 
     return hook
 
 
-def guarded_import(name: str, *arguments, **keywords):
+def guarded_import(name: str, *arguments: Any, **keywords: Any) -> Any:
     """`import` for the agent's code."""
     if name.partition(".")[0] not in MODULES:
         raise ImportError(f"import of {name} is not allowed here")
     return builtins.__import__(name, *arguments, **keywords)
 
 
-def to_json(value: object, limit: int) -> str:
-    """A plain value as JSON text; ValueError or TypeError for anything else, and for too long a text."""
+def check_plain(value: object, limit: int) -> None:
+    """ValueError or TypeError for what is no plain value, too long, or nested too deep: the parent would not take it."""
     text = json.dumps(value, allow_nan=False)
     if len(text) > limit:
         raise ValueError(f"a value of {len(text)} characters is too long: at most {limit}")
-    return text
-
-
-class Tool:
-    """A tool that writes down each call that fits its parameters before it makes it."""
-
-    def __init__(self, name: str, function, cells: "Cells"):
-        self.name, self.function, self.cells = name, function, cells
-
-    def __call__(self, *args, **kwargs):
-        """Make a call."""
-        bound = self.cells.bind(self.function, *args, **kwargs)
-        arguments = json.loads(to_json(bound, self.cells.limits["value_characters"]))
-        self.cells.calls.append({"name": self.name, "arguments": arguments})
-        return self.function(*args, **kwargs)
-
-    def __repr__(self) -> str:
-        return f"<tool {self.name}>"  # no address, so that observations are the same every time
+    calls.check_depth(json.loads(text))
 
 
 class Cells:
-    """Runs cells in one namespace: variables stay from one to the next."""
+    """Runs cells in one namespace: variables stay from one to the next. Tools and the answer are asked for on a channel."""
 
-    def __init__(self, functions: dict, bind, limits: dict):
-        self.limits, self.bind = limits, bind
-        self.calls: list[dict] = []
-        self.answer: list = []
+    def __init__(self, channel: tuple[io.BufferedReader, int], tools: list[str], limits: dict[str, int]):
+        self.source, self.target = channel
+        self.limits, self.nonce = limits, ""
         kept = {name: value for name, value in vars(builtins).items() if name not in NO_BUILTINS}
         self.namespace = {"__builtins__": kept | {"__import__": guarded_import}, "__name__": "agent"}
-        self.namespace |= {name: Tool(name, function, self) for name, function in functions.items()}
-        self.namespace["final_answer"] = self.finish
+        self.namespace |= {name: Tool(name, self.ask) for name in tools} | {"final_answer": self.finish}
 
-    def finish(self, value):
+    def serve(self) -> None:
+        """Run cells until there are no more."""
+        for line in self.source:
+            message = json.loads(line)
+            self.nonce = message["nonce"]
+            self.send("done", self.run(message["code"]))
+
+    def send(self, kind: str, value: object) -> None:
+        """Write one line."""
+        send(self.target, {"nonce": self.nonce, "kind": kind, "value": value})
+
+    def ask(self, kind: str, value: object) -> Any:
+        """What the parent gives for a call or an answer; raises what the tool raised."""
+        check_plain(value, self.limits["value_characters"])
+        self.send(kind, value)
+        reply = json.loads(self.source.readline())
+        if "error" in reply:
+            raise make_error(*reply["error"])
+        return marshal.loads(base64.b64decode(reply["value"])) if "value" in reply else None  # noqa: S302 - our own
+
+    def finish(self, value: object) -> None:
         """final_answer(value)."""
-        self.answer = [json.loads(to_json(value, self.limits["value_characters"]))]
+        self.ask("answer", value)
         raise Finished
 
-    def run(self, code: str) -> dict:
+    def run(self, code: str) -> dict[str, str | None]:
         """Run one cell; whatever it does, as long as this process lives, there is a result."""
-        self.calls, self.answer, error = [], [], None
+        error = None
         sys.stdout = sys.stderr = printed = Printed(self.limits["printed_characters"])
         try:
             self.execute(code)
@@ -182,7 +139,7 @@ class Cells:
             pass
         except BaseException as caught:  # SystemExit and KeyboardInterrupt, too, are the code's own
             error = describe(caught)
-        return {"printed": printed.show(), "error": error, "answer": self.answer, "calls": self.calls}
+        return {"printed": printed.show(), "error": error}
 
     def execute(self, code: str) -> None:
         """Execute statements; the value of a last expression is printed, as notebooks do."""
@@ -193,6 +150,28 @@ class Cells:
             value = eval(compile(ast.Expression(last.value), "<code>", "eval"), self.namespace)  # noqa: S307
             if value is not None:
                 print(repr(value))
+
+
+class Tool:
+    """A tool, as the agent's code sees it: `call(name, arguments)` in another process."""
+
+    def __init__(self, name: str, ask: Callable[[str, object], Any]):
+        self.name, self.ask = name, ask
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Make a call."""
+        return self.ask("call", {"name": self.name, "args": args, "kwargs": kwargs})
+
+    def __repr__(self) -> str:
+        return f"<tool {self.name}>"  # no address, so that observations are the same every time
+
+
+def make_error(name: str, text: str) -> Exception:
+    """An exception as the tool raised it: of the same name, caught by the same `except`, with the same text."""
+    base = getattr(builtins, name, None)
+    base = base if isinstance(base, type) and issubclass(base, Exception) else Exception
+    made = type(name, (base,), {"__str__": lambda self: text})
+    return made.__new__(made)  # without __init__, which may want arguments
 
 
 def describe(error: BaseException) -> str:
@@ -206,30 +185,68 @@ def describe(error: BaseException) -> str:
     return f"{text} (line {line})" if line else text
 
 
-def send(channel: int, message: dict) -> None:
+def send(target: int, message: dict[str, Any]) -> None:
     """Write one line."""
     data = json.dumps(message).encode() + b"\n"
     while data:
-        data = data[os.write(channel, data) :]
+        data = data[os.write(target, data) :]
+
+
+def carry_out(functions: dict[str, Callable[..., Any]], call: dict[str, Any]) -> dict[str, Any]:
+    """What a tool gave, as marshal has it (types stay as they are), or its exception."""
+    try:
+        value = marshal.dumps(functions[call["name"]](**call["arguments"]))
+    except Exception as error:  # a tool may raise anything for arguments that are not what it asks for
+        return {"error": [type(error).__name__, str(error)[:500]]}
+    return {"value": base64.b64encode(value).decode()}
+
+
+def serve_tools(source: io.BufferedReader, target: int, functions: dict[str, Callable[..., Any]], child: int) -> None:
+    """Carry out calls until there are no more, or the child is to be ended: then its status is the answer."""
+    for line in source:
+        message = json.loads(line)
+        if "end" in message:
+            os.kill(child, 9)
+            send(target, {"status": os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])})
+        else:
+            send(target, carry_out(functions, message))
 
 
 def main() -> None:
-    """Load the tools, contain this process, then answer cells until the input ends."""
-    source, channel = os.fdopen(os.dup(0), "rb"), os.dup(1)
+    """Load what is needed, step apart, fork; the child raises the last walls and runs cells."""
+    source, target = os.fdopen(os.dup(0), "rb"), os.dup(1)
+    cells_source, cells_target = int(sys.argv[1]), int(sys.argv[2])
     nowhere = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(nowhere, descriptor)
     config = json.loads(source.readline())
     sys.path.insert(0, config["root"])
-    from swaplib import tools
+    global calls  # there is no swaplib to import from before `root` is known
+    from swaplib import calls, tools, walls
 
-    for name in (*MODULES, "_strptime", "encodings.idna", "unicodedata"):
+    for name in (*MODULES, *NEEDED_LATER):
         importlib.import_module(name)
     sys.path.remove(config["root"])
-    cells = Cells({name: tools.TOOLS[name] for name in config["tools"]}, tools.bind_arguments, config["limits"])
-    send(channel, {"contained": contain(config["folder"], config["limits"])})
-    for line in source:
-        send(channel, cells.run(json.loads(line)["code"]))
+    contained = walls.step_apart(config["walls"], config["limits"]["disk_bytes"])
+    has_files = bool(contained["walls"])
+    child = os.fork()
+    if child:
+        for descriptor in (cells_source, cells_target):
+            os.close(descriptor)
+        walls.limit(config["limits"], has_files)
+        send(target, {"pid": child})
+        return serve_tools(source, target, tools.TOOLS, child)
+    os.setsid()  # so that a signal to its own group reaches nobody else
+    walls.end_with_parent()
+    for descriptor in {source.fileno(), target, nowhere}:
+        os.close(descriptor)
+    channel = os.fdopen(cells_source, "rb"), cells_target
+    walls.limit(config["limits"], has_files)
+    contained["walls"] += walls.refuse_calls(config["walls"], has_files)
+    contained["is_walled"] = not walls.SUFFICIENT.isdisjoint(contained["walls"])
+    sys.addaudithook(make_hook(has_files))
+    send(cells_target, contained)
+    Cells(channel, config["tools"], config["limits"]).serve()
 
 
 if __name__ == "__main__":

@@ -11,24 +11,19 @@ A line, for example (one line in the file):
 """
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from swaplib.code_rules import find_private
 from swaplib.files import parse_appended
+from swaplib.masking import mask_secrets
 from swaplib.metrics import canonical_json, same_json
 from swaplib.templates import CONTROL_TOKENS
 
 Outcome = Literal["answered", "step_limit", "error", "exchange"]
-
-MIN_SECRET = 8
-SECRETS = re.compile(
-    r"\b(?:sk|pk|rk)-[A-Za-z0-9_-]{16,}|\b(?:ghp|gho|ghs|glpat|hf|xox[abp])[_-][A-Za-z0-9-]{16,}|\bAKIA[A-Z0-9]{16}\b"
-    r"|\beyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{10,}|(?<=[Bb]earer )[\w.~+/-]{12,}=*|(?<=api[-_]key[=:])[^\s&\"']{8,}"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +72,10 @@ class Trajectory:
         return [call for step in self.steps if step.error is None for call in step.calls]
 
     def to_json(self, secrets: Sequence[str] = ()) -> str:
-        """The line as it stands in the file, without the newline; secrets and what looks like one become `***`."""
+        """The line as it stands in the file, without the newline; secrets and what looks like one become `***`.
+
+        An agent's own are masked already when they enter a step, so that what was sent is what is written.
+        """
         flat = asdict(self)
         flat["steps"] = [{name: mask_secrets(value, secrets) for name, value in step.items()} for step in flat["steps"]]
         masked = {name: value if name == "steps" else mask_secrets(value, secrets) for name, value in flat.items()}
@@ -89,22 +87,6 @@ class Trajectory:
         flat = json.loads(text)
         steps = tuple(Step(**{**step, "calls": tuple(step["calls"])}) for step in flat.pop("steps"))
         return cls(**{**flat, "tools": tuple(flat["tools"])}, steps=steps)
-
-
-def mask_secrets(value: Any, secrets: Sequence[str] = ()) -> Any:
-    """A JSON value whose texts hold `***` in place of the given secrets and of what looks like a key.
-
-    A secret of less than 8 characters is none: it would be found inside of ordinary words.
-    """
-    if isinstance(value, str):
-        for secret in secrets:
-            value = value.replace(secret, "***") if len(secret) >= MIN_SECRET else value
-        return SECRETS.sub("***", value)
-    if isinstance(value, Mapping):
-        return {mask_secrets(key, secrets): mask_secrets(part, secrets) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [mask_secrets(part, secrets) for part in value]
-    return value
 
 
 def read_trajectories(path: Path) -> dict[str, Trajectory]:
@@ -159,6 +141,8 @@ def _find_reason(trajectory: Trajectory, gold: Gold | None) -> str | None:
         return reason
     if not same_json(trajectory.final_answer, gold.answer):
         return "another final answer than the computed one"
+    if any(step.code and find_private(step.code) for step in trajectory.steps):
+        return "code reaches for what is not public"
     texts = [text for step in trajectory.steps for text in (step.thought, step.code, step.observation, step.error)]
     if any(CONTROL_TOKENS.search(text) for text in texts if text):
         return "a text holds a chat template's control token"

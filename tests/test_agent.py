@@ -1,12 +1,15 @@
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.scripted_teacher import make_teacher, turn
-from swaplib import sandbox
+from swaplib import cell_process, sandbox
 from swaplib.agent import CUT_OFF, AgentOptions, cut_turn, find_code, run_agent
 from swaplib.agent_prompt import NO_CODE
 from swaplib.rows import Generation
+from swaplib.trajectory import Trajectory
 
 PIECES = (
     "<code>",
@@ -124,8 +127,46 @@ def test_an_answer_ends_the_work_and_one_that_a_failure_followed_does_not():
     assert (len(trajectory.steps), trajectory.final_answer) == (2, 2)
 
 
+def test_a_key_that_code_printed_is_not_sent_with_the_next_turn():
+    key = "the-key-of-the-test"
+    parrot = Parrot(
+        turn("I look.", f"print('{key}', 'AZURE_API_KEY=0123456789abcdef')"), turn("I end.", f"final_answer('{key}')")
+    )
+    trajectory = run_agent(parrot, make_teacher(False).tasks[0], secrets=(key,))
+    assert key not in str(parrot.asked)
+    assert "0123456789abcdef" not in str(parrot.asked)
+    assert parrot.asked[1][-1]["content"] == "Observation:\n*** AZURE_API_KEY=***"
+    assert trajectory.final_answer == "***"
+
+
+def test_no_two_turns_of_the_agent_stand_in_a_row():
+    swallowed = ("try:", "    final_answer(1)", "except BaseException:", "    pass", "1 / 0")
+    parrot = Parrot(turn("I answer.", *swallowed), turn("I answer.", "final_answer(2)"))
+    trajectory = ask(parrot)
+    assert [message["role"] for message in parrot.asked[1]] == ["system", "user", "assistant", "user"]
+    assert [step.is_final for step in trajectory.steps] == [False, True]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        r"print('\ud83d\ude00'[::-1])",
+        "x = []\nfor i in range(900): x = [x]\nfinal_answer(x)",
+        "while True: pass",
+        "final_answer({1: {2: 3}})",
+        "().__class__.__mro__",
+    ],
+)
+def test_whatever_a_cell_does_the_next_turn_can_be_sent_and_the_line_written(code):
+    parrot = Parrot(turn("I try \ud83d.", code), turn("I end.", "final_answer(1)"))
+    trajectory = ask(parrot, limits=sandbox.Limits(cell_s=1))
+    json.dumps(parrot.asked, ensure_ascii=False).encode()
+    assert Trajectory.from_json(trajectory.to_json()) == trajectory
+    assert trajectory.outcome == "answered"
+
+
 def test_a_process_that_does_not_start_is_no_step_of_the_model(monkeypatch, tmp_path):
     (tmp_path / "child.py").write_text("raise SystemExit(1)")
-    monkeypatch.setattr(sandbox, "CHILD", tmp_path / "child.py")
+    monkeypatch.setattr(cell_process, "PROGRAM", tmp_path / "child.py")
     with pytest.raises(RuntimeError, match="did not start"):
         ask(Parrot(turn("I call it.", "print(1)")))

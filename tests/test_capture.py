@@ -14,7 +14,7 @@ import pytest
 from servers import as_json, refusal, serving
 
 from benchmarks.scripted_teacher import Teacher, make_teacher, turn
-from swaplib import agent, agent_eval, capture, captured, xlam
+from swaplib import agent, agent_eval, capture, capture_report, captured, sandbox, xlam
 from swaplib.agent import AgentOptions, run_agent
 from swaplib.agent_prompt import build_agent_messages
 from swaplib.audit import called_tools
@@ -377,14 +377,14 @@ def test_a_call_without_an_answer_is_asked_again_and_a_refused_key_stops(setting
     [
         ("import os\nwhile True: os.fork()", "import of os"),
         ("while True: pass", "stopped after 1 s"),
-        ("open('/etc/passwd')", "outside of the working folder"),
+        ("open('/etc/passwd')", "No such file"),
         ("import socket", "import of socket"),
         ("x = 'a' * 10**11", "MemoryError"),
-        ("().__class__.__mro__[-1].__subclasses__()[-1]\nraise SystemExit", "SystemExit"),
+        ("raise SystemExit", "SystemExit"),
         (
             "[c for c in ().__class__.__mro__[-1].__subclasses__() if c.__name__ == '_wrap_close']"
             "[0].__init__.__globals__['_exit'](3)",
-            "ended with status 3",
+            "is not allowed: use public names only",
         ),
     ],
 )
@@ -457,6 +457,21 @@ def test_a_local_slm_can_be_the_agent(slm):
     assert (trajectory.outcome, len(trajectory.steps), trajectory.usage["calls"]) == ("step_limit", 1, 1)
     assert trajectory.usage["completion_tokens"] <= 8
     assert trajectory.model == slm.identity()
+
+
+def test_what_contained_the_code_stands_with_the_capture_and_nothing_is_asked_without_a_wall(settings, monkeypatch):
+    with teaching(settings) as (settings, exchanges):
+        done = capture.capture_trajectories(settings, limit=1)
+        kept = json.loads((settings.evaluation / "capture.json").read_text())
+        assert kept["contained"] == done.facts["contained"]
+        assert kept["contained"]["is_walled"]
+        assert kept["contained"]["walls"][0] in capture_report.show_capture(kept).to_html()
+        n = len(exchanges)
+        monkeypatch.setattr(sandbox.Sandbox.__init__, "__defaults__", (None, False, ()))
+        with pytest.raises(RuntimeError, match="allow_unwalled=True"):
+            capture.capture_trajectories(settings, limit=2)
+        assert len(exchanges) == n
+        assert not capture.capture_trajectories(settings, limit=2, allow_unwalled=True).facts["contained"]["is_walled"]
 
 
 def test_when_nothing_is_kept_the_build_says_so_and_leaves_no_rows(settings):

@@ -1,4 +1,6 @@
 import json
+import time
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -6,6 +8,7 @@ from hypothesis import strategies as st
 
 from swaplib.agent_prompt import build_agent_messages
 from swaplib.files import append_line
+from swaplib.masking import mask_secrets, replace_surrogates
 from swaplib.trajectory import (
     Gold,
     Step,
@@ -13,7 +16,6 @@ from swaplib.trajectory import (
     count_verdicts,
     filter_trajectories,
     judge,
-    mask_secrets,
     read_trajectories,
 )
 
@@ -117,6 +119,66 @@ def test_secrets_and_what_looks_like_one_are_masked_everywhere():
     masked = mask_secrets({"a": texts, secret: {"b": texts[0]}}, [secret])
     assert masked == {"a": ["key ***", "***", "Bearer ***", "?api-key=***&x=1", "***"], "***": {"b": "key ***"}}
     assert mask_secrets("the ask-price of sk-8 is 12", ["x", "local"]) == "the ask-price of sk-8 is 12"
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("AZURE_API_KEY=0123456789abcdef rest", "AZURE_API_KEY=*** rest"),
+        ('{"AZURE_API_KEY": "0123456789"}', '{"AZURE_API_KEY": "***"}'),
+        ("Authorization: Basic cGstbGYtMTpzay1sZi0y", "Authorization: Basic ***"),
+        ("postgres://me:hunter2@host/db", "postgres://***@host/db"),
+        ("-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----\nrest", "***\nrest"),
+        ("-----BEGIN PRIVATE KEY-----\nMIIE cut", "***"),
+        ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.c2lnbmF0dXJlMTIz", "***"),
+        ("a basic understanding of http://host:80/x@y", "a basic understanding of http://host:80/x@y"),
+        ("token = tokenizer.encode(text)", "token = tokenizer.encode(text)"),
+    ],
+)
+def test_keys_of_many_forms_are_masked_and_ordinary_text_is_not(text, masked):
+    assert mask_secrets(text) == masked
+    assert mask_secrets(masked) == masked  # so that what was sent is what is written
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "eyJaaaaaaaaaaaa-",
+        "eyJaaaaaaaaaaa.",
+        "Basic aaaaaaaaaaaa",
+        "-----BEGIN A",
+        "://a:b",
+        "sk-a",
+        "_KEY=",
+        "aA",
+        "Bearer a",
+    ],
+)
+def test_the_work_of_masking_grows_with_the_text_and_not_with_its_square(part):
+    def count_seconds(n):
+        start = time.process_time()
+        mask_secrets(part * n)
+        return time.process_time() - start
+
+    assert count_seconds(200_000) < 5  # by the square it would be hours
+
+
+@given(
+    st.recursive(
+        st.text(st.characters(), max_size=9), lambda parts: st.lists(parts) | st.dictionaries(st.text(), parts)
+    )
+)
+def test_what_has_had_its_surrogates_replaced_can_be_sent(value):
+    json.dumps(replace_surrogates(value), ensure_ascii=False).encode()
+
+
+def test_code_that_reaches_for_what_is_not_public_is_not_trained_on():
+    for code in ("final_answer.__self__.calls[:] = []", "getattr(f, '__globals__')", "x._y"):
+        steps = (Step("I try.", code, "", "not allowed"), *make_trajectory(CALL, OTHER).steps)
+        assert (
+            judge(replace(make_trajectory(CALL, OTHER), steps=steps), GOLD).reason
+            == "code reaches for what is not public"
+        )
 
 
 @pytest.mark.parametrize("secret", ["x", "exchange", "thought"])

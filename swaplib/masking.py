@@ -1,0 +1,51 @@
+"""Texts made fit to be shown, sent and kept: keys masked, halves of surrogate pairs replaced. Standard library only."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+MIN_SECRET = 8
+# Every part starts at a word of its own and runs over what follows once, so that the work grows with the text. What is no
+# secret of a part (`kept`) stays.
+SECRETS = re.compile(
+    r"""
+    \b(?:sk|pk|rk)-[A-Za-z0-9_-]{16,}+
+    | \b(?:ghp|gho|ghs|glpat|hf|xox[abp])[_-][A-Za-z0-9-]{16,}+
+    | \bAKIA[A-Z0-9]{16}\b
+    | (?<![\w-])eyJ[\w-]{10,}+\.[\w-]{10,}+\.[\w-]{10,}+
+    | -----BEGIN\ [A-Z ]{0,40}PRIVATE\ KEY-----(?s:.*?)(?:-----END\ [A-Z ]{0,40}PRIVATE\ KEY-----|\Z)
+    | (?P<kept>[Bb]earer\ )[\w.~+/-]{12,}+=*+
+    | (?P<kept_basic>[Bb]asic\ )(?=[A-Za-z+/]*(?:[0-9=]|[a-z][A-Z]))[A-Za-z0-9+/]{12,}+=*+
+    | (?P<kept_name>api[-_]key[=:]|_(?:KEY|TOKEN|SECRET|PASSWORD)["']?\s?[=:]\s?["']?)[^\s&"']{8,}+
+    | (?P<kept_scheme>://)[^\s/:@]{0,100}+:[^\s/@]{1,200}+(?=@)
+    """,
+    re.VERBOSE,
+)
+KEPT = ("kept", "kept_basic", "kept_name", "kept_scheme")
+
+
+def mask_secrets(value: Any, secrets: Sequence[str] = ()) -> Any:
+    """A JSON value whose texts hold `***` in place of the given secrets and of what looks like a key.
+
+    A secret of less than 8 characters is none: it would be found inside of ordinary words.
+    """
+    if isinstance(value, str):
+        for secret in secrets:
+            value = value.replace(secret, "***") if len(secret) >= MIN_SECRET else value
+        return SECRETS.sub(lambda found: "".join(found[name] or "" for name in KEPT) + "***", value)
+    if isinstance(value, Mapping):
+        return {mask_secrets(key, secrets): mask_secrets(part, secrets) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [mask_secrets(part, secrets) for part in value]
+    return value
+
+
+def replace_surrogates(value: Any) -> Any:
+    """A JSON value whose texts can be encoded: pairs of surrogates are joined, halves become U+FFFD."""
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, Mapping):
+        return {replace_surrogates(key): replace_surrogates(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [replace_surrogates(part) for part in value]
+    return value
