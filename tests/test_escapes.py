@@ -3,8 +3,11 @@
 is the kernel's, and is made behind each wall alone as well as behind all of them."""
 
 import os
+import shutil
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import pytest
 from swaplib import walls
 from swaplib.calls import Broken, parse_said
 from swaplib.sandbox import Limits, Sandbox
+from swaplib.settings import ROOT
 
 KEY = "planted-key-7f3a"
 WALLS = {
@@ -221,3 +225,47 @@ def test_what_a_child_says_is_taken_or_broken():
     assert said.value == "\ufffd\ufffd"
     with pytest.raises(Broken):
         parse_said(b'{"nonce": "other", "kind": "answer", "value": 1}\n', "n")
+
+
+AS_A_USER = """
+import os
+import shutil
+from swaplib.sandbox import Sandbox
+attempts = {attempts!r}
+for attempt in attempts:
+    s = Sandbox(["circle_area"])
+    print(os.getuid(), s.run(attempt), s.run("print(circle_area(radius=0))").printed, s.contained["is_walled"])
+    s.close()
+"""
+
+
+def test_a_parent_that_is_an_ordinary_user_keeps_its_files_to_itself(tmp_path):
+    """The child has its parent's user id then, so only the walls stand between them."""
+    python = shutil.which("python3.11", path="/usr/bin:/usr/local/bin")
+    if os.geteuid() != 0 or python is None or sys.version_info[:2] != (3, 11):
+        pytest.skip("needs root, to become a user, and a Python that this user may run")
+    file = tmp_path / "key"
+    file.write_text(KEY)
+    file.chmod(0o400)
+    os.chown(file, 65534, 65534)
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    known = {"file": str(file), "parent": "0"}
+    names = ("open", "open by the system", "its own root in proc", "a signal to all", "a shell")
+    program = AS_A_USER.format(attempts=[REACH + CELLS + ATTEMPTS[name].format(**known) for name in names])
+    packages = next(path for path in sys.path if path.endswith("site-packages"))
+    done = subprocess.run(
+        [python, "-c", program],
+        env={"PYTHONPATH": os.pathsep.join([str(ROOT), packages])},
+        cwd="/",
+        user=65534,
+        group=65534,
+        extra_groups=[],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line[:5] for line in lines] == ["65534"] * len(names)
+    assert all(line.endswith(" 0.0 True") for line in lines)
+    assert KEY not in done.stdout
