@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -127,13 +128,20 @@ STRAY = [
 
 
 @pytest.fixture(scope="module")
-def planted(tmp_path_factory):
+def open_folder():
+    """A folder that every user reaches; pytest closes its own ones to all but its user."""
+    with tempfile.TemporaryDirectory(prefix="swap-planted-") as name:
+        Path(name).chmod(0o777)
+        yield Path(name)
+
+
+@pytest.fixture(scope="module")
+def planted(open_folder):
     """A key in a file and in memory, sockets that listen, a parent that counts the signals it gets."""
-    folder = tmp_path_factory.mktemp("p")
+    folder = open_folder
     file, unix, abstract = folder / "key", str(folder / "s"), f"swap-{os.getpid()}"
     file.write_text(KEY)
-    for path in (file, *folder.parents[:2], folder):
-        path.chmod(0o777)
+    file.chmod(0o777)
     heard, signals = [], []
     listeners = [socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX), socket.socket()]
     for listener, address in zip(listeners, (unix, f"\0{abstract}", ("127.0.0.1", 0)), strict=True):
@@ -239,17 +247,15 @@ for attempt in attempts:
 """
 
 
-def test_a_parent_that_is_an_ordinary_user_keeps_its_files_to_itself(tmp_path):
+def test_a_parent_that_is_an_ordinary_user_keeps_its_files_to_itself(open_folder):
     """The child has its parent's user id then, so only the walls stand between them."""
     python = shutil.which("python3.11", path="/usr/bin:/usr/local/bin")
     if os.geteuid() != 0 or python is None or sys.version_info[:2] != (3, 11):
         pytest.skip("needs root, to become a user, and a Python that this user may run")
-    file = tmp_path / "key"
+    file = open_folder / "key_of_a_user"
     file.write_text(KEY)
     file.chmod(0o400)
     os.chown(file, 65534, 65534)
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
     known = {"file": str(file), "parent": "0"}
     names = ("open", "open by the system", "its own root in proc", "a signal to all", "a shell")
     program = AS_A_USER.format(attempts=[REACH + CELLS + ATTEMPTS[name].format(**known) for name in names])
