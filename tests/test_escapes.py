@@ -3,8 +3,12 @@
 is the kernel's, and is made behind each wall alone as well as behind all of them."""
 
 import os
+import shutil
 import signal
 import socket
+import subprocess
+import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -13,6 +17,7 @@ import pytest
 from swaplib import walls
 from swaplib.calls import Broken, parse_said
 from swaplib.sandbox import Limits, Sandbox
+from swaplib.settings import ROOT
 
 KEY = "planted-key-7f3a"
 WALLS = {
@@ -123,13 +128,20 @@ STRAY = [
 
 
 @pytest.fixture(scope="module")
-def planted(tmp_path_factory):
+def open_folder():
+    """A folder that every user reaches; pytest closes its own ones to all but its user."""
+    with tempfile.TemporaryDirectory(prefix="swap-planted-") as name:
+        Path(name).chmod(0o777)
+        yield Path(name)
+
+
+@pytest.fixture(scope="module")
+def planted(open_folder):
     """A key in a file and in memory, sockets that listen, a parent that counts the signals it gets."""
-    folder = tmp_path_factory.mktemp("p")
+    folder = open_folder
     file, unix, abstract = folder / "key", str(folder / "s"), f"swap-{os.getpid()}"
     file.write_text(KEY)
-    for path in (file, *folder.parents[:2], folder):
-        path.chmod(0o777)
+    file.chmod(0o777)
     heard, signals = [], []
     listeners = [socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX), socket.socket()]
     for listener, address in zip(listeners, (unix, f"\0{abstract}", ("127.0.0.1", 0)), strict=True):
@@ -221,3 +233,45 @@ def test_what_a_child_says_is_taken_or_broken():
     assert said.value == "\ufffd\ufffd"
     with pytest.raises(Broken):
         parse_said(b'{"nonce": "other", "kind": "answer", "value": 1}\n', "n")
+
+
+AS_A_USER = """
+import os
+import shutil
+from swaplib.sandbox import Sandbox
+attempts = {attempts!r}
+for attempt in attempts:
+    s = Sandbox(["circle_area"])
+    print(os.getuid(), s.run(attempt), s.run("print(circle_area(radius=0))").printed, s.contained["is_walled"])
+    s.close()
+"""
+
+
+def test_a_parent_that_is_an_ordinary_user_keeps_its_files_to_itself(open_folder):
+    """The child has its parent's user id then, so only the walls stand between them."""
+    python = shutil.which("python3.11", path="/usr/bin:/usr/local/bin")
+    if os.geteuid() != 0 or python is None or sys.version_info[:2] != (3, 11):
+        pytest.skip("needs root, to become a user, and a Python that this user may run")
+    file = open_folder / "key_of_a_user"
+    file.write_text(KEY)
+    file.chmod(0o400)
+    os.chown(file, 65534, 65534)
+    known = {"file": str(file), "parent": "0"}
+    names = ("open", "open by the system", "its own root in proc", "a signal to all", "a shell")
+    program = AS_A_USER.format(attempts=[REACH + CELLS + ATTEMPTS[name].format(**known) for name in names])
+    packages = next(path for path in sys.path if path.endswith("site-packages"))
+    done = subprocess.run(
+        [python, "-c", program],
+        env={"PYTHONPATH": os.pathsep.join([str(ROOT), packages])},
+        cwd="/",
+        user=65534,
+        group=65534,
+        extra_groups=[],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line[:5] for line in lines] == ["65534"] * len(names)
+    assert all(line.endswith(" 0.0 True") for line in lines)
+    assert KEY not in done.stdout
