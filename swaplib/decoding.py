@@ -42,6 +42,7 @@ ATTENTION = "grouped_sdpa"
 # part of the slots must be free before prompts are read (on a GPU a pass costs as much as many steps).
 READ_AT_ONCE = {"cpu": 1, "cuda": 16384}
 JOIN_AT = {"cpu": 1 / 8, "cuda": 1 / 2}
+JOIN_WITHIN = {"cpu": 0, "cuda": 16}  # or how many steps a feed's prompt waits at most beside a free slot
 
 _NOT_CAPTURED: weakref.WeakSet[Any] = weakref.WeakSet()  # models that no CUDA graph could take
 
@@ -192,13 +193,16 @@ def _decode_in_slots(
     work = _Slots(model, prompts, limits, min(slots, len(prompts)), hooks)
     logprobs: dict[int, list[float]] = {}  # by index, of the prompts in work
     started: dict[int, float] = {}
+    device, waited = work.device.type, 0
     while True:
         if feed:
             _follow(feed, work, waiting, logprobs, slots)
         if not (waiting or logprobs):
             return
         free = work.find_free()
-        if waiting and len(free) >= (1 if feed else max(1, int(JOIN_AT[work.device.type] * len(work.indices)))):
+        few = 1 if feed and waited >= JOIN_WITHIN[device] else max(1, int(JOIN_AT[device] * len(work.indices)))
+        if waiting and len(free) >= few:
+            waited = 0
             joining = [waiting.popleft() for _ in range(min(len(free), len(waiting)))]
             started |= dict.fromkeys(joining, start or time.perf_counter())
             start = 0.0  # only the first have waited for what all prompts share
@@ -206,6 +210,7 @@ def _decode_in_slots(
             fresh = work.join(free[: len(joining)], joining)
         else:
             fresh = work.step()
+            waited += bool(waiting and free)
         for index, token, logprob in fresh:
             logprobs[index].append(logprob)
             if on_token:

@@ -81,7 +81,7 @@ def check_machine(settings: Settings) -> str:
 
 
 def check_walls(settings: Settings) -> str:
-    """What contains the code that a model writes as an agent; nothing fails."""
+    """What contains the code that a model writes as an agent; fails where nothing does."""
     return describe_walls(find_walls())
 
 

@@ -325,6 +325,8 @@ class ScriptedFeed:
 @pytest.mark.parametrize("slots", [1, 3, 16])
 def test_prompts_that_join_a_running_decoding_get_the_tokens_of_each_alone(monkeypatch, kind, tokens, slots):
     monkeypatch.setitem(decoding.READ_AT_ONCE, "cpu", tokens)
+    monkeypatch.setitem(decoding.JOIN_AT, "cpu", 1 / 8 if tokens == 1 else 1 / 2)
+    monkeypatch.setitem(decoding.JOIN_WITHIN, "cpu", 0 if tokens == 1 else 5)
     draw, model = random.Random(7), make_model(kind)
     first, others = make_prompts(3), [*make_prompts(6), *make_prompts(9, [])]
     draw.shuffle(others)
@@ -360,3 +362,15 @@ def test_a_feed_works_for_a_model_left_to_the_library():
     alone |= {i: ask_library(model, [prompt], limit)[0] for i, (prompt, limit) in enumerate(later, 3)}
     del alone[5]
     assert answers == alone
+
+
+def test_a_prompt_beside_a_free_slot_waits_for_so_many_steps_at_most(monkeypatch):
+    monkeypatch.setitem(decoding.JOIN_AT, "cpu", 1)
+    monkeypatch.setitem(decoding.JOIN_WITHIN, "cpu", 4)
+    model, order = prepare(make_model("llama")), []
+    model.generation_config.eos_token_id = 0
+    first, later = make_prompts(2), [(prompt, 2) for prompt in make_prompts(3)[2:]]
+    feed = ScriptedFeed({1: later}, {0: 2}, slots=2)
+    list(decode(model, first, 30, 2, lambda index, token: order.append(index), feed=feed))
+    assert order[: order.index(2)] == [0, 1, 0, 1, *[1] * 4]
+    assert order.count(1) == 30
