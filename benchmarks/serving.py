@@ -1,4 +1,4 @@
-"""Throughput of `swap serve` on this machine: 32 clients at once against one at a time, with the packaged checkpoint.
+"""Throughput of `swap serve` on this machine: 64 clients at once against one at a time, with the packaged checkpoint.
 
     python -m benchmarks.serving
 
@@ -20,8 +20,8 @@ from swaplib.server_process import running_server
 from swaplib.settings import ROOT
 from swaplib.web import open_client
 
-REQUESTS, CLIENTS, MAX_NEW_TOKENS, REPEATS = 200, 32, 32, 1
-SMALL = 24  # requests of the side that sends one at a time; its rate does not depend on their number
+REQUESTS, CLIENTS, MAX_NEW_TOKENS, REPEATS = 128, 64, 32, 1
+SMALL = 16  # requests of the side that sends one at a time; its rate does not depend on their number
 
 
 def send(root: str, bodies: list[dict], clients: int) -> tuple[float, list[str]]:

@@ -1,6 +1,7 @@
 """An SLM that is served elsewhere (SLM_BASE_URL): asked by the hosted client, under its name there."""
 
 import pytest
+from runs import make_metrics
 from servers import as_json, serving
 from test_native import shipped_home  # noqa: F401 - a fixture
 
@@ -72,7 +73,7 @@ def test_parity_of_a_served_slm_compares_calls_at_once_with_one_at_a_time(served
 
 def test_with_a_served_slm_the_bit_says_whether_an_adapter_is_to_be_asked(served, monkeypatch):
     monkeypatch.setattr(decision, "read_compared", lambda *_: {"azure": AZURE, "slm": AZURE})
-    write_json(served.evaluation / "toolcall_slm_test.json", AZURE)
+    write_json(served.evaluation / "toolcall_slm_test.json", make_metrics("toolcall", AZURE["run"]))
     for bit, candidate in ((1, "slm_ft"), (0, "slm")):
         compared = {"azure": "one", "slm": "one"}
         write_json(

@@ -6,6 +6,7 @@ import sys
 import time
 
 import pytest
+from runs import make_metrics
 
 from swaplib import adapter, comparison, outbox, trainer, training
 from swaplib.chats import gather_rows
@@ -36,7 +37,9 @@ def write_decision(settings: Settings, bit: int) -> None:
             "identity": identity,
         }
         run |= {"dataset_sha256": hash_file(rows_file)}
-        write_json(settings.evaluation / f"toolcall_{model}_test.json", {"complete": True, "run": run})
+        write_json(
+            settings.evaluation / f"toolcall_{model}_test.json", make_metrics("toolcall", run | {"track": "toolcall"})
+        )
     content = {"FINE_TUNE": bit, "run": {"compared": {"azure": "azure", "slm": "slm"}}}
     write_json(settings.evaluation / "toolcall_decision.json", content)
 
