@@ -192,8 +192,7 @@ def _decode_in_slots(
     stop_tokens, waiting, start = _list_stop_tokens(model), deque(range(len(prompts))), time.perf_counter()
     work = _Slots(model, prompts, limits, min(slots, len(prompts)), hooks)
     logprobs: dict[int, list[float]] = {}  # by index, of the prompts in work
-    started: dict[int, float] = {}
-    device, waited = work.device.type, 0
+    started, device, waited = dict[int, float](), work.device.type, 0
     while True:
         if feed:
             _follow(feed, work, waiting, logprobs, slots)

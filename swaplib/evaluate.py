@@ -208,13 +208,8 @@ def _make_plan(
     facts |= {"is_repeat": True} if is_repeat else {}
     key = hash_text(canonical_json(facts))[:12]
     planned = new_folder(settings, track, str(model), split, key)
-    parameters = {
-        **sizes,
-        "shots": model.shots,
-        "fresh": fresh,
-        "probe": probe,
-        "swap_row_limit": settings.swap_row_limit,
-    }
+    parameters = {**sizes, "shots": model.shots, "fresh": fresh, "probe": probe}
+    parameters |= {"swap_row_limit": settings.swap_row_limit}
     prices = costs.Prices.from_settings(settings)
     plan = _Plan(client, track, model, split, question, facts, parameters, prices, planned, key, session_id, {})
     plan = plan.open(find_run(settings, key, planned, fresh))

@@ -89,10 +89,8 @@ def make_question(settings: Settings, track: Track, model: ModelName, split: str
     if hash_file(path) != before:
         raise ValueError(f"{path} was changed while it was read. Run this again.")
     plain = adapt_chats(settings, [build_messages(track, row.prompt) for row in rows])
-    facts = {
-        "track": track,
-        "split": split,
-        "n_rows": len(rows),
+    facts = {"track": track, "split": split, "n_rows": len(rows)}
+    facts |= {
         "dataset_sha256": before,
         "rows_sha256": hash_rows(rows),
         "messages_sha256": hash_text(canonical_json(plain)),
@@ -106,8 +104,8 @@ def make_question(settings: Settings, track: Track, model: ModelName, split: str
     if asked := {example.prompt for example in examples} & {row.prompt for row in rows}:
         raise ValueError(f"{len(asked)} of the examples are asked rows themselves. Keep {split} rows out of train.")
     facts |= {"shots": model.shots, "shots_sha256": hash_rows(examples)}
-    asked = adapt_chats(settings, [build_messages(track, row.prompt, examples) for row in rows])
-    return Question(rows, asked, None, facts)
+    shown = [build_messages(track, row.prompt, examples) for row in rows]
+    return Question(rows, adapt_chats(settings, shown), None, facts)
 
 
 def _ask_natively(settings: Settings, track: Track, model: ModelName, split: str, plain: Question) -> Question:

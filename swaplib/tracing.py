@@ -145,8 +145,7 @@ class RunTrace:
 
         Args:
             line: The row's ledger line; when its answer came and its latency give the span's times.
-            messages: What the model was asked.
-            model: The model's name.
+            messages: What `model` was asked.
             limit: max_new_tokens of the call.
             asked: What else went with the messages, such as tools.
             cost: US dollars of `input` and `output`; None where no price is known.
@@ -158,22 +157,23 @@ class RunTrace:
         generation, end = line.generation, _to_ns(line.ended_at)
         span = self._start_span(f"row {line.index}", span_id, end - int(generation.latency_ms * 1e6))
         said: Any = [{key: _clean(text) for key, text in message.items()} for message in messages]
-        usage = {"input": generation.prompt_tokens, "output": generation.completion_tokens}
         LangfuseGeneration(
             otel_span=span,
             langfuse_client=self._tracer.client,
             input={"messages": said, **asked} if asked else said,
             output=_clean(generation.output),
             model=model,
-            model_parameters={"max_tokens": limit}
-            if temperature is None
-            else {"temperature": temperature, "max_tokens": limit},
-            usage_details={k: v for k, v in usage.items() if v is not None},
+            model_parameters=_drop_none({"temperature": temperature, "max_tokens": limit}),
+            usage_details=_drop_none({"input": generation.prompt_tokens, "output": generation.completion_tokens}),
             cost_details=cost,
             metadata={"index": line.index, "status": generation.status, "scores": line.scores},
             level="ERROR" if generation.status == "error" else "DEFAULT",
             status_message=None if generation.status == "ok" else generation.error or generation.finish_reason,
         ).end(end_time=end)
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Bring a generation to the outbox, and now and then what lies there to the server."""
         self._tracer.provider.force_flush()
         if self._tracer.outbox.problem:
             self._flush()
@@ -252,3 +252,7 @@ def _clean(text: str) -> str:
 def _to_ns(at: float | None) -> int:
     """A time in Unix seconds in nanoseconds; now for None."""
     return time.time_ns() if at is None else int(at * 1e9)
+
+
+def _drop_none(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
