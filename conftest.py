@@ -58,7 +58,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as slow what loads a model by its fixtures or kind; other slow tests bear the mark themselves."""
+    """Mark as slow what loads a model by its fixtures or kind; other slow tests bear the mark themselves.
+
+    Notebooks go first: each reads what the one before has left in the worker's home, and another worker that has nothing
+    more to do takes over tests from the end.
+    """
+    items.sort(key=lambda item: item.path.suffix != ".ipynb")
     for item in items:
         if item.path.suffix == ".ipynb" or item.get_closest_marker("stand_in") or "slm" in item.fixturenames:
             item.add_marker("slow")
