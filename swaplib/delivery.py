@@ -14,7 +14,7 @@ from typing import Any
 import httpx2
 
 from swaplib.files import hash_text, write_json
-from swaplib.langfuse_api import find_refusal, find_version, open_langfuse
+from swaplib.langfuse_api import find_refusal, find_version, open_langfuse, say_why
 from swaplib.outbox import (
     check_tracing,
     forget_delivered,
@@ -26,7 +26,6 @@ from swaplib.outbox import (
     read_latest,
 )
 from swaplib.settings import Settings, show_path
-from swaplib.web import explain
 
 SPANS_PATH, SCORES_PATH = "/api/public/otel/v1/traces", "/api/public/scores"
 LINES_PER_POST, BYTES_PER_POST = 200, 2_000_000
@@ -109,7 +108,7 @@ class Sender:
         except (httpx2.HTTPError, ConnectionError, ValueError) as error:
             if isinstance(error, httpx2.TimeoutException):
                 _SILENT.add(address)
-            return explain(error) if isinstance(error, httpx2.HTTPError) else str(error)
+            return say_why(error)
         return problem
 
 

@@ -40,6 +40,11 @@ def find_version(client: httpx2.Client) -> str:
     )
 
 
+def say_why(error: Exception) -> str:
+    """Why the server was not reached, or is none: what the client met, or the words of find_version and of find_proxy."""
+    return explain(error) if isinstance(error, httpx2.HTTPError) else str(error)
+
+
 def find_refusal(answer: httpx2.Response, found: str) -> str | None:
     """Why Langfuse did not take a whole request, or None when it did."""
     if answer.status_code not in (200, 202, 207):
@@ -84,8 +89,7 @@ def check_server(settings: Settings) -> str:
             found = find_version(client)
             status = client.get("/api/public/projects").status_code
     except (httpx2.HTTPError, ConnectionError) as error:
-        reason = explain(error) if isinstance(error, httpx2.HTTPError) else error
-        raise ConnectionError(f"{address}: {reason}") from None
+        raise ConnectionError(f"{address}: {say_why(error)}") from None
     if _is_old(found):
         raise ValueError(f"{address}: {_describe_old(found)}")
     if status != 200:
