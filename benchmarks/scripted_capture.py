@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 from benchmarks.records import write_table
-from benchmarks.scripted_teacher import BAD, RECOVERED, make_teacher, teaching
 from swaplib import capture, captured
-from swaplib.checkpoints import PACKAGED_NAME, download
+from swaplib.packaged import download_packaged
+from swaplib.scripted_teacher import BAD, RECOVERED, make_teacher, teaching
 from swaplib.settings import ROOT, load_settings
 from swaplib.tasks import read_tasks
 
@@ -31,7 +31,7 @@ def main() -> None:
         done = capture.capture_trajectories(settings)
         seconds = time.perf_counter() - start
         built = captured.build_captured(settings)
-        lengths = captured.count_chat_tokens(built.chats, download(PACKAGED_NAME, ROOT / "slm_swap" / "models"))
+        lengths = captured.count_chat_tokens(built.chats, download_packaged(ROOT / "slm_swap" / "models"))
     styles = [teacher.mistakes.get(i) for i in done.facts["task_ids"]]
     record = {
         "case": "scripted teacher that knows the golds; no LLM was asked",

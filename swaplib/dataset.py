@@ -14,10 +14,8 @@ from swaplib import xlam
 from swaplib.audit import check_leaks, count_repeats
 from swaplib.facts import Collection, RowFacts, count_given, format_facts, make_facts
 from swaplib.files import format_json, hash_text, read_json, replace_files
-from swaplib.local_checkpoint import Checkpoint, measure_chats
 from swaplib.metrics import TRACKS, Track
 from swaplib.own_rows import is_own, read_source
-from swaplib.prompts import build_messages
 from swaplib.rows import SPLITS, Rows, format_rows
 from swaplib.settings import ROOT, Settings, show_path
 
@@ -169,28 +167,3 @@ def parse_sizes(text: str) -> dict[str, int]:
     if not re.fullmatch(r"[1-9]\d*/[1-9]\d*/[1-9]\d*", text):
         raise ValueError(f"sizes {text!r}: expected train/val/test as three whole numbers, for example 340/60/100")
     return dict(zip(SPLITS, map(int, text.split("/")), strict=True))
-
-
-def count_tokens(rows: Rows, checkpoint: Path) -> list[dict[str, Any]]:
-    """Lengths in tokens with a checkpoint's own tokenizer and chat template, one record for each track and split.
-
-    Returns:
-        Records with `track`, `split`, `rows`, and median, 95th percentile and maximum of the prompt (system message and
-        template included) and of the completion. Where there is no checkpoint yet, one record that says so.
-    """
-    import numpy as np
-
-    if not checkpoint.is_dir():
-        return [{"track": f"no checkpoint at {show_path(checkpoint)} yet, so nobody knows lengths in tokens"}]
-    slm, records = Checkpoint(checkpoint), []
-    slm.check()
-    for track, splits in rows.items():
-        for split, of_split in splits.items():
-            prompts = measure_chats(slm, [build_messages(track, row.prompt) for row in of_split])
-            completions = [slm.count_tokens(row.completion) for row in of_split]
-            record: dict[str, Any] = {"track": track, "split": split, "rows": len(of_split)}
-            for name, lengths in {"prompt": prompts, "completion": completions}.items():
-                for label, quantile in {"median": 0.5, "p95": 0.95, "max": 1.0}.items():
-                    record[f"{name}_{label}"] = int(np.quantile(lengths, quantile))
-            records.append(record)
-    return records

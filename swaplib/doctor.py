@@ -9,12 +9,12 @@ from swaplib.hosted import HostedLLM
 from swaplib.langfuse_api import check_server
 from swaplib.local import LocalSLM
 from swaplib.local_checkpoint import Checkpoint
+from swaplib.masking import make_visible
 from swaplib.outbox import check_tracing
 from swaplib.question import check_served
 from swaplib.sandbox import describe_walls, find_walls
 from swaplib.settings import ENV_FILE, PURPOSES, Settings, show_path
 from swaplib.suitability import check_tags, describe_checkpoint
-from swaplib.visible import make_visible
 
 
 def run_checks(settings: Settings) -> int:

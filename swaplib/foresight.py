@@ -10,19 +10,19 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from swaplib.audit import called_tools
 from swaplib.dataset import Dataset
 from swaplib.facts import find_facts, list_parts
 from swaplib.intervals import wilson_interval
-from swaplib.local_checkpoint import Checkpoint, measure_chats
+from swaplib.local_checkpoint import SEQUENCE_LENGTH, Checkpoint, measure_chats
 from swaplib.metrics import ToolCall, Track, canonical_json, format_tool_call, parse_gold
 from swaplib.prompts import build_messages
 from swaplib.question import adapt_chats
 from swaplib.rows import Row, Rows
 from swaplib.settings import Settings, show_path
-from swaplib.trainer import Recipe
 
 MAX_NEW_TOKENS = 256  # 02's max_new_tokens
 FEWEST_TEST_ROWS = 50
@@ -161,7 +161,7 @@ def _look_at_lengths(base: Checkpoint, track: Track, splits: dict[str, list[Row]
     cut = sum(base.count_tokens(row.completion) >= max_new_tokens for row in rows)  # an answer ends with a token, too
     taught = [row for split in ("train", "val") for row in splits[split]]
     chats = [[*build_messages(track, row.prompt), {"role": "assistant", "content": row.completion}] for row in taught]
-    longest = Recipe().sequence_length
+    longest = SEQUENCE_LENGTH
     long = sum(length > longest for length in measure_chats(base, chats, has_generation_prompt=False))
     return [
         _warn(
@@ -198,4 +198,29 @@ def preview_prompts(settings: Settings, rows: Rows) -> list[dict[str, str]]:
             text = base.render(messages)
         asked.append(("SLM", "text, by its chat template", text))
         records += [{"track": track, "model": model, "part": part, "text": text} for model, part, text in asked]
+    return records
+
+
+def count_tokens(rows: Rows, checkpoint: Path) -> list[dict[str, Any]]:
+    """Lengths in tokens with a checkpoint's own tokenizer and chat template, one record for each track and split.
+
+    Returns:
+        Records with `track`, `split`, `rows`, and median, 95th percentile and maximum of the prompt (system message and
+        template included) and of the completion. Where there is no checkpoint yet, one record that says so.
+    """
+    import numpy as np
+
+    if not checkpoint.is_dir():
+        return [{"track": f"no checkpoint at {show_path(checkpoint)} yet, so nobody knows lengths in tokens"}]
+    slm, records = Checkpoint(checkpoint), []
+    slm.check()
+    for track, splits in rows.items():
+        for split, of_split in splits.items():
+            prompts = measure_chats(slm, [build_messages(track, row.prompt) for row in of_split])
+            completions = [slm.count_tokens(row.completion) for row in of_split]
+            record: dict[str, Any] = {"track": track, "split": split, "rows": len(of_split)}
+            for name, lengths in {"prompt": prompts, "completion": completions}.items():
+                for label, quantile in {"median": 0.5, "p95": 0.95, "max": 1.0}.items():
+                    record[f"{name}_{label}"] = int(np.quantile(lengths, quantile))
+            records.append(record)
     return records

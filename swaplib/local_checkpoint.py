@@ -18,6 +18,7 @@ from swaplib.prompts import Message
 
 Precision = Literal["4bit", "float32", "bfloat16"]
 
+SEQUENCE_LENGTH = 2048  # the longest chat that a training takes, in tokens
 _OF_A_LAYER = re.compile(r"\.\d+\..*\.lora_")
 _OF_EMBEDDING = re.compile(r"\b(lm_head|embed_tokens)\b")
 

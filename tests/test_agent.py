@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.scripted_teacher import make_teacher, turn
 from swaplib import cell_process, sandbox
 from swaplib.agent import CUT_OFF, AgentOptions, cut_turn, find_code, run_agent
 from swaplib.agent_prompt import NO_CODE
 from swaplib.rows import Generation
+from swaplib.scripted_teacher import make_teacher, turn
 from swaplib.trajectory import Trajectory
 
 PIECES = (

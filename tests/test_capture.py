@@ -13,7 +13,6 @@ import nbformat
 import pytest
 from servers import as_json, refusal, serving
 
-from benchmarks.scripted_teacher import Teacher, make_teacher, turn
 from swaplib import agent, agent_eval, capture, capture_report, captured, sandbox, xlam
 from swaplib.agent import AgentOptions, run_agent
 from swaplib.agent_prompt import build_agent_messages
@@ -24,6 +23,7 @@ from swaplib.metrics import parse_gold
 from swaplib.outbox import list_spans, read_outbox
 from swaplib.rows import SPLITS, read_rows
 from swaplib.sandbox import Limits
+from swaplib.scripted_teacher import Teacher, make_teacher, turn
 from swaplib.settings import ROOT, load_settings
 from swaplib.tasks import FOLDS, list_tasks, read_tasks
 from swaplib.trajectory import Trajectory, read_trajectories
@@ -503,7 +503,7 @@ def test_the_teacher_serves_by_itself(env_of_tests):
     from swaplib.server_process import find_free_port
 
     port = find_free_port()
-    command = [sys.executable, "-m", "benchmarks.scripted_teacher", "--port", str(port)]
+    command = [sys.executable, "-m", "swaplib.scripted_teacher", "--port", str(port)]
     process = subprocess.Popen(command, cwd=ROOT, env=env_of_tests | {"PYTHONPATH": os.pathsep.join([str(ROOT), ""])})
     try:
         for _ in range(200):

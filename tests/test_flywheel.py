@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from benchmarks.scripted_teacher import make_teacher, teaching
-from swaplib import distill, flywheel, outbox
+from swaplib import distill, flywheel, notebooks, outbox
 from swaplib.files import hash_file, write_json, write_text
+from swaplib.scripted_teacher import make_teacher, teaching
 from swaplib.settings import ROOT
 
 pytestmark = pytest.mark.slow
@@ -78,9 +78,9 @@ def test_a_build_beside_another_dataset_or_with_changed_files_is_refused(toolcal
 
 def test_a_parameter_that_no_notebook_knows_stops_before_anything_runs(settings):
     with pytest.raises(ValueError, match="unknown parameter 'limti'"):
-        flywheel.run_flywheel(settings, "toolcall", [("limti", "3")], 60)
+        notebooks.run_flywheel(settings, "toolcall", [("limti", "3")], 60)
     with pytest.raises(ValueError, match="expected"):
-        flywheel.run_flywheel(settings, "toolcall", [("max_steps", "many")], 60)
+        notebooks.run_flywheel(settings, "toolcall", [("max_steps", "many")], 60)
     assert not settings.reports.exists()
 
 

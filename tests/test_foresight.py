@@ -103,7 +103,7 @@ def test_without_a_checkpoint_lengths_are_not_looked_at_and_the_preview_says_so(
     made = dataset.build_dataset(settings, str(own), SIZES)
     assert not any("longer" in warning["warning"] for warning in foresight.list_warnings(settings, made))
     assert "no checkpoint at" in foresight.preview_prompts(settings, made.rows)[-1]["text"]
-    assert "no checkpoint at" in dataset.count_tokens(made.rows, settings.slm_model_path)[0]["track"]
+    assert "no checkpoint at" in foresight.count_tokens(made.rows, settings.slm_model_path)[0]["track"]
 
 
 def test_few_test_rows_are_warned_of_with_the_interval_of_a_rate(settings, tmp_path):

@@ -17,7 +17,7 @@ from runs import right, run_azure
 from servers import completion, refusal, serving
 
 from conftest import make_rows
-from swaplib import chats, dataset, evaluate, foresight, labels, templates, training
+from swaplib import chats, evaluate, foresight, labels, templates, training
 from swaplib.local import LocalSLM
 from swaplib.local_checkpoint import Checkpoint
 from swaplib.local_model import LoadedModel, load
@@ -94,7 +94,7 @@ def test_folding_loses_no_text_and_leaves_no_system_message_in_front(messages):
 
 def test_01_counts_and_shows_the_prompts_of_a_model_without_a_system_role(gemma_home, gemma):
     rows = {"toolcall": {split: make_rows(2) for split in ("train", "val", "test")}}
-    assert all(record["prompt_max"] > 20 for record in dataset.count_tokens(rows, gemma.path))
+    assert all(record["prompt_max"] > 20 for record in foresight.count_tokens(rows, gemma.path))
     hosted, slm = foresight.preview_prompts(gemma_home, rows)
     assert (hosted["part"], hosted["text"]) == ("user message", f"{SYSTEM}\n\nRequest 0?")
     assert hosted["text"] in slm["text"]

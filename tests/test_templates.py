@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 
-from swaplib import dataset, templates
+from swaplib import templates
 from swaplib.local_checkpoint import Checkpoint
 from swaplib.prompts import build_messages
 from swaplib.rows import Row
@@ -31,7 +31,7 @@ def test_thinking_is_off_and_the_day_is_fixed_wherever_a_chat_is_rendered(thinki
     assert thinking.render(CHAT) == "Today: 26 Jul 2024\nuser: Hi\nassistant: <think></think>"
     assert thinking.render(CHAT, has_generation_prompt=False) == "Today: 26 Jul 2024\nuser: Hi\n"
     row = Row("Hi", '<tool_call name="f">{}</tool_call>')
-    [record] = dataset.count_tokens({"toolcall": {"test": [row]}}, thinking.path)
+    [record] = foresight.count_tokens({"toolcall": {"test": [row]}}, thinking.path)
     text = thinking.render(build_messages("toolcall", row.prompt))
     assert record["prompt_max"] == thinking.count_tokens(text)
 

