@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.records import make_record, write_records
-from swaplib.facts import read_facts
+from swaplib.data.facts import read_facts
 from swaplib.local_checkpoint import Checkpoint
 from swaplib.local_model import LoadedModel, load
 from swaplib.metrics import TRACKS

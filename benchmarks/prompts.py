@@ -17,9 +17,10 @@ from typing import Any
 
 from benchmarks.prompt_candidates import AGENT_CANDIDATES, CANDIDATES
 from benchmarks.records import RESULTS, format_table
-from swaplib import capture, xlam
+from swaplib import capture
 from swaplib.agent import AgentOptions
 from swaplib.agent_prompt import AGENT_PROMPT
+from swaplib.data import xlam
 from swaplib.files import write_json, write_text
 from swaplib.hosted import HostedLLM
 from swaplib.local import LocalSLM

@@ -23,21 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.records import RESULTS
-from swaplib import (
-    agent_eval,
-    capture,
-    captured,
-    comparison,
-    dataset,
-    decision,
-    distill,
-    evaluate,
-    flywheel,
-    parity,
-    training,
-)
+from swaplib import agent_eval, capture, captured, comparison, decision, distill, evaluate, flywheel, parity, training
 from swaplib.adapter import read_card
 from swaplib.agent import AgentOptions
+from swaplib.data import dataset
 from swaplib.evidence import DEFAULT_MARGIN
 from swaplib.files import write_json
 from swaplib.local import LocalSLM

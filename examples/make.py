@@ -14,10 +14,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from swaplib.data.tool_schemas import format_signature, parse_tool
 from swaplib.metrics import format_tool_call
 from swaplib.prompts import ROW_PROMPTS, build_prompt
 from swaplib.rows import Row, write_rows
-from swaplib.tool_schemas import format_signature, parse_tool
 
 ROWS, SEED = 180, 42
 HERE = Path(__file__).resolve().parent

@@ -21,10 +21,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from swaplib import dataset, xlam
 from swaplib.agent_prompt import build_agent_messages
-from swaplib.audit import check_leaks
 from swaplib.capture import Capture, read_capture
+from swaplib.data import dataset, xlam
+from swaplib.data.audit import check_leaks
 from swaplib.files import hash_file, hash_text, replace_files
 from swaplib.local_checkpoint import Checkpoint, measure_chats
 from swaplib.metrics import TRACKS, Track, canonical_json

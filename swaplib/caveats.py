@@ -10,7 +10,7 @@ from typing import Any
 
 from swaplib import costs, evidence
 from swaplib.comparison import Compared
-from swaplib.facts import is_given
+from swaplib.data.facts import is_given
 from swaplib.files import read_json
 from swaplib.form import find_bits, see_form
 from swaplib.intervals import wilson_interval

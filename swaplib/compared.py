@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from swaplib import evidence
+from swaplib.data.facts import RowFacts, find_facts
 from swaplib.diagnosis import diagnose
-from swaplib.facts import RowFacts, find_facts
 from swaplib.files import hash_file
 from swaplib.metrics import Track, core_metrics
 from swaplib.rows import LedgerLine, Row, check_prompts, hash_rows, read_rows

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from swaplib.facts import RowFacts, is_given, list_parts
+from swaplib.data.facts import RowFacts, is_given, list_parts
 from swaplib.leniency import is_right_leniently
 from swaplib.metrics import (
     JsonDocument,

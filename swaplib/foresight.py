@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from swaplib.audit import called_tools
-from swaplib.dataset import Dataset
-from swaplib.facts import find_facts, list_parts
+from swaplib.data.audit import called_tools
+from swaplib.data.dataset import Dataset
+from swaplib.data.facts import find_facts, list_parts
 from swaplib.intervals import wilson_interval
 from swaplib.local_checkpoint import SEQUENCE_LENGTH, Checkpoint, measure_chats
 from swaplib.metrics import ToolCall, Track, canonical_json, format_tool_call, parse_gold

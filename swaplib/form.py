@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from swaplib.data.facts import list_parts
 from swaplib.diagnosis import find_answer, find_right
-from swaplib.facts import list_parts
 from swaplib.metrics import Track, parse_gold
 from swaplib.rows import LedgerLine, Row
 

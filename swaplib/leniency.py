@@ -8,7 +8,7 @@ The strict metrics count (metrics.py); beside them this says how much of what is
 import re
 from typing import Any
 
-from swaplib.facts import RowFacts, list_parts
+from swaplib.data.facts import RowFacts, list_parts
 from swaplib.metrics import JsonDocument, Prediction
 
 _IGNORED = re.compile(r"[ ,./\-_*^]")

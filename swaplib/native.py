@@ -17,11 +17,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from swaplib.facts import RowFacts, list_parts
+from swaplib.data.facts import RowFacts, list_parts
+from swaplib.data.tool_schemas import format_signature, parse_tool
 from swaplib.metrics import JsonDocument, ToolCall, Track, parse_gold, parse_json
 from swaplib.prompts import VALUES, Message
 from swaplib.rows import Row
-from swaplib.tool_schemas import format_signature, parse_tool
 
 WRAPPED = "calls"
 TASKS: dict[Track, str] = {

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from swaplib.facts import find_facts
+from swaplib.data.facts import find_facts
 from swaplib.files import hash_file, hash_text
 from swaplib.hosted import HostedLLM
 from swaplib.local_checkpoint import Checkpoint

@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from swaplib.data.facts import list_parts
 from swaplib.diagnosis import find_answer
-from swaplib.facts import list_parts
 from swaplib.metrics import Track, parse_gold, parse_output
 from swaplib.rows import LedgerLine, Row
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from swaplib import xlam
+from swaplib.data import xlam
 from swaplib.server_process import find_free_port
 from swaplib.settings import load_settings
 from swaplib.tasks import Task, list_tasks

@@ -9,10 +9,11 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from swaplib import tools, xlam
+from swaplib import tools
+from swaplib.data import xlam
+from swaplib.data.tool_schemas import Tool, format_signature
 from swaplib.files import read_json
 from swaplib.settings import Settings, show_path
-from swaplib.tool_schemas import Tool, format_signature
 from swaplib.trajectory import Gold
 
 FOLDS = 5

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swaplib.answerability import find_origin, is_named
+from swaplib.data.answerability import find_origin, is_named
 
 NAMED = [
     (5, "radius 5"),

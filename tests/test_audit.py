@@ -1,7 +1,7 @@
 import pytest
 from raw_rows import toolcall_row
 
-from swaplib.audit import called_tools, check_leaks, count_repeats
+from swaplib.data.audit import called_tools, check_leaks, count_repeats
 from swaplib.rows import Row
 
 

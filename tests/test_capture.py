@@ -13,10 +13,11 @@ import nbformat
 import pytest
 from servers import as_json, refusal, serving
 
-from swaplib import agent, agent_eval, capture, capture_report, captured, sandbox, xlam
+from swaplib import agent, agent_eval, capture, capture_report, captured, sandbox
 from swaplib.agent import AgentOptions, run_agent
 from swaplib.agent_prompt import build_agent_messages
-from swaplib.audit import called_tools
+from swaplib.data import xlam
+from swaplib.data.audit import called_tools
 from swaplib.files import hash_file, write_json, write_text
 from swaplib.hosted import CallFailed, HostedLLM
 from swaplib.metrics import parse_gold

@@ -7,7 +7,7 @@ from test_evaluate import right, run_azure
 
 from swaplib import caveats, comparison, decision, evaluate, sentences, verdicts
 from swaplib.compared import gather_runs
-from swaplib.facts import read_facts
+from swaplib.data.facts import read_facts
 from swaplib.files import hash_text, write_text
 from swaplib.metrics import TRACKS
 from swaplib.rows import read_ledger, read_rows

@@ -4,8 +4,8 @@ import os
 import pytest
 from raw_rows import TOOL, call, make_raw, rename, toolcall_row, write_own
 
-from swaplib import dataset
-from swaplib.audit import called_tools
+from swaplib.data import dataset
+from swaplib.data.audit import called_tools
 from swaplib.files import hash_file, write_json
 from swaplib.metrics import TRACKS
 from swaplib.rows import SPLITS, Row, read_rows, write_rows

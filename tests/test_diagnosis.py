@@ -3,11 +3,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swaplib import diagnosis
-from swaplib.facts import make_facts
+from swaplib.data.facts import make_facts
+from swaplib.data.tool_schemas import parse_tool
 from swaplib.leniency import same_value
 from swaplib.metrics import TRACKS, JsonDocument, ToolCall, score_row
 from swaplib.rows import Generation, LedgerLine, Row
-from swaplib.tool_schemas import parse_tool
 
 GOLD = '<tool_call name="area">{"radius":5,"unit":"cm"}</tool_call>'
 RIGHT = ToolCall("area", {"radius": 5, "unit": "cm"})

@@ -5,12 +5,13 @@ import sys
 
 import pytest
 
-from swaplib import dataset, foresight
+from swaplib import foresight
+from swaplib.data import dataset
+from swaplib.data.tool_schemas import format_signature, parse_tool
 from swaplib.metrics import TRACKS, parse_gold
 from swaplib.prompts import ROW_PROMPTS
 from swaplib.rows import read_rows
 from swaplib.settings import ROOT
-from swaplib.tool_schemas import format_signature, parse_tool
 
 EXAMPLES = ROOT / "examples"
 TASKS = {"invoices": "structured", "home": "toolcall"}

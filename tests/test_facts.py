@@ -5,10 +5,10 @@ import jsonschema
 import pytest
 from raw_rows import TOOL, call, make_raw, rename, toolcall_row
 
-from swaplib import xlam
-from swaplib.audit import called_tools
-from swaplib.dataset import collect
-from swaplib.facts import (
+from swaplib.data import xlam
+from swaplib.data.audit import called_tools
+from swaplib.data.dataset import collect
+from swaplib.data.facts import (
     RowFacts,
     count_given,
     file_of,
@@ -18,11 +18,11 @@ from swaplib.facts import (
     make_facts,
     read_facts,
 )
+from swaplib.data.tool_schemas import parse_tool
 from swaplib.files import hash_text, write_text
 from swaplib.metrics import TRACKS, parse_gold
 from swaplib.rows import SPLITS, Row, read_rows, write_rows
 from swaplib.settings import ROOT
-from swaplib.tool_schemas import parse_tool
 
 COMMITTED = ROOT / "slm_swap" / "02_dataset"
 AREA = parse_tool(TOOL)

@@ -184,19 +184,3 @@ def test_benchmarks_use_the_package_by_its_public_names_and_change_nothing_in_it
     files = sorted((ROOT / "benchmarks").glob("*.py"))
     assert len(files) > 10
     assert {file.name: found for file in files if (found := find_intrusions(file.read_text()))} == {}
-
-
-def test_imports_point_from_a_floor_to_those_before_it():
-    listed = re.findall(r"^  (\d+)\. (.+)$", (ROOT / "agent.md").read_text(), re.M)
-    floors = {name: int(floor) for floor, names in listed for name in names.split(", ")}
-    modules = {path.stem: ast.parse(path.read_text()) for path in (ROOT / "swaplib").glob("*.py")}
-    assert set(floors) == set(modules) - {"__init__", "cli"}  # cli imports what a command needs when it is given
-    for module, tree in modules.items():
-        for node in tree.body:  # what is imported inside a function may point anywhere
-            names = []
-            if isinstance(node, ast.ImportFrom) and node.module == "swaplib":
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("swaplib."):
-                names = [node.module.split(".")[1]]
-            for name in {*names} & set(floors):
-                assert floors[name] < floors.get(module, 99), f"{module} imports {name}"

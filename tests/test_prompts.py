@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks import prompts as candidates
 from swaplib import agent_prompt, tools
-from swaplib.facts import list_parts
+from swaplib.data.facts import list_parts
 from swaplib.metrics import TRACKS, format_tool_call, parse_gold
 from swaplib.prompts import ROW_PROMPTS, build_messages, build_prompt
 from swaplib.settings import ROOT

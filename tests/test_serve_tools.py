@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from test_tool_api import AREA, CALLING, CHAT, NOW, RESULT, as_schema, tool
 
 from swaplib.batcher import Batcher
-from swaplib.facts import read_facts
+from swaplib.data.facts import read_facts
 from swaplib.prompts import build_messages
 from swaplib.rows import Generation, read_rows
 from swaplib.settings import ROOT

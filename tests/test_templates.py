@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 
-from swaplib import templates
+from swaplib import foresight, templates
 from swaplib.local_checkpoint import Checkpoint
 from swaplib.prompts import build_messages
 from swaplib.rows import Row

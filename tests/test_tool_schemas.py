@@ -2,7 +2,7 @@ import jsonschema
 import pytest
 import raw_rows
 
-from swaplib.tool_schemas import fits_type, format_signature, parse_tool, to_openai, to_schema
+from swaplib.data.tool_schemas import fits_type, format_signature, parse_tool, to_openai, to_schema
 
 WHO = {"type": "str, optional, default 'me'", "description": "Who.", "default": "me"}
 TOOL = {**raw_rows.TOOL, "parameters": {**raw_rows.TOOL["parameters"], "who": WHO}}

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 from raw_rows import TOOL, call, make_raw, rename
 
-from swaplib import dataset, xlam
+from swaplib.data import dataset, xlam
 from swaplib.metrics import TRACKS
 from swaplib.rows import SPLITS
 from swaplib.settings import ROOT

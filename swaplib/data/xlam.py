@@ -21,13 +21,13 @@ from typing import Any
 
 import networkx
 
-from swaplib.answerability import is_default, is_named
+from swaplib.data.answerability import is_default, is_named
+from swaplib.data.tool_schemas import Tool, fits_type, format_signature, parse_tool
 from swaplib.files import hash_file, hash_text
 from swaplib.metrics import TRACKS, Track, canonical_json, format_tool_call, parse_json
 from swaplib.prompts import build_prompt
 from swaplib.rows import SPLITS, Row
 from swaplib.settings import ROOT
-from swaplib.tool_schemas import Tool, fits_type, format_signature, parse_tool
 
 HUB_ID = "Salesforce/xlam-function-calling-60k"
 MAX_STRUCTURED_TOOLS = 4

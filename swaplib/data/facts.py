@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swaplib.answerability import find_origin
+from swaplib.data.answerability import find_origin
+from swaplib.data.tool_schemas import Tool, to_openai
 from swaplib.files import hash_text
 from swaplib.metrics import Prediction, ToolCall, Track, parse_gold, parse_json
 from swaplib.rows import Row, Rows
 from swaplib.settings import Settings, show_path
-from swaplib.tool_schemas import Tool, to_openai
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swaplib import xlam
-from swaplib.audit import check_leaks, count_repeats
-from swaplib.facts import Collection, RowFacts, count_given, format_facts, make_facts
+from swaplib.data import xlam
+from swaplib.data.audit import check_leaks, count_repeats
+from swaplib.data.facts import Collection, RowFacts, count_given, format_facts, make_facts
+from swaplib.data.own_rows import is_own, read_source
 from swaplib.files import format_json, hash_text, read_json, replace_files
 from swaplib.metrics import TRACKS, Track
-from swaplib.own_rows import is_own, read_source
 from swaplib.rows import SPLITS, Rows, format_rows
 from swaplib.settings import ROOT, Settings, show_path
 

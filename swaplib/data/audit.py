@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 
-from swaplib.facts import Places, list_parts, name_places
+from swaplib.data.facts import Places, list_parts, name_places
 from swaplib.metrics import Track, canonical_json, parse_gold
 from swaplib.rows import Row, Rows
 

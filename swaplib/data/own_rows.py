@@ -13,15 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from swaplib.audit import called_tools
-from swaplib.facts import Collection, RowFacts, list_parts, make_facts, name_places
+from swaplib.data.audit import called_tools
+from swaplib.data.facts import Collection, RowFacts, list_parts, make_facts, name_places
+from swaplib.data.near_duplicates import SHARES, SPLIT_RULE, cluster_prompts, split_clusters
+from swaplib.data.tool_schemas import Tool, parse_tool, to_openai
+from swaplib.data.xlam import name_groups
 from swaplib.files import hash_file
 from swaplib.metrics import TRACKS, Prediction, Track, parse_gold, parse_json
-from swaplib.near_duplicates import SHARES, SPLIT_RULE, cluster_prompts, split_clusters
 from swaplib.rows import SPLITS, Row, read_rows, read_rows_of_one_track
 from swaplib.settings import show_path
-from swaplib.tool_schemas import Tool, parse_tool, to_openai
-from swaplib.xlam import name_groups
 
 ONE_FILE = "rows.jsonl"
 FEWEST = 10  # rows of one file: below it a split has none
