@@ -21,8 +21,8 @@ from benchmarks.records import write_table
 from swaplib import trainer
 from swaplib.chats import gather_rows
 from swaplib.labels import Example, label_chats
-from swaplib.local_checkpoint import Checkpoint
-from swaplib.local_model import load
+from swaplib.models.local_checkpoint import Checkpoint
+from swaplib.models.local_model import load
 from swaplib.prompts import build_messages
 from swaplib.rows import read_rows
 from swaplib.settings import ROOT, load_settings

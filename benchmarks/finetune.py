@@ -19,9 +19,9 @@ import time
 from benchmarks.records import write_table
 from swaplib import evaluate, parity, training
 from swaplib.chats import gather_rows
-from swaplib.local import LocalSLM
-from swaplib.local_checkpoint import Checkpoint
 from swaplib.metrics import TRACKS, core_metrics, rates_of, score_rows
+from swaplib.models.local import LocalSLM
+from swaplib.models.local_checkpoint import Checkpoint
 from swaplib.prompts import build_messages
 from swaplib.rows import read_rows
 from swaplib.settings import ROOT, Settings, load_settings

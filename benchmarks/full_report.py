@@ -31,11 +31,11 @@ from swaplib import (
     sentences,
     verdicts,
 )
-from swaplib.adapter import read_card
 from swaplib.files import write_text
 from swaplib.intervals import wilson_interval
 from swaplib.metrics import TRACKS, Track, core_metrics
-from swaplib.model_names import CAPTURED
+from swaplib.models.adapters import read_card
+from swaplib.models.names import CAPTURED
 from swaplib.report import format_rate
 from swaplib.settings import ROOT, Settings
 

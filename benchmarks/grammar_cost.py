@@ -15,10 +15,10 @@ import torch
 
 from benchmarks.records import make_record, write_records
 from swaplib.data.facts import read_facts
-from swaplib.local_checkpoint import Checkpoint
-from swaplib.local_model import LoadedModel, load
 from swaplib.metrics import TRACKS
-from swaplib.native import NativeForm, ask_natively
+from swaplib.models.local_checkpoint import Checkpoint
+from swaplib.models.local_model import LoadedModel, load
+from swaplib.models.native import NativeForm, ask_natively
 from swaplib.rows import read_rows
 from swaplib.settings import ROOT
 

@@ -22,10 +22,10 @@ from swaplib.agent import AgentOptions
 from swaplib.agent_prompt import AGENT_PROMPT
 from swaplib.data import xlam
 from swaplib.files import write_json, write_text
-from swaplib.hosted import HostedLLM
-from swaplib.local import LocalSLM
-from swaplib.local_checkpoint import Checkpoint
 from swaplib.metrics import TRACKS, Track, core_metrics, rates_of, score_rows
+from swaplib.models.hosted import HostedLLM
+from swaplib.models.local import LocalSLM
+from swaplib.models.local_checkpoint import Checkpoint
 from swaplib.prompts import ROW_PROMPTS, Message, build_messages, pick_shots
 from swaplib.provenance import describe_machine
 from swaplib.rows import Generation, Row

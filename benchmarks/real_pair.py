@@ -24,15 +24,15 @@ from typing import Any
 
 from benchmarks.records import RESULTS
 from swaplib import agent_eval, capture, captured, comparison, decision, distill, evaluate, flywheel, parity, training
-from swaplib.adapter import read_card
 from swaplib.agent import AgentOptions
 from swaplib.data import dataset
 from swaplib.evidence import DEFAULT_MARGIN
 from swaplib.files import write_json
-from swaplib.local import LocalSLM
-from swaplib.local_checkpoint import Checkpoint, find_full_precision
 from swaplib.metrics import TRACKS, Track
-from swaplib.model_names import CAPTURED
+from swaplib.models.adapters import read_card
+from swaplib.models.local import LocalSLM
+from swaplib.models.local_checkpoint import Checkpoint, find_full_precision
+from swaplib.models.names import CAPTURED
 from swaplib.server_process import running_server
 from swaplib.settings import ROOT, Settings, load_settings
 from swaplib.tasks import FOLDS, read_tasks

@@ -11,8 +11,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from benchmarks.records import write_table
-from swaplib.local import LocalSLM
-from swaplib.local_checkpoint import Checkpoint
+from swaplib.models.local import LocalSLM
+from swaplib.models.local_checkpoint import Checkpoint
 from swaplib.packaged import download_packaged
 from swaplib.prompts import build_messages
 from swaplib.rows import read_rows

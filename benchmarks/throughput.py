@@ -25,9 +25,9 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.records import make_record, write_records
 from swaplib import evaluate
-from swaplib.decoding import ATTENTION
-from swaplib.local_checkpoint import Checkpoint
-from swaplib.local_model import LoadedModel, load
+from swaplib.models.decoding import ATTENTION
+from swaplib.models.local_checkpoint import Checkpoint
+from swaplib.models.local_model import LoadedModel, load
 from swaplib.packaged import download_packaged
 from swaplib.prompts import build_messages
 from swaplib.rows import read_rows

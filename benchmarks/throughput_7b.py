@@ -21,9 +21,9 @@ from benchmarks import throughput
 from benchmarks.costs import make_7b
 from benchmarks.records import RESULTS, make_record, write_records
 from benchmarks.throughput import BATCH, MAX_NEW_TOKENS, REPEATS, compare, count_differing, home, run, sort_chats
-from swaplib.decoding import ATTENTION
-from swaplib.local_checkpoint import Checkpoint
-from swaplib.local_model import LoadedModel, load
+from swaplib.models.decoding import ATTENTION
+from swaplib.models.local_checkpoint import Checkpoint
+from swaplib.models.local_model import LoadedModel, load
 
 SIZES = (1, 16, 64)  # rows at once
 STEPS = 32  # that are timed, after the one that makes the CUDA graph

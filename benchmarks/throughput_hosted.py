@@ -30,9 +30,9 @@ from benchmarks.scripted_endpoint import ANSWER, BURST_S, Options, answering, dr
 from swaplib import evaluate
 from swaplib.files import append_line, hash_text, read_appended, write_text
 from swaplib.metrics import score_rows
+from swaplib.models.replies import CallFailed
 from swaplib.prompts import build_messages
 from swaplib.provenance import describe_machine
-from swaplib.replies import CallFailed
 from swaplib.rows import Row, read_ledger, read_rows, write_rows
 from swaplib.server_process import find_free_port
 from swaplib.settings import ROOT, Settings, load_settings

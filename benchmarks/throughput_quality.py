@@ -25,10 +25,10 @@ from benchmarks.throughput import (
     read_chats,
     sort_chats,
 )
-from swaplib.decoding import ATTENTION
-from swaplib.local_checkpoint import Checkpoint
-from swaplib.local_model import LoadedModel, load
 from swaplib.metrics import score_row
+from swaplib.models.decoding import ATTENTION
+from swaplib.models.local_checkpoint import Checkpoint
+from swaplib.models.local_model import LoadedModel, load
 from swaplib.prompts import build_messages
 from swaplib.rows import read_rows
 from swaplib.settings import Settings

@@ -24,8 +24,8 @@ from benchmarks.throughput import (
     sort_chats,
 )
 from swaplib.files import append_line, hash_text
-from swaplib.local_model import load
 from swaplib.metrics import score_row
+from swaplib.models.local_model import load
 from swaplib.prompts import build_messages
 from swaplib.rows import Generation, LedgerLine, Row, read_rows
 from swaplib.settings import Settings

@@ -27,8 +27,8 @@ from swaplib.tasks import Task
 from swaplib.trajectory import Outcome, Step, Trajectory
 
 if TYPE_CHECKING:
-    from swaplib.hosted import HostedLLM
-    from swaplib.local import LocalSLM
+    from swaplib.models.hosted import HostedLLM
+    from swaplib.models.local import LocalSLM
 
 CUT_OFF = "the answer was cut off at the token limit, so its code was not run: be shorter"
 OPEN_TAG, CLOSE_TAG = CODE_TAGS

@@ -12,10 +12,10 @@ from swaplib import evidence
 from swaplib.agent import AgentOptions
 from swaplib.capture import Capture, plan_tasks, run_plan
 from swaplib.distill import AGENT
-from swaplib.hosted import HostedLLM
 from swaplib.intervals import wilson_interval
-from swaplib.local import LocalSLM
-from swaplib.local_checkpoint import Checkpoint
+from swaplib.models.hosted import HostedLLM
+from swaplib.models.local import LocalSLM
+from swaplib.models.local_checkpoint import Checkpoint
 from swaplib.outbox import check_tracing
 from swaplib.server_process import running_server
 from swaplib.settings import Settings

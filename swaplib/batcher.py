@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from swaplib.local import LocalSLM
+from swaplib.models.local import LocalSLM
 from swaplib.rows import Generation
 
 GATHER_S = 0.02

@@ -23,8 +23,8 @@ from swaplib.agent import AgentOptions, run_agent
 from swaplib.agent_prompt import build_agent_messages
 from swaplib.costs import Prices
 from swaplib.files import append_line, hash_text, read_json, write_json
-from swaplib.hosted import HostedLLM
 from swaplib.metrics import canonical_json
+from swaplib.models.hosted import HostedLLM
 from swaplib.outbox import check_tracing
 from swaplib.runs import find_run, lock_run, new_folder, open_run
 from swaplib.sandbox import find_walls
@@ -35,7 +35,7 @@ from swaplib.trace_client import describe_spent
 from swaplib.trajectory import Trajectory, judge, read_trajectories
 
 if TYPE_CHECKING:
-    from swaplib.local import LocalSLM
+    from swaplib.models.local import LocalSLM
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def plan_tasks(
 
 def _count_prompt_tokens(settings: Settings, tasks: Sequence[Task]) -> dict[str, Any] | None:
     """Median and maximum length of the first prompts, with the local checkpoint's tokenizer; None where there is none."""
-    from swaplib.local_checkpoint import Checkpoint, measure_chats
+    from swaplib.models.local_checkpoint import Checkpoint, measure_chats
 
     slm = Checkpoint(settings.slm_model_path)
     try:

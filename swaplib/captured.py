@@ -26,8 +26,8 @@ from swaplib.capture import Capture, read_capture
 from swaplib.data import dataset, xlam
 from swaplib.data.audit import check_leaks
 from swaplib.files import hash_file, hash_text, replace_files
-from swaplib.local_checkpoint import Checkpoint, measure_chats
 from swaplib.metrics import TRACKS, Track, canonical_json
+from swaplib.models.local_checkpoint import Checkpoint, measure_chats
 from swaplib.outbox import check_tracing
 from swaplib.rows import SPLITS, Rows
 from swaplib.runs import lock_run, new_folder, open_run

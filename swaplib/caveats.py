@@ -15,7 +15,7 @@ from swaplib.files import read_json
 from swaplib.form import find_bits, see_form
 from swaplib.intervals import wilson_interval
 from swaplib.metrics import Track, aggregate, core_metrics, rates_of
-from swaplib.model_names import ModelName
+from swaplib.models.names import ModelName
 from swaplib.runs import read_ledgers
 from swaplib.settings import ROOT, Settings
 

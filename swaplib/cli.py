@@ -37,7 +37,8 @@ def download(
     ] = None,
 ) -> None:
     """Bring a checkpoint into the models folder: `swap download NAME` or `swap download --gguf FILE`."""
-    from swaplib import checkpoints, packaged
+    from swaplib import packaged
+    from swaplib.models import checkpoints
 
     if (name is None) == (gguf is None):
         given = "neither was given" if name is None else "both were given; --name says what a file's is to be called"
@@ -76,8 +77,8 @@ def serve(
 ) -> None:
     """Serve a checkpoint as an OpenAI-compatible endpoint, on loopback unless told otherwise."""
     from swaplib import serve as server
-    from swaplib.local import LocalSLM
-    from swaplib.local_checkpoint import Checkpoint
+    from swaplib.models.local import LocalSLM
+    from swaplib.models.local_checkpoint import Checkpoint
 
     if dtype not in ("4bit", "float32", "bfloat16"):
         raise ValueError(f"--dtype {dtype}: expected float32, bfloat16 or 4bit")
@@ -165,8 +166,8 @@ def export(
     merged: Annotated[bool, typer.Option("--merged", help="one checkpoint: the adapter merged into its base")] = False,
 ) -> None:
     """Take a track's adapter out: as a PEFT folder, or merged into the 4-bit weights it was evaluated with (bfloat16)."""
-    from swaplib.adapter import export_adapter
     from swaplib.metrics import check_track
+    from swaplib.models.adapters import export_adapter
 
     check_track(track)
     export_adapter(load_settings(), track, ROOT / target, merged)  # type: ignore[arg-type]

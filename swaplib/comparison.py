@@ -12,7 +12,7 @@ from typing import Any
 from swaplib.compared import Compared, open_runs
 from swaplib.files import hash_file
 from swaplib.metrics import Track, canonical_json
-from swaplib.model_names import ModelName
+from swaplib.models.names import ModelName
 from swaplib.prompts import MAX_SHOTS, pick_shots
 from swaplib.rows import hash_rows, read_rows
 from swaplib.runs import read_metrics, read_run

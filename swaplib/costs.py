@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from swaplib.model_names import ModelName
+from swaplib.models.names import ModelName
 from swaplib.rows import Generation, LedgerLine
 from swaplib.settings import Settings
 

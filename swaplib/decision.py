@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from swaplib import costs
-from swaplib.adapter import find_misfit
 from swaplib.caveats import find_caveats
-from swaplib.checkpoints import hash_checkpoint
 from swaplib.comparison import (
     MUST_AGREE,
     Compared,
@@ -21,7 +19,9 @@ from swaplib.comparison import (
 )
 from swaplib.files import read_json
 from swaplib.metrics import Track, check_track
-from swaplib.model_names import ModelName
+from swaplib.models.adapters import find_misfit
+from swaplib.models.checkpoints import hash_checkpoint
+from swaplib.models.names import ModelName
 from swaplib.outbox import check_tracing
 from swaplib.rule import apply_rule, find_margin
 from swaplib.runs import new_folder, open_run, read_metrics

@@ -11,7 +11,7 @@ from swaplib import captured, training
 from swaplib.chats import ChatSet, gather_chats, gather_rows, read_chats
 from swaplib.files import hash_file, read_json
 from swaplib.metrics import Track, check_track
-from swaplib.model_names import CAPTURED
+from swaplib.models.names import CAPTURED
 from swaplib.outbox import check_tracing
 from swaplib.rows import read_rows
 from swaplib.settings import Settings, show_path

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, requires, version
 
 from swaplib import provenance
-from swaplib.hosted import HostedLLM
 from swaplib.langfuse_api import check_server
-from swaplib.local import LocalSLM
-from swaplib.local_checkpoint import Checkpoint
 from swaplib.masking import make_visible
+from swaplib.models.hosted import HostedLLM
+from swaplib.models.local import LocalSLM
+from swaplib.models.local_checkpoint import Checkpoint
 from swaplib.outbox import check_tracing
 from swaplib.question import check_served
 from swaplib.sandbox import describe_walls, find_walls

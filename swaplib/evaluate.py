@@ -19,13 +19,13 @@ from tqdm import tqdm
 
 from swaplib import costs
 from swaplib.files import append_line, hash_text, write_json
-from swaplib.grammars import name_library
-from swaplib.hosted import HostedLLM
 from swaplib.intervals import wilson_interval
-from swaplib.local import LocalSLM
-from swaplib.local_checkpoint import Checkpoint, find_full_precision
 from swaplib.metrics import Track, aggregate, canonical_json, check_track, core_metrics, rates_of, score_row
-from swaplib.model_names import ModelName, parse_models
+from swaplib.models.grammars import name_library
+from swaplib.models.hosted import HostedLLM
+from swaplib.models.local import LocalSLM
+from swaplib.models.local_checkpoint import Checkpoint, find_full_precision
+from swaplib.models.names import ModelName, parse_models
 from swaplib.outbox import check_tracing
 from swaplib.probe import look
 from swaplib.question import Question, check_served, make_question
@@ -159,7 +159,7 @@ def run_model(settings: Settings, track: Track, model: str, shots: int = 0, **pa
     Args:
         settings: Says where everything lies.
         track: `structured` or `toolcall`.
-        model: A model's name (model_names.py): `slm-full`, say, is the SLM's checkpoint not quantised, and `slm-shots4`
+        model: A model's name (names.py): `slm-full`, say, is the SLM's checkpoint not quantised, and `slm-shots4`
             has four examples from train in every prompt.
         shots: Examples, 0 to 8, for a model whose name does not say them: `slm` is then run, and named, as `slm-shots4`.
         **parameters: `split` ("test"), `limit` (only the first rows; None for all, and SWAP_ROW_LIMIT caps it),

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from swaplib.metrics import Track, core_metrics
-from swaplib.model_names import ModelName
+from swaplib.models.names import ModelName
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

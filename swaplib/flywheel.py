@@ -4,13 +4,13 @@ import json
 from typing import Any
 
 from swaplib import agent_eval, distill, evaluate
-from swaplib.adapter import find_misfit
 from swaplib.agent import AgentOptions
-from swaplib.checkpoints import hash_checkpoint
 from swaplib.comparison import keep_comparable, open_compared
 from swaplib.evidence import DEFAULT_MARGIN
 from swaplib.metrics import Track
-from swaplib.model_names import CAPTURED
+from swaplib.models.adapters import find_misfit
+from swaplib.models.checkpoints import hash_checkpoint
+from swaplib.models.names import CAPTURED
 from swaplib.runs import new_folder, open_run, read_metrics
 from swaplib.settings import Settings, check_sizes, show_path
 

@@ -13,7 +13,7 @@ from itertools import groupby, zip_longest
 from typing import Any
 
 from swaplib.chats import Chat
-from swaplib.local_checkpoint import Checkpoint
+from swaplib.models.local_checkpoint import Checkpoint
 
 IGNORED = -100  # the label of a token that carries no loss
 

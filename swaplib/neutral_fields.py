@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from swaplib.templates import OPTIONS
+from swaplib.models.templates import OPTIONS
 
 _GREEDY = "answers are decoded greedily here"
 _TEXTS = "answers are whole texts here"

@@ -12,7 +12,7 @@ from typing import Any
 
 from swaplib.files import write_text
 from swaplib.metrics import check_track
-from swaplib.model_names import parse_models
+from swaplib.models.names import parse_models
 from swaplib.rows import SPLITS
 from swaplib.settings import ROOT, Settings
 

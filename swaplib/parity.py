@@ -11,15 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from swaplib.adapter import write_merged
 from swaplib.evaluate import make_model
 from swaplib.files import hash_text, read_json
-from swaplib.hosted import HostedLLM
-from swaplib.local import LocalSLM
-from swaplib.local_checkpoint import Checkpoint, find_full_precision
-from swaplib.local_model import load
 from swaplib.metrics import Track, canonical_json
-from swaplib.model_names import ModelName
+from swaplib.models.adapters import write_merged
+from swaplib.models.hosted import HostedLLM
+from swaplib.models.local import LocalSLM
+from swaplib.models.local_checkpoint import Checkpoint, find_full_precision
+from swaplib.models.local_model import load
+from swaplib.models.names import ModelName
 from swaplib.outbox import check_tracing
 from swaplib.prompts import Message, build_messages
 from swaplib.rows import Generation, read_rows

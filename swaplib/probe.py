@@ -11,7 +11,7 @@ from swaplib.costs import Prices, measure_ledger
 from swaplib.diagnosis import name_reason
 from swaplib.form import Form, see_form
 from swaplib.metrics import Track
-from swaplib.model_names import ModelName
+from swaplib.models.names import ModelName
 from swaplib.rows import LedgerLine, Row
 
 FOUND_INSIDE = 6  # so many right answers inside other text, and none as asked for: the rest would be paid for nothing

@@ -11,16 +11,16 @@ from typing import Any
 
 from swaplib.data.facts import find_facts
 from swaplib.files import hash_file, hash_text
-from swaplib.hosted import HostedLLM
-from swaplib.local_checkpoint import Checkpoint
 from swaplib.metrics import Track, canonical_json, parse_json
-from swaplib.model_names import ModelName
-from swaplib.native import NativeForm, ask_natively
+from swaplib.models.hosted import HostedLLM
+from swaplib.models.local_checkpoint import Checkpoint
+from swaplib.models.names import ModelName
+from swaplib.models.native import NativeForm, ask_natively
+from swaplib.models.replies import CallFailed
+from swaplib.models.templates import FOLDED, TRIAL, fold_system
 from swaplib.prompts import Message, build_messages, pick_shots
-from swaplib.replies import CallFailed
 from swaplib.rows import Row, hash_rows, read_rows
 from swaplib.settings import Settings, show_path
-from swaplib.templates import FOLDED, TRIAL, fold_system
 
 
 @dataclass(frozen=True)

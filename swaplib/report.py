@@ -9,7 +9,7 @@ import pandas as pd
 from swaplib import runs
 from swaplib.masking import make_visible
 from swaplib.metrics import Track, core_metrics
-from swaplib.model_names import ModelName
+from swaplib.models.names import ModelName
 from swaplib.rows import STATUSES, LedgerLine, Row
 from swaplib.settings import Settings
 

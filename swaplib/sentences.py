@@ -9,7 +9,7 @@ from typing import Any
 from swaplib.costs import describe_costs
 from swaplib.evidence import NOT_ENOUGH, judge
 from swaplib.metrics import core_metrics
-from swaplib.model_names import ModelName
+from swaplib.models.names import ModelName
 from swaplib.words import OPEN, capitalise, join, place, say_gap, say_settling, say_verdict, say_who
 
 COIN = (

@@ -24,7 +24,7 @@ from starlette.exceptions import HTTPException
 from swaplib.batcher import Batcher, Busy
 from swaplib.chat_api import ChatRequest, ChunkMaker, make_answer, make_error, make_error_event
 from swaplib.guard import Connection, Guard, ServeOptions, count_descriptors
-from swaplib.local import LocalSLM
+from swaplib.models.local import LocalSLM
 from swaplib.rows import Generation
 from swaplib.tool_api import Asked, Refused, read_request
 from swaplib.web import is_loopback

@@ -12,7 +12,7 @@ from typing import IO
 import httpx2
 
 from swaplib import web
-from swaplib.local import LocalSLM
+from swaplib.models.local import LocalSLM
 
 START_LIMIT_S, STOP_LIMIT_S = 180, 65  # the server gives what it is answering 60 s
 

@@ -14,8 +14,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from swaplib.local import LocalSLM
-from swaplib.local_checkpoint import Checkpoint
+from swaplib.models.local import LocalSLM
+from swaplib.models.local_checkpoint import Checkpoint
 from swaplib.packaged import PACKAGED_NAME
 from swaplib.server_process import running_server
 from swaplib.settings import ROOT

@@ -7,15 +7,15 @@ the system text goes before the request, since the template has no place for it;
 import json
 from typing import TYPE_CHECKING
 
-from swaplib import templates
-from swaplib.checkpoints import read_headers
-from swaplib.conversion import find_untrained
-from swaplib.local_checkpoint import Checkpoint
 from swaplib.metrics import format_tool_call
+from swaplib.models import templates
+from swaplib.models.checkpoints import read_headers
+from swaplib.models.conversion import find_untrained
+from swaplib.models.local_checkpoint import Checkpoint
 from swaplib.trainer import LINEAR_LAYERS
 
 if TYPE_CHECKING:
-    from swaplib.local_model import LoadedModel
+    from swaplib.models.local_model import LoadedModel
 
 # what is scored, trained and acted upon is written so
 _SAMPLES = (

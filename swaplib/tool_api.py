@@ -19,7 +19,7 @@ from typing import Any
 from swaplib.chat_api import ChatRequest, NamedTool, OfferedTool, ResponseFormat
 from swaplib.chat_messages import ChatMessage, MadeCall
 from swaplib.metrics import ToolCall, parse_output
-from swaplib.native import NativeForm, read_call
+from swaplib.models.native import NativeForm, read_call
 from swaplib.rows import Generation
 
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from swaplib import tracing
 from swaplib.files import replaced_folder, write_json
 from swaplib.labels import IGNORED, Example
-from swaplib.local_checkpoint import SEQUENCE_LENGTH, Checkpoint
+from swaplib.models.local_checkpoint import SEQUENCE_LENGTH, Checkpoint
 
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 

@@ -9,13 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from swaplib.adapter import read_card
 from swaplib.chats import ChatSet, gather_rows
 from swaplib.decision import read_decision
 from swaplib.files import hash_text
 from swaplib.labels import Example, label_chat, label_chats, prove_labels
-from swaplib.local_checkpoint import Checkpoint
 from swaplib.metrics import Track, canonical_json, check_track
+from swaplib.models.adapters import read_card
+from swaplib.models.local_checkpoint import Checkpoint
 from swaplib.outbox import check_tracing
 from swaplib.rows import read_rows
 from swaplib.runs import lock_run, new_folder, open_run

@@ -21,7 +21,7 @@ from swaplib.code_rules import find_private
 from swaplib.files import parse_appended
 from swaplib.masking import mask_secrets
 from swaplib.metrics import canonical_json, same_json
-from swaplib.templates import CONTROL_TOKENS
+from swaplib.models.templates import CONTROL_TOKENS
 
 Outcome = Literal["answered", "step_limit", "error", "exchange"]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from swaplib.evidence import NOT_ENOUGH, NOT_WORSE, WORSE, compute_mcnemar, judge_counts
 from swaplib.intervals import CELLS
-from swaplib.model_names import ModelName
+from swaplib.models.names import ModelName
 
 ABOVE, BELOW, OPEN = "above", "below", "open"
 

@@ -5,7 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
-from swaplib.local_checkpoint import Checkpoint
+from swaplib.models.local_checkpoint import Checkpoint
 
 ALTERNATE = (
     "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception("

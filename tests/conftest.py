@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from swaplib.local import LocalSLM
-from swaplib.local_checkpoint import Checkpoint
-from swaplib.local_model import LoadedModel
+from swaplib.models.local import LocalSLM
+from swaplib.models.local_checkpoint import Checkpoint
+from swaplib.models.local_model import LoadedModel
 from swaplib.rows import Row, write_rows
 from swaplib.settings import ROOT, Settings, load_settings
 

@@ -19,8 +19,8 @@ from swaplib.agent_prompt import build_agent_messages
 from swaplib.data import xlam
 from swaplib.data.audit import called_tools
 from swaplib.files import hash_file, write_json, write_text
-from swaplib.hosted import CallFailed, HostedLLM
 from swaplib.metrics import parse_gold
+from swaplib.models.hosted import CallFailed, HostedLLM
 from swaplib.outbox import list_spans, read_outbox
 from swaplib.rows import SPLITS, read_rows
 from swaplib.sandbox import Limits

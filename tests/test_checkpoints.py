@@ -10,9 +10,10 @@ import time
 import pytest
 from servers import as_json, serving
 
-from swaplib import captured, checkpoints, packaged
-from swaplib.local import LocalSLM
-from swaplib.local_checkpoint import Checkpoint
+from swaplib import captured, packaged
+from swaplib.models import checkpoints
+from swaplib.models.local import LocalSLM
+from swaplib.models.local_checkpoint import Checkpoint
 from swaplib.settings import ROOT
 
 pytestmark = pytest.mark.slow

@@ -5,9 +5,9 @@ from servers import completion, serving
 from test_evaluate import right, run_azure, wrong_for
 
 from swaplib import comparison, decision, outbox, rule
-from swaplib.checkpoints import hash_checkpoint
 from swaplib.files import write_json
-from swaplib.local_checkpoint import Checkpoint
+from swaplib.models.checkpoints import hash_checkpoint
+from swaplib.models.local_checkpoint import Checkpoint
 from swaplib.rows import Row, hash_rows, read_rows, write_rows
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, Cache, GenerationConfig
 
-from swaplib import decoding
-from swaplib.decoding import ATTENTION, decode, prepare
+from swaplib.models import decoding
+from swaplib.models.decoding import ATTENTION, decode, prepare
 
 pytestmark = pytest.mark.slow
 

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from servers import as_json, serving
 
-from swaplib import completions, endpoints
-from swaplib.endpoints import MEANINGS, Refusal, find_meaning, quote, read_refusal
-from swaplib.hosted import HostedLLM
-from swaplib.replies import CallFailed
+from swaplib.models import completions, endpoints
+from swaplib.models.endpoints import MEANINGS, Refusal, find_meaning, quote, read_refusal
+from swaplib.models.hosted import HostedLLM
+from swaplib.models.replies import CallFailed
 from swaplib.settings import ROOT
 
 # the body of each line of the table, as the line's source shows it

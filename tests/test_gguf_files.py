@@ -10,10 +10,11 @@ from gguf import MODEL_ARCH, GGUFWriter, get_tensor_name_map
 from transformers import AutoModelForCausalLM, Starcoder2Config, Starcoder2ForCausalLM
 from typer.testing import CliRunner
 
-from swaplib import checkpoints, cli
+from swaplib import cli
 from swaplib.files import hash_file
-from swaplib.gguf_files import list_architectures
-from swaplib.local_checkpoint import Checkpoint
+from swaplib.models import checkpoints
+from swaplib.models.gguf_files import list_architectures
+from swaplib.models.local_checkpoint import Checkpoint
 
 pytestmark = pytest.mark.slow
 

@@ -8,9 +8,9 @@ import torch
 from test_native import shipped_home  # noqa: F401 - a fixture
 
 from swaplib import evaluate
-from swaplib.grammars import name_library
 from swaplib.metrics import score_row
-from swaplib.native import call_schema
+from swaplib.models.grammars import name_library
+from swaplib.models.native import call_schema
 
 pytestmark = pytest.mark.slow
 

@@ -183,8 +183,8 @@ def test_a_server_process_ends_with_the_process_that_needed_it(checkpoint):
     code = """
 import sys, time
 from pathlib import Path
-from swaplib.local import LocalSLM
-from swaplib.local_checkpoint import Checkpoint
+from swaplib.models.local import LocalSLM
+from swaplib.models.local_checkpoint import Checkpoint
 from swaplib.server_process import running_server
 with running_server(LocalSLM(Checkpoint(Path(sys.argv[1]), precision="float32")), "slm") as root:
     print(root, flush=True)

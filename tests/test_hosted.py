@@ -8,10 +8,10 @@ from contextlib import contextmanager
 import pytest
 from servers import as_json, completion, refusal, serving, serving_lines, serving_tls
 
-from swaplib.hosted import HostedLLM
-from swaplib.pace import Pace
+from swaplib.models.hosted import HostedLLM
+from swaplib.models.pace import Pace
+from swaplib.models.replies import CallFailed
 from swaplib.prompts import build_messages
-from swaplib.replies import CallFailed
 from swaplib.settings import load_settings
 
 

@@ -6,11 +6,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 
-from swaplib.checkpoints import count_parameters
-from swaplib.decoding import ATTENTION
-from swaplib.local import LocalSLM
-from swaplib.local_checkpoint import Checkpoint
-from swaplib.local_model import load, measure_logprobs
+from swaplib.models.checkpoints import count_parameters
+from swaplib.models.decoding import ATTENTION
+from swaplib.models.local import LocalSLM
+from swaplib.models.local_checkpoint import Checkpoint
+from swaplib.models.local_model import load, measure_logprobs
 from swaplib.prompts import build_messages
 from swaplib.rows import read_rows
 from swaplib.settings import ROOT

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swaplib.model_names import CAPTURED, ModelName, parse_models
+from swaplib.models.names import CAPTURED, ModelName, parse_models
 
 
 def list_parts(base: str):

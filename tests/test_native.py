@@ -7,12 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from servers import Answer, as_json, completion, serving
 
-from swaplib import evaluate, native
+from swaplib import evaluate
 from swaplib.data.facts import make_facts, read_facts
 from swaplib.data.tool_schemas import parse_tool, to_openai
-from swaplib.hosted import CallFailed
 from swaplib.metrics import TRACKS, parse_output, score_row
-from swaplib.native import NativeForm
+from swaplib.models import native
+from swaplib.models.hosted import CallFailed
+from swaplib.models.native import NativeForm
 from swaplib.outbox import list_spans, read_outbox
 from swaplib.rows import Row, read_rows
 from swaplib.settings import ROOT

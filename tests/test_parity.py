@@ -7,10 +7,10 @@ import pytest
 from servers import as_json, refusal, serving
 
 from swaplib import outbox, parity
-from swaplib.checkpoints import check_checkpoint, hash_checkpoint
 from swaplib.files import write_json
-from swaplib.local_checkpoint import Checkpoint
-from swaplib.local_model import load
+from swaplib.models.checkpoints import check_checkpoint, hash_checkpoint
+from swaplib.models.local_checkpoint import Checkpoint
+from swaplib.models.local_model import load
 from swaplib.rows import read_rows, write_rows
 from swaplib.settings import ROOT
 from swaplib.stand_in import STAND_IN

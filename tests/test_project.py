@@ -156,14 +156,14 @@ def find_intrusions(source: str) -> list[str]:
 @pytest.mark.parametrize(
     "source",
     [
-        "from swaplib.decoding import _Slots",
+        "from swaplib.models.decoding import _Slots",
         "from swaplib import decoding\ndecoding._pick(x)",
         "from swaplib import decoding\ngetattr(decoding, '_pick')",
         "from swaplib import trainer\ntrainer.LINEAR_LAYERS = ()",
         "from swaplib import decoding\ndecoding.READ_AT_ONCE['cpu'] = 9",
         "from benchmarks import throughput\nthroughput.ROWS += 1",
         "import swaplib.trainer\nswaplib.trainer.LINEAR_LAYERS = ()",
-        "from swaplib.local import LocalSLM\nLocalSLM(path)._load()",
+        "from swaplib.models.local import LocalSLM\nLocalSLM(path)._load()",
         "slm.__dict__['model'] = model",
         "object.__setattr__(slm, 'batch_size', 1)",
         "setattr(place, name, kept)",

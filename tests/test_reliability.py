@@ -514,8 +514,8 @@ def test_memory_that_runs_out_at_the_first_batch_means_a_smaller_batch_and_the_s
     code = f"""
 import json, resource, sys, torch
 from pathlib import Path
-from swaplib.local import LocalSLM
-from swaplib.local_checkpoint import Checkpoint
+from swaplib.models.local import LocalSLM
+from swaplib.models.local_checkpoint import Checkpoint
 slm = LocalSLM(Checkpoint(Path({os.environ["SLM_MODEL_PATH"]!r}), precision="float32"), batch_size=8)
 chats = [[{{"role": "user", "content": f"Request {{i}} " + "word " * 400}}] for i in range(8)]
 list(slm.generate(chats[:1], 2))

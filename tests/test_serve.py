@@ -14,8 +14,8 @@ import openai
 import pytest
 
 from swaplib.batcher import Batcher
-from swaplib.local_model import LoadedModel
 from swaplib.metrics import score_row
+from swaplib.models.local_model import LoadedModel
 from swaplib.prompts import build_messages
 from swaplib.rows import Generation, read_rows
 from swaplib.server_process import find_free_port
@@ -332,8 +332,8 @@ SHORT_OF_MEMORY = """
 import asyncio, json, resource, sys
 from pathlib import Path
 import httpx, torch, uvicorn
-from swaplib.local import LocalSLM
-from swaplib.local_checkpoint import Checkpoint
+from swaplib.models.local import LocalSLM
+from swaplib.models.local_checkpoint import Checkpoint
 from swaplib.serve import make_app
 folder, port, spare = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]) * 2**20
 slm = LocalSLM(Checkpoint(Path(folder), precision="float32"), batch_size=8)

@@ -8,8 +8,8 @@ from test_native import shipped_home  # noqa: F401 - a fixture
 from swaplib import decision, evaluate, parity
 from swaplib.doctor import check_checkpoint_loads
 from swaplib.files import write_json
-from swaplib.hosted import CallFailed
-from swaplib.model_names import ModelName
+from swaplib.models.hosted import CallFailed
+from swaplib.models.names import ModelName
 from swaplib.rows import read_rows, write_rows
 from swaplib.server_process import running_server
 from swaplib.settings import ROOT

@@ -10,8 +10,8 @@ from servers import serving
 from test_system_role import gemma, refuse_system  # noqa: F401 - gemma is a fixture
 
 from swaplib.doctor import check_checkpoint_loads
-from swaplib.local_checkpoint import Checkpoint
-from swaplib.local_model import LoadedModel
+from swaplib.models.local_checkpoint import Checkpoint
+from swaplib.models.local_model import LoadedModel
 from swaplib.suitability import check_tags, describe_checkpoint
 
 OWN, FOLDED = "its template takes a system message", "its template has no place for a system message, so all models"

@@ -17,10 +17,11 @@ from runs import right, run_azure
 from servers import completion, refusal, serving
 
 from conftest import make_rows
-from swaplib import chats, evaluate, foresight, labels, templates, training
-from swaplib.local import LocalSLM
-from swaplib.local_checkpoint import Checkpoint
-from swaplib.local_model import LoadedModel, load
+from swaplib import chats, evaluate, foresight, labels, training
+from swaplib.models import templates
+from swaplib.models.local import LocalSLM
+from swaplib.models.local_checkpoint import Checkpoint
+from swaplib.models.local_model import LoadedModel, load
 from swaplib.prompts import SYSTEM_PROMPTS, build_messages
 from swaplib.server_process import running_server
 from swaplib.trainer import Recipe

@@ -3,8 +3,9 @@ import shutil
 
 import pytest
 
-from swaplib import foresight, templates
-from swaplib.local_checkpoint import Checkpoint
+from swaplib import foresight
+from swaplib.models import templates
+from swaplib.models.local_checkpoint import Checkpoint
 from swaplib.prompts import build_messages
 from swaplib.rows import Row
 from swaplib.settings import ROOT

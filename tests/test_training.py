@@ -8,11 +8,12 @@ import time
 import pytest
 from runs import make_metrics
 
-from swaplib import adapter, comparison, outbox, trainer, training
+from swaplib import comparison, outbox, trainer, training
 from swaplib.chats import gather_rows
 from swaplib.files import hash_file, write_json
-from swaplib.local_checkpoint import Checkpoint
-from swaplib.local_model import load
+from swaplib.models import adapters
+from swaplib.models.local_checkpoint import Checkpoint
+from swaplib.models.local_model import load
 from swaplib.prompts import build_messages
 from swaplib.provenance import describe_device
 from swaplib.rows import read_rows, write_rows
@@ -131,20 +132,20 @@ def test_the_adapter_reloads_with_the_outputs_of_the_model_in_memory(trained):
 
 def test_an_adapter_fits_its_own_base_and_rows_only(trained, tmp_path):
     settings, _, _ = trained
-    assert adapter.find_misfit(settings, "toolcall") is None
-    assert "there is no adapter" in adapter.find_misfit(settings, "structured")
+    assert adapters.find_misfit(settings, "toolcall") is None
+    assert "there is no adapter" in adapters.find_misfit(settings, "structured")
     other_base = shutil.copytree(settings.slm_model_path, tmp_path / settings.slm_model_path.name)
     (other_base / "chat_template.jinja").write_text("{{ messages[0].content }}")
     elsewhere = settings.model_copy(update={"slm_model_path": other_base})
-    assert "was trained on another base" in adapter.find_misfit(elsewhere, "toolcall")
+    assert "was trained on another base" in adapters.find_misfit(elsewhere, "toolcall")
     with pytest.raises(ValueError, match="was trained on another base"):
-        adapter.export_adapter(elsewhere, "toolcall", tmp_path / "out", is_merged=True)
+        adapters.export_adapter(elsewhere, "toolcall", tmp_path / "out", is_merged=True)
     other_rows = settings.model_copy(update={"swap_home": tmp_path / "home"})
     shutil.copytree(settings.adapter_of("toolcall"), other_rows.adapter_of("toolcall"))
     write_rows(other_rows.dataset / "toolcall" / "train.jsonl", ROWS[1:3])
-    assert "was trained on other rows" in adapter.find_misfit(other_rows, "toolcall")
+    assert "was trained on other rows" in adapters.find_misfit(other_rows, "toolcall")
     write_rows(other_rows.dataset / "toolcall" / "train.jsonl", ROWS)  # it was trained on the first two
-    assert adapter.find_misfit(other_rows, "toolcall") is None
+    assert adapters.find_misfit(other_rows, "toolcall") is None
     renamed = shutil.copytree(other_base, tmp_path / "qwen2.5-7b-instruct")
     with pytest.raises(ValueError, match=r"belongs to smollm2-135m-instruct, not to qwen2\.5-7b-instruct"):
         Checkpoint(renamed, settings.adapter_of("toolcall")).check()

@@ -8,11 +8,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from swaplib.checkpoints import hash_checkpoint
 from swaplib.files import read_json, replaced_folder, write_json
-from swaplib.local_checkpoint import Checkpoint
-from swaplib.local_model import load
 from swaplib.metrics import Track
+from swaplib.models.checkpoints import hash_checkpoint
+from swaplib.models.local_checkpoint import Checkpoint
+from swaplib.models.local_model import load
 from swaplib.rows import hash_rows, read_rows
 from swaplib.settings import Settings, show_path
 

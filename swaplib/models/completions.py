@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from swaplib.endpoints import ENDS, End, Refusal, make_printable, read_refusal, to_text
+from swaplib.models.endpoints import ENDS, End, Refusal, make_printable, read_refusal, to_text
 
 MOST_TOKENS = 10**9  # a count beyond it is none
 

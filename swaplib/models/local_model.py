@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from swaplib.local_checkpoint import Checkpoint
-from swaplib.lots import Callbacks, Feed, Lot
+from swaplib.models.local_checkpoint import Checkpoint
+from swaplib.models.lots import Callbacks, Feed, Lot
 from swaplib.rows import Generation
 
 if TYPE_CHECKING:
-    from swaplib.decoding import Answer, LogitsHook, OnToken, Sampler
-    from swaplib.grammars import SchemaHook, Vocabulary
+    from swaplib.models.decoding import Answer, LogitsHook, OnToken, Sampler
+    from swaplib.models.grammars import SchemaHook, Vocabulary
 
 _OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory|bad_alloc|ALLOC_FAILED")
 
@@ -39,7 +39,7 @@ def load(checkpoint: Checkpoint, is_dequantised: bool | None = None, is_merged: 
         FileNotFoundError: The checkpoint or the adapter is not there.
         ValueError: One of them is not whole, or the adapter cannot be added to the weights.
     """
-    from swaplib import decoding
+    from swaplib.models import decoding
 
     checkpoint.check()
     if is_dequantised is None:
@@ -170,7 +170,7 @@ class LoadedModel:
         """Decode the prompts that wait, in their order; when memory runs out, those not done are begun again."""
         import torch
 
-        from swaplib import decoding
+        from swaplib.models import decoding
 
         while lot.waiting:
             rows = lot.begin()
@@ -214,13 +214,13 @@ class LoadedModel:
         Raises:
             ValueError: A schema cannot bind the decoding.
         """
-        from swaplib.grammars import SchemaHook
+        from swaplib.models.grammars import SchemaHook
 
         return SchemaHook(lambda: self._vocabulary, schemas)
 
     @cached_property
     def _vocabulary(self) -> "Vocabulary":
-        from swaplib.grammars import Vocabulary
+        from swaplib.models.grammars import Vocabulary
 
         n_logits = self.network.get_output_embeddings().weight.shape[0]
         return Vocabulary(self.checkpoint.tokenizer, n_logits, sorted(self.stop_ids))

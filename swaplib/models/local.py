@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from swaplib.local_checkpoint import Checkpoint
-from swaplib.local_model import LoadedModel, load
-from swaplib.native import NativeForm
+from swaplib.models.local_checkpoint import Checkpoint
+from swaplib.models.local_model import LoadedModel, load
+from swaplib.models.native import NativeForm
 from swaplib.prompts import Message
 from swaplib.rows import Generation
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from swaplib.files import replaced_folder, write_json
-from swaplib.gguf_files import CONTROL, ROLES, UNUSED, USER_DEFINED, GGUFFile, join_parts, read_gguf
-from swaplib.templates import render
+from swaplib.models.gguf_files import CONTROL, ROLES, UNUSED, USER_DEFINED, GGUFFile, join_parts, read_gguf
+from swaplib.models.templates import render
 
 ANSWER_LIMIT = 64
 SAME = 0.999  # a cosine; quantisation leaves .9999 of equal embeddings

@@ -12,8 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from swaplib import templates
-from swaplib.checkpoints import check_checkpoint, count_parameters, hash_checkpoint, read_header, refuse_code
+from swaplib.models import templates
+from swaplib.models.checkpoints import check_checkpoint, count_parameters, hash_checkpoint, read_header, refuse_code
 from swaplib.prompts import Message
 
 Precision = Literal["4bit", "float32", "bfloat16"]

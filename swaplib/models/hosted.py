@@ -18,12 +18,12 @@ from urllib.parse import urlsplit
 import httpx2
 
 from swaplib import web
-from swaplib.completions import list_models
-from swaplib.endpoints import Streak, find_meaning
-from swaplib.native import NativeForm
-from swaplib.pace import Pace
+from swaplib.models.completions import list_models
+from swaplib.models.endpoints import Streak, find_meaning
+from swaplib.models.native import NativeForm
+from swaplib.models.pace import Pace
+from swaplib.models.replies import Call, CallFailed, Reader, refusal_of
 from swaplib.prompts import Message
-from swaplib.replies import Call, CallFailed, Reader, refusal_of
 from swaplib.rows import Generation
 from swaplib.settings import Settings
 

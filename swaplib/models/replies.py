@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from swaplib.completions import Completion, read_completion
-from swaplib.endpoints import HOPELESS, Refusal, Streak, find_meaning, quote, read_refusal
-from swaplib.native import NativeForm
+from swaplib.models.completions import Completion, read_completion
+from swaplib.models.endpoints import HOPELESS, Refusal, Streak, find_meaning, quote, read_refusal
+from swaplib.models.native import NativeForm
 from swaplib.prompts import Message
 from swaplib.rows import Generation
 from swaplib.web import parse_body

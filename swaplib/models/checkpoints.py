@@ -16,9 +16,9 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from swaplib.conversion import build_checkpoint
 from swaplib.files import hash_file, hash_text, write_json
-from swaplib.gguf_files import find_parts, name_gguf
+from swaplib.models.conversion import build_checkpoint
+from swaplib.models.gguf_files import find_parts, name_gguf
 from swaplib.web import explain
 
 INDEX = "model.safetensors.index.json"

@@ -10,12 +10,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from swaplib.local_checkpoint import Checkpoint
+from swaplib.models.local_checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     import torch
 
-    from swaplib.decoding import LogitsHook, OnToken, Sampler
+    from swaplib.models.decoding import LogitsHook, OnToken, Sampler
 
 
 class Feed(Protocol):
