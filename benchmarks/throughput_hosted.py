@@ -36,7 +36,7 @@ from swaplib.provenance import describe_machine
 from swaplib.rows import Row, read_ledger, read_rows, write_rows
 from swaplib.server_process import find_free_port
 from swaplib.settings import ROOT, Settings, load_settings
-from swaplib.tracing import RunTrace
+from swaplib.tracing.run_trace import RunTrace
 from swaplib.web import open_client
 
 REPEATS, CONCURRENCY, ROWS, MEDIAN_S, LIMIT = 3, 32, 1000, 0.6, 256

@@ -29,7 +29,7 @@ from swaplib.models.local_model import load
 from swaplib.prompts import build_messages
 from swaplib.rows import Generation, LedgerLine, Row, read_rows
 from swaplib.settings import Settings
-from swaplib.tracing import RunTrace
+from swaplib.tracing.run_trace import RunTrace
 
 
 def measure_stages(settings: Settings) -> list[dict[str, Any]]:

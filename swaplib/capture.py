@@ -18,20 +18,20 @@ from typing import TYPE_CHECKING, Any
 from langfuse import LangfuseAgent
 from tqdm import tqdm
 
-from swaplib import tracing
 from swaplib.agent import AgentOptions, run_agent
 from swaplib.agent_prompt import build_agent_messages
 from swaplib.costs import Prices
 from swaplib.files import append_line, hash_text, read_json, write_json
 from swaplib.metrics import canonical_json
 from swaplib.models.hosted import HostedLLM
-from swaplib.outbox import check_tracing
 from swaplib.runs import find_run, lock_run, new_folder, open_run
 from swaplib.sandbox import find_walls
 from swaplib.settings import Settings, check_sizes, show_path
 from swaplib.shim import Recorder
 from swaplib.tasks import Task, TaskSet, read_tasks
-from swaplib.trace_client import describe_spent
+from swaplib.tracing import run_trace
+from swaplib.tracing.langfuse_client import describe_spent
+from swaplib.tracing.outbox import check_tracing
 from swaplib.trajectory import Trajectory, judge, read_trajectories
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ def _run_agents(plan: Plan, waiting: Sequence[Task]) -> Iterator[Trajectory]:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _trace_trajectory(trace: tracing.RunTrace, trajectory: Trajectory, prices: Prices | None) -> None:
+def _trace_trajectory(trace: run_trace.RunTrace, trajectory: Trajectory, prices: Prices | None) -> None:
     steps = [asdict(step) for step in trajectory.steps]
     usage, latency_ms = trajectory.usage, trajectory.timing["latency_ms"]
     metadata = {"id": trajectory.id, "outcome": trajectory.outcome, "usage": usage, "model": trajectory.model}

@@ -28,11 +28,11 @@ from swaplib.data.audit import check_leaks
 from swaplib.files import hash_file, hash_text, replace_files
 from swaplib.metrics import TRACKS, Track, canonical_json
 from swaplib.models.local_checkpoint import Checkpoint, measure_chats
-from swaplib.outbox import check_tracing
 from swaplib.rows import SPLITS, Rows
 from swaplib.runs import lock_run, new_folder, open_run
 from swaplib.settings import Settings, show_path
 from swaplib.tasks import Task, TaskSet, read_tasks
+from swaplib.tracing.outbox import check_tracing
 from swaplib.trajectory import Verdict, count_verdicts, filter_trajectories
 
 MAX_TOKENS = 2048  # the training length

@@ -189,7 +189,7 @@ def push_traces(
     is_all: Annotated[bool, typer.Option("--all", help="send everything anew, to this server, whoever has it")] = False,
 ) -> None:
     """Send the traces that are not on the Langfuse server yet."""
-    from swaplib.delivery import push_traces as push
+    from swaplib.tracing.delivery import push_traces as push
 
     records = push(load_settings(), is_all)
     for r in records:

@@ -22,10 +22,10 @@ from swaplib.metrics import Track, check_track
 from swaplib.models.adapters import find_misfit
 from swaplib.models.checkpoints import hash_checkpoint
 from swaplib.models.names import ModelName
-from swaplib.outbox import check_tracing
 from swaplib.rule import apply_rule, find_margin
 from swaplib.runs import new_folder, open_run, read_metrics
 from swaplib.settings import Settings, show_path
+from swaplib.tracing.outbox import check_tracing
 
 
 def decide(settings: Settings, track: Track, delta: float = 0.0, margin: float | None = None) -> dict[str, Any]:

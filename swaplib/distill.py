@@ -12,9 +12,9 @@ from swaplib.chats import ChatSet, gather_chats, gather_rows, read_chats
 from swaplib.files import hash_file, read_json
 from swaplib.metrics import Track, check_track
 from swaplib.models.names import CAPTURED
-from swaplib.outbox import check_tracing
 from swaplib.rows import read_rows
 from swaplib.settings import Settings, show_path
+from swaplib.tracing.outbox import check_tracing
 from swaplib.trainer import Recipe
 
 AGENT = "agent"  # the name of the agent's adapter, where a track's adapter has the track's

@@ -5,16 +5,16 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, requires, version
 
 from swaplib import provenance
-from swaplib.langfuse_api import check_server
 from swaplib.masking import make_visible
 from swaplib.models.hosted import HostedLLM
 from swaplib.models.local import LocalSLM
 from swaplib.models.local_checkpoint import Checkpoint
-from swaplib.outbox import check_tracing
 from swaplib.question import check_served
 from swaplib.sandbox import describe_walls, find_walls
 from swaplib.settings import ENV_FILE, PURPOSES, Settings, show_path
 from swaplib.suitability import check_tags, describe_checkpoint
+from swaplib.tracing.langfuse_api import check_server
+from swaplib.tracing.outbox import check_tracing
 
 
 def run_checks(settings: Settings) -> int:

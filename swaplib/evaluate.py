@@ -26,12 +26,12 @@ from swaplib.models.hosted import HostedLLM
 from swaplib.models.local import LocalSLM
 from swaplib.models.local_checkpoint import Checkpoint, find_full_precision
 from swaplib.models.names import ModelName, parse_models
-from swaplib.outbox import check_tracing
 from swaplib.probe import look
 from swaplib.question import Question, check_served, make_question
 from swaplib.rows import SPLITS, STATUSES, Generation, LedgerLine, check_prompts, read_ledger
 from swaplib.runs import find_run, lock_run, new_folder, open_run, read_run
 from swaplib.settings import Settings, check_sizes, show_path
+from swaplib.tracing.outbox import check_tracing
 
 
 @dataclass(frozen=True)

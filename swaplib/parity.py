@@ -20,12 +20,12 @@ from swaplib.models.local import LocalSLM
 from swaplib.models.local_checkpoint import Checkpoint, find_full_precision
 from swaplib.models.local_model import load
 from swaplib.models.names import ModelName
-from swaplib.outbox import check_tracing
 from swaplib.prompts import Message, build_messages
 from swaplib.rows import Generation, read_rows
 from swaplib.runs import new_folder, open_run
 from swaplib.server_process import running_server
 from swaplib.settings import Settings, show_path
+from swaplib.tracing.outbox import check_tracing
 
 Chats = Sequence[Sequence[Message]]
 

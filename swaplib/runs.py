@@ -16,18 +16,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from swaplib import provenance, tracing
-from swaplib.delivery import describe_delivery
+from swaplib import provenance
 from swaplib.files import read_json, write_json
 from swaplib.metrics import TRACKS, Track, aggregate, core_metrics, rates_of
 from swaplib.rows import LedgerLine, read_ledger
 from swaplib.settings import Settings, show_path
+from swaplib.tracing import run_trace
+from swaplib.tracing.delivery import describe_delivery
 
 
 class OpenRun:
     """A run at work: its folder, its trace, and the records that it will leave."""
 
-    def __init__(self, settings: Settings, trace: tracing.RunTrace, folder: Path):
+    def __init__(self, settings: Settings, trace: run_trace.RunTrace, folder: Path):
         self.folder, self.trace = folder, trace
         self._settings = settings
         self._records: list[tuple[dict[str, Any], list[Path]]] = []
@@ -85,7 +86,7 @@ def open_run(
         tags: At most a few words to find the trace by.
         session_id: Joins the traces of several runs in one Langfuse session.
     """
-    with tracing.RunTrace(settings, folder.name, folder, name, inputs, tags, session_id) as trace:
+    with run_trace.RunTrace(settings, folder.name, folder, name, inputs, tags, session_id) as trace:
         run = OpenRun(settings, trace, folder)
         yield run
     run.write()

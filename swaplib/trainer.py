@@ -16,10 +16,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from swaplib import tracing
 from swaplib.files import replaced_folder, write_json
 from swaplib.labels import IGNORED, Example
 from swaplib.models.local_checkpoint import SEQUENCE_LENGTH, Checkpoint
+from swaplib.tracing import run_trace
 
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -53,7 +53,7 @@ def import_unsloth() -> None:
 
 
 def train(
-    base: Checkpoint, examples: dict[str, list[Example]], recipe: Recipe, work: Path, trace: tracing.RunTrace
+    base: Checkpoint, examples: dict[str, list[Example]], recipe: Recipe, work: Path, trace: run_trace.RunTrace
 ) -> tuple[dict[str, Any], Any]:
     """Train with Unsloth; returns what happened, for the run card, and the model with its adapter."""
     import torch
@@ -119,7 +119,7 @@ def make_trainer(
     return trainer
 
 
-def _make_callback(trace: tracing.RunTrace) -> Any:
+def _make_callback(trace: run_trace.RunTrace) -> Any:
     """Every loss becomes an event of the trace, and a progress bar shows the last ones."""
     from transformers import TrainerCallback
 

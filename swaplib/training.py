@@ -16,10 +16,10 @@ from swaplib.labels import Example, label_chat, label_chats, prove_labels
 from swaplib.metrics import Track, canonical_json, check_track
 from swaplib.models.adapters import read_card
 from swaplib.models.local_checkpoint import Checkpoint
-from swaplib.outbox import check_tracing
 from swaplib.rows import read_rows
 from swaplib.runs import lock_run, new_folder, open_run
 from swaplib.settings import Settings, check_sizes, show_path
+from swaplib.tracing.outbox import check_tracing
 from swaplib.trainer import Recipe, import_unsloth, save_adapter, train
 
 

@@ -4,7 +4,7 @@ import json
 
 from servers import as_json
 
-from swaplib import delivery, langfuse_api, outbox
+from swaplib.tracing import delivery, langfuse_api, outbox
 
 
 def spans_in(lines) -> dict[str, dict]:

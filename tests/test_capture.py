@@ -21,12 +21,12 @@ from swaplib.data.audit import called_tools
 from swaplib.files import hash_file, write_json, write_text
 from swaplib.metrics import parse_gold
 from swaplib.models.hosted import CallFailed, HostedLLM
-from swaplib.outbox import list_spans, read_outbox
 from swaplib.rows import SPLITS, read_rows
 from swaplib.sandbox import Limits
 from swaplib.scripted_teacher import Teacher, make_teacher, turn
 from swaplib.settings import ROOT, load_settings
 from swaplib.tasks import FOLDS, list_tasks, read_tasks
+from swaplib.tracing.outbox import list_spans, read_outbox
 from swaplib.trajectory import Trajectory, read_trajectories
 
 pytestmark = pytest.mark.slow

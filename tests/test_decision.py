@@ -4,11 +4,12 @@ import pytest
 from servers import completion, serving
 from test_evaluate import right, run_azure, wrong_for
 
-from swaplib import comparison, decision, outbox, rule
+from swaplib import comparison, decision, rule
 from swaplib.files import write_json
 from swaplib.models.checkpoints import hash_checkpoint
 from swaplib.models.local_checkpoint import Checkpoint
 from swaplib.rows import Row, hash_rows, read_rows, write_rows
+from swaplib.tracing import outbox
 
 
 def metrics(n: int, valid: int, name: int, args: int) -> dict:

@@ -13,10 +13,10 @@ from langfuse_server import LangfuseServer
 from servers import as_json, serving
 from test_tracing import KEYS, make_line, trace_run
 
-from swaplib import langfuse_api, tracing
-from swaplib.delivery import SPANS_PATH, describe_delivery, push_traces
 from swaplib.rows import Generation, LedgerLine
 from swaplib.settings import load_settings
+from swaplib.tracing import langfuse_api, run_trace
+from swaplib.tracing.delivery import SPANS_PATH, describe_delivery, push_traces
 
 LEVEL, MESSAGE, OUTPUT = (f"langfuse.observation.{name}" for name in ("level", "status_message", "output"))
 
@@ -29,7 +29,7 @@ def fail_run(settings, n=2, run_id="run-1"):
     """A training that logs its steps and is then stopped by an error."""
     with (
         pytest.raises(RuntimeError),
-        tracing.RunTrace(settings, run_id, settings.runs / run_id, "train", {}, []) as trace,
+        run_trace.RunTrace(settings, run_id, settings.runs / run_id, "train", {}, []) as trace,
     ):
         for i in range(n):
             trace.add_generation(make_line(i), [], "m", 1)
@@ -40,7 +40,7 @@ def fail_run(settings, n=2, run_id="run-1"):
 
 def resume_run(settings, n=3, run_id="run-1"):
     time.sleep(0.01)  # a clock that stands still would hide a new time
-    with tracing.RunTrace(settings, run_id, settings.runs / run_id, "train", {}, []) as trace:
+    with run_trace.RunTrace(settings, run_id, settings.runs / run_id, "train", {}, []) as trace:
         for i in range(n):
             trace.add_generation(make_line(i), [], "m", 1)
             trace.add_event(f"step {i} loss", {"loss": 0.5})
@@ -93,7 +93,7 @@ def test_a_run_that_is_finished_twice_has_each_score_once(settings):
 
 def test_a_row_whose_span_a_kill_has_lost_keeps_the_time_of_its_answer(settings):
     line = LedgerLine(0, "0" * 64, Generation("x", "ok", "stop", 1, 1, 250.0), {}, 1_700_000_000.5)
-    with tracing.RunTrace(settings, "run-1", settings.runs / "run-1", "eval", {}, []) as trace:
+    with run_trace.RunTrace(settings, "run-1", settings.runs / "run-1", "eval", {}, []) as trace:
         trace.add_generation(line, [], "m", 1)
     langfuse = LangfuseServer()
     with serving(langfuse) as (root, _):
@@ -265,8 +265,8 @@ def test_a_server_that_hangs_is_waited_for_once_by_a_process_and_once_by_a_push(
 
 
 def test_a_server_that_fails_is_asked_once_during_a_run_and_once_at_its_end(settings, monkeypatch):
-    monkeypatch.setattr("swaplib.delivery.LINES_PER_POST", 2)
-    monkeypatch.setattr("swaplib.tracing.LINES_PER_POST", 2)
+    monkeypatch.setattr("swaplib.tracing.delivery.LINES_PER_POST", 2)
+    monkeypatch.setattr("swaplib.tracing.run_trace.LINES_PER_POST", 2)
     langfuse = LangfuseServer()
     langfuse.failing = 500
     with serving(langfuse) as (root, exchanges):

@@ -9,13 +9,14 @@ import pytest
 from runs import right, run_azure, start_run, wrong_for
 from servers import completion, refusal, serving
 
-from swaplib import diagnosis, evaluate, outbox, report, tracing
+from swaplib import diagnosis, evaluate, report
 from swaplib.models.hosted import CallFailed
 from swaplib.models.local import LocalSLM
 from swaplib.models.local_checkpoint import Checkpoint
 from swaplib.prompts import build_messages
 from swaplib.rows import Row, read_ledger, read_rows, write_rows
 from swaplib.settings import ROOT
+from swaplib.tracing import outbox, run_trace
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +35,7 @@ def test_a_run_leaves_metrics_a_ledger_and_one_trace(toolcall_home):
     assert [line.scores["valid_call"] for line in run.ledger] == [True, True, False, True, True, True]
     assert run.ledger[2].generation.output == "prose"
     assert metrics["run"]["trace"]["made"] == 1 + 6 + 3  # the root, a generation for each row, a score for each metric
-    assert metrics["run"]["trace"]["trace_id"] == tracing.Langfuse.create_trace_id(seed=run.folder.name)
+    assert metrics["run"]["trace"]["trace_id"] == run_trace.Langfuse.create_trace_id(seed=run.folder.name)
 
 
 def test_no_key_is_in_any_file_of_a_run(toolcall_home):

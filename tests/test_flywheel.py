@@ -5,10 +5,11 @@ import sys
 
 import pytest
 
-from swaplib import distill, flywheel, notebooks, outbox
+from swaplib import distill, flywheel, notebooks
 from swaplib.files import hash_file, write_json, write_text
 from swaplib.scripted_teacher import make_teacher, teaching
 from swaplib.settings import ROOT
+from swaplib.tracing import outbox
 
 pytestmark = pytest.mark.slow
 

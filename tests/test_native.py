@@ -14,9 +14,9 @@ from swaplib.metrics import TRACKS, parse_output, score_row
 from swaplib.models import native
 from swaplib.models.hosted import CallFailed
 from swaplib.models.native import NativeForm
-from swaplib.outbox import list_spans, read_outbox
 from swaplib.rows import Row, read_rows
 from swaplib.settings import ROOT
+from swaplib.tracing.outbox import list_spans, read_outbox
 
 AREA = to_openai(
     parse_tool({"name": "area", "description": "", "parameters": {"radius": {"type": "int", "description": ""}}})

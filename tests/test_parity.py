@@ -6,7 +6,7 @@ import sys
 import pytest
 from servers import as_json, refusal, serving
 
-from swaplib import outbox, parity
+from swaplib import parity
 from swaplib.files import write_json
 from swaplib.models.checkpoints import check_checkpoint, hash_checkpoint
 from swaplib.models.local_checkpoint import Checkpoint
@@ -14,6 +14,7 @@ from swaplib.models.local_model import load
 from swaplib.rows import read_rows, write_rows
 from swaplib.settings import ROOT
 from swaplib.stand_in import STAND_IN
+from swaplib.tracing import outbox
 
 pytestmark = pytest.mark.slow
 

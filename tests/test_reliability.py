@@ -28,12 +28,13 @@ from servers import as_json, completion, refusal, serving
 from test_tracing import KEYS
 
 from conftest import make_rows
-from swaplib import delivery, evaluate, langfuse_api, outbox
+from swaplib import evaluate
 from swaplib.data import dataset
 from swaplib.files import hash_file
 from swaplib.provenance import describe_device, now_utc
 from swaplib.rows import SPLITS, Row, read_ledger, write_rows
 from swaplib.settings import ROOT
+from swaplib.tracing import delivery, langfuse_api, outbox
 
 pytestmark = pytest.mark.slow
 

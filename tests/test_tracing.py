@@ -8,12 +8,12 @@ from langfuse import propagate_attributes
 from langfuse_server import LangfuseServer, attributes, spans_in
 from servers import as_json, serving
 
-from swaplib import outbox, tracing
-from swaplib.delivery import SPANS_PATH, describe_delivery, push_traces
 from swaplib.files import hash_text
 from swaplib.prompts import build_messages
 from swaplib.rows import Generation, LedgerLine
 from swaplib.settings import load_settings
+from swaplib.tracing import outbox, run_trace
+from swaplib.tracing.delivery import SPANS_PATH, describe_delivery, push_traces
 
 KEYS = {
     "swap_tracing": "langfuse",
@@ -29,7 +29,7 @@ def make_line(index: int, status: str = "ok") -> LedgerLine:
 
 def trace_run(settings, run_id="run-1", n=3):
     folder = settings.runs / run_id
-    with tracing.RunTrace(settings, run_id, folder, "eval toolcall slm test", {"model": "m"}, ["toolcall"]) as trace:
+    with run_trace.RunTrace(settings, run_id, folder, "eval toolcall slm test", {"model": "m"}, ["toolcall"]) as trace:
         for i in range(n):
             trace.add_generation(make_line(i), build_messages("toolcall", f"Request {i}"), "model-x", 32)
         trace.add_event("decision", {"FINE_TUNE": 1})
@@ -87,7 +87,7 @@ def test_a_resumed_run_goes_on_with_its_trace_and_doubles_nothing(settings):
 
 def test_a_score_that_is_no_number_is_left_out_and_the_others_are_kept(settings):
     folder = settings.runs / "run-1"
-    with tracing.RunTrace(settings, "run-1", folder, "train", {}, []) as trace:
+    with run_trace.RunTrace(settings, "run-1", folder, "train", {}, []) as trace:
         trace.finish({}, {"val_loss": float("nan"), "mean_train_loss": 2})
     [*_, scores] = outbox.read_outbox(trace.path)
     assert [(score["name"], score["value"]) for score in scores] == [("mean_train_loss", 2.0)]
@@ -102,7 +102,7 @@ def test_scores_are_of_the_environment_that_the_spans_are_of(settings):
 
 def test_an_error_inside_a_run_ends_its_root_as_an_error(settings):
     folder = settings.runs / "run-1"
-    with pytest.raises(RuntimeError), tracing.RunTrace(settings, "run-1", folder, "eval", {}, []):
+    with pytest.raises(RuntimeError), run_trace.RunTrace(settings, "run-1", folder, "eval", {}, []):
         raise RuntimeError("told to nobody")
     [root] = spans_in(outbox.read_outbox(folder / "trace.jsonl")).values()
     assert attributes(root)["langfuse.observation.level"] == "ERROR"
@@ -149,13 +149,13 @@ def test_a_server_that_is_not_there_is_a_count_and_no_exception(settings):
 
 
 def test_long_runs_send_while_they_go(settings, monkeypatch):
-    monkeypatch.setattr("swaplib.tracing.LINES_PER_POST", 4)
-    monkeypatch.setattr("swaplib.delivery.LINES_PER_POST", 4)
+    monkeypatch.setattr("swaplib.tracing.run_trace.LINES_PER_POST", 4)
+    monkeypatch.setattr("swaplib.tracing.delivery.LINES_PER_POST", 4)
     langfuse = LangfuseServer()
     with serving(langfuse) as (root, exchanges):
         settings = settings.model_copy(update=KEYS | {"langfuse_base_url": root})
         folder = settings.runs / "run-1"
-        with tracing.RunTrace(settings, "run-1", folder, "eval", {}, []) as trace:
+        with run_trace.RunTrace(settings, "run-1", folder, "eval", {}, []) as trace:
             for i in range(9):
                 trace.add_generation(make_line(i), [], "m", 1)
             assert len(langfuse.spans) == 7  # the root is not at its end
@@ -181,15 +181,15 @@ def test_a_trace_that_cannot_be_written_stops_the_run(settings):
 
 def test_two_runs_at_once_in_one_process_are_refused(settings):
     with (
-        tracing.RunTrace(settings, "a", settings.runs / "a", "a", {}, []),
+        run_trace.RunTrace(settings, "a", settings.runs / "a", "a", {}, []),
         pytest.raises(RuntimeError, match="one after the other"),
-        tracing.RunTrace(settings, "b", settings.runs / "b", "b", {}, []),
+        run_trace.RunTrace(settings, "b", settings.runs / "b", "b", {}, []),
     ):
         pass
 
 
 def test_requests_are_bounded_in_bytes_and_a_refused_one_does_not_hold_up_the_others(settings, monkeypatch):
-    monkeypatch.setattr("swaplib.delivery.BYTES_PER_POST", 6_000)
+    monkeypatch.setattr("swaplib.tracing.delivery.BYTES_PER_POST", 6_000)
     langfuse = LangfuseServer()
 
     def answer(exchange):
@@ -198,7 +198,7 @@ def test_requests_are_bounded_in_bytes_and_a_refused_one_does_not_hold_up_the_ot
     with serving(answer) as (root, exchanges):
         settings = settings.model_copy(update=KEYS | {"langfuse_base_url": root})
         folder = settings.runs / "run-1"
-        with tracing.RunTrace(settings, "run-1", folder, "eval", {}, []) as trace:
+        with run_trace.RunTrace(settings, "run-1", folder, "eval", {}, []) as trace:
             for i in range(6):
                 prompt = "x" * (20_000 if i == 2 else 1_000)
                 trace.add_generation(make_line(i), build_messages("toolcall", prompt), "m", 1)
@@ -248,7 +248,7 @@ def test_runs_start_under_any_proxy_and_find_the_environment_as_it_was(settings,
     code = (
         "import os, sys; from pathlib import Path; from swaplib import tracing; from swaplib.settings import load_settings\n"
         "before = dict(os.environ)\n"
-        "with tracing.RunTrace(load_settings(), 'r', Path(sys.argv[1]), 'a run', {}, []) as trace:\n"
+        "with run_trace.RunTrace(load_settings(), 'r', Path(sys.argv[1]), 'a run', {}, []) as trace:\n"
         "    trace.finish({}, {'rate': 1.0})\n"
         "assert dict(os.environ) == before\n"
     )
@@ -260,7 +260,7 @@ def test_runs_start_under_any_proxy_and_find_the_environment_as_it_was(settings,
 
 
 def test_a_row_that_went_well_has_no_status_message_and_one_that_did_not_says_why(settings):
-    with tracing.RunTrace(settings, "run-1", settings.runs / "run-1", "eval", {}, []) as trace:
+    with run_trace.RunTrace(settings, "run-1", settings.runs / "run-1", "eval", {}, []) as trace:
         for index, status in enumerate(("ok", "error", "truncated")):
             trace.add_generation(make_line(index, status), [], "m", 1)
     found = {span["name"]: attributes(span) for span in spans_in(outbox.read_outbox(trace.path)).values()}
@@ -269,7 +269,7 @@ def test_a_row_that_went_well_has_no_status_message_and_one_that_did_not_says_wh
 
 
 def test_what_a_row_cost_is_told_where_a_price_is_known(settings):
-    with tracing.RunTrace(settings, "run-1", settings.runs / "run-1", "eval", {}, []) as trace:
+    with run_trace.RunTrace(settings, "run-1", settings.runs / "run-1", "eval", {}, []) as trace:
         trace.add_generation(make_line(0), [], "m", 1, cost={"input": 0.25, "output": 0.5})
         trace.add_generation(make_line(1), [], "m", 1)
     found = {span["name"]: attributes(span) for span in spans_in(outbox.read_outbox(trace.path)).values()}
@@ -300,7 +300,7 @@ def test_nothing_but_what_was_meant_is_shown_as_metadata(settings):
 def test_the_environment_cannot_switch_tracing_off_silently(settings, env_of_tests, name, value, is_refused):
     code = (
         "import sys; from pathlib import Path; from swaplib import tracing; from swaplib.settings import load_settings\n"
-        "with tracing.RunTrace(load_settings(), 'r', Path(sys.argv[1]), 'a run', {'text': 'x' * 99}, []) as trace:\n"
+        "with run_trace.RunTrace(load_settings(), 'r', Path(sys.argv[1]), 'a run', {'text': 'x' * 99}, []) as trace:\n"
         "    trace.finish({}, {'rate': 1.0})\n"
     )
     command = [sys.executable, "-c", code, str(settings.swap_home)]
@@ -317,7 +317,7 @@ def test_the_environment_cannot_switch_tracing_off_silently(settings, env_of_tes
 def test_half_a_surrogate_pair_in_an_output_costs_one_character_and_not_the_output(settings):
     folder = settings.runs / "run-1"
     line = LedgerLine(0, "0" * 64, Generation("before \ud83d after", "ok", "stop", 1, 1, 1.0), {})
-    with tracing.RunTrace(settings, "run-1", folder, "eval", {}, []) as trace:
+    with run_trace.RunTrace(settings, "run-1", folder, "eval", {}, []) as trace:
         trace.add_generation(line, build_messages("toolcall", "q"), "m", 1)
     [row] = [s for s in spans_in(outbox.read_outbox(trace.path)).values() if s["name"] == "row 0"]
     assert attributes(row)["langfuse.observation.output"] == "before ? after"
@@ -391,7 +391,7 @@ def test_what_is_hidden_already_is_not_hidden_again(settings):
 def test_an_empty_output_and_one_that_looks_hidden_are_hidden_as_any_other(settings, output):
     line = LedgerLine(0, "0" * 64, Generation(output, "ok", "stop", 1, 1, 1.0), {})
     folder = settings.runs / "run-1"
-    with tracing.RunTrace(settings, "run-1", folder, "eval", {}, []) as trace:
+    with run_trace.RunTrace(settings, "run-1", folder, "eval", {}, []) as trace:
         trace.add_generation(line, build_messages("toolcall", "q"), "m", 1)
     masked = spans_in(map(outbox.mask_content, outbox.read_outbox(trace.path))).values()
     [row] = [attributes(span) for span in masked if span["name"] == "row 0"]

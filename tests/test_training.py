@@ -8,7 +8,7 @@ import time
 import pytest
 from runs import make_metrics
 
-from swaplib import comparison, outbox, trainer, training
+from swaplib import comparison, trainer, training
 from swaplib.chats import gather_rows
 from swaplib.files import hash_file, write_json
 from swaplib.models import adapters
@@ -18,6 +18,7 @@ from swaplib.prompts import build_messages
 from swaplib.provenance import describe_device
 from swaplib.rows import read_rows, write_rows
 from swaplib.settings import ROOT, Settings, load_settings
+from swaplib.tracing import outbox
 
 pytestmark = pytest.mark.slow
 

@@ -22,8 +22,8 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
 from swaplib.files import append_line
-from swaplib.outbox import list_spans, mask_content
 from swaplib.settings import no_proxies
+from swaplib.tracing.outbox import list_spans, mask_content
 
 PUBLIC_KEY = "outbox"  # the SDK drops spans of a scope that names another
 

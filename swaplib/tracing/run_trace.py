@@ -22,13 +22,13 @@ from langfuse import (
 )
 from opentelemetry.trace import Span, get_current_span, use_span
 
-from swaplib.delivery import LINES_PER_POST, Delivery, Sender
 from swaplib.files import append_line
-from swaplib.outbox import check_tracing, read_starts
 from swaplib.prompts import Message
 from swaplib.rows import LedgerLine
 from swaplib.settings import Settings
-from swaplib.trace_client import get_tracer
+from swaplib.tracing.delivery import LINES_PER_POST, Delivery, Sender
+from swaplib.tracing.langfuse_client import get_tracer
+from swaplib.tracing.outbox import check_tracing, read_starts
 
 
 class RunTrace:
@@ -201,7 +201,7 @@ class RunTrace:
             is_error: Whether it is shown as an error.
             kind: The SDK's class; input and output of any other than a span are hidden by SWAP_TRACE_CONTENT=off.
             ended_at: When it ended, in Unix seconds; now by default.
-            spent: As trace_client.describe_spent makes it.
+            spent: As langfuse_client.describe_spent makes it.
         """
         span_id = self._make_id(f"span {key}")
         if span_id in self._starts:

@@ -14,8 +14,9 @@ from typing import Any
 import httpx2
 
 from swaplib.files import hash_text, write_json
-from swaplib.langfuse_api import find_refusal, find_version, open_langfuse, say_why
-from swaplib.outbox import (
+from swaplib.settings import Settings, show_path
+from swaplib.tracing.langfuse_api import find_refusal, find_version, open_langfuse, say_why
+from swaplib.tracing.outbox import (
     check_tracing,
     forget_delivered,
     list_ids,
@@ -25,7 +26,6 @@ from swaplib.outbox import (
     read_delivered,
     read_latest,
 )
-from swaplib.settings import Settings, show_path
 
 SPANS_PATH, SCORES_PATH = "/api/public/otel/v1/traces", "/api/public/scores"
 LINES_PER_POST, BYTES_PER_POST = 200, 2_000_000
