@@ -14,7 +14,7 @@ import pytest
 os.environ["SWAP_ENV_FILE"] = os.devnull  # before settings are read: a person's .env has no say in the tests
 
 from swaplib.packaged import PACKAGED_NAME, download_packaged
-from swaplib.server_process import find_free_port
+from swaplib.serving.server_process import find_free_port
 from swaplib.settings import ROOT
 
 _stack = ExitStack()

@@ -29,7 +29,7 @@ from swaplib.models.local_checkpoint import Checkpoint
 from swaplib.prompts import ROW_PROMPTS, Message, build_messages, pick_shots
 from swaplib.provenance import describe_machine
 from swaplib.rows import Generation, Row
-from swaplib.server_process import running_server
+from swaplib.serving.server_process import running_server
 from swaplib.settings import ROOT, Settings, load_settings
 from swaplib.tasks import read_tasks
 from swaplib.trajectory import count_verdicts, filter_trajectories

@@ -33,7 +33,7 @@ from swaplib.models.adapters import read_card
 from swaplib.models.local import LocalSLM
 from swaplib.models.local_checkpoint import Checkpoint, find_full_precision
 from swaplib.models.names import CAPTURED
-from swaplib.server_process import running_server
+from swaplib.serving.server_process import running_server
 from swaplib.settings import ROOT, Settings, load_settings
 from swaplib.tasks import FOLDS, read_tasks
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import httpx2
 
-from swaplib.server_process import find_free_port
+from swaplib.serving.server_process import find_free_port
 from swaplib.web import open_client
 
 ANSWER = '<tool_call name="tool">{"x":1}</tool_call>'

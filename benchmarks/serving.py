@@ -16,7 +16,7 @@ from swaplib.models.local_checkpoint import Checkpoint
 from swaplib.packaged import download_packaged
 from swaplib.prompts import build_messages
 from swaplib.rows import read_rows
-from swaplib.server_process import running_server
+from swaplib.serving.server_process import running_server
 from swaplib.settings import ROOT
 from swaplib.web import open_client
 

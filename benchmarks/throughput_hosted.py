@@ -34,7 +34,7 @@ from swaplib.models.replies import CallFailed
 from swaplib.prompts import build_messages
 from swaplib.provenance import describe_machine
 from swaplib.rows import Row, read_ledger, read_rows, write_rows
-from swaplib.server_process import find_free_port
+from swaplib.serving.server_process import find_free_port
 from swaplib.settings import ROOT, Settings, load_settings
 from swaplib.tracing.run_trace import RunTrace
 from swaplib.web import open_client

@@ -16,7 +16,7 @@ from swaplib.intervals import wilson_interval
 from swaplib.models.hosted import HostedLLM
 from swaplib.models.local import LocalSLM
 from swaplib.models.local_checkpoint import Checkpoint
-from swaplib.server_process import running_server
+from swaplib.serving.server_process import running_server
 from swaplib.settings import Settings
 from swaplib.tasks import Task, TaskSet, read_tasks
 from swaplib.tracing.outbox import check_tracing

@@ -76,9 +76,9 @@ def serve(
     is_tied: Annotated[bool, typer.Option("--stop-with-stdin", hidden=True)] = False,
 ) -> None:
     """Serve a checkpoint as an OpenAI-compatible endpoint, on loopback unless told otherwise."""
-    from swaplib import serve as server
     from swaplib.models.local import LocalSLM
     from swaplib.models.local_checkpoint import Checkpoint
+    from swaplib.serving import server as server
 
     if dtype not in ("4bit", "float32", "bfloat16"):
         raise ValueError(f"--dtype {dtype}: expected float32, bfloat16 or 4bit")

@@ -23,7 +23,7 @@ from swaplib.models.names import ModelName
 from swaplib.prompts import Message, build_messages
 from swaplib.rows import Generation, read_rows
 from swaplib.runs import new_folder, open_run
-from swaplib.server_process import running_server
+from swaplib.serving.server_process import running_server
 from swaplib.settings import Settings, show_path
 from swaplib.tracing.outbox import check_tracing
 

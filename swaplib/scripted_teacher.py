@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from swaplib.data import xlam
-from swaplib.server_process import find_free_port
+from swaplib.serving.server_process import find_free_port
 from swaplib.settings import load_settings
 from swaplib.tasks import Task, list_tasks
 

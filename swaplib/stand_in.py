@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from swaplib.models.local import LocalSLM
 from swaplib.models.local_checkpoint import Checkpoint
 from swaplib.packaged import PACKAGED_NAME
-from swaplib.server_process import running_server
+from swaplib.serving.server_process import running_server
 from swaplib.settings import ROOT
 
 STAND_IN = LocalSLM(Checkpoint(ROOT / "slm_swap" / "models" / PACKAGED_NAME, ROOT / "slm_swap" / "stand_in", "float32"))

@@ -501,7 +501,7 @@ def test_what_is_missing_names_the_notebook_that_makes_it(settings):
 def test_the_teacher_serves_by_itself(env_of_tests):
     import httpx
 
-    from swaplib.server_process import find_free_port
+    from swaplib.serving.server_process import find_free_port
 
     port = find_free_port()
     command = [sys.executable, "-m", "swaplib.scripted_teacher", "--port", str(port)]

@@ -13,7 +13,7 @@ import httpx
 import psutil
 import pytest
 
-from swaplib.server_process import find_free_port
+from swaplib.serving.server_process import find_free_port
 
 pytestmark = pytest.mark.slow
 
@@ -185,7 +185,7 @@ import sys, time
 from pathlib import Path
 from swaplib.models.local import LocalSLM
 from swaplib.models.local_checkpoint import Checkpoint
-from swaplib.server_process import running_server
+from swaplib.serving.server_process import running_server
 with running_server(LocalSLM(Checkpoint(Path(sys.argv[1]), precision="float32")), "slm") as root:
     print(root, flush=True)
     time.sleep(600)

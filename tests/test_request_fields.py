@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from swaplib.chat_api import ChatRequest
-from swaplib.tool_api import Asked, Refused, read_request
+from swaplib.serving.openai_format import ChatRequest
+from swaplib.serving.tool_api import Asked, Refused, read_request
 
 CHAT = [{"role": "user", "content": "Hi"}]
 AREA = {"type": "function", "function": {"name": "area"}}

@@ -13,12 +13,12 @@ import httpx
 import openai
 import pytest
 
-from swaplib.batcher import Batcher
 from swaplib.metrics import score_row
 from swaplib.models.local_model import LoadedModel
 from swaplib.prompts import build_messages
 from swaplib.rows import Generation, read_rows
-from swaplib.server_process import find_free_port
+from swaplib.serving.batcher import Batcher
+from swaplib.serving.server_process import find_free_port
 from swaplib.settings import ROOT
 from swaplib.stand_in import STAND_IN
 
@@ -151,7 +151,7 @@ def test_a_body_that_is_no_json_and_a_path_that_is_not_there(root):
 
 
 def test_a_port_that_is_taken_is_named(root, slm):
-    from swaplib.serve import serve
+    from swaplib.serving.server import serve
 
     with pytest.raises(OSError, match=r"port \d+ \("):
         serve(slm, "second", int(root.rpartition(":")[2]))
@@ -334,7 +334,7 @@ from pathlib import Path
 import httpx, torch, uvicorn
 from swaplib.models.local import LocalSLM
 from swaplib.models.local_checkpoint import Checkpoint
-from swaplib.serve import make_app
+from swaplib.serving.server import make_app
 folder, port, spare = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]) * 2**20
 slm = LocalSLM(Checkpoint(Path(folder), precision="float32"), batch_size=8)
 

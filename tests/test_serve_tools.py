@@ -13,10 +13,10 @@ import pytest
 from pydantic import BaseModel
 from test_tool_api import AREA, CALLING, CHAT, NOW, RESULT, as_schema, tool
 
-from swaplib.batcher import Batcher
 from swaplib.data.facts import read_facts
 from swaplib.prompts import build_messages
 from swaplib.rows import Generation, read_rows
+from swaplib.serving.batcher import Batcher
 from swaplib.settings import ROOT
 
 pytestmark = pytest.mark.stand_in

@@ -11,7 +11,7 @@ from swaplib.files import write_json
 from swaplib.models.hosted import CallFailed
 from swaplib.models.names import ModelName
 from swaplib.rows import read_rows, write_rows
-from swaplib.server_process import running_server
+from swaplib.serving.server_process import running_server
 from swaplib.settings import ROOT
 
 pytestmark = pytest.mark.slow

@@ -23,7 +23,7 @@ from swaplib.models.local import LocalSLM
 from swaplib.models.local_checkpoint import Checkpoint
 from swaplib.models.local_model import LoadedModel, load
 from swaplib.prompts import SYSTEM_PROMPTS, build_messages
-from swaplib.server_process import running_server
+from swaplib.serving.server_process import running_server
 from swaplib.trainer import Recipe
 
 SYSTEM = SYSTEM_PROMPTS["toolcall"]

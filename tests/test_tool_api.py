@@ -5,10 +5,10 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from swaplib.chat_api import ChatRequest, ChunkMaker, make_answer
 from swaplib.metrics import ToolCall
 from swaplib.rows import Generation
-from swaplib.tool_api import Asked, Refused, read_request
+from swaplib.serving.openai_format import ChatRequest, ChunkMaker, make_answer
+from swaplib.serving.tool_api import Asked, Refused, read_request
 
 AREA = {
     "type": "function",

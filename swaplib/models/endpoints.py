@@ -69,7 +69,7 @@ MEANINGS = (
     Meaning("LiteLLM", "too long", "message", r"ContextWindowExceeded", "BerriAI/litellm/issues/7259"),
     Meaning("Anthropic", "too long", "message", r"prompt is too long: \d+", "BerriAI/litellm/issues/7259"),
     Meaning("Google", "too long", "message", r"input token count.* exceeds", "google-gemini/gemini-cli/issues/12214"),
-    Meaning("swap serve", "too long", "message", r"^the body is larger than \d+ bytes$", "swaplib/guard.py"),
+    Meaning("swap serve", "too long", "message", r"^the body is larger than \d+ bytes$", "swaplib/serving/guard.py"),
     Meaning("Azure, thinking", "cut off", "message", r"^Could not finish the message", "decolua/9router/issues/972"),
     Meaning("Azure, prompt", "filtered", "code", r"^content_filter$", "compl-ai/compl-ai/issues/20"),
     Meaning("LiteLLM, filter", "filtered", "message", r"ContentPolicyViolation", "BerriAI/litellm/pull/16231"),

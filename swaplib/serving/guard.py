@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from swaplib.chat_api import make_error
+from swaplib.serving.openai_format import make_error
 from swaplib.web import is_loopback
 
 HEADER_LIMIT_S = 10.0  # for a request's line and headers, from the first moment on

@@ -1,7 +1,7 @@
 """An OpenAI-compatible endpoint over LocalSLM: `/v1/chat/completions` and the Azure-shaped path, whole or streamed.
 
 Requests join those that are being answered, and leave when their clients do (batcher.py); guard.py stands before all of it.
-Greedy only: what that cannot honour is refused, not ignored (chat_api.py). Tools and formats are read in tool_api.py;
+Greedy only: what that cannot honour is refused, not ignored (openai_format.py). Tools and formats are read in tool_api.py;
 where tools are offered, a streamed text is held back for as long as it may still become a call, and a call goes out whole.
 """
 
@@ -21,12 +21,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
-from swaplib.batcher import Batcher, Busy
-from swaplib.chat_api import ChatRequest, ChunkMaker, make_answer, make_error, make_error_event
-from swaplib.guard import Connection, Guard, ServeOptions, count_descriptors
 from swaplib.models.local import LocalSLM
 from swaplib.rows import Generation
-from swaplib.tool_api import Asked, Refused, read_request
+from swaplib.serving.batcher import Batcher, Busy
+from swaplib.serving.guard import Connection, Guard, ServeOptions, count_descriptors
+from swaplib.serving.openai_format import ChatRequest, ChunkMaker, make_answer, make_error, make_error_event
+from swaplib.serving.tool_api import Asked, Refused, read_request
 from swaplib.web import is_loopback
 
 STOP_LIMIT_S = 60

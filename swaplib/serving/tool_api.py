@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from swaplib.chat_api import ChatRequest, NamedTool, OfferedTool, ResponseFormat
-from swaplib.chat_messages import ChatMessage, MadeCall
 from swaplib.metrics import ToolCall, parse_output
 from swaplib.models.native import NativeForm, read_call
 from swaplib.rows import Generation
+from swaplib.serving.chat_messages import ChatMessage, MadeCall
+from swaplib.serving.openai_format import ChatRequest, NamedTool, OfferedTool, ResponseFormat
 
 
 class Refused(ValueError):  # noqa: N818 - reads as what happened

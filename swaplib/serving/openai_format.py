@@ -13,10 +13,10 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, field_validator
 from pydantic_core import PydanticCustomError
 
-from swaplib.chat_messages import ChatMessage
 from swaplib.metrics import ToolCall
-from swaplib.neutral_fields import NeutralFields
 from swaplib.rows import Generation
+from swaplib.serving.chat_messages import ChatMessage
+from swaplib.serving.neutral_fields import NeutralFields
 
 Limit = Annotated[StrictInt, Field(ge=1)]
 
