@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.records import RESULTS, format_table
-from swaplib.evidence import BETTER, NOT_ENOUGH, NOT_WORSE, WORSE, judge
+from swaplib.evaluation.intervals import CELLS, find_newcombe
+from swaplib.evaluation.rows_needed import find_rows_needed
+from swaplib.evaluation.stats import BETTER, NOT_ENOUGH, NOT_WORSE, WORSE, judge
 from swaplib.files import write_json, write_text
-from swaplib.intervals import CELLS, find_newcombe
-from swaplib.rows_needed import find_rows_needed
 
 MARGIN, DRAWS, SEED = 0.05, 20_000, 42
 SIZES = (50, 100, 500, 2000)

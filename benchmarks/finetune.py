@@ -17,8 +17,9 @@ import sys
 import time
 
 from benchmarks.records import write_table
-from swaplib import evaluate, parity, training
+from swaplib import training
 from swaplib.chats import gather_rows
+from swaplib.evaluation import evaluate, parity
 from swaplib.metrics import TRACKS, core_metrics, rates_of, score_rows
 from swaplib.models.local import LocalSLM
 from swaplib.models.local_checkpoint import Checkpoint

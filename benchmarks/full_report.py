@@ -18,21 +18,10 @@ from typing import Any
 
 from benchmarks.real_pair import AFTER, BEFORE, RECORDED, list_places, open_record, read_json
 from benchmarks.records import RESULTS, format_table
-from swaplib import (
-    capture_report,
-    captured,
-    comparison,
-    distill,
-    evidence,
-    figures,
-    repeats,
-    report,
-    runs,
-    sentences,
-    verdicts,
-)
+from swaplib import capture_report, captured, distill, figures, report, runs, sentences, verdicts
+from swaplib.evaluation import comparison, repeats, stats
+from swaplib.evaluation.intervals import wilson_interval
 from swaplib.files import write_text
-from swaplib.intervals import wilson_interval
 from swaplib.metrics import TRACKS, Track, core_metrics
 from swaplib.models.adapters import read_card
 from swaplib.models.names import CAPTURED
@@ -137,7 +126,7 @@ def pool_folds(home: Settings) -> dict[str, Any]:
             )  # 01's own test tools are held out in every fold: the first one counts
     ids = list(solved["slm"])
     sides = {"solved_rate": tuple([of_model[i] for i in ids] for of_model in solved.values())}
-    pair = asdict(evidence.compare_metrics(sides, 0.05)["solved_rate"])
+    pair = asdict(stats.compare_metrics(sides, 0.05)["solved_rate"])
     return {"n_tasks": len(ids), "solved": {m: sum(of_model.values()) for m, of_model in solved.items()}, "pair": pair}
 
 

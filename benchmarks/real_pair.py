@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.records import RESULTS
-from swaplib import agent_eval, capture, captured, comparison, decision, distill, evaluate, flywheel, parity, training
+from swaplib import agent_eval, capture, captured, distill, flywheel, training
 from swaplib.agent import AgentOptions
 from swaplib.data import dataset
-from swaplib.evidence import DEFAULT_MARGIN
+from swaplib.evaluation import comparison, decision, evaluate, parity
+from swaplib.evaluation.stats import DEFAULT_MARGIN
 from swaplib.files import write_json
 from swaplib.metrics import TRACKS, Track
 from swaplib.models.adapters import read_card

@@ -24,7 +24,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from benchmarks.records import make_record, write_records
-from swaplib import evaluate
+from swaplib.evaluation import evaluate
 from swaplib.models.decoding import ATTENTION
 from swaplib.models.local_checkpoint import Checkpoint
 from swaplib.models.local_model import LoadedModel, load

@@ -27,7 +27,7 @@ from typing import Any
 
 from benchmarks.records import make_record, write_records
 from benchmarks.scripted_endpoint import ANSWER, BURST_S, Options, answering, draw_latency
-from swaplib import evaluate
+from swaplib.evaluation import evaluate
 from swaplib.files import append_line, hash_text, read_appended, write_text
 from swaplib.metrics import score_rows
 from swaplib.models.replies import CallFailed

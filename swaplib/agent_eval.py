@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from swaplib import evidence
 from swaplib.agent import AgentOptions
 from swaplib.capture import Capture, plan_tasks, run_plan
 from swaplib.distill import AGENT
-from swaplib.intervals import wilson_interval
+from swaplib.evaluation import stats
+from swaplib.evaluation.intervals import wilson_interval
 from swaplib.models.hosted import HostedLLM
 from swaplib.models.local import LocalSLM
 from swaplib.models.local_checkpoint import Checkpoint
@@ -111,7 +111,7 @@ def evaluate_agents(
 def compare_solved(solved: dict[str, list[bool]], tasks: Sequence[Task]) -> dict[str, Any]:
     """The paired evidence about two agents: which of the tasks the first and the second have solved."""
     groups = [task.gold.calls[0]["name"] for task in tasks]
-    found = evidence.compare_metrics({"solved_rate": tuple(solved.values())}, evidence.DEFAULT_MARGIN, groups)
+    found = stats.compare_metrics({"solved_rate": tuple(solved.values())}, stats.DEFAULT_MARGIN, groups)
     return {metric: asdict(pair) for metric, pair in found.items()}
 
 

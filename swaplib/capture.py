@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from swaplib.agent import AgentOptions, run_agent
 from swaplib.agent_prompt import build_agent_messages
-from swaplib.costs import Prices
+from swaplib.evaluation.costs import Prices
 from swaplib.files import append_line, hash_text, read_json, write_json
 from swaplib.metrics import canonical_json
 from swaplib.models.hosted import HostedLLM

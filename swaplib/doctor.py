@@ -5,11 +5,11 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, requires, version
 
 from swaplib import provenance
+from swaplib.evaluation.question import check_served
 from swaplib.masking import make_visible
 from swaplib.models.hosted import HostedLLM
 from swaplib.models.local import LocalSLM
 from swaplib.models.local_checkpoint import Checkpoint
-from swaplib.question import check_served
 from swaplib.sandbox import describe_walls, find_walls
 from swaplib.settings import ENV_FILE, PURPOSES, Settings, show_path
 from swaplib.suitability import check_tags, describe_checkpoint

@@ -3,10 +3,11 @@
 import json
 from typing import Any
 
-from swaplib import agent_eval, distill, evaluate
+from swaplib import agent_eval, distill
 from swaplib.agent import AgentOptions
-from swaplib.comparison import keep_comparable, open_compared
-from swaplib.evidence import DEFAULT_MARGIN
+from swaplib.evaluation import evaluate
+from swaplib.evaluation.comparison import keep_comparable, open_compared
+from swaplib.evaluation.stats import DEFAULT_MARGIN
 from swaplib.metrics import Track
 from swaplib.models.adapters import find_misfit
 from swaplib.models.checkpoints import hash_checkpoint

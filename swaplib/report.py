@@ -16,7 +16,7 @@ from swaplib.settings import Settings
 if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
 
-    from swaplib.evaluate import Run
+    from swaplib.evaluation.evaluate import Run
 
 SHOWN = 20_000  # characters of a text
 

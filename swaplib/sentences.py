@@ -6,8 +6,8 @@ It computes nothing beyond what a decision's file says. Claims about certainty a
 
 from typing import Any
 
-from swaplib.costs import describe_costs
-from swaplib.evidence import NOT_ENOUGH, judge
+from swaplib.evaluation.costs import describe_costs
+from swaplib.evaluation.stats import NOT_ENOUGH, judge
 from swaplib.metrics import core_metrics
 from swaplib.models.names import ModelName
 from swaplib.words import OPEN, capitalise, join, place, say_gap, say_settling, say_verdict, say_who

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from swaplib.chats import ChatSet, gather_rows
-from swaplib.decision import read_decision
+from swaplib.evaluation.decision import read_decision
 from swaplib.files import hash_text
 from swaplib.labels import Example, label_chat, label_chats, prove_labels
 from swaplib.metrics import Track, canonical_json, check_track

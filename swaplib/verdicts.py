@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from swaplib.costs import count_unread
+from swaplib.evaluation.costs import count_unread
 from swaplib.models.names import CAPTURED, ModelName
 from swaplib.report import format_rate, style, style_texts
 from swaplib.sentences import describe_decision, describe_runs, make_head, make_runs_head

@@ -10,8 +10,8 @@ Each sentence about certainty is one claim, made of one interval and one bound, 
 from dataclasses import asdict
 from typing import Any
 
-from swaplib.evidence import NOT_ENOUGH, NOT_WORSE, WORSE, compute_mcnemar, judge_counts
-from swaplib.intervals import CELLS
+from swaplib.evaluation.intervals import CELLS
+from swaplib.evaluation.stats import NOT_ENOUGH, NOT_WORSE, WORSE, compute_mcnemar, judge_counts
 from swaplib.models.names import ModelName
 
 ABOVE, BELOW, OPEN = "above", "below", "open"

@@ -6,7 +6,7 @@ import time
 
 from servers import completion
 
-from swaplib import evaluate
+from swaplib.evaluation import evaluate
 from swaplib.metrics import core_metrics
 
 

@@ -5,9 +5,10 @@ from servers import completion, serving
 from test_decision import copy_run, two_runs  # noqa: F401 - a fixture
 from test_evaluate import right, run_azure
 
-from swaplib import caveats, comparison, decision, evaluate, sentences, verdicts
-from swaplib.compared import gather_runs
+from swaplib import sentences, verdicts
 from swaplib.data.facts import read_facts
+from swaplib.evaluation import caveats, comparison, decision, evaluate
+from swaplib.evaluation.side_by_side import gather_runs
 from swaplib.files import hash_text, write_text
 from swaplib.metrics import TRACKS
 from swaplib.rows import read_ledger, read_rows

@@ -5,7 +5,8 @@ from servers import completion, serving
 from test_decision import two_runs  # noqa: F401 - a fixture
 from test_evaluate import right, run_azure, wrong_for
 
-from swaplib import comparison, decision, report, verdicts
+from swaplib import report, verdicts
+from swaplib.evaluation import comparison, decision
 from swaplib.files import write_json
 from swaplib.prompts import pick_shots
 from swaplib.rows import hash_rows, read_rows

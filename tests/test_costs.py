@@ -3,8 +3,9 @@ from dataclasses import replace
 import pytest
 from test_model_names import ALL_NAMES
 
-from swaplib import costs, figures, verdicts
-from swaplib.costs import Prices
+from swaplib import figures, verdicts
+from swaplib.evaluation import costs
+from swaplib.evaluation.costs import Prices
 from swaplib.rows import Generation, LedgerLine
 
 PRICES = Prices(2.0, 8.0, 3.6)

@@ -4,7 +4,7 @@ import pytest
 from servers import completion, serving
 from test_evaluate import right, run_azure, wrong_for
 
-from swaplib import comparison, decision, rule
+from swaplib.evaluation import comparison, decision, rule
 from swaplib.files import write_json
 from swaplib.models.checkpoints import hash_checkpoint
 from swaplib.models.local_checkpoint import Checkpoint

@@ -2,10 +2,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swaplib import diagnosis
 from swaplib.data.facts import make_facts
 from swaplib.data.tool_schemas import parse_tool
-from swaplib.leniency import same_value
+from swaplib.evaluation import error_analysis
+from swaplib.evaluation.leniency import same_value
 from swaplib.metrics import TRACKS, JsonDocument, ToolCall, score_row
 from swaplib.rows import Generation, LedgerLine, Row
 
@@ -40,10 +40,10 @@ def make_line(track: str, gold: str, output: str, status: str = "ok", index: int
     ],
 )
 def test_each_reason_of_a_wrong_call(output, status, reason, answer):
-    assert diagnosis.name_reason("toolcall", GOLD, make_line("toolcall", GOLD, output, status)) == reason
-    assert reason is None or reason in diagnosis.REASONS["toolcall"]
+    assert error_analysis.name_reason("toolcall", GOLD, make_line("toolcall", GOLD, output, status)) == reason
+    assert reason is None or reason in error_analysis.REASONS["toolcall"]
     if answer is not None:
-        assert diagnosis.find_answer("toolcall", output) == answer
+        assert error_analysis.find_answer("toolcall", output) == answer
 
 
 @pytest.mark.parametrize(
@@ -57,8 +57,8 @@ def test_each_reason_of_a_wrong_call(output, status, reason, answer):
     ],
 )
 def test_each_reason_of_a_wrong_document(output, reason, answer):
-    assert diagnosis.name_reason("structured", '[{"a":1}]', make_line("structured", '[{"a":1}]', output)) == reason
-    assert diagnosis.find_answer("structured", output) == (None if answer is None else JsonDocument(answer))
+    assert error_analysis.name_reason("structured", '[{"a":1}]', make_line("structured", '[{"a":1}]', output)) == reason
+    assert error_analysis.find_answer("structured", output) == (None if answer is None else JsonDocument(answer))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_a_run_as_worked_by_hand():
         "prose",
     ]
     rows = [Row(f"Request {i}", GOLD) for i in range(5)]
-    found = diagnosis.diagnose(
+    found = error_analysis.diagnose(
         "toolcall", rows, [make_line("toolcall", GOLD, o, index=i) for i, o in enumerate(outputs)]
     )
     assert (found["n_rows"], found["right"]) == (5, 1)
@@ -114,9 +114,9 @@ def test_a_run_as_worked_by_hand():
 def test_any_text_has_a_reason_and_never_raises(output):
     for track, gold in (("toolcall", GOLD), ("structured", "[1]")):
         line = make_line(track, gold, output, "ok" if output.strip() else "empty")
-        reason = diagnosis.name_reason(track, gold, line)
+        reason = error_analysis.name_reason(track, gold, line)
         assert (reason is None) == all(line.scores.values())
-        assert reason is None or reason in diagnosis.REASONS[track]
+        assert reason is None or reason in error_analysis.REASONS[track]
 
 
 def test_a_single_quote_stands_for_a_double_one_leniently():
@@ -124,7 +124,7 @@ def test_a_single_quote_stands_for_a_double_one_leniently():
     assert not same_value('say "hi"', "say hi")
     gold = '<tool_call name="run">{"code":"print(\\"a\\")"}</tool_call>'
     lines = [make_line("toolcall", gold, '<tool_call name="run">{"code":"print(\'a\')"}</tool_call>')]
-    found = diagnosis.diagnose("toolcall", [Row("Request", gold)], lines)
+    found = error_analysis.diagnose("toolcall", [Row("Request", gold)], lines)
     assert (found["right"], found["found_rate"], found["lenient_rate"]) == (0, 0, 1)
 
 
@@ -143,7 +143,7 @@ def test_a_float_for_a_whole_gold_is_right_leniently_only_where_the_facts_declar
     facts = None if kind is None else [make_facts(track, row, "Pay 1500.", [tool], {})]
     for output, expected in {"1500.0": is_right, "1500": True, "1500.5": False, '"1500.0"': False}.items():
         ledger = [make_line(track, row.completion, write(output))]
-        found = diagnosis.diagnose(track, [row], ledger, facts)
+        found = error_analysis.diagnose(track, [row], ledger, facts)
         assert found["lenient_rate"] == expected, output
         assert found["right"] == (output == "1500")
 
@@ -156,7 +156,7 @@ def test_facts_of_another_parameter_or_tool_make_no_float():
     ]
     facts = [make_facts("toolcall", row, "Pay.", tools, {})]
     output = '<tool_call name="pay">{"amount":1500.0}</tool_call>'
-    found = diagnosis.diagnose("toolcall", [row], [make_line("toolcall", row.completion, output)], facts)
+    found = error_analysis.diagnose("toolcall", [row], [make_line("toolcall", row.completion, output)], facts)
     assert found["lenient_rate"] == 0
 
 
@@ -167,20 +167,20 @@ def test_the_right_answer_counts_as_found_behind_others():
     ]
     rows = [Row(f"Request {i}", GOLD) for i in range(2)]
     lines = [make_line("toolcall", GOLD, o, index=i) for i, o in enumerate(outputs)]
-    assert diagnosis.diagnose("toolcall", rows, lines)["found_rate"] == 1
+    assert error_analysis.diagnose("toolcall", rows, lines)["found_rate"] == 1
     line = make_line("structured", '[{"a":"x"}]', 'Sure [1]: [{"a":"x"}]')
-    assert diagnosis.diagnose("structured", [Row("r", '[{"a":"x"}]')], [line])["found_rate"] == 1
+    assert error_analysis.diagnose("structured", [Row("r", '[{"a":"x"}]')], [line])["found_rate"] == 1
 
 
 def test_what_stands_inside_of_another_answer_is_not_found():
     line = make_line("structured", '{"a":1}', 'Here: [{"a":1}]')
-    assert diagnosis.diagnose("structured", [Row("r", '{"a":1}')], [line])["found_rate"] == 0
+    assert error_analysis.diagnose("structured", [Row("r", '{"a":1}')], [line])["found_rate"] == 0
 
 
 @pytest.mark.parametrize(("gold", "output"), [("[3]", '[{"value":3}]'), ('{"value":3}', "3"), ("[[1]]", "[1]")])
 def test_leniency_does_not_take_an_object_for_a_value(gold, output):
     line = make_line("structured", gold, output)
-    assert diagnosis.diagnose("structured", [Row("r", gold)], [line])["lenient_rate"] == 0
+    assert error_analysis.diagnose("structured", [Row("r", gold)], [line])["lenient_rate"] == 0
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_keys_are_counted_one_by_one_and_calls_by_their_place():
     half = '[{"name":"a","arguments":{"x":1,"y":9}}]'
     outputs = [gold, swapped, half, "prose"]
     ledger = [make_line("structured", gold, output, index=i) for i, output in enumerate(outputs)]
-    found = diagnosis.diagnose("structured", [Row(f"{i}", gold) for i in range(4)], ledger)["fields"]
+    found = error_analysis.diagnose("structured", [Row(f"{i}", gold) for i in range(4)], ledger)["fields"]
     assert {record.pop("field"): record for record in found} == {
         "name": {"wanted": 8, "right": 3, "missing": 3},  # wrong twice where the calls are swapped
         "x": {"wanted": 8, "right": 3, "missing": 5},
@@ -217,7 +217,7 @@ def test_keys_are_counted_one_by_one_and_calls_by_their_place():
 def test_keys_of_answers_that_are_no_calls_are_counted_too():
     gold = '{"city":"Rome","days":2}'
     ledger = [make_line("structured", gold, output, index=i) for i, output in enumerate([gold, '{"city":"Rome"}'])]
-    found = diagnosis.diagnose("structured", [Row(f"{i}", gold) for i in range(2)], ledger)["fields"]
+    found = error_analysis.diagnose("structured", [Row(f"{i}", gold) for i in range(2)], ledger)["fields"]
     assert found == [
         {"field": "days", "wanted": 2, "right": 1, "missing": 1},
         {"field": "city", "wanted": 2, "right": 2, "missing": 0},
@@ -232,7 +232,7 @@ def test_rates_over_given_rows_leave_out_rows_whose_values_nothing_gives():
     ]
     facts = [make_facts("toolcall", row, f"radius {i}", [tool], {}) for i, row in enumerate(rows)]
     ledger = [make_line("toolcall", rows[i].completion, rows[0].completion, index=i) for i in range(2)]
-    found = diagnosis.diagnose("toolcall", rows, ledger, facts)
+    found = error_analysis.diagnose("toolcall", rows, ledger, facts)
     assert (found["given"]["n_rows"], found["given"]["args_exact_rate"]) == (1, 1.0)
     assert found["all_rows"]["args_exact_rate"] == 0.5
-    assert diagnosis.diagnose("toolcall", rows, ledger)["given"] is None
+    assert error_analysis.diagnose("toolcall", rows, ledger)["given"] is None

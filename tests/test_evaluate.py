@@ -9,7 +9,8 @@ import pytest
 from runs import right, run_azure, start_run, wrong_for
 from servers import completion, refusal, serving
 
-from swaplib import diagnosis, evaluate, report
+from swaplib import report
+from swaplib.evaluation import error_analysis, evaluate
 from swaplib.models.hosted import CallFailed
 from swaplib.models.local import LocalSLM
 from swaplib.models.local_checkpoint import Checkpoint
@@ -304,7 +305,7 @@ def test_rates_are_over_all_rows_and_those_over_answered_rows_stand_beside_them(
         run = run_azure(settings, root)
     assert run.metrics["n_by_status"] == {"ok": 44, "empty": 1, "truncated": 2, "filtered": 3, "error": 0}
     assert run.metrics["valid_call_rate"] == 33 / 50
-    found = {"azure": diagnosis.diagnose("toolcall", rows, run.ledger)}
+    found = {"azure": error_analysis.diagnose("toolcall", rows, run.ledger)}
     names = ("valid_call_rate", "name_match_rate", "args_exact_rate")
     assert found["azure"]["all_rows"] == {"n_rows": 50} | dict.fromkeys(names, 33 / 50)
     assert found["azure"]["answered"] == {"n_rows": 44} | dict.fromkeys(names, 33 / 44)

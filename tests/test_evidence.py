@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.multitest import multipletests
 
-from swaplib import evidence
-from swaplib.intervals import CELLS, newcombe_interval, wilson_interval
-from swaplib.rows_needed import find_rows_needed
+from swaplib.evaluation import stats
+from swaplib.evaluation.intervals import CELLS, newcombe_interval, wilson_interval
+from swaplib.evaluation.rows_needed import find_rows_needed
 
 
 def make_bits(both: int, first_only: int, second_only: int, neither: int) -> tuple[list[bool], list[bool]]:
@@ -19,8 +19,8 @@ def make_bits(both: int, first_only: int, second_only: int, neither: int) -> tup
     return [a for a, _ in pairs], [b for _, b in pairs]
 
 
-def judge(*counts: int, margin: float = 0.05) -> evidence.PairedEvidence:
-    return evidence.compare_metrics({"metric": make_bits(*counts)}, margin)["metric"]
+def judge(*counts: int, margin: float = 0.05) -> stats.PairedEvidence:
+    return stats.compare_metrics({"metric": make_bits(*counts)}, margin)["metric"]
 
 
 @pytest.mark.parametrize(
@@ -28,16 +28,16 @@ def judge(*counts: int, margin: float = 0.05) -> evidence.PairedEvidence:
     [(6, 0, 2 / 64), (5, 0, 2 / 32), (0, 0, 1.0), (3, 3, 1.0), (7, 1, 2 * (1 + 8) / 256)],  # binomial tails by hand
 )
 def test_mcnemar_as_worked_by_hand_and_by_statsmodels(first_only, second_only, p):
-    assert evidence.compute_mcnemar(first_only, second_only) == pytest.approx(p)
+    assert stats.compute_mcnemar(first_only, second_only) == pytest.approx(p)
     if first_only + second_only:
         assert p == pytest.approx(scipy.stats.binomtest(first_only, first_only + second_only).pvalue)
     direct = tables.mcnemar([[4, first_only], [second_only, 9]], exact=True).pvalue
-    assert evidence.compute_mcnemar(first_only, second_only) == direct
+    assert stats.compute_mcnemar(first_only, second_only) == direct
 
 
 def test_holm_as_worked_by_hand_and_by_statsmodels():
     sides = {"a": make_bits(4, 8, 0, 0), "b": make_bits(6, 6, 0, 0), "c": make_bits(5, 7, 0, 0)}
-    found = evidence.compare_metrics(sides, 0.0)
+    found = stats.compare_metrics(sides, 0.0)
     raw = [2 / 2**8, 2 / 2**6, 2 / 2**7]
     assert [found[m].p_value for m in "abc"] == pytest.approx(raw)
     # sorted: a x 3, c x 2, b x 1, never falling
@@ -47,8 +47,8 @@ def test_holm_as_worked_by_hand_and_by_statsmodels():
 
 def test_the_bootstrap_is_scipys_and_seeded():
     first, second = make_bits(20, 9, 3, 18)
-    found, n_groups = evidence.bootstrap_gap(first, second, None, seed=7)
-    assert (found, n_groups) == evidence.bootstrap_gap(first, second, None, seed=7)
+    found, n_groups = stats.bootstrap_gap(first, second, None, seed=7)
+    assert (found, n_groups) == stats.bootstrap_gap(first, second, None, seed=7)
     assert n_groups == 50
     direct = scipy.stats.bootstrap(
         (np.array(first, float), np.array(second, float)),
@@ -59,29 +59,29 @@ def test_the_bootstrap_is_scipys_and_seeded():
     ).confidence_interval
     assert found == pytest.approx((direct.low, direct.high), abs=0.021)  # one row of 50
     assert found[0] < 6 / 50 < found[1]
-    assert evidence.bootstrap_gap([True], [False], None, seed=1) == ((1.0, 1.0), 1)
+    assert stats.bootstrap_gap([True], [False], None, seed=1) == ((1.0, 1.0), 1)
 
 
 def test_groups_are_resampled_as_a_whole():
     # ten groups of ten rows; in a group all rows fall alike, so 100 rows tell no more than 10
     first = [group < 4 for group in range(10) for _ in range(10)]
     second, groups = [False] * 100, [group for group in range(10) for _ in range(10)]
-    (low, high), n_groups = evidence.bootstrap_gap(first, second, groups, seed=1)
-    (of_rows_low, of_rows_high), _ = evidence.bootstrap_gap(first, second, None, seed=1)
-    ten = evidence.bootstrap_gap(first[::10], second[::10], None, seed=1)[0]
+    (low, high), n_groups = stats.bootstrap_gap(first, second, groups, seed=1)
+    (of_rows_low, of_rows_high), _ = stats.bootstrap_gap(first, second, None, seed=1)
+    ten = stats.bootstrap_gap(first[::10], second[::10], None, seed=1)[0]
     assert n_groups == 10
     assert (low, high) == pytest.approx(ten, abs=0.11)
     assert high - low > 2.5 * (of_rows_high - of_rows_low)  # sqrt(10) = 3.2
-    assert evidence.bootstrap_gap(first, second, ["one"] * 100, seed=1) == ((0.4, 0.4), 1)
+    assert stats.bootstrap_gap(first, second, ["one"] * 100, seed=1) == ((0.4, 0.4), 1)
 
 
 def test_newcombe_as_worked_by_hand():
     # 8 rows, no disagreement: phi is 0, so the reach is that of one Wilson interval, 1 - 0.6756
-    assert newcombe_interval(evidence.count_pairs(*make_bits(8, 0, 0, 0))) == pytest.approx((-0.3244, 0.3244), abs=1e-4)
+    assert newcombe_interval(stats.count_pairs(*make_bits(8, 0, 0, 0))) == pytest.approx((-0.3244, 0.3244), abs=1e-4)
     # p1 = 0.8 [0.4902, 0.9433], p2 = 0.5 [0.2366, 0.7634]; ad - bc = 10 less 5, over sqrt(8*2*5*5) = 20: phi = 0.25
     low = 0.3 - math.sqrt(0.3098**2 - 2 * 0.25 * 0.3098 * 0.2634 + 0.2634**2)
     high = 0.3 + math.sqrt(0.1433**2 - 2 * 0.25 * 0.1433 * 0.2634 + 0.2634**2)
-    counts = evidence.count_pairs(*make_bits(5, 3, 0, 2))
+    counts = stats.count_pairs(*make_bits(5, 3, 0, 2))
     assert newcombe_interval(counts) == pytest.approx((low, high), abs=2e-4)
 
 
@@ -137,7 +137,7 @@ def test_rows_needed_give_about_the_power_that_they_promise(counts):
     found = find_rows_needed(dict(zip(CELLS, counts, strict=True)), 0.05)
     n, gap = sum(counts), (counts[1] - counts[2]) / sum(counts)
     drawn = np.random.default_rng(5).multinomial(found.rows, [count / n for count in counts], size=1000)
-    verdicts = [evidence.judge(newcombe_interval(dict(zip(CELLS, row, strict=True))), 0.05) for row in drawn.tolist()]
+    verdicts = [stats.judge(newcombe_interval(dict(zip(CELLS, row, strict=True))), 0.05) for row in drawn.tolist()]
     wanted = ("worse",) if gap > 0.05 else ("not worse", "better")
     power = np.mean([verdict in wanted for verdict in verdicts])
     assert 0.70 <= power <= 0.88
@@ -175,7 +175,7 @@ def test_no_table_turns_from_worse_to_not_worse_or_back_as_rows_are_added():
     for _ in range(3000):
         shares, margin = rng.dirichlet([2, 0.7, 0.7, 1]), rng.choice([0.0, 0.02, 0.05, 0.1])
         verdicts = {
-            evidence.judge(newcombe_interval(dict(zip(CELLS, shares * n, strict=True))), margin)
+            stats.judge(newcombe_interval(dict(zip(CELLS, shares * n, strict=True))), margin)
             for n in (30, 100, 300, 1000, 3000, 30_000, 1_000_000)
         }
         settled += "worse" in verdicts

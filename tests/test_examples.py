@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from swaplib import foresight
 from swaplib.data import dataset
 from swaplib.data.tool_schemas import format_signature, parse_tool
+from swaplib.evaluation import foresight
 from swaplib.metrics import TRACKS, parse_gold
 from swaplib.prompts import ROW_PROMPTS
 from swaplib.rows import read_rows

@@ -5,8 +5,9 @@ import papermill
 import pytest
 from raw_rows import TOOL, rename, toolcall_row, write_own
 
-from swaplib import data_report, foresight
+from swaplib import data_report
 from swaplib.data import dataset
+from swaplib.evaluation import foresight
 from swaplib.files import write_json
 from swaplib.metrics import TRACKS
 from swaplib.rows import Row

@@ -1,7 +1,7 @@
 import pytest
 from test_diagnosis import make_line
 
-from swaplib import form
+from swaplib.evaluation import form
 from swaplib.rows import Row
 
 CALL = '<tool_call name="area">{"radius":5}</tool_call>'

@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_native import shipped_home  # noqa: F401 - a fixture
 
-from swaplib import evaluate
+from swaplib.evaluation import evaluate
 from swaplib.metrics import score_row
 from swaplib.models.grammars import name_library
 from swaplib.models.native import call_schema

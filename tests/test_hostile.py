@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from runs import start_process
 from servers import as_json, completion, refusal, serving
 
-from swaplib import diagnosis, metrics, report
+from swaplib import metrics, report
+from swaplib.evaluation import error_analysis
 from swaplib.rows import Generation, LedgerLine, Row, write_rows
 from swaplib.settings import ROOT, load_settings
 
@@ -57,7 +58,7 @@ def take_all_steps(track: str, output: str) -> dict[str, bool]:
     scores = metrics.score_row(track, GOLD[track], output)
     line = LedgerLine(0, "", Generation(output, "ok", "stop", 1, 1, 1.0), scores)
     assert LedgerLine.from_json(line.to_json().encode().decode()) == line
-    found = diagnosis.diagnose(track, [Row("Request", GOLD[track])], [line])
+    found = error_analysis.diagnose(track, [Row("Request", GOLD[track])], [line])
     assert found["right"] == all(scores.values())
     unequal = {"compared": "", "differing": [{"row": 0, "first": output, "second": output}]}
     report.show_unequal({"comparisons": [unequal]}).to_html().encode()

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from servers import Answer, as_json, completion, serving
 
-from swaplib import evaluate
 from swaplib.data.facts import make_facts, read_facts
 from swaplib.data.tool_schemas import parse_tool, to_openai
+from swaplib.evaluation import evaluate
 from swaplib.metrics import TRACKS, parse_output, score_row
 from swaplib.models import native
 from swaplib.models.hosted import CallFailed

@@ -6,7 +6,7 @@ import sys
 import pytest
 from servers import as_json, refusal, serving
 
-from swaplib import parity
+from swaplib.evaluation import parity
 from swaplib.files import write_json
 from swaplib.models.checkpoints import check_checkpoint, hash_checkpoint
 from swaplib.models.local_checkpoint import Checkpoint

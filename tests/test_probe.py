@@ -6,7 +6,7 @@ from test_caveats import fence
 from test_evaluate import right, run_azure
 
 from conftest import make_rows
-from swaplib.probe import FormFailed
+from swaplib.evaluation.probe import FormFailed
 from swaplib.rows import read_ledger, write_rows
 
 PRICES = {"azure_usd_per_million_input": 2.0, "azure_usd_per_million_output": 8.0}

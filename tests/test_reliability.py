@@ -28,8 +28,8 @@ from servers import as_json, completion, refusal, serving
 from test_tracing import KEYS
 
 from conftest import make_rows
-from swaplib import evaluate
 from swaplib.data import dataset
+from swaplib.evaluation import evaluate
 from swaplib.files import hash_file
 from swaplib.provenance import describe_device, now_utc
 from swaplib.rows import SPLITS, Row, read_ledger, write_rows

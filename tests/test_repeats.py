@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from swaplib.evaluation.repeats import count_repeats, describe_repeats
 from swaplib.metrics import score_row
-from swaplib.repeats import count_repeats, describe_repeats
 from swaplib.rows import Generation, LedgerLine, Row
 
 GOLD = '<tool_call name="area">{"radius":5}</tool_call>'

@@ -7,7 +7,8 @@ import pytest
 from runs import right, run_azure
 from servers import serving
 
-from swaplib import compared, evaluate, report, runs
+from swaplib import report, runs
+from swaplib.evaluation import evaluate, side_by_side
 from swaplib.rows import Row, read_rows, write_rows
 
 
@@ -48,7 +49,7 @@ def test_a_line_that_answers_another_prompt_is_refused(run, toolcall_home):
     ledger = first.folder / "ledger.jsonl"
     index = json.loads(ledger.read_text().splitlines()[0])["index"]
     edit_line(ledger, 1, prompt_sha256="0" * 64)
-    for read in (run_again, lambda: compared.gather_runs(toolcall_home, "toolcall", [first])):
+    for read in (run_again, lambda: side_by_side.gather_runs(toolcall_home, "toolcall", [first])):
         with pytest.raises(ValueError, match=rf"ledger\.jsonl: the line of row {index} answers another prompt"):
             read()
 
@@ -64,9 +65,9 @@ def test_rows_that_change_while_they_are_asked_stand_beside_no_output(toolcall_h
     with serving(answer) as (root, exchanges):
         run = run_azure(toolcall_home, root)
         with pytest.raises(ValueError, match="the rows of toolcall have changed since they were asked"):
-            compared.gather_runs(toolcall_home, "toolcall", [run])
+            side_by_side.gather_runs(toolcall_home, "toolcall", [run])
         write_rows(path, rows)
-        seen = compared.gather_runs(toolcall_home, "toolcall", [run])
+        seen = side_by_side.gather_runs(toolcall_home, "toolcall", [run])
         assert (seen.rows, len(exchanges)) == (rows, 6)
     assert all(all(line.scores.values()) for line in seen.ledgers["azure"])
 
@@ -80,7 +81,7 @@ def test_runs_that_were_asked_other_rows_do_not_stand_side_by_side(toolcall_home
         write_rows(path, [Row(row.prompt, row.completion.replace("x", "y")) for row in read_rows(path, "toolcall")])
         after = evaluate.run_model(settings, "toolcall", "azure")
     with pytest.raises(ValueError, match="azure, azure-shots1 were asked other rows than each other"):
-        compared.gather_runs(settings, "toolcall", [after, before])
+        side_by_side.gather_runs(settings, "toolcall", [after, before])
 
 
 @pytest.mark.parametrize("name", ["metrics.json", "toolcall_azure_test.json"])

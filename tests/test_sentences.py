@@ -8,11 +8,12 @@ from dataclasses import asdict
 import pytest
 from typer.testing import CliRunner
 
-from swaplib import evidence, sentences, verdicts, words
+from swaplib import sentences, verdicts, words
 from swaplib.cli import app
-from swaplib.intervals import CELLS, wilson_interval
+from swaplib.evaluation import stats
+from swaplib.evaluation.intervals import CELLS, wilson_interval
+from swaplib.evaluation.rule import apply_rule, find_margin
 from swaplib.metrics import core_metrics
-from swaplib.rule import apply_rule, find_margin
 
 METRICS = core_metrics("toolcall")
 FORM = {"n_rows": 1, "strict": 1, "found": 1, "n_fenced": 0, "word": None, "n_word": 0, "hides": False}
@@ -29,7 +30,7 @@ NO_COSTS = {"prices": {}, "models": {"azure": {"usd_per_1000_rows": None}}, "pay
 
 
 def judge(counts: tuple[int, ...], margin: float) -> dict:
-    found = evidence.judge_counts(dict(zip(CELLS, counts, strict=True)), margin)
+    found = stats.judge_counts(dict(zip(CELLS, counts, strict=True)), margin)
     found["rows_needed"] = found["rows_needed"] and asdict(found["rows_needed"])
     return found | {"bootstrap": found["interval"], "n_groups": found["n_rows"], "p_value": 1.0, "p_adjusted": 1.0}
 

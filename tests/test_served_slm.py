@@ -5,8 +5,8 @@ from runs import make_metrics
 from servers import as_json, serving
 from test_native import shipped_home  # noqa: F401 - a fixture
 
-from swaplib import decision, evaluate, parity
 from swaplib.doctor import check_checkpoint_loads
+from swaplib.evaluation import decision, evaluate, parity
 from swaplib.files import write_json
 from swaplib.models.hosted import CallFailed
 from swaplib.models.names import ModelName

@@ -17,7 +17,8 @@ from runs import right, run_azure
 from servers import completion, refusal, serving
 
 from conftest import make_rows
-from swaplib import chats, evaluate, foresight, labels, training
+from swaplib import chats, labels, training
+from swaplib.evaluation import evaluate, foresight
 from swaplib.models import templates
 from swaplib.models.local import LocalSLM
 from swaplib.models.local_checkpoint import Checkpoint

@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 
-from swaplib import foresight
+from swaplib.evaluation import foresight
 from swaplib.models import templates
 from swaplib.models.local_checkpoint import Checkpoint
 from swaplib.prompts import build_messages

@@ -8,8 +8,9 @@ import time
 import pytest
 from runs import make_metrics
 
-from swaplib import comparison, trainer, training
+from swaplib import trainer, training
 from swaplib.chats import gather_rows
+from swaplib.evaluation import comparison
 from swaplib.files import hash_file, write_json
 from swaplib.models import adapters
 from swaplib.models.local_checkpoint import Checkpoint

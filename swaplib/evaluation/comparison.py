@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
-from swaplib.compared import Compared, open_runs
+from swaplib.evaluation.side_by_side import Compared, open_runs
 from swaplib.files import hash_file
 from swaplib.metrics import Track, canonical_json
 from swaplib.models.names import ModelName

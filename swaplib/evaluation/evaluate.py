@@ -17,17 +17,17 @@ from typing import Any
 
 from tqdm import tqdm
 
-from swaplib import costs
+from swaplib.evaluation import costs
+from swaplib.evaluation.intervals import wilson_interval
+from swaplib.evaluation.probe import look
+from swaplib.evaluation.question import Question, check_served, make_question
 from swaplib.files import append_line, hash_text, write_json
-from swaplib.intervals import wilson_interval
 from swaplib.metrics import Track, aggregate, canonical_json, check_track, core_metrics, rates_of, score_row
 from swaplib.models.grammars import name_library
 from swaplib.models.hosted import HostedLLM
 from swaplib.models.local import LocalSLM
 from swaplib.models.local_checkpoint import Checkpoint, find_full_precision
 from swaplib.models.names import ModelName, parse_models
-from swaplib.probe import look
-from swaplib.question import Question, check_served, make_question
 from swaplib.rows import SPLITS, STATUSES, Generation, LedgerLine, check_prompts, read_ledger
 from swaplib.runs import find_run, lock_run, new_folder, open_run, read_run
 from swaplib.settings import Settings, check_sizes, show_path

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from swaplib.evaluate import make_model
+from swaplib.evaluation.evaluate import make_model
 from swaplib.files import hash_text, read_json
 from swaplib.metrics import Track, canonical_json
 from swaplib.models.adapters import write_merged

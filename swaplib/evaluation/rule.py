@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from swaplib.evidence import DEFAULT_MARGIN
+from swaplib.evaluation.stats import DEFAULT_MARGIN
 from swaplib.metrics import Track, core_metrics
 
 

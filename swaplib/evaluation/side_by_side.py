@@ -4,9 +4,9 @@ from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from swaplib import evidence
 from swaplib.data.facts import RowFacts, find_facts
-from swaplib.diagnosis import diagnose
+from swaplib.evaluation import stats
+from swaplib.evaluation.error_analysis import diagnose
 from swaplib.files import hash_file
 from swaplib.metrics import Track, core_metrics
 from swaplib.rows import LedgerLine, Row, check_prompts, hash_rows, read_rows
@@ -14,7 +14,7 @@ from swaplib.runs import read_ledgers
 from swaplib.settings import Settings
 
 if TYPE_CHECKING:
-    from swaplib.evaluate import Run
+    from swaplib.evaluation.evaluate import Run
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Compared:
             )
             for metric in core_metrics(self.track)
         }
-        found = evidence.compare_metrics(sides, margin, self.list_groups(first))
+        found = stats.compare_metrics(sides, margin, self.list_groups(first))
         return {metric: asdict(pair) for metric, pair in found.items()}
 
     def compare_all(self, pairs: Sequence[tuple[str, str]], margin: float) -> list[dict[str, Any]]:
@@ -53,7 +53,7 @@ class Compared:
         return [{"first": a, "second": b, "pairs": self.compare(a, b, margin)} for a, b in pairs]
 
     def diagnose(self) -> dict[str, dict[str, Any]]:
-        """Why rows failed, by model, as diagnosis.diagnose makes it."""
+        """Why rows failed, by model, as error_analysis.diagnose makes it."""
         return {m: diagnose(self.track, self.rows, ledger, self.facts) for m, ledger in self.ledgers.items()}
 
     def list_groups(self, model: str) -> list[Hashable]:

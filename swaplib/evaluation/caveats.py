@@ -8,12 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from swaplib import costs, evidence
-from swaplib.comparison import Compared
 from swaplib.data.facts import is_given
+from swaplib.evaluation import costs, stats
+from swaplib.evaluation.comparison import Compared
+from swaplib.evaluation.form import find_bits, see_form
+from swaplib.evaluation.intervals import wilson_interval
 from swaplib.files import read_json
-from swaplib.form import find_bits, see_form
-from swaplib.intervals import wilson_interval
 from swaplib.metrics import Track, aggregate, core_metrics, rates_of
 from swaplib.models.names import ModelName
 from swaplib.runs import read_ledgers
@@ -42,7 +42,7 @@ def find_caveats(settings: Settings, compared: Compared, first: str, second: str
     """
     forms = see_forms(compared)
     bits = tuple(find_bits(compared.track, compared.rows, compared.ledgers[m]) for m in (first, second))
-    found = evidence.compare_metrics({"found_rate": bits}, margin, compared.list_groups(first))["found_rate"]
+    found = stats.compare_metrics({"found_rate": bits}, margin, compared.list_groups(first))["found_rate"]
     return {
         "obstacle": "form"
         if forms[first]["hides"] or forms[second]["hides"]
@@ -75,7 +75,7 @@ def summarise(settings: Settings, compared: Compared) -> dict[str, Any]:
     run = next(iter(metrics.values()))["run"]
     hosted = [model for model in metrics if ModelName.parse(model).is_hosted]
     local = [model for model in metrics if model not in hosted]
-    content = {"track": run["track"], "split": run["split"], "n_rows": run["n_rows"], "margin": evidence.DEFAULT_MARGIN}
+    content = {"track": run["track"], "split": run["split"], "n_rows": run["n_rows"], "margin": stats.DEFAULT_MARGIN}
     content |= {
         "rates": compared.list_rates(),
         "costs": costs.price_runs(metrics, costs.Prices.from_settings(settings)),

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from swaplib.data.facts import RowFacts, is_given, list_parts
-from swaplib.leniency import is_right_leniently
+from swaplib.evaluation.leniency import is_right_leniently
 from swaplib.metrics import (
     JsonDocument,
     Prediction,

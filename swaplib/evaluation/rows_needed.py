@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from swaplib.intervals import CELLS, find_newcombe
+from swaplib.evaluation.intervals import CELLS, find_newcombe
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from swaplib.data.facts import list_parts
-from swaplib.diagnosis import find_answer, find_right
+from swaplib.evaluation.error_analysis import find_answer, find_right
 from swaplib.metrics import Track, parse_gold
 from swaplib.rows import LedgerLine, Row
 

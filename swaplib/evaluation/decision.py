@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from swaplib import costs
-from swaplib.caveats import find_caveats
-from swaplib.comparison import (
+from swaplib.evaluation import costs
+from swaplib.evaluation.caveats import find_caveats
+from swaplib.evaluation.comparison import (
     MUST_AGREE,
     Compared,
     choose_shots,
@@ -17,12 +17,12 @@ from swaplib.comparison import (
     open_compared,
     read_compared,
 )
+from swaplib.evaluation.rule import apply_rule, find_margin
 from swaplib.files import read_json
 from swaplib.metrics import Track, check_track
 from swaplib.models.adapters import find_misfit
 from swaplib.models.checkpoints import hash_checkpoint
 from swaplib.models.names import ModelName
-from swaplib.rule import apply_rule, find_margin
 from swaplib.runs import new_folder, open_run, read_metrics
 from swaplib.settings import Settings, show_path
 from swaplib.tracing.outbox import check_tracing

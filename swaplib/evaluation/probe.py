@@ -7,9 +7,9 @@ tokens so far, USD 0.0005
 from collections import Counter
 from collections.abc import Sequence
 
-from swaplib.costs import Prices, measure_ledger
-from swaplib.diagnosis import name_reason
-from swaplib.form import Form, see_form
+from swaplib.evaluation.costs import Prices, measure_ledger
+from swaplib.evaluation.error_analysis import name_reason
+from swaplib.evaluation.form import Form, see_form
 from swaplib.metrics import Track
 from swaplib.models.names import ModelName
 from swaplib.rows import LedgerLine, Row

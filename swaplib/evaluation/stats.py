@@ -15,8 +15,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from swaplib.intervals import ALPHA, Interval, newcombe_interval
-from swaplib.rows_needed import RowsNeeded, find_rows_needed
+from swaplib.evaluation.intervals import ALPHA, Interval, newcombe_interval
+from swaplib.evaluation.rows_needed import RowsNeeded, find_rows_needed
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,11 +16,11 @@ from typing import Any
 from swaplib.data.audit import called_tools
 from swaplib.data.dataset import Dataset
 from swaplib.data.facts import find_facts, list_parts
-from swaplib.intervals import wilson_interval
+from swaplib.evaluation.intervals import wilson_interval
+from swaplib.evaluation.question import adapt_chats
 from swaplib.metrics import ToolCall, Track, canonical_json, format_tool_call, parse_gold
 from swaplib.models.local_checkpoint import SEQUENCE_LENGTH, Checkpoint, measure_chats
 from swaplib.prompts import build_messages
-from swaplib.question import adapt_chats
 from swaplib.rows import Row, Rows
 from swaplib.settings import Settings, show_path
 
