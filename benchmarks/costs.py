@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.records import write_table
-from swaplib import trainer
-from swaplib.chats import gather_rows
-from swaplib.labels import Example, label_chats
 from swaplib.models.local_checkpoint import Checkpoint
 from swaplib.models.local_model import load
 from swaplib.prompts import build_messages
 from swaplib.rows import read_rows
 from swaplib.settings import ROOT, load_settings
+from swaplib.training import sft
+from swaplib.training.chats import gather_rows
+from swaplib.training.labels import Example, label_chats
 
 SEVEN_B = Path(tempfile.gettempdir()) / "qwen2.5-7b-shaped-random"
 WARM_UP = 5  # steps that are not timed
@@ -66,14 +66,14 @@ def make_examples(base: Checkpoint, n: int, tokens: int | None) -> list[Example]
     """The first n toolcall train rows; with `tokens`, each filled up to that length by those that follow."""
     rows = read_rows(ROOT / "slm_swap" / "02_dataset" / "toolcall" / "train.jsonl", "toolcall")
     chats = gather_rows("toolcall", {"train": rows}).chats
-    examples = label_chats(base, chats, trainer.Recipe().sequence_length)["train"]
+    examples = label_chats(base, chats, sft.Recipe().sequence_length)["train"]
     if tokens is None:
         return examples[:n]
     ids, labels = [i for e in examples for i in e.input_ids], [i for e in examples for i in e.labels]
     return [Example(ids[k * tokens : (k + 1) * tokens], labels[k * tokens : (k + 1) * tokens]) for k in range(n)]
 
 
-def load_with_peft(path: Path, recipe: trainer.Recipe, has_gradient_checkpointing: bool) -> Any:
+def load_with_peft(path: Path, recipe: sft.Recipe, has_gradient_checkpointing: bool) -> Any:
     """The same 4-bit base and adapter as Unsloth's, by transformers and PEFT alone."""
     import torch
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
@@ -93,7 +93,7 @@ def load_with_peft(path: Path, recipe: trainer.Recipe, has_gradient_checkpointin
         r=recipe.rank,
         lora_alpha=recipe.alpha,
         lora_dropout=recipe.dropout,
-        target_modules=list(trainer.LINEAR_LAYERS),
+        target_modules=list(sft.LINEAR_LAYERS),
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, lora)
@@ -102,7 +102,7 @@ def load_with_peft(path: Path, recipe: trainer.Recipe, has_gradient_checkpointin
 def train_cases(name: str, path: Path, cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Measure every case with one trainer, each with a freshly loaded model."""
     if name == "unsloth":
-        trainer.import_unsloth()
+        sft.import_unsloth()
     import torch
 
     records = []
@@ -128,14 +128,14 @@ def train(name: str, base: Checkpoint, case: dict[str, Any]) -> dict[str, Any]:
             self.end = time.perf_counter()
 
     clock, examples = Clock(), make_examples(base, case["rows"], case["tokens"])
-    recipe, has_checkpointing = trainer.Recipe(batch_size=case["batch_size"]), case["checkpointing"]
+    recipe, has_checkpointing = sft.Recipe(batch_size=case["batch_size"]), case["checkpointing"]
     if name == "unsloth":
-        model = trainer.load_for_training(base.path, recipe, True, has_checkpointing)
+        model = sft.load_for_training(base.path, recipe, True, has_checkpointing)
     else:
         model = load_with_peft(base.path, recipe, has_checkpointing)
     labelled = {"train": examples, "val": examples[:1]}
     with tempfile.TemporaryDirectory() as work:
-        made = trainer.make_trainer(model, base.tokenizer, labelled, recipe, Path(work), has_checkpointing)
+        made = sft.make_trainer(model, base.tokenizer, labelled, recipe, Path(work), has_checkpointing)
         made.args.eval_strategy, made.args.save_strategy = "no", "no"
         made.add_callback(clock)
         made.train()

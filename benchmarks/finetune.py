@@ -17,8 +17,6 @@ import sys
 import time
 
 from benchmarks.records import write_table
-from swaplib import training
-from swaplib.chats import gather_rows
 from swaplib.evaluation import evaluate, parity
 from swaplib.metrics import TRACKS, core_metrics, rates_of, score_rows
 from swaplib.models.local import LocalSLM
@@ -26,11 +24,13 @@ from swaplib.models.local_checkpoint import Checkpoint
 from swaplib.prompts import build_messages
 from swaplib.rows import read_rows
 from swaplib.settings import ROOT, Settings, load_settings
+from swaplib.training import finetune
+from swaplib.training.chats import gather_rows
 
 STAND_IN = ROOT / "slm_swap" / "stand_in"
 BATCH_SIZES = (8, 4, 2, 1)
 OPTIONS = {"batch_size": 128, "max_new_tokens": 256}
-STAND_IN_RECIPE = training.Recipe(rank=8, learning_rate=5e-4, epochs=5, batch_size=8)
+STAND_IN_RECIPE = finetune.Recipe(rank=8, learning_rate=5e-4, epochs=5, batch_size=8)
 
 
 def home_of(settings: Settings, batch_size: int) -> Settings:
@@ -47,15 +47,15 @@ def train_stand_in(settings: Settings) -> None:
     for track in TRACKS:
         folder = ROOT / "slm_swap" / "02_dataset" / track
         chosen[track] = gather_rows(track, {s: read_rows(folder / f"{s}.jsonl", track) for s in ("train", "val")})
-    card = training.train_adapter(settings, chosen, STAND_IN, STAND_IN_RECIPE, is_compact=True)
+    card = finetune.train_adapter(settings, chosen, STAND_IN, STAND_IN_RECIPE, is_compact=True)
     print("stand-in", card["steps"], card["final"], flush=True)
 
 
 def train(settings: Settings, batch_size: int, track: str) -> None:
     """Train one track's adapter with the specification's settings and one batch size."""
     start = time.perf_counter()
-    recipe = training.Recipe(batch_size=batch_size)
-    card = training.fine_tune(home_of(settings, batch_size), track, force=True, recipe=recipe)
+    recipe = finetune.Recipe(batch_size=batch_size)
+    card = finetune.fine_tune(home_of(settings, batch_size), track, force=True, recipe=recipe)
     print(track, batch_size, card["steps"], card["final"], f"{time.perf_counter() - start:.0f} s", flush=True)
 
 
@@ -79,7 +79,7 @@ def evaluate_all(settings: Settings) -> list[dict]:
     """Score the base and the adapter of the recipe's batch size on test; what its training took stands beside it."""
     records = []
     for track in ("toolcall", "structured"):
-        home = home_of(settings, training.Recipe().batch_size)
+        home = home_of(settings, finetune.Recipe().batch_size)
         card = json.loads((home.adapter_of(track) / "run_card.json").read_text())
         taken = {
             "batch_size": card["recipe"]["batch_size"],
@@ -100,7 +100,7 @@ def measure_parity(settings: Settings, rows: int = 16) -> list[dict]:
     """The share of equal outputs of the fine-tuned model, run in other ways."""
     records = []
     for track in ("toolcall", "structured"):
-        home = home_of(settings, training.Recipe().batch_size)
+        home = home_of(settings, finetune.Recipe().batch_size)
         found = parity.measure_parity(home, track, "slm_ft", rows, OPTIONS["max_new_tokens"], rows)
         for c in found["comparisons"]:
             first = c["differing"][0] if c["differing"] else None

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.records import RESULTS
-from swaplib import agent_eval, capture, captured, distill, flywheel, training
+from swaplib import agent_eval, capture, captured, distill, flywheel
 from swaplib.agent import AgentOptions
 from swaplib.data import dataset
 from swaplib.evaluation import comparison, decision, evaluate, parity
@@ -37,6 +37,7 @@ from swaplib.models.names import CAPTURED
 from swaplib.serving.server_process import running_server
 from swaplib.settings import ROOT, Settings, load_settings
 from swaplib.tasks import FOLDS, read_tasks
+from swaplib.training import finetune
 
 RECORDED, ROWS = RESULTS / "recorded", ROOT / "slm_swap" / "02_dataset"
 PORT = 8203  # the address is part of every question, so it must be the same when a record goes on
@@ -70,7 +71,7 @@ def evaluate_natively(settings: Settings, track: Track) -> None:
 
 def train_track(settings: Settings, track: Track) -> None:
     """What 04 does, with the fixed settings; also where the rule says 0, so that it is known what a fine-tune would give."""
-    training.fine_tune(settings, track, force=True)
+    finetune.fine_tune(settings, track, force=True)
 
 
 def evaluate_after(settings: Settings, track: Track) -> None:

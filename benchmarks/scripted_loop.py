@@ -23,7 +23,7 @@ from swaplib.files import write_json, write_text
 from swaplib.packaged import download_packaged
 from swaplib.scripted_teacher import make_teacher, teaching
 from swaplib.settings import ROOT, load_settings
-from swaplib.trainer import Recipe
+from swaplib.training.sft import Recipe
 
 PORT, BATCH_SIZE = 8202, 48
 

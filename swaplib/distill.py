@@ -7,15 +7,16 @@ The agent's adapter learns the teacher's good turns and nothing else: the task, 
 from pathlib import Path
 from typing import Any
 
-from swaplib import captured, training
-from swaplib.chats import ChatSet, gather_chats, gather_rows, read_chats
+from swaplib import captured
 from swaplib.files import hash_file, read_json
 from swaplib.metrics import Track, check_track
 from swaplib.models.names import CAPTURED
 from swaplib.rows import read_rows
 from swaplib.settings import Settings, show_path
 from swaplib.tracing.outbox import check_tracing
-from swaplib.trainer import Recipe
+from swaplib.training import finetune
+from swaplib.training.chats import ChatSet, gather_chats, gather_rows, read_chats
+from swaplib.training.sft import Recipe
 
 AGENT = "agent"  # the name of the agent's adapter, where a track's adapter has the track's
 
@@ -25,7 +26,7 @@ def read_kept(settings: Settings, row_limit: int | None = None) -> ChatSet:
 
     Args:
         settings: Says where they lie.
-        row_limit: As for training.find_sizes.
+        row_limit: As for finetune.find_sizes.
 
     Raises:
         FileNotFoundError, ValueError: There is no build, or its chats do not fit.
@@ -33,7 +34,7 @@ def read_kept(settings: Settings, row_limit: int | None = None) -> ChatSet:
     read_manifest(settings)
     path = captured.folder_of(settings) / "steps.jsonl"
     chats = read_chats(path) if path.is_file() else []
-    sizes = training.find_sizes(settings, row_limit)
+    sizes = finetune.find_sizes(settings, row_limit)
     kept = {split: [chat for chat in chats if chat.split == split][:n] for split, n in sizes.items()}
     return gather_chats(kept, f"at most the first {len(kept['train'])} chats" if sizes["train"] is not None else None)
 
@@ -89,7 +90,7 @@ def distill_agent(
         print("no trajectory of the val split was kept, so nothing validates: capture more tasks (06, `limit`)")
         return None
     session, target = read_manifest(settings)["run"]["session_id"], settings.adapter_of(AGENT)
-    return training.train_adapter(settings, {AGENT: kept}, target, recipe or Recipe(), session_id=session)
+    return finetune.train_adapter(settings, {AGENT: kept}, target, recipe or Recipe(), session_id=session)
 
 
 def fine_tune_captured(
@@ -110,8 +111,8 @@ def fine_tune_captured(
         print(f"no captured {track} row of the train split, so there is nothing to fine-tune on")
         return None
     files = {"train": path, "val": settings.dataset / track / "val.jsonl"}
-    sizes = training.find_sizes(settings, row_limit)
+    sizes = finetune.find_sizes(settings, row_limit)
     rows = {split: read_rows(file, track)[: sizes[split]] for split, file in files.items()}
     cut = "captured rows" + (f", at most the first {len(rows['train'])} rows" if sizes["train"] is not None else "")
     chosen, target = {track: gather_rows(track, rows, cut)}, settings.adapter_of(CAPTURED.name_adapter(track))
-    return training.train_adapter(settings, chosen, target, recipe or Recipe(), session_id=session)
+    return finetune.train_adapter(settings, chosen, target, recipe or Recipe(), session_id=session)

@@ -12,9 +12,9 @@ from swaplib.models.local import LocalSLM
 from swaplib.models.local_checkpoint import Checkpoint
 from swaplib.sandbox import describe_walls, find_walls
 from swaplib.settings import ENV_FILE, PURPOSES, Settings, show_path
-from swaplib.suitability import check_tags, describe_checkpoint
 from swaplib.tracing.langfuse_api import check_server
 from swaplib.tracing.outbox import check_tracing
+from swaplib.training.suitability import check_tags, describe_checkpoint
 
 
 def run_checks(settings: Settings) -> int:

@@ -2,10 +2,10 @@ import json
 
 import pytest
 
-from swaplib import chats
-from swaplib.chats import Chat
 from swaplib.prompts import build_messages
 from swaplib.rows import Row, hash_rows
+from swaplib.training import chats
+from swaplib.training.chats import Chat
 
 
 def test_a_row_is_a_chat_with_one_trained_turn():

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 
-from swaplib import labels
 from swaplib.agent_prompt import build_agent_messages
-from swaplib.chats import Chat, gather_rows
-from swaplib.labels import IGNORED, Example
 from swaplib.rows import read_rows
 from swaplib.settings import ROOT
+from swaplib.training import labels
+from swaplib.training.chats import Chat, gather_rows
+from swaplib.training.labels import IGNORED, Example
 from swaplib.trajectory import Step
 
 DATA = ROOT / "slm_swap" / "02_dataset"

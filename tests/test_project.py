@@ -162,7 +162,7 @@ def find_intrusions(source: str) -> list[str]:
         "from swaplib import trainer\ntrainer.LINEAR_LAYERS = ()",
         "from swaplib import decoding\ndecoding.READ_AT_ONCE['cpu'] = 9",
         "from benchmarks import throughput\nthroughput.ROWS += 1",
-        "import swaplib.trainer\nswaplib.trainer.LINEAR_LAYERS = ()",
+        "import swaplib.training.sft\nswaplib.trainer.LINEAR_LAYERS = ()",
         "from swaplib.models.local import LocalSLM\nLocalSLM(path)._load()",
         "slm.__dict__['model'] = model",
         "object.__setattr__(slm, 'batch_size', 1)",

@@ -12,7 +12,7 @@ from test_system_role import gemma, refuse_system  # noqa: F401 - gemma is a fix
 from swaplib.doctor import check_checkpoint_loads
 from swaplib.models.local_checkpoint import Checkpoint
 from swaplib.models.local_model import LoadedModel
-from swaplib.suitability import check_tags, describe_checkpoint
+from swaplib.training.suitability import check_tags, describe_checkpoint
 
 OWN, FOLDED = "its template takes a system message", "its template has no place for a system message, so all models"
 # as DeepSeek-R1's distilled models do, whatever the options say

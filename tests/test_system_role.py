@@ -17,7 +17,6 @@ from runs import right, run_azure
 from servers import completion, refusal, serving
 
 from conftest import make_rows
-from swaplib import chats, labels, training
 from swaplib.evaluation import evaluate, foresight
 from swaplib.models import templates
 from swaplib.models.local import LocalSLM
@@ -25,7 +24,8 @@ from swaplib.models.local_checkpoint import Checkpoint
 from swaplib.models.local_model import LoadedModel, load
 from swaplib.prompts import SYSTEM_PROMPTS, build_messages
 from swaplib.serving.server_process import running_server
-from swaplib.trainer import Recipe
+from swaplib.training import chats, finetune, labels
+from swaplib.training.sft import Recipe
 
 SYSTEM = SYSTEM_PROMPTS["toolcall"]
 FOLDED = {"system": "folded"}
@@ -167,7 +167,7 @@ def test_other_templates_without_a_system_role_can_be_trained_on(checkpoint, tmp
 
 def test_the_run_card_says_how_an_adapter_was_asked(gemma, checkpoint):
     chosen = {"toolcall": chats.gather_rows("toolcall", {"train": make_rows(1), "val": make_rows(1)})}
-    (folded, said), (plain, other) = (training._describe(slm, chosen, Recipe(), None) for slm in (gemma, checkpoint))
+    (folded, said), (plain, other) = (finetune._describe(slm, chosen, Recipe(), None) for slm in (gemma, checkpoint))
     assert said["template"] == FOLDED
     assert "template" not in other
     assert folded != plain

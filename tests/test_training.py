@@ -8,8 +8,6 @@ import time
 import pytest
 from runs import make_metrics
 
-from swaplib import trainer, training
-from swaplib.chats import gather_rows
 from swaplib.evaluation import comparison
 from swaplib.files import hash_file, write_json
 from swaplib.models import adapters
@@ -20,6 +18,8 @@ from swaplib.provenance import describe_device
 from swaplib.rows import read_rows, write_rows
 from swaplib.settings import ROOT, Settings, load_settings
 from swaplib.tracing import outbox
+from swaplib.training import finetune, sft
+from swaplib.training.chats import gather_rows
 
 pytestmark = pytest.mark.slow
 
@@ -49,10 +49,10 @@ def write_decision(settings: Settings, bit: int) -> None:
 
 def test_nothing_is_trained_when_the_decision_says_0_and_a_missing_one_names_the_notebook(settings, capsys):
     with pytest.raises(FileNotFoundError, match="03_decision"):
-        training.fine_tune(settings, "toolcall")
+        finetune.fine_tune(settings, "toolcall")
     write_decision(settings, 0)
-    assert training.fine_tune(settings, "toolcall") is None
-    assert training.preview_labels(settings, training.choose_rows(settings, "toolcall")) == []
+    assert finetune.fine_tune(settings, "toolcall") is None
+    assert finetune.preview_labels(settings, finetune.choose_rows(settings, "toolcall")) == []
     assert "nothing to train" in capsys.readouterr().out
     assert not settings.runs.exists()
 
@@ -62,7 +62,7 @@ def test_a_decision_about_another_model_trains_nothing(settings):
     path = settings.evaluation / "toolcall_slm_test.json"
     write_json(path, json.loads(path.read_text().replace('"checkpoint_sha256": "', '"checkpoint_sha256": "x')))
     with pytest.raises(ValueError, match=r"about another SLM than .* Run 02_eval and 03_decision with it"):
-        training.fine_tune(settings, "toolcall")
+        finetune.fine_tune(settings, "toolcall")
 
 
 def test_an_interrupted_checkpoint_is_not_resumed_from(tmp_path):
@@ -72,10 +72,10 @@ def test_an_interrupted_checkpoint_is_not_resumed_from(tmp_path):
     (tmp_path / "checkpoint-12").mkdir()
     (tmp_path / "checkpoint-14").mkdir()
     (tmp_path / "checkpoint-14" / "trainer_state.json").write_text('{"torn')
-    assert trainer._find_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+    assert sft._find_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
 
 
-RECIPE = trainer.Recipe(rank=8, epochs=4, batch_size=1, learning_rate=1e-3)
+RECIPE = sft.Recipe(rank=8, epochs=4, batch_size=1, learning_rate=1e-3)
 SPLITS = {split: ROWS[:2] for split in ("train", "val")}
 
 
@@ -93,9 +93,9 @@ def trained(tmp_path_factory):
     settings = write_home(load_settings().model_copy(update={"swap_home": home, "swap_row_limit": None}))
     models = []
     with pytest.MonkeyPatch.context() as patch:
-        save = training.save_adapter
-        patch.setattr(training, "save_adapter", lambda model, *rest: (models.append(model), save(model, *rest)))
-        card = training.fine_tune(settings, "toolcall", recipe=RECIPE)
+        save = finetune.save_adapter
+        patch.setattr(finetune, "save_adapter", lambda model, *rest: (models.append(model), save(model, *rest)))
+        card = finetune.fine_tune(settings, "toolcall", recipe=RECIPE)
     return settings, card, models[0]
 
 
@@ -155,15 +155,15 @@ def test_an_adapter_fits_its_own_base_and_rows_only(trained, tmp_path):
 
 def test_the_same_training_asked_again_is_read_from_its_card(trained, capsys):
     settings, card, _ = trained
-    assert training.fine_tune(settings, "toolcall", recipe=RECIPE) == card
+    assert finetune.fine_tune(settings, "toolcall", recipe=RECIPE) == card
     assert "trained before" in capsys.readouterr().out
 
 
 TRAIN = """
-from swaplib import trainer, training
+from swaplib.training import sft, finetune
 from swaplib.settings import load_settings
-recipe = trainer.Recipe(rank=8, epochs=4, batch_size=1, learning_rate=1e-3)
-training.fine_tune(load_settings(), "toolcall", recipe=recipe)
+recipe = sft.Recipe(rank=8, epochs=4, batch_size=1, learning_rate=1e-3)
+finetune.fine_tune(load_settings(), "toolcall", recipe=recipe)
 """
 
 
@@ -195,11 +195,11 @@ def test_a_training_that_is_killed_resumes_and_ends_as_an_undisturbed_one(traine
 def test_a_row_limit_takes_the_first_rows_and_a_quarter_as_many_to_validate(settings):
     write_rows(settings.dataset / "toolcall" / "train.jsonl", ROWS)
     write_rows(settings.dataset / "toolcall" / "val.jsonl", ROWS)
-    chosen = training.choose_rows(settings, "toolcall", force=True, row_limit=4)
+    chosen = finetune.choose_rows(settings, "toolcall", force=True, row_limit=4)
     assert chosen == gather_rows("toolcall", {"train": ROWS[:4], "val": ROWS[:1]}, chosen.cut)
     assert chosen.cut == "only the first 4 train rows and 1 val rows"
-    assert training.choose_rows(settings, "toolcall", force=True).cut is None
+    assert finetune.choose_rows(settings, "toolcall", force=True).cut is None
     capped = settings.model_copy(update={"swap_row_limit": 2})
-    assert len(training.choose_rows(capped, "toolcall", force=True, row_limit=4).chats["train"]) == 2
+    assert len(finetune.choose_rows(capped, "toolcall", force=True, row_limit=4).chats["train"]) == 2
     with pytest.raises(ValueError, match="row_limit=0"):
-        training.fine_tune(settings, "toolcall", force=True, row_limit=0)
+        finetune.fine_tune(settings, "toolcall", force=True, row_limit=0)

@@ -17,9 +17,9 @@ from typing import Any
 from tqdm import tqdm
 
 from swaplib.files import replaced_folder, write_json
-from swaplib.labels import IGNORED, Example
 from swaplib.models.local_checkpoint import SEQUENCE_LENGTH, Checkpoint
 from swaplib.tracing import run_trace
+from swaplib.training.labels import IGNORED, Example
 
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 

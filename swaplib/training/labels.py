@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from itertools import groupby, zip_longest
 from typing import Any
 
-from swaplib.chats import Chat
 from swaplib.models.local_checkpoint import Checkpoint
+from swaplib.training.chats import Chat
 
 IGNORED = -100  # the label of a token that carries no loss
 

@@ -12,7 +12,7 @@ from swaplib.models import templates
 from swaplib.models.checkpoints import read_headers
 from swaplib.models.conversion import find_untrained
 from swaplib.models.local_checkpoint import Checkpoint
-from swaplib.trainer import LINEAR_LAYERS
+from swaplib.training.sft import LINEAR_LAYERS
 
 if TYPE_CHECKING:
     from swaplib.models.local_model import LoadedModel

@@ -9,10 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from swaplib.chats import ChatSet, gather_rows
 from swaplib.evaluation.decision import read_decision
 from swaplib.files import hash_text
-from swaplib.labels import Example, label_chat, label_chats, prove_labels
 from swaplib.metrics import Track, canonical_json, check_track
 from swaplib.models.adapters import read_card
 from swaplib.models.local_checkpoint import Checkpoint
@@ -20,7 +18,9 @@ from swaplib.rows import read_rows
 from swaplib.runs import lock_run, new_folder, open_run
 from swaplib.settings import Settings, check_sizes, show_path
 from swaplib.tracing.outbox import check_tracing
-from swaplib.trainer import Recipe, import_unsloth, save_adapter, train
+from swaplib.training.chats import ChatSet, gather_rows
+from swaplib.training.labels import Example, label_chat, label_chats, prove_labels
+from swaplib.training.sft import Recipe, import_unsloth, save_adapter, train
 
 
 def fine_tune(
