@@ -17,8 +17,8 @@ from pathlib import Path
 import openai
 
 from benchmarks.records import write_table
-from swaplib import capture
-from swaplib.trajectory import read_trajectories
+from swaplib.agents import capture
+from swaplib.agents.trajectory import read_trajectories
 
 CALLS, REPEATS, WARM_UP = 200, 5, 20
 MESSAGES = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "What is a shim? " * 50}]

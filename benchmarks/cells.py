@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 from benchmarks.records import write_table
-from swaplib import sandbox
+from swaplib.agents.sandbox import session
 
 STARTS, CELLS, CALLS = 15, 300, 100
 FIRST, CELL = "area = circle_area(radius=1)\nprint(area)", "area = area + 1\nprint(area)"
@@ -21,7 +21,7 @@ MANY_CALLS = f"for i in range({CALLS}):\n    circle_area(radius=i)"
 
 def list_sandboxes() -> dict[str, dict[str, Any]]:
     """Names of what is measured, and how a Sandbox is made for it."""
-    if "try_walls" not in inspect.signature(sandbox.Sandbox).parameters:
+    if "try_walls" not in inspect.signature(session.Sandbox).parameters:
         return {"as it was": {}}
     found = {
         "namespaces and seccomp": ("namespaces", "seccomp"),
@@ -35,7 +35,7 @@ def measure(how: dict[str, Any]) -> dict[str, float]:
     """Medians in ms: process and first cell, a further cell, one tool call."""
     times: dict[str, list[float]] = {"process and first cell": [], "cell": [], "tool call": []}
 
-    def run(name: str, made: sandbox.Sandbox, code: str, parts: int = 1) -> None:
+    def run(name: str, made: session.Sandbox, code: str, parts: int = 1) -> None:
         start = time.perf_counter()
         error = made.run(code).error
         if error:
@@ -43,7 +43,7 @@ def measure(how: dict[str, Any]) -> dict[str, float]:
         times[name].append((time.perf_counter() - start) * 1000 / parts)
 
     for _ in range(STARTS):
-        made = sandbox.Sandbox(["circle_area"], **how)
+        made = session.Sandbox(["circle_area"], **how)
         run("process and first cell", made, FIRST)
         for _ in range(CELLS // STARTS):
             run("cell", made, CELL)

@@ -18,7 +18,8 @@ from typing import Any
 
 from benchmarks.real_pair import AFTER, BEFORE, RECORDED, list_places, open_record, read_json
 from benchmarks.records import RESULTS, format_table
-from swaplib import capture_report, captured, distill, figures, report, runs, sentences, verdicts
+from swaplib import capture_report, figures, report, runs, sentences, verdicts
+from swaplib.agents import build, distill
 from swaplib.evaluation import comparison, repeats, stats
 from swaplib.evaluation.intervals import wilson_interval
 from swaplib.files import write_text
@@ -85,7 +86,7 @@ def describe_pair(home: Settings, track: Track, run: dict[str, Any]) -> str:
 def render_loop(home: Settings) -> None:
     """The loop's page: what was captured and kept, and what the agent and the tracks gained."""
     loops = {track: read_json(home.evaluation / f"flywheel_{track}.json") for track in TRACKS}
-    manifest = read_json(captured.folder_of(home) / "manifest.json")
+    manifest = read_json(build.folder_of(home) / "manifest.json")
     first = loops["toolcall"]
     parts = {
         "The filter": capture_report.show_filter(manifest["filter"]),

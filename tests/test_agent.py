@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swaplib import cell_process, sandbox
-from swaplib.agent import CUT_OFF, AgentOptions, cut_turn, find_code, run_agent
-from swaplib.agent_prompt import NO_CODE
+from swaplib.agents.agent import CUT_OFF, AgentOptions, cut_turn, find_code, run_agent
+from swaplib.agents.agent_prompt import NO_CODE
+from swaplib.agents.sandbox import cell_process, session
+from swaplib.agents.trajectory import Trajectory
 from swaplib.rows import Generation
 from swaplib.scripted_teacher import make_teacher, turn
-from swaplib.trajectory import Trajectory
 
 PIECES = (
     "<code>",
@@ -159,7 +159,7 @@ def test_no_two_turns_of_the_agent_stand_in_a_row():
 )
 def test_whatever_a_cell_does_the_next_turn_can_be_sent_and_the_line_written(code):
     parrot = Parrot(turn("I try \ud83d.", code), turn("I end.", "final_answer(1)"))
-    trajectory = ask(parrot, limits=sandbox.Limits(cell_s=1))
+    trajectory = ask(parrot, limits=session.Limits(cell_s=1))
     json.dumps(parrot.asked, ensure_ascii=False).encode()
     assert Trajectory.from_json(trajectory.to_json()) == trajectory
     assert trajectory.outcome == "answered"

@@ -13,21 +13,23 @@ import nbformat
 import pytest
 from servers import as_json, refusal, serving
 
-from swaplib import agent, agent_eval, capture, capture_report, captured, sandbox
-from swaplib.agent import AgentOptions, run_agent
-from swaplib.agent_prompt import build_agent_messages
+from swaplib import capture_report
+from swaplib.agents import agent, agent_eval, build, capture
+from swaplib.agents.agent import AgentOptions, run_agent
+from swaplib.agents.agent_prompt import build_agent_messages
+from swaplib.agents.sandbox import session
+from swaplib.agents.sandbox.session import Limits
+from swaplib.agents.tasks import FOLDS, list_tasks, read_tasks
+from swaplib.agents.trajectory import Trajectory, read_trajectories
 from swaplib.data import xlam
 from swaplib.data.audit import called_tools
 from swaplib.files import hash_file, write_json, write_text
 from swaplib.metrics import parse_gold
 from swaplib.models.hosted import CallFailed, HostedLLM
 from swaplib.rows import SPLITS, read_rows
-from swaplib.sandbox import Limits
 from swaplib.scripted_teacher import Teacher, make_teacher, turn
 from swaplib.settings import ROOT, load_settings
-from swaplib.tasks import FOLDS, list_tasks, read_tasks
 from swaplib.tracing.outbox import list_spans, read_outbox
-from swaplib.trajectory import Trajectory, read_trajectories
 
 pytestmark = pytest.mark.slow
 
@@ -159,7 +161,7 @@ def test_the_filter_keeps_exactly_what_the_teacher_did_right(settings):
     }
     with teaching(settings, teacher=Teacher(tasks, mistakes)) as (settings, _):
         done = capture.capture_trajectories(settings, source, max_steps=3)
-        built = captured.build_captured(settings, source)
+        built = build.build_captured(settings, source)
     reasons = {v.trajectory.id: v.reason for v in built.verdicts}
     assert reasons == {
         **dict.fromkeys(("98", "20", "47", "122", "564", "18", "104", "900002")),
@@ -243,16 +245,16 @@ def sort_bodies(bodies, names):
 
 
 def test_kept_trajectories_become_rows_as_01_makes_them_and_chats_that_mask_what_was_seen(captured_home):
-    settings, built = captured_home, captured.build_captured(captured_home)
+    settings, built = captured_home, build.build_captured(captured_home)
     shipped = {row.prompt: row for row in xlam_rows(settings)}
     for track, splits in built.rows.items():
         for split, rows in splits.items():
             assert rows, (track, split)
-            assert read_rows(captured.folder_of(settings) / track / f"{split}.jsonl", track) == rows
+            assert read_rows(build.folder_of(settings) / track / f"{split}.jsonl", track) == rows
             for row in rows:
                 assert parse_gold(track, row.completion) == parse_gold(track, shipped[row.prompt].completion)
     assert built.manifest["sha256"] == {
-        name: hash_file(captured.folder_of(settings) / name) for name in built.manifest["sha256"]
+        name: hash_file(build.folder_of(settings) / name) for name in built.manifest["sha256"]
     }
     kept = {v.trajectory.id: v.trajectory for v in built.verdicts if v.is_kept}
     assert len(built.chats) == len(kept) == sum(len(rows) for splits in built.rows.values() for rows in splits.values())
@@ -265,7 +267,7 @@ def test_kept_trajectories_become_rows_as_01_makes_them_and_chats_that_mask_what
 
 def test_without_a_checkpoint_the_lengths_of_chats_are_not_known_and_that_is_said(tmp_path):
     chat = {"id": "7", "split": "train", "messages": [{"role": "user", "content": "Hi"}]}
-    records = captured.count_chat_tokens([chat], tmp_path / "none")
+    records = build.count_chat_tokens([chat], tmp_path / "none")
     assert [(r["split"], r["chats"]) for r in records] == [("train", 1), ("val", 0), ("test", 0)]
     assert all("no checkpoint at" in record["tokens"] for record in records)
 
@@ -324,24 +326,24 @@ def replace(source, target):
         left -= 1
     real(source, target)
 os.replace = replace
-captured.build_captured(load_settings())
+build.build_captured(load_settings())
 """
 
 
 def test_a_killed_build_goes_on_and_ends_as_if_it_had_not_been_killed(captured_home, all_captured, env_of_tests):
     settings, done = captured_home, all_captured[1]
-    whole = captured.build_captured(settings)
-    shutil.rmtree(captured.folder_of(settings))
+    whole = build.build_captured(settings)
+    shutil.rmtree(build.folder_of(settings))
     for folder in settings.runs.glob("*-build-*"):
         shutil.rmtree(folder)
     n_files = len(whole.manifest["sha256"])
     for n in (0, n_files + 4, 2 * n_files):  # all are written beside their place, then all are moved, then the manifest
         process = start(settings, env_of_tests, KILLING.format(n=n))
         assert process.wait() == -signal.SIGKILL
-        assert not (captured.folder_of(settings) / "manifest.json").exists()
-    built = captured.build_captured(settings)
+        assert not (build.folder_of(settings) / "manifest.json").exists()
+    built = build.build_captured(settings)
     assert built.manifest["sha256"] == whole.manifest["sha256"]
-    files = {str(p.relative_to(captured.folder_of(settings))) for p in captured.folder_of(settings).rglob("*.jsonl")}
+    files = {str(p.relative_to(build.folder_of(settings))) for p in build.folder_of(settings).rglob("*.jsonl")}
     assert files == set(built.manifest["sha256"])
     (folder,) = settings.runs.glob("*-build-*")
     assert sorted(span["name"] for span in spans_of(folder).values()) == ["build", "build", "filter"]
@@ -439,7 +441,7 @@ def test_the_key_is_in_no_file_even_when_the_model_says_it(settings):
 
     with teaching(settings, say=say) as (settings, _):
         done = capture.capture_trajectories(settings, limit=2)
-        captured.build_captured(settings)
+        build.build_captured(settings)
     assert done.trajectories[0].final_answer == "***"
     for path in (p for p in settings.swap_home.rglob("*") if p.is_file()):
         assert KEY.encode() not in path.read_bytes(), path
@@ -468,7 +470,7 @@ def test_what_contained_the_code_stands_with_the_capture_and_nothing_is_asked_wi
         assert kept["contained"]["is_walled"]
         assert kept["contained"]["walls"][0] in capture_report.show_capture(kept).to_html()
         n = len(exchanges)
-        monkeypatch.setattr(sandbox.Sandbox.__init__, "__defaults__", (None, False, ()))
+        monkeypatch.setattr(session.Sandbox.__init__, "__defaults__", (None, False, ()))
         with pytest.raises(RuntimeError, match="allow_unwalled=True"):
             capture.capture_trajectories(settings, limit=2)
         assert len(exchanges) == n
@@ -478,10 +480,10 @@ def test_what_contained_the_code_stands_with_the_capture_and_nothing_is_asked_wi
 def test_when_nothing_is_kept_the_build_says_so_and_leaves_no_rows(settings):
     with teaching(settings, say=lambda m: as_json(Teacher([]).answer({"messages": m}))) as (settings, _):
         capture.capture_trajectories(settings, limit=3, max_steps=2)
-        built = captured.build_captured(settings)
+        built = build.build_captured(settings)
     assert built.manifest["filter"]["kept"] == 0
     assert built.manifest["filter"]["dropped"] == {"the last step failed": 3}
-    assert {p.name for p in captured.folder_of(settings).rglob("*") if p.is_file()} == {
+    assert {p.name for p in build.folder_of(settings).rglob("*") if p.is_file()} == {
         "manifest.json",
         "verdicts.jsonl",
     }
@@ -491,7 +493,7 @@ def test_what_is_missing_names_the_notebook_that_makes_it(settings):
     with pytest.raises(FileNotFoundError, match="01_data"):
         read_tasks(settings)
     with teaching(settings) as (settings, _), pytest.raises(FileNotFoundError, match="06_capture"):
-        captured.build_captured(settings)
+        build.build_captured(settings)
     manifest = json.loads((settings.dataset / "manifest.json").read_text()) | {"source_sha256": "another"}
     write_json(settings.dataset / "manifest.json", manifest)
     with pytest.raises(ValueError, match="Use one source here and in 01_data"):

@@ -10,7 +10,8 @@ import time
 import pytest
 from servers import as_json, serving
 
-from swaplib import captured, packaged
+from swaplib import packaged
+from swaplib.agents import build
 from swaplib.models import checkpoints
 from swaplib.models.local import LocalSLM
 from swaplib.models.local_checkpoint import Checkpoint
@@ -176,9 +177,7 @@ def test_counting_the_tokens_of_chats_asks_nobody_whether_to_run_code(checkpoint
         (folder / file).write_text(json.dumps(content))
     monkeypatch.setattr("builtins.input", lambda *text: pytest.fail(f"asked {text}"))
     with pytest.raises(ValueError, match="custom code"):
-        captured.count_chat_tokens(
-            [{"id": "1", "split": "train", "messages": [{"role": "user", "content": "x"}]}], folder
-        )
+        build.count_chat_tokens([{"id": "1", "split": "train", "messages": [{"role": "user", "content": "x"}]}], folder)
 
 
 def find_loaders(source: str) -> list[str]:

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from swaplib import walls
-from swaplib.calls import Broken, parse_said
-from swaplib.sandbox import Limits, Sandbox
+from swaplib.agents.sandbox import walls
+from swaplib.agents.sandbox.calls import Broken, parse_said
+from swaplib.agents.sandbox.session import Limits, Sandbox
 from swaplib.settings import ROOT
 
 KEY = "planted-key-7f3a"
@@ -116,7 +116,7 @@ ATTEMPTS = {
     "silence": "os['close'](owner.target)\nwhile True:\n    pass",
     "the end": "os['_exit'](0)",
     "a crash": "ctypes.string_at(0)",
-    "the tools' own functions": "tools = sys.modules['swaplib.tools']\ntools.TOOLS['circle_area'] = lambda **k: 666",
+    "the tools' own functions": "tools = sys.modules['swaplib.agents.tools']\ntools.TOOLS['circle_area'] = lambda **k: 666",
 }
 
 STRAY = [
@@ -242,7 +242,7 @@ def test_what_a_child_says_is_taken_or_broken():
 AS_A_USER = """
 import os
 import shutil
-from swaplib.sandbox import Sandbox
+from swaplib.agents.sandbox.session import Sandbox
 attempts = {attempts!r}
 for attempt in attempts:
     s = Sandbox(["circle_area"])

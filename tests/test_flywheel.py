@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from swaplib import distill, flywheel, notebooks
+from swaplib import notebooks
+from swaplib.agents import distill, flywheel
 from swaplib.files import hash_file, write_json, write_text
 from swaplib.scripted_teacher import make_teacher, teaching
 from swaplib.settings import ROOT

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-from swaplib.agent_prompt import build_agent_messages
+from swaplib.agents.agent_prompt import build_agent_messages
+from swaplib.agents.trajectory import Step
 from swaplib.rows import read_rows
 from swaplib.settings import ROOT
 from swaplib.training import labels
 from swaplib.training.chats import Chat, gather_rows
 from swaplib.training.labels import IGNORED, Example
-from swaplib.trajectory import Step
 
 DATA = ROOT / "slm_swap" / "02_dataset"
 ROWS = {track: read_rows(DATA / track / "train.jsonl", track)[:5] for track in ("toolcall", "structured")}

@@ -9,7 +9,7 @@ import papermill
 import pytest
 
 from swaplib import notebooks
-from swaplib.agent import AgentOptions
+from swaplib.agents.agent import AgentOptions
 from swaplib.settings import ROOT
 
 pytestmark = pytest.mark.slow

@@ -4,7 +4,7 @@ import re
 import pytest
 
 from benchmarks import prompts as candidates
-from swaplib import agent_prompt, tools
+from swaplib.agents import agent_prompt, tools
 from swaplib.data.facts import list_parts
 from swaplib.metrics import TRACKS, format_tool_call, parse_gold
 from swaplib.prompts import ROW_PROMPTS, build_messages, build_prompt

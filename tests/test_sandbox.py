@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from swaplib import doctor
-from swaplib.sandbox import Limits, Sandbox
+from swaplib.agents.sandbox.session import Limits, Sandbox
 from swaplib.settings import load_settings
 
 # what a hostile model would do, once refused by the import list: find `os` among the classes that are loaded already, names
@@ -201,7 +201,7 @@ def test_a_child_whose_parent_is_killed_ends_too(env_of_tests):
     import sys
 
     program = (
-        "from swaplib.sandbox import Limits, Sandbox\n"
+        "from swaplib.agents.sandbox.session import Limits, Sandbox\n"
         "s = Sandbox([], Limits(cell_s=60))\ns.run('1')\nprint(s._child.runner, flush=True)\ns.run('while True: pass')"
     )
     parent = subprocess.Popen([sys.executable, "-c", program], env=env_of_tests, stdout=subprocess.PIPE, text=True)

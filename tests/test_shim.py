@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from servers import as_json, completion, refusal, serving
 
-from swaplib import capture, exchanges
-from swaplib.trajectory import Trajectory, judge, read_trajectories
+from swaplib.agents import capture, exchanges
+from swaplib.agents.trajectory import Trajectory, judge, read_trajectories
 
 KEY = "sk-a-key-that-must-stay-secret"
 MESSAGES = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Say hi"}]

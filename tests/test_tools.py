@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from swaplib import tools
+from swaplib.agents import tools
 from swaplib.settings import ROOT
 
 GOLDEN = [json.loads(line) for line in (ROOT / "tests" / "golden" / "tools.jsonl").read_text().splitlines()]

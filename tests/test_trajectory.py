@@ -6,10 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swaplib.agent_prompt import build_agent_messages
-from swaplib.files import append_line
-from swaplib.masking import mask_secrets, replace_surrogates
-from swaplib.trajectory import (
+from swaplib.agents.agent_prompt import build_agent_messages
+from swaplib.agents.trajectory import (
     Gold,
     Step,
     Trajectory,
@@ -18,6 +16,8 @@ from swaplib.trajectory import (
     judge,
     read_trajectories,
 )
+from swaplib.files import append_line
+from swaplib.masking import mask_secrets, replace_surrogates
 
 CALL, OTHER = {"name": "f", "arguments": {"x": 1}}, {"name": "g", "arguments": {"y": "a"}}
 GOLD = Gold((CALL, OTHER), (3, "b"))

@@ -18,21 +18,21 @@ from typing import TYPE_CHECKING, Any
 from langfuse import LangfuseAgent
 from tqdm import tqdm
 
-from swaplib.agent import AgentOptions, run_agent
-from swaplib.agent_prompt import build_agent_messages
+from swaplib.agents.agent import AgentOptions, run_agent
+from swaplib.agents.agent_prompt import build_agent_messages
+from swaplib.agents.recorder import Recorder
+from swaplib.agents.sandbox.session import find_walls
+from swaplib.agents.tasks import Task, TaskSet, read_tasks
+from swaplib.agents.trajectory import Trajectory, judge, read_trajectories
 from swaplib.evaluation.costs import Prices
 from swaplib.files import append_line, hash_text, read_json, write_json
 from swaplib.metrics import canonical_json
 from swaplib.models.hosted import HostedLLM
 from swaplib.runs import find_run, lock_run, new_folder, open_run
-from swaplib.sandbox import find_walls
 from swaplib.settings import Settings, check_sizes, show_path
-from swaplib.shim import Recorder
-from swaplib.tasks import Task, TaskSet, read_tasks
 from swaplib.tracing import run_trace
 from swaplib.tracing.langfuse_client import describe_spent
 from swaplib.tracing.outbox import check_tracing
-from swaplib.trajectory import Trajectory, judge, read_trajectories
 
 if TYPE_CHECKING:
     from swaplib.models.local import LocalSLM

@@ -18,7 +18,7 @@ import signal
 import sys
 from typing import Any
 
-from swaplib import syscalls
+from swaplib.agents.sandbox import syscalls
 
 ALL = ("namespaces", "user namespaces", "landlock", "seccomp")
 SUFFICIENT = {"namespaces", "user namespaces", "seccomp"}  # any keeps files, sockets and processes out of reach

@@ -1,4 +1,4 @@
-"""Tasks for the agent: raw xLAM rows whose calls can all be carried out by `swaplib.tools`, with their computed results.
+"""Tasks for the agent: raw xLAM rows whose calls can all be carried out by `swaplib.agents.tools`, with their computed results.
 
 A task is a row of one of the two tracks as 01 makes it, so every trajectory that is kept can become a row.
 """
@@ -9,12 +9,12 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from swaplib import tools
+from swaplib.agents import tools
+from swaplib.agents.trajectory import Gold
 from swaplib.data import xlam
 from swaplib.data.tool_schemas import Tool, format_signature
 from swaplib.files import read_json
 from swaplib.settings import Settings, show_path
-from swaplib.trajectory import Gold
 
 FOLDS = 5
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from swaplib.trajectory import Step, Trajectory
+from swaplib.agents.trajectory import Step, Trajectory
 
 WHOLE = {"role", "id", "type", "index", "object", "model", "created", "finish_reason"}  # never a piece of a longer text
 

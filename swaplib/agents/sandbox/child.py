@@ -1,6 +1,6 @@
-"""The processes behind `sandbox.py`: one that carries out tools, and its child, which runs an agent's code cell by cell.
+"""The processes behind `session.py`: one that carries out tools, and its child, which runs an agent's code cell by cell.
 
-Started as `python -I -S sandbox_child.py READ WRITE` with one JSON object on its standard input (`root`, `tools`, `walls`,
+Started as `python -I -S child.py READ WRITE` with one JSON object on its standard input (`root`, `tools`, `walls`,
 `limits`). It steps apart (walls.py), then forks. The first process reads calls of tools from its standard input, and answers
 with what they gave; these are our own functions. The second reads `{"nonce", "code"}` from the descriptor READ, runs the
 code, and asks and answers on WRITE; whatever it says is taken apart by `calls.py`. It is no part of the package's API.
@@ -222,7 +222,8 @@ def main() -> None:
     config = json.loads(source.readline())
     sys.path.insert(0, config["root"])
     global calls  # there is no swaplib to import from before `root` is known
-    from swaplib import calls, tools, walls
+    from swaplib.agents import tools
+    from swaplib.agents.sandbox import calls, walls
 
     for name in (*MODULES, *NEEDED_LATER):
         importlib.import_module(name)

@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from swaplib.tools import arithmetic, finance, lists, measures, text
+from swaplib.agents.tools import arithmetic, finance, lists, measures, text
 
 TOOLS: dict[str, Callable[..., Any]] = {
     name: function

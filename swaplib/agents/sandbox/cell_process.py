@@ -10,9 +10,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from swaplib.calls import Broken, Channel
+from swaplib.agents.sandbox.calls import Broken, Channel
 
-PROGRAM = Path(__file__).parent / "sandbox_child.py"
+PROGRAM = Path(__file__).parent / "child.py"
 END_LIMIT_S, REPLY_BYTES = 2.0, 4_000_000
 
 

@@ -14,12 +14,12 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
-from swaplib import walls
-from swaplib.calls import Broken, Ended, Late, parse_said
-from swaplib.cell_process import Child, describe_end
-from swaplib.code_rules import find_private
+from swaplib.agents.sandbox import walls
+from swaplib.agents.sandbox.calls import Broken, Ended, Late, parse_said
+from swaplib.agents.sandbox.cell_process import Child, describe_end
+from swaplib.agents.sandbox.code_rules import find_private
+from swaplib.agents.tools import TOOLS, bind_arguments
 from swaplib.settings import ROOT
-from swaplib.tools import TOOLS, bind_arguments
 
 START_LIMIT_S, MAX_CALLS = 30.0, 1_000
 LOST = "the variables are lost"
@@ -84,7 +84,7 @@ class Sandbox:
         """Nothing is started yet.
 
         Args:
-            tools: Names of `swaplib.tools` that the code may call.
+            tools: Names of `swaplib.agents.tools` that the code may call.
             limits: What it may use.
             allow_unwalled: Run it even where the kernel has no wall to offer.
             try_walls: The walls to try; all of them but for tests.
@@ -131,9 +131,7 @@ class Sandbox:
             self.contained = json.loads(child.cells.receive(deadline))
         except Broken as broken:
             self.close()
-            raise RuntimeError(
-                f"the process for the agent's code did not start: {broken}; see sandbox_child.py"
-            ) from None
+            raise RuntimeError(f"the process for the agent's code did not start: {broken}; see child.py") from None
         if not self.contained["is_walled"] and not self._allow_unwalled:
             self.close()
             raise RuntimeError(NOT_WALLED)

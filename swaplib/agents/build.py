@@ -21,8 +21,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from swaplib.agent_prompt import build_agent_messages
-from swaplib.capture import Capture, read_capture
+from swaplib.agents.agent_prompt import build_agent_messages
+from swaplib.agents.capture import Capture, read_capture
+from swaplib.agents.tasks import Task, TaskSet, read_tasks
+from swaplib.agents.trajectory import Verdict, count_verdicts, filter_trajectories
 from swaplib.data import dataset, xlam
 from swaplib.data.audit import check_leaks
 from swaplib.files import hash_file, hash_text, replace_files
@@ -31,9 +33,7 @@ from swaplib.models.local_checkpoint import Checkpoint, measure_chats
 from swaplib.rows import SPLITS, Rows
 from swaplib.runs import lock_run, new_folder, open_run
 from swaplib.settings import Settings, show_path
-from swaplib.tasks import Task, TaskSet, read_tasks
 from swaplib.tracing.outbox import check_tracing
-from swaplib.trajectory import Verdict, count_verdicts, filter_trajectories
 
 MAX_TOKENS = 2048  # the training length
 

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from swaplib.agent import AgentOptions
-from swaplib.capture import Capture, plan_tasks, run_plan
-from swaplib.distill import AGENT
+from swaplib.agents.agent import AgentOptions
+from swaplib.agents.capture import Capture, plan_tasks, run_plan
+from swaplib.agents.distill import AGENT
+from swaplib.agents.tasks import Task, TaskSet, read_tasks
+from swaplib.agents.trajectory import Verdict, filter_trajectories
 from swaplib.evaluation import stats
 from swaplib.evaluation.intervals import wilson_interval
 from swaplib.models.hosted import HostedLLM
@@ -18,9 +20,7 @@ from swaplib.models.local import LocalSLM
 from swaplib.models.local_checkpoint import Checkpoint
 from swaplib.serving.server_process import running_server
 from swaplib.settings import Settings
-from swaplib.tasks import Task, TaskSet, read_tasks
 from swaplib.tracing.outbox import check_tracing
-from swaplib.trajectory import Verdict, filter_trajectories
 
 AGENTS = ("slm", "slm_ft")  # as it is, and with the agent's adapter
 

@@ -6,8 +6,8 @@ rather than a form to fill in, because models copy placeholders, and do not end 
 
 from collections.abc import Sequence
 
+from swaplib.agents.trajectory import Step
 from swaplib.prompts import Message
-from swaplib.trajectory import Step
 
 AGENT_PROMPT = """\
 Solve the task with Python. In every turn write one short thought, then one code block between <code> and </code>. You then \

@@ -3,8 +3,8 @@
 import json
 from typing import Any
 
-from swaplib import agent_eval, distill
-from swaplib.agent import AgentOptions
+from swaplib.agents import agent_eval, distill
+from swaplib.agents.agent import AgentOptions
 from swaplib.evaluation import evaluate
 from swaplib.evaluation.comparison import keep_comparable, open_compared
 from swaplib.evaluation.stats import DEFAULT_MARGIN

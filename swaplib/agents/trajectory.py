@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from swaplib.code_rules import find_private
+from swaplib.agents.sandbox.code_rules import find_private
 from swaplib.files import parse_appended
 from swaplib.masking import mask_secrets
 from swaplib.metrics import canonical_json, same_json

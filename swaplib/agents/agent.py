@@ -18,13 +18,13 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from swaplib.agent_prompt import CODE_TAGS, NO_CODE, build_agent_messages
+from swaplib.agents.agent_prompt import CODE_TAGS, NO_CODE, build_agent_messages
+from swaplib.agents.sandbox.session import CellResult, Limits, Sandbox
+from swaplib.agents.tasks import Task
+from swaplib.agents.trajectory import Outcome, Step, Trajectory
 from swaplib.masking import mask_secrets, replace_surrogates
 from swaplib.provenance import now_utc
 from swaplib.rows import Generation
-from swaplib.sandbox import CellResult, Limits, Sandbox
-from swaplib.tasks import Task
-from swaplib.trajectory import Outcome, Step, Trajectory
 
 if TYPE_CHECKING:
     from swaplib.models.hosted import HostedLLM

@@ -7,7 +7,7 @@ The agent's adapter learns the teacher's good turns and nothing else: the task, 
 from pathlib import Path
 from typing import Any
 
-from swaplib import captured
+from swaplib.agents import build
 from swaplib.files import hash_file, read_json
 from swaplib.metrics import Track, check_track
 from swaplib.models.names import CAPTURED
@@ -32,7 +32,7 @@ def read_kept(settings: Settings, row_limit: int | None = None) -> ChatSet:
         FileNotFoundError, ValueError: There is no build, or its chats do not fit.
     """
     read_manifest(settings)
-    path = captured.folder_of(settings) / "steps.jsonl"
+    path = build.folder_of(settings) / "steps.jsonl"
     chats = read_chats(path) if path.is_file() else []
     sizes = finetune.find_sizes(settings, row_limit)
     kept = {split: [chat for chat in chats if chat.split == split][:n] for split, n in sizes.items()}
@@ -46,7 +46,7 @@ def read_manifest(settings: Settings) -> dict[str, Any]:
         FileNotFoundError: There is none, or it was not written whole.
         ValueError: The dataset is another one now, so its held-out tools are others, or the build's files have changed.
     """
-    folder, rows = captured.folder_of(settings), settings.dataset / "manifest.json"
+    folder, rows = build.folder_of(settings), settings.dataset / "manifest.json"
     path = folder / "manifest.json"
     if not path.is_file():
         raise FileNotFoundError(f"no build at {path}. Run notebooks/07_build.ipynb first.")
@@ -106,7 +106,7 @@ def fine_tune_captured(
     """
     check_tracing(settings)
     check_track(track)
-    session, path = read_manifest(settings)["run"]["session_id"], captured.folder_of(settings) / track / "train.jsonl"
+    session, path = read_manifest(settings)["run"]["session_id"], build.folder_of(settings) / track / "train.jsonl"
     if not path.is_file():
         print(f"no captured {track} row of the train split, so there is nothing to fine-tune on")
         return None
