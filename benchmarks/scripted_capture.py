@@ -13,8 +13,8 @@ from pathlib import Path
 from benchmarks.records import write_table
 from swaplib.agents import build, capture
 from swaplib.agents.tasks import read_tasks
-from swaplib.packaged import download_packaged
-from swaplib.scripted_teacher import BAD, RECOVERED, make_teacher, teaching
+from swaplib.demo.packaged import download_packaged
+from swaplib.demo.scripted_teacher import BAD, RECOVERED, make_teacher, teaching
 from swaplib.settings import ROOT, load_settings
 
 

@@ -20,9 +20,9 @@ from benchmarks.records import RESULTS
 from swaplib import verdicts
 from swaplib.agents import distill, flywheel
 from swaplib.agents.agent import AgentOptions
+from swaplib.demo.packaged import download_packaged
+from swaplib.demo.scripted_teacher import make_teacher, teaching
 from swaplib.files import write_json, write_text
-from swaplib.packaged import download_packaged
-from swaplib.scripted_teacher import make_teacher, teaching
 from swaplib.settings import ROOT, load_settings
 from swaplib.training.sft import Recipe
 

@@ -11,9 +11,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from benchmarks.records import write_table
+from swaplib.demo.packaged import download_packaged
 from swaplib.models.local import LocalSLM
 from swaplib.models.local_checkpoint import Checkpoint
-from swaplib.packaged import download_packaged
 from swaplib.prompts import build_messages
 from swaplib.rows import read_rows
 from swaplib.serving.server_process import running_server

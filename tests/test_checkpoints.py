@@ -10,8 +10,8 @@ import time
 import pytest
 from servers import as_json, serving
 
-from swaplib import packaged
 from swaplib.agents import build
+from swaplib.demo import packaged
 from swaplib.models import checkpoints
 from swaplib.models.local import LocalSLM
 from swaplib.models.local_checkpoint import Checkpoint

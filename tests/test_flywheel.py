@@ -7,8 +7,8 @@ import pytest
 
 from swaplib import notebooks
 from swaplib.agents import distill, flywheel
+from swaplib.demo.scripted_teacher import make_teacher, teaching
 from swaplib.files import hash_file, write_json, write_text
-from swaplib.scripted_teacher import make_teacher, teaching
 from swaplib.settings import ROOT
 from swaplib.tracing import outbox
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from swaplib.demo.stand_in import STAND_IN
 from swaplib.prompts import SYSTEM_PROMPTS, build_messages, write_prompts
 from swaplib.rows import read_rows
 from swaplib.settings import ROOT
-from swaplib.stand_in import STAND_IN
 
 pytestmark = pytest.mark.slow
 

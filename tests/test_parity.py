@@ -6,6 +6,7 @@ import sys
 import pytest
 from servers import as_json, refusal, serving
 
+from swaplib.demo.stand_in import STAND_IN
 from swaplib.evaluation import parity
 from swaplib.files import write_json
 from swaplib.models.checkpoints import check_checkpoint, hash_checkpoint
@@ -13,7 +14,6 @@ from swaplib.models.local_checkpoint import Checkpoint
 from swaplib.models.local_model import load
 from swaplib.rows import read_rows, write_rows
 from swaplib.settings import ROOT
-from swaplib.stand_in import STAND_IN
 from swaplib.tracing import outbox
 
 pytestmark = pytest.mark.slow

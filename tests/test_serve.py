@@ -13,6 +13,7 @@ import httpx
 import openai
 import pytest
 
+from swaplib.demo.stand_in import STAND_IN
 from swaplib.metrics import score_row
 from swaplib.models.local_model import LoadedModel
 from swaplib.prompts import build_messages
@@ -20,7 +21,6 @@ from swaplib.rows import Generation, read_rows
 from swaplib.serving.batcher import Batcher
 from swaplib.serving.server_process import find_free_port
 from swaplib.settings import ROOT
-from swaplib.stand_in import STAND_IN
 
 pytestmark = pytest.mark.stand_in
 ROW = read_rows(ROOT / "slm_swap" / "02_dataset" / "toolcall" / "train.jsonl", "toolcall")[0]
@@ -158,7 +158,7 @@ def test_a_port_that_is_taken_is_named(root, slm):
 
 
 def test_another_server_at_the_port_is_not_taken_for_the_stand_in(root):
-    from swaplib.stand_in import running_stand_in
+    from swaplib.demo.stand_in import running_stand_in
 
     with pytest.raises(RuntimeError, match="cannot serve at"), running_stand_in(f"{root}/v1"):
         pass

@@ -1,6 +1,6 @@
 """A scripted chat server that plays a competent CodeAct teacher. It knows the golds: no LLM is asked, and it is named so.
 
-    python -m swaplib.scripted_teacher --port 8201 --mistakes
+    python -m swaplib.demo.scripted_teacher --port 8201 --mistakes
 
 It answers at `/v1/chat/completions` and at the Azure-shaped path, in OpenAI's format, so AZURE_ENDPOINT points at it as at
 any deployment. Without `--mistakes` it solves every task. With it, every fifth task gets one of MISTAKES, in turn.

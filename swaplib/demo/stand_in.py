@@ -14,9 +14,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from swaplib.demo.packaged import PACKAGED_NAME
 from swaplib.models.local import LocalSLM
 from swaplib.models.local_checkpoint import Checkpoint
-from swaplib.packaged import PACKAGED_NAME
 from swaplib.serving.server_process import running_server
 from swaplib.settings import ROOT
 
