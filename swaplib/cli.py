@@ -119,7 +119,7 @@ def evidence(
     """What a table of paired answers says: verdict, interval, p-value, rows needed and a sentence, as JSON."""
     import json
 
-    from swaplib.words import judge_table
+    from swaplib.report.words import judge_table
 
     print(json.dumps(judge_table(both, first, second, neither, margin), indent=1))
 

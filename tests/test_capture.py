@@ -13,7 +13,6 @@ import nbformat
 import pytest
 from servers import as_json, refusal, serving
 
-from swaplib import capture_report
 from swaplib.agents import agent, agent_eval, build, capture
 from swaplib.agents.agent import AgentOptions, run_agent
 from swaplib.agents.agent_prompt import build_agent_messages
@@ -27,6 +26,7 @@ from swaplib.demo.scripted_teacher import Teacher, make_teacher, turn
 from swaplib.files import hash_file, write_json, write_text
 from swaplib.metrics import parse_gold
 from swaplib.models.hosted import CallFailed, HostedLLM
+from swaplib.report import agent_tables
 from swaplib.rows import SPLITS, read_rows
 from swaplib.settings import ROOT, load_settings
 from swaplib.tracing.outbox import list_spans, read_outbox
@@ -468,7 +468,7 @@ def test_what_contained_the_code_stands_with_the_capture_and_nothing_is_asked_wi
         kept = json.loads((settings.evaluation / "capture.json").read_text())
         assert kept["contained"] == done.facts["contained"]
         assert kept["contained"]["is_walled"]
-        assert kept["contained"]["walls"][0] in capture_report.show_capture(kept).to_html()
+        assert kept["contained"]["walls"][0] in agent_tables.show_capture(kept).to_html()
         n = len(exchanges)
         monkeypatch.setattr(session.Sandbox.__init__, "__defaults__", (None, False, ()))
         with pytest.raises(RuntimeError, match="allow_unwalled=True"):

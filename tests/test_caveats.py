@@ -5,12 +5,12 @@ from servers import completion, serving
 from test_decision import copy_run, two_runs  # noqa: F401 - a fixture
 from test_evaluate import right, run_azure
 
-from swaplib import sentences, verdicts
 from swaplib.data.facts import read_facts
 from swaplib.evaluation import caveats, comparison, decision, evaluate
 from swaplib.evaluation.side_by_side import gather_runs
 from swaplib.files import hash_text, write_text
 from swaplib.metrics import TRACKS
+from swaplib.report import headlines, sentences
 from swaplib.rows import read_ledger, read_rows
 from swaplib.settings import ROOT
 
@@ -36,10 +36,10 @@ def test_two_fenced_models_are_not_called_equal(fenced_runs):
     assert decided["caveats"]["form"]["azure"] | {"word": None} == {
         **{"n_rows": 6, "strict": 0, "found": 6, "n_fenced": 6, "word": None, "n_word": 0, "hides": True}
     }
-    assert "Not comparable (FINE_TUNE=0)" in verdicts.show_verdict(decided).data
+    assert "Not comparable (FINE_TUNE=0)" in headlines.show_verdict(decided).data
     again = decision.decide_again(fenced_runs, "toolcall", "slm")
     assert again["verdict"] == "not comparable"
-    assert "6 of 6 answers of both models are inside a code fence" in verdicts.show_verdict(again).data
+    assert "6 of 6 answers of both models are inside a code fence" in headlines.show_verdict(again).data
 
 
 def test_two_models_without_a_right_row_are_not_called_equal(toolcall_home):
@@ -68,7 +68,7 @@ def test_02_has_a_headline_for_one_model_for_two_and_for_fences(fenced_runs):
     copy_run(fenced_runs, "azure", "slm")
     both = caveats.summarise(fenced_runs, comparison.open_compared(fenced_runs, "toolcall", "azure", "slm"))
     assert sentences.make_runs_head(both) == "Not comparable"
-    assert "code fence" in verdicts.show_runs(both).data
+    assert "code fence" in headlines.show_runs(both).data
 
 
 def test_what_a_second_asking_changes_is_counted_and_said(toolcall_home):

@@ -5,10 +5,10 @@ from servers import completion, serving
 from test_decision import two_runs  # noqa: F401 - a fixture
 from test_evaluate import right, run_azure, wrong_for
 
-from swaplib import report, verdicts
 from swaplib.evaluation import comparison, decision
 from swaplib.files import write_json
 from swaplib.prompts import pick_shots
+from swaplib.report import headlines, tables
 from swaplib.rows import hash_rows, read_rows
 from swaplib.settings import ROOT
 
@@ -31,15 +31,15 @@ def test_two_runs_of_one_model_are_compared_by_their_ids(toolcall_home):
     compared = comparison.compare_runs(toolcall_home, f"{first.folder.name}, {second.folder.name}")
     found = compared["pairs"]["valid_call_rate"]
     assert [found[name] for name in ("both", "first_only", "second_only", "neither")] == [4, 2, 0, 0]
-    assert second.folder.name in verdicts.show_comparison(compared).to_html()
-    html = report.list_runs(toolcall_home, "toolcall").to_html()
+    assert second.folder.name in headlines.show_comparison(compared).to_html()
+    html = tables.list_runs(toolcall_home, "toolcall").to_html()
     assert html.index(second.folder.name) < html.index(first.folder.name)
     assert "complete" in html
 
 
 def test_nothing_asked_compares_nothing(settings):
     assert comparison.compare_runs(settings, "") is None
-    assert "<td" not in verdicts.show_comparison(None).to_html()
+    assert "<td" not in headlines.show_comparison(None).to_html()
 
 
 def test_runs_that_are_not_there_or_not_two_say_what_is_expected(settings):
@@ -53,7 +53,7 @@ def test_a_run_that_has_not_ended_is_listed_with_its_answered_rows(toolcall_home
     with serving(right) as (root, _):
         run = run_azure(toolcall_home, root)
     (run.folder / "metrics.json").unlink()
-    assert "not ended, 6 rows answered" in report.list_runs(toolcall_home, "toolcall").to_html()
+    assert "not ended, 6 rows answered" in tables.list_runs(toolcall_home, "toolcall").to_html()
 
 
 def test_examples_that_are_enough_are_recommended_when_the_slm_alone_is_not(two_runs):  # noqa: F811
@@ -63,14 +63,14 @@ def test_examples_that_are_enough_are_recommended_when_the_slm_alone_is_not(two_
     decided = decision.decide_again(two_runs, "toolcall", "slm")
     assert decided["verdict"] == "swap with 2 examples in the prompt"
     assert decided["recommended"] == "slm-shots2"
-    assert "but the SLM with 2 examples is not worse than the hosted LLM" in verdicts.show_verdict(decided).data
+    assert "but the SLM with 2 examples is not worse than the hosted LLM" in headlines.show_verdict(decided).data
     assert [(c["first"], c["second"]) for c in decided["evidence"]["few_shot"]] == [
         *(("azure", "slm-shots2"), ("slm", "slm-shots2"), ("slm-shots2", "slm")),
         *(("azure", "slm-shots5"), ("slm", "slm-shots5"), ("slm-shots5", "slm")),
     ]
-    html = verdicts.show_few_shot(decided).to_html()
+    html = headlines.show_few_shot(decided).to_html()
     assert "slm-shots5" in html
-    assert "slm-shots2" in verdicts.show_decision(decided).to_html()
+    assert "slm-shots2" in headlines.show_decision(decided).to_html()
 
 
 def read_val(settings, shots: int) -> tuple:
@@ -103,7 +103,7 @@ def test_a_few_shot_run_of_another_question_or_base_is_left_out_and_said(two_run
     decided = decision.decide_again(two_runs, "toolcall", "slm")
     assert decided["evidence"]["few_shot"] == []
     assert "slm-shots2 is left out" in capsys.readouterr().out
-    assert "-p shots 4" in verdicts.show_few_shot(decided).to_html()
+    assert "-p shots 4" in headlines.show_few_shot(decided).to_html()
 
 
 def copy_run(settings, name: str, model: str, **identity) -> None:
@@ -118,7 +118,7 @@ UNQUANTISED = {"quantisation": None, "is_dequantised": None}
 
 def test_what_4_bit_took_stands_beside_the_rule_and_changes_nothing(two_runs):  # noqa: F811
     before = decision.decide(two_runs, "toolcall")
-    assert "-p models slm-full" in verdicts.show_full(before).to_html()
+    assert "-p models slm-full" in headlines.show_full(before).to_html()
     right_one = json.loads((two_runs.evaluation / "toolcall_azure_test.json").read_text())
     copy_run(two_runs, "slm", "slm-full", **UNQUANTISED)
     slm_full = json.loads((two_runs.evaluation / "toolcall_slm-full_test.json").read_text())
@@ -133,7 +133,7 @@ def test_what_4_bit_took_stands_beside_the_rule_and_changes_nothing(two_runs):  
     ]
     lost = decided["evidence"]["full"][0]["pairs"]["args_exact_rate"]
     assert (lost["first_only"], lost["second_only"]) == (2, 0)
-    box = verdicts.show_verdict(decided).data
+    box = headlines.show_verdict(decided).data
     assert "What it took: slm against slm-full: " in box
     assert "args_exact_rate 1.00 to 0.67" in box
     again = decision.decide_again(two_runs, "toolcall", "slm")
@@ -183,7 +183,7 @@ def test_the_hosted_llm_with_examples_is_shown_and_never_ruled_on(two_runs):  # 
     assert compared == [("azure", "azure-shots2"), ("azure-shots2", "slm")]
     assert list(decided["rules"]) == ["slm"]
     assert decided["verdict"] == "stay"
-    assert "azure-shots2" in verdicts.show_few_shot(decided).to_html()
+    assert "azure-shots2" in headlines.show_few_shot(decided).to_html()
     assert "azure-shots2" in decided["costs"]["models"]
     assert "azure-shots2" not in decided["costs"]["pays"]
 
@@ -198,7 +198,7 @@ def add_natives(settings, *names: str) -> None:
 
 
 def test_native_runs_are_shown_and_recommended_only_where_asked(two_runs):  # noqa: F811
-    assert "-p models azure-native,slm-native" in verdicts.show_native(decision.decide(two_runs, "toolcall")).to_html()
+    assert "-p models azure-native,slm-native" in headlines.show_native(decision.decide(two_runs, "toolcall")).to_html()
     with pytest.raises(ValueError, match="-p models azure-native,slm-native"):
         decision.decide_again(two_runs, "toolcall", "slm", native=True)
     add_natives(two_runs, "azure-native", "slm-native")
@@ -211,9 +211,9 @@ def test_native_runs_are_shown_and_recommended_only_where_asked(two_runs):  # no
     assert (asked["verdict"], asked["recommended"], asked["reference"]) == (
         *("swap, asked natively", "slm-native", "azure-native"),
     )
-    box = verdicts.show_verdict(asked).data
+    box = headlines.show_verdict(asked).data
     assert "the SLM (asked natively) is not worse than the hosted LLM (asked natively)" in box
-    assert "azure-native − slm" in verdicts.show_decision(asked).to_html()
+    assert "azure-native − slm" in headlines.show_decision(asked).to_html()
 
 
 def test_a_native_run_of_other_rows_is_left_out_and_said(two_runs, capsys):  # noqa: F811

@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 from test_model_names import ALL_NAMES
 
-from swaplib import figures, verdicts
 from swaplib.evaluation import costs
 from swaplib.evaluation.costs import Prices
+from swaplib.report import figures, headlines
 from swaplib.rows import Generation, LedgerLine
 
 PRICES = Prices(2.0, 8.0, 3.6)
@@ -91,7 +91,7 @@ def test_a_run_of_which_no_row_was_read_has_no_speed_and_no_price_and_is_shown_a
     for models in ({"azure": read, "slm": none}, {"azure": none, "slm": read}, {"azure": none, "slm": none}):
         decision = {"model": "slm", "costs": costs.price_runs(models, PRICES)}
         assert decision["costs"]["pays"] == {}
-        assert "rows read" in verdicts.show_costs(decision).to_html()
+        assert "rows read" in headlines.show_costs(decision).to_html()
         costs.describe_costs(decision["costs"], "slm")
         assert figures.plot_costs(costs.trace_volumes(decision["costs"])) is None
 
@@ -103,11 +103,11 @@ def test_rows_that_were_never_read_are_said_beside_what_the_others_took():
         "costs": costs.price_runs({"azure": read, "slm": metrics(four_of_ten(TOO_LONG))}, PRICES),
     }
     assert "Rows that were never read are left out: 6 of 10 of slm." in costs.describe_costs(decision["costs"], "slm")
-    assert "rows read" in verdicts.show_costs(decision).to_html()
+    assert "rows read" in headlines.show_costs(decision).to_html()
     for found in decision["costs"]["models"].values():  # a decision of old does not tell
         del found["rows_read"]
     assert "never read" not in costs.describe_costs(decision["costs"], "slm")
-    assert "rows read" not in verdicts.show_costs(decision).to_html()
+    assert "rows read" not in headlines.show_costs(decision).to_html()
 
 
 def test_a_metrics_file_of_old_is_priced_over_all_of_its_rows():
@@ -116,7 +116,7 @@ def test_a_metrics_file_of_old_is_priced_over_all_of_its_rows():
     priced = costs.price_runs({"azure": old, "slm": old}, PRICES)
     assert priced["models"]["azure"]["usd_per_1000_rows"] == pytest.approx(0.6)
     assert priced["models"]["slm"]["usd_per_right_row"] == pytest.approx(0.002)
-    assert "rows read" not in verdicts.show_costs({"model": "slm", "costs": priced}).to_html()
+    assert "rows read" not in headlines.show_costs({"model": "slm", "costs": priced}).to_html()
 
 
 def test_dollars_as_worked_by_hand():
@@ -165,7 +165,7 @@ def test_without_prices_there_is_no_dollar_and_no_figure():
     assert priced["pays"] == {}
     assert figures.plot_costs(costs.trace_volumes(priced)) is None
     decision = {"model": "slm", "costs": priced}
-    assert "USD" not in verdicts.show_costs(decision).to_html()
+    assert "USD" not in headlines.show_costs(decision).to_html()
     assert costs.describe_costs(decision["costs"], "slm").startswith("No price is set")
 
 
@@ -176,7 +176,7 @@ def test_costs_read_as_a_sentence_and_a_table():
         "For 1,000 rows, with the machine always busy: azure USD 0.600, slm USD 0.100. "
         "A machine of its own pays from 144,000 rows a day on, counting only right answers from 144,000."
     )
-    assert "144,000" in verdicts.show_costs(decision).to_html()
+    assert "144,000" in headlines.show_costs(decision).to_html()
 
 
 def test_a_machine_that_costs_nothing_pays_from_the_first_row_on():

@@ -9,12 +9,12 @@ import pytest
 from runs import right, run_azure, start_run, wrong_for
 from servers import completion, refusal, serving
 
-from swaplib import report
 from swaplib.evaluation import error_analysis, evaluate
 from swaplib.models.hosted import CallFailed
 from swaplib.models.local import LocalSLM
 from swaplib.models.local_checkpoint import Checkpoint
 from swaplib.prompts import build_messages
+from swaplib.report import tables
 from swaplib.rows import Row, read_ledger, read_rows, write_rows
 from swaplib.settings import ROOT
 from swaplib.tracing import outbox, run_trace
@@ -309,7 +309,7 @@ def test_rates_are_over_all_rows_and_those_over_answered_rows_stand_beside_them(
     names = ("valid_call_rate", "name_match_rate", "args_exact_rate")
     assert found["azure"]["all_rows"] == {"n_rows": 50} | dict.fromkeys(names, 33 / 50)
     assert found["azure"]["answered"] == {"n_rows": 44} | dict.fromkeys(names, 33 / 44)
-    html = report.show_answered("toolcall", found).to_html()
+    html = tables.show_answered("toolcall", found).to_html()
     assert "0.660" in html
     assert "0.750" in html
 

@@ -5,11 +5,11 @@ import papermill
 import pytest
 from raw_rows import TOOL, rename, toolcall_row, write_own
 
-from swaplib import data_report
 from swaplib.data import dataset
 from swaplib.evaluation import foresight
 from swaplib.files import write_json
 from swaplib.metrics import TRACKS
+from swaplib.report import data_tables
 from swaplib.rows import Row
 from swaplib.settings import ROOT
 
@@ -154,12 +154,12 @@ def test_tables_of_01_show_what_was_found_and_escape_prompts():
     near = {"clusters": 1, "rows": 4, "largest": 4}
     counts = {"rows": {"structured": {"test": 30}}, "repeated_prompts": {"structured": {"test": 0}}}
     manifest = counts | {"sha256": {"structured/test.jsonl": "0" * 64}, "sizes_asked": {"structured": {"test": "30%"}}}
-    assert "clusters" not in data_report.show_manifest(manifest).to_html()
-    page = data_report.show_manifest(manifest | {"near_duplicates": near}).to_html()
+    assert "clusters" not in data_tables.show_manifest(manifest).to_html()
+    page = data_tables.show_manifest(manifest | {"near_duplicates": near}).to_html()
     assert "1 cluster(s) of nearly equal prompts, 4 rows in them, the largest of 4" in page
     assert "30%" in page
-    assert "nothing found" in data_report.show_warnings([]).to_html()
+    assert "nothing found" in data_tables.show_warnings([]).to_html()
     warning = {"track": "structured", "warning": "odd ones", "rows": 3, "of": 5, "meaning": "Harmless."}
-    assert "3 of 5" in data_report.show_warnings([warning]).to_html()
+    assert "3 of 5" in data_tables.show_warnings([warning]).to_html()
     asked = {"track": "structured", "model": "SLM", "part": "text", "text": "<|im_start|>user <b>Rome</b>"}
-    assert "&lt;|im_start|&gt;user &lt;b&gt;Rome" in data_report.show_asked([asked]).to_html()
+    assert "&lt;|im_start|&gt;user &lt;b&gt;Rome" in data_tables.show_asked([asked]).to_html()

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from runs import start_process
 from servers import as_json, completion, refusal, serving
 
-from swaplib import metrics, report
+from swaplib import metrics
 from swaplib.evaluation import error_analysis
+from swaplib.report import tables
 from swaplib.rows import Generation, LedgerLine, Row, write_rows
 from swaplib.settings import ROOT, load_settings
 
@@ -61,7 +62,7 @@ def take_all_steps(track: str, output: str) -> dict[str, bool]:
     found = error_analysis.diagnose(track, [Row("Request", GOLD[track])], [line])
     assert found["right"] == all(scores.values())
     unequal = {"compared": "", "differing": [{"row": 0, "first": output, "second": output}]}
-    report.show_unequal({"comparisons": [unequal]}).to_html().encode()
+    tables.show_unequal({"comparisons": [unequal]}).to_html().encode()
     return scores
 
 

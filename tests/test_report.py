@@ -1,4 +1,4 @@
-from swaplib import figures, report
+from swaplib.report import figures, tables
 from swaplib.rows import Generation, LedgerLine, Row
 
 METRICS = {
@@ -28,7 +28,7 @@ class SmallRun:
 
 def test_failures_come_first_and_outputs_are_shown_as_text():
     rows = [Row(f"prompt {i} <b>bold</b>", "gold") for i in range(3)]
-    html = report.show_failures(SmallRun, rows).to_html()
+    html = tables.show_failures(SmallRun, rows).to_html()
     assert html.index("prompt 1") < html.index("prompt 2") < html.index("prompt 0")
     assert "<script>" not in html
     assert "<b>" not in html
@@ -37,7 +37,7 @@ def test_failures_come_first_and_outputs_are_shown_as_text():
 
 
 def test_metrics_show_intervals_and_only_statuses_that_occurred():
-    html = report.show_metrics("toolcall", [METRICS]).to_html()
+    html = tables.show_metrics("toolcall", [METRICS]).to_html()
     assert "0.50 [0.09, 0.91]" in html
     assert "filtered" in html
     assert "truncated" not in html
@@ -56,7 +56,7 @@ def test_rows_that_differ_come_first():
     generation = Generation("text", "ok", "stop", 1, 1, 1.0)
     azure = [LedgerLine(i, "", generation, scores) for i, scores in enumerate([right, wrong, right, wrong])]
     slm = [LedgerLine(i, "", generation, scores) for i, scores in enumerate([right, right, wrong, wrong])]
-    html = report.show_differences(
+    html = tables.show_differences(
         {"azure": azure, "slm": slm}, ("azure", "slm"), [Row(f"prompt {i}", "gold") for i in range(4)]
     ).to_html()
     places = [html.index(f"prompt {i}") for i in (2, 1, 3, 0)]
@@ -74,7 +74,7 @@ def test_the_loss_curve_has_every_step_and_every_validation():
 
 def test_differing_outputs_are_shown_as_text():
     c = {"compared": "a against b", "rows": 2, "equal": 1, "share": 0.5}
-    html = report.show_unequal(
+    html = tables.show_unequal(
         {"comparisons": [c | {"differing": [{"row": 1, "first": "<b>", "second": "x"}]}]}
     ).to_html()
     assert "&lt;b&gt;" in html
@@ -85,7 +85,7 @@ def test_reasons_that_occurred_are_counted_and_drawn_for_each_model():
     reasons = {"empty": 0, "no wrapper": 2, "wrong argument": 1}
     azure = {"n_rows": 4, "right": 1, "reasons": reasons, "found_rate": 0.5, "lenient_rate": 0.75}
     slm = azure | {"right": 4, "reasons": dict.fromkeys(reasons, 0)}
-    html = report.show_diagnosis({"azure": azure, "slm": slm}).to_html()
+    html = tables.show_diagnosis({"azure": azure, "slm": slm}).to_html()
     assert "no wrapper" in html
     assert "empty" not in html
     assert "0.75" in html

@@ -7,8 +7,9 @@ import pytest
 from runs import right, run_azure
 from servers import serving
 
-from swaplib import report, runs
+from swaplib import runs
 from swaplib.evaluation import evaluate, side_by_side
+from swaplib.report import tables
 from swaplib.rows import Row, read_rows, write_rows
 
 
@@ -114,7 +115,7 @@ def test_one_broken_run_is_named_in_the_list_and_does_not_hide_the_others(run, t
     (second.folder / "metrics.json").write_text('{"n_rows":')
     (third.folder / "metrics.json").unlink()
     edit_line(third.folder / "ledger.jsonl", 2, index="two")
-    html = report.list_runs(toolcall_home, "toolcall").to_html()
+    html = tables.list_runs(toolcall_home, "toolcall").to_html()
     assert "complete" in html
     assert f"{second.folder.name}/metrics.json:1: not JSON" in html
     assert f"{third.folder.name}/ledger.jsonl:2: not a ledger line" in html

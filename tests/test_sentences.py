@@ -8,12 +8,12 @@ from dataclasses import asdict
 import pytest
 from typer.testing import CliRunner
 
-from swaplib import sentences, verdicts, words
 from swaplib.cli import app
 from swaplib.evaluation import stats
 from swaplib.evaluation.intervals import CELLS, wilson_interval
 from swaplib.evaluation.rule import apply_rule, find_margin
 from swaplib.metrics import core_metrics
+from swaplib.report import headlines, sentences, words
 
 METRICS = core_metrics("toolcall")
 FORM = {"n_rows": 1, "strict": 1, "found": 1, "n_fenced": 0, "word": None, "n_word": 0, "hides": False}
@@ -194,7 +194,7 @@ def test_form_that_hides_skill_is_the_headline_and_says_what_was_found():
     assert "worse by more than 0.05" in lines["How sure?"]
     assert "-p models azure-shots4,slm-shots4" in lines["Next"]
     assert "To settle it" not in lines
-    assert "60 of 60" in verdicts.show_verdict(decision).data
+    assert "60 of 60" in headlines.show_verdict(decision).data
 
 
 def test_two_models_that_can_do_nothing_are_not_as_good_as_each_other():

@@ -7,7 +7,7 @@ from swaplib.agents.agent_prompt import format_observation, format_turn
 from swaplib.agents.sandbox.session import describe_walls
 from swaplib.agents.tasks import TaskSet
 from swaplib.agents.trajectory import Trajectory, Verdict
-from swaplib.report import show_records, show_texts
+from swaplib.report.tables import show_records, show_texts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

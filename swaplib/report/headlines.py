@@ -7,9 +7,9 @@ import pandas as pd
 
 from swaplib.evaluation.costs import count_unread
 from swaplib.models.names import CAPTURED, ModelName
-from swaplib.report import format_rate, style, style_texts
-from swaplib.sentences import describe_decision, describe_runs, make_head, make_runs_head
-from swaplib.words import round_up, say_gap, say_verdict
+from swaplib.report.sentences import describe_decision, describe_runs, make_head, make_runs_head
+from swaplib.report.tables import format_rate, style, style_texts
+from swaplib.report.words import round_up, say_gap, say_verdict
 
 if TYPE_CHECKING:
     from IPython.display import HTML

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from swaplib.metrics import Track
-from swaplib.report import show_records, show_texts, style, style_texts
+from swaplib.report.tables import show_records, show_texts, style, style_texts
 from swaplib.rows import Row
 
 if TYPE_CHECKING:

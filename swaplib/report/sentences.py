@@ -10,7 +10,7 @@ from swaplib.evaluation.costs import describe_costs
 from swaplib.evaluation.stats import NOT_ENOUGH, judge
 from swaplib.metrics import core_metrics
 from swaplib.models.names import ModelName
-from swaplib.words import OPEN, capitalise, join, place, say_gap, say_settling, say_verdict, say_who
+from swaplib.report.words import OPEN, capitalise, join, place, say_gap, say_settling, say_verdict, say_who
 
 COIN = (
     "With delta=0 the rule is a coin flip between models that are equally good: it calls the SLM worse in about half of all "
