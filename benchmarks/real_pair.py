@@ -87,7 +87,7 @@ def capture_tasks(settings: Settings) -> None:
     capture.capture_trajectories(settings, concurrency=AGENTS)
 
 
-def build(settings: Settings, fold: str) -> None:
+def build_captured(settings: Settings, fold: str) -> None:
     """What 07 does, for one fold."""
     build.build_captured(settings, fold=int(fold))
 
@@ -112,7 +112,8 @@ def close_loop(settings: Settings, track: Track) -> None:
 
 
 STEPS = {
-    step.__name__: step for step in (build_rows, evaluate_before, train_track, evaluate_after, capture_tasks, build)
+    step.__name__: step
+    for step in (build_rows, evaluate_before, train_track, evaluate_after, capture_tasks, build_captured)
 }
 STEPS |= {step.__name__: step for step in (evaluate_natively, distil, train_captured, close_loop)}
 
@@ -127,7 +128,7 @@ def record(home: Path, hosted: Path, slm: Path) -> None:
     for track in TRACKS:
         run_steps(known, (home, "evaluate_after", track))
     homes = [copy_capture(home, fold) for fold in range(FOLDS)]
-    run_steps(known, *((of_fold, "build", fold) for fold, of_fold in enumerate(homes)))
+    run_steps(known, *((of_fold, "build_captured", fold) for fold, of_fold in enumerate(homes)))
     of_rows = [(home, "train_captured", track) for track in TRACKS]
     run_steps(known, *((of_fold, "distil") for of_fold in homes), *of_rows)
     run_steps(known, *((of_fold, "close_loop", "toolcall") for of_fold in homes))

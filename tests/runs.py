@@ -36,7 +36,7 @@ def start_process(settings, root: str, env: dict, parameters: str = "") -> subpr
         "SWAP_ROW_LIMIT": "",
     }
     code = (
-        "from swaplib import evaluate, settings\n"
+        "from swaplib import settings\nfrom swaplib.evaluation import evaluate\n"
         f"evaluate.run_model(settings.load_settings(), 'toolcall', 'azure', {parameters})"
     )
     command = [sys.executable, "-c", code]

@@ -277,7 +277,7 @@ def xlam_rows(settings):
     return [example.row for of_track in examples.values() for example in of_track]
 
 
-PROGRAM = "from swaplib.settings import load_settings\nfrom swaplib import capture, captured\n{}"
+PROGRAM = "from swaplib.settings import load_settings\nfrom swaplib.agents import build, capture\n{}"
 
 
 def start(settings, env, code):

@@ -307,9 +307,7 @@ def test_a_data_build_killed_at_any_moment_can_be_built_again(settings, table, e
     sizes = {"toolcall": "340/60/100", "structured": "600/80/100"}
     dataset.build_dataset(settings, "sample", sizes)
     whole, moments, outcome = read_dataset(settings), random.Random(20), Outcome("SIGKILL during a data build (files)")
-    code = (
-        f"from swaplib import dataset, settings\ndataset.build_dataset(settings.load_settings(), 'sample', {sizes})\n"
-    )
+    code = f"from swaplib import settings\nfrom swaplib.data import dataset\ndataset.build_dataset(settings.load_settings(), 'sample', {sizes})\n"
     whole_s = None
     for attempt in itertools.takewhile(lambda _: outcome.times < 20, itertools.count()):
         home = settings.swap_home / str(attempt)

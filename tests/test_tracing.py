@@ -246,7 +246,7 @@ def test_no_server_is_the_default(settings):
 )
 def test_runs_start_under_any_proxy_and_find_the_environment_as_it_was(settings, env_of_tests, proxies):
     code = (
-        "import os, sys; from pathlib import Path; from swaplib import tracing; from swaplib.settings import load_settings\n"
+        "import os, sys; from pathlib import Path; from swaplib.tracing import run_trace; from swaplib.settings import load_settings\n"
         "before = dict(os.environ)\n"
         "with run_trace.RunTrace(load_settings(), 'r', Path(sys.argv[1]), 'a run', {}, []) as trace:\n"
         "    trace.finish({}, {'rate': 1.0})\n"
@@ -299,7 +299,7 @@ def test_nothing_but_what_was_meant_is_shown_as_metadata(settings):
 )
 def test_the_environment_cannot_switch_tracing_off_silently(settings, env_of_tests, name, value, is_refused):
     code = (
-        "import sys; from pathlib import Path; from swaplib import tracing; from swaplib.settings import load_settings\n"
+        "import sys; from pathlib import Path; from swaplib.tracing import run_trace; from swaplib.settings import load_settings\n"
         "with run_trace.RunTrace(load_settings(), 'r', Path(sys.argv[1]), 'a run', {'text': 'x' * 99}, []) as trace:\n"
         "    trace.finish({}, {'rate': 1.0})\n"
     )

@@ -1,4 +1,4 @@
-"""Tasks for the agent: raw xLAM rows whose calls can all be carried out by `swaplib.agents.tools`, with their computed results.
+"""Tasks for the agent: raw xLAM rows whose calls our own tools can all carry out, with their computed results.
 
 A task is a row of one of the two tracks as 01 makes it, so every trajectory that is kept can become a row.
 """
