@@ -11,7 +11,9 @@ from contextlib import ExitStack
 
 import pytest
 
-os.environ["SWAP_ENV_FILE"] = os.devnull  # before settings are read: a person's .env has no say in the tests
+os.environ["SWAP_ENV_FILE"] = (
+    os.devnull
+)  # before settings are read: a person's .env has no say in the tests
 
 from swaplib.demo.packaged import PACKAGED_NAME, download_packaged
 from swaplib.serving.server_process import find_free_port
@@ -27,12 +29,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Give the session an environment of its own, before anything reads it."""
-    config.addinivalue_line("markers", "stand_in: needs the hosted stand-in, which answers at AZURE_ENDPOINT")
+    config.addinivalue_line(
+        "markers", "stand_in: needs the hosted stand-in, which answers at AZURE_ENDPOINT"
+    )
     config.addinivalue_line("markers", "long: takes minutes; `make test-long` runs it")
     config.addinivalue_line(
-        "markers", "slow: loads a model, starts a kernel or kills processes; not in `make test-fast`"
+        "markers",
+        "slow: loads a model, starts a kernel or kills processes; not in `make test-fast`",
     )
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job; children would inherit it
+    if (
+        signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    ):  # as in a shell's background job; children would inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ |= {
         "AZURE_ENDPOINT": f"http://127.0.0.1:{find_free_port()}/openai/deployments/stand-in",
@@ -65,13 +72,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     items.sort(key=lambda item: item.path.suffix != ".ipynb")
     for item in items:
-        if item.path.suffix == ".ipynb" or item.get_closest_marker("stand_in") or "slm" in item.fixturenames:
+        if (
+            item.path.suffix == ".ipynb"
+            or item.get_closest_marker("stand_in")
+            or "slm" in item.fixturenames
+        ):
             item.add_marker("slow")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Start the stand-in when a notebook or a marked test was collected."""
-    is_needed = any(item.path.suffix == ".ipynb" or item.get_closest_marker("stand_in") for item in session.items)
+    is_needed = any(
+        item.path.suffix == ".ipynb" or item.get_closest_marker("stand_in")
+        for item in session.items
+    )
     if is_needed and not session.config.option.collectonly:
         from swaplib.demo.stand_in import running_stand_in
 

@@ -21,7 +21,10 @@ from swaplib.agents import capture
 from swaplib.agents.trajectory import read_trajectories
 
 CALLS, REPEATS, WARM_UP = 200, 5, 20
-MESSAGES = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "What is a shim? " * 50}]
+MESSAGES = [
+    {"role": "system", "content": "Be short."},
+    {"role": "user", "content": "What is a shim? " * 50},
+]
 BODY = json.dumps(
     {
         "id": "chatcmpl-1",
@@ -29,7 +32,11 @@ BODY = json.dumps(
         "created": 1,
         "model": "loopback",
         "choices": [
-            {"index": 0, "message": {"role": "assistant", "content": "A thin thing. " * 50}, "finish_reason": "stop"}
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "A thin thing. " * 50},
+                "finish_reason": "stop",
+            }
         ],
         "usage": {"prompt_tokens": 400, "completion_tokens": 200, "total_tokens": 600},
     }
@@ -73,7 +80,10 @@ def main() -> None:
     times: dict[str, list[float]] = {"plain": [], "recorded": []}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trajectories.jsonl"
-        clients = {"plain": openai.OpenAI(**options), "recorded": capture.record(openai.OpenAI(**options), path)}
+        clients = {
+            "plain": openai.OpenAI(**options),
+            "recorded": capture.record(openai.OpenAI(**options), path),
+        }
         for client in clients.values():
             time_calls(client, WARM_UP)
         for _ in range(REPEATS):

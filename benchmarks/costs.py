@@ -69,8 +69,14 @@ def make_examples(base: Checkpoint, n: int, tokens: int | None) -> list[Example]
     examples = label_chats(base, chats, sft.Recipe().sequence_length)["train"]
     if tokens is None:
         return examples[:n]
-    ids, labels = [i for e in examples for i in e.input_ids], [i for e in examples for i in e.labels]
-    return [Example(ids[k * tokens : (k + 1) * tokens], labels[k * tokens : (k + 1) * tokens]) for k in range(n)]
+    ids, labels = (
+        [i for e in examples for i in e.input_ids],
+        [i for e in examples for i in e.labels],
+    )
+    return [
+        Example(ids[k * tokens : (k + 1) * tokens], labels[k * tokens : (k + 1) * tokens])
+        for k in range(n)
+    ]
 
 
 def load_with_peft(path: Path, recipe: sft.Recipe, has_gradient_checkpointing: bool) -> Any:
@@ -86,9 +92,15 @@ def load_with_peft(path: Path, recipe: sft.Recipe, has_gradient_checkpointing: b
         bnb_4bit_compute_dtype=torch.bfloat16,
     )
     model = AutoModelForCausalLM.from_pretrained(
-        path, dtype=torch.bfloat16, device_map={"": 0}, quantization_config=quantisation, trust_remote_code=False
+        path,
+        dtype=torch.bfloat16,
+        device_map={"": 0},
+        quantization_config=quantisation,
+        trust_remote_code=False,
     )
-    model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=has_gradient_checkpointing)
+    model = prepare_model_for_kbit_training(
+        model, use_gradient_checkpointing=has_gradient_checkpointing
+    )
     lora = LoraConfig(
         r=recipe.rank,
         lora_alpha=recipe.alpha,
@@ -135,7 +147,9 @@ def train(name: str, base: Checkpoint, case: dict[str, Any]) -> dict[str, Any]:
         model = load_with_peft(base.path, recipe, has_checkpointing)
     labelled = {"train": examples, "val": examples[:1]}
     with tempfile.TemporaryDirectory() as work:
-        made = sft.make_trainer(model, base.tokenizer, labelled, recipe, Path(work), has_checkpointing)
+        made = sft.make_trainer(
+            model, base.tokenizer, labelled, recipe, Path(work), has_checkpointing
+        )
         made.args.eval_strategy, made.args.save_strategy = "no", "no"
         made.add_callback(clock)
         made.train()
@@ -145,7 +159,9 @@ def train(name: str, base: Checkpoint, case: dict[str, Any]) -> dict[str, Any]:
         "tokens": round(sum(len(e.input_ids) for e in timed) / len(timed)),
         "rows_per_s": round(len(timed) / (clock.end - clock.start), 3),
         "peak_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
-        "last_loss": round(next(log["loss"] for log in reversed(made.state.log_history) if "loss" in log), 3),
+        "last_loss": round(
+            next(log["loss"] for log in reversed(made.state.log_history) if "loss" in log), 3
+        ),
     }
 
 
@@ -158,15 +174,25 @@ def evaluate(path: Path) -> list[dict[str, Any]]:
     list(model.generate(["warm up"], 4, 1))
     loaded = round(torch.cuda.memory_allocated() / 2**30, 2)
     for batch_size in (1, 8, 32):
-        texts = [model.checkpoint.render(build_messages("toolcall", row.prompt)) for row in rows[:batch_size]]
+        texts = [
+            model.checkpoint.render(build_messages("toolcall", row.prompt))
+            for row in rows[:batch_size]
+        ]
         speeds = []
         for _ in range(3):
             start = time.perf_counter()
             answers = list(model.generate(texts, 64, batch_size))
-            speeds.append(sum(a.completion_tokens for _, a in answers) / (time.perf_counter() - start))
+            speeds.append(
+                sum(a.completion_tokens for _, a in answers) / (time.perf_counter() - start)
+            )
         record = {"batch_size": batch_size, "tokens_per_s": round(statistics.median(speeds), 1)}
-        record |= {"spread": [round(min(speeds), 1), round(max(speeds), 1)], "memory_after_load_gib": loaded}
-        records.append(record | {"peak_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2)})
+        record |= {
+            "spread": [round(min(speeds), 1), round(max(speeds), 1)],
+            "memory_after_load_gib": loaded,
+        }
+        records.append(
+            record | {"peak_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2)}
+        )
     return records
 
 
@@ -208,7 +234,9 @@ def compare_trainers(path: Path, repeats: int, *cases: dict[str, Any]) -> list[d
     return records
 
 
-def make_case(case: str, batch_size: int, rows: int, tokens: int | None = None, checkpointing: bool = False) -> dict:
+def make_case(
+    case: str, batch_size: int, rows: int, tokens: int | None = None, checkpointing: bool = False
+) -> dict:
     """One training to measure; `tokens` None takes the rows as they are."""
     sizes = {"batch_size": batch_size, "rows": rows, "tokens": tokens}
     return {"case": case, "checkpointing": checkpointing, **sizes}
@@ -219,16 +247,25 @@ def main(command: str, *arguments: str) -> None:
     if command == "child":
         child(*arguments)
     elif command == "small":
-        cases = [make_case("SmolLM2-135M, toolcall rows", 1, 105), make_case("SmolLM2-135M, toolcall rows", 8, 320)]
+        cases = [
+            make_case("SmolLM2-135M, toolcall rows", 1, 105),
+            make_case("SmolLM2-135M, toolcall rows", 8, 320),
+        ]
         records = compare_trainers(load_settings().slm_model_path, 2, *cases)
-        write_table("costs_small", records, "Training the packaged checkpoint with the fixed settings.")
+        write_table(
+            "costs_small", records, "Training the packaged checkpoint with the fixed settings."
+        )
     else:
         run_child("make-7b")
         records = [{"case": "7B-shaped, evaluation", **r} for r in run_child("evaluate", SEVEN_B)]
         cases = [make_case("7B-shaped, toolcall rows", 1, 45)]
-        cases += [make_case("7B-shaped, full sequences", 1, 15, 2048, is_on) for is_on in (False, True)]
+        cases += [
+            make_case("7B-shaped, full sequences", 1, 15, 2048, is_on) for is_on in (False, True)
+        ]
         records += compare_trainers(SEVEN_B, 1, *cases)
-        write_table("costs_7b", records, "Qwen2.5-7B's shape, random weights, 4-bit, the fixed settings.")
+        write_table(
+            "costs_7b", records, "Qwen2.5-7B's shape, random weights, 4-bit, the fixed settings."
+        )
 
 
 if __name__ == "__main__":

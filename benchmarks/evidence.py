@@ -32,12 +32,25 @@ MODELS = {
     "better by .10": (0.50, 0.05, 0.15, 0.30),
 }
 # tables whose rows needed are asked for, and judged with so many rows
-ASKED = ((90, 1, 0, 9), (48, 0, 1, 1), (93, 2, 0, 5), (60, 5, 5, 30), (86, 6, 2, 6), (85, 1, 0, 1), (40, 12, 1, 47))
+ASKED = (
+    (90, 1, 0, 9),
+    (48, 0, 1, 1),
+    (93, 2, 0, 5),
+    (60, 5, 5, 30),
+    (86, 6, 2, 6),
+    (85, 1, 0, 1),
+    (40, 12, 1, 47),
+)
 # the rule with several metrics at once: whole models that are equally good
-EQUAL = {"toolcall, rates .95, .90, .60": (0.95, 0.90, 0.60), "structured, rates .95, .50": (0.95, 0.50)}
+EQUAL = {
+    "toolcall, rates .95, .90, .60": (0.95, 0.90, 0.60),
+    "structured, rates .95, .50": (0.95, 0.50),
+}
 
 
-def draw(rng: np.random.Generator, shares: tuple[float, ...], n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def draw(
+    rng: np.random.Generator, shares: tuple[float, ...], n: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Gaps and their intervals of many tests of n rows."""
     tables = rng.multinomial(n, shares, size=DRAWS)
     low, high = find_newcombe(*tables.T)
@@ -50,10 +63,16 @@ def simulate(rng: np.random.Generator, name: str, n: int) -> dict[str, Any]:
     _, low, high = draw(rng, shares, n)
     true = shares[1] - shares[2]
     verdicts = [judge(pair, MARGIN) for pair in zip(low.tolist(), high.tolist(), strict=True)]
-    content = {"models": name, "rows": n, "coverage": float(np.mean((low <= true + 1e-9) & (true - 1e-9 <= high)))}
+    content = {
+        "models": name,
+        "rows": n,
+        "coverage": float(np.mean((low <= true + 1e-9) & (true - 1e-9 <= high))),
+    }
     content |= {verdict: verdicts.count(verdict) / DRAWS for verdict in VERDICTS}
     wrong = {BETTER: true >= 0, NOT_WORSE: true >= MARGIN - 1e-9, WORSE: true <= MARGIN + 1e-9}
-    return content | {"wrong": sum(content[verdict] for verdict, is_wrong in wrong.items() if is_wrong)}
+    return content | {
+        "wrong": sum(content[verdict] for verdict, is_wrong in wrong.items() if is_wrong)
+    }
 
 
 def simulate_power(rng: np.random.Generator, counts: tuple[int, ...]) -> dict[str, Any]:
@@ -85,7 +104,10 @@ def simulate_rule(rng: np.random.Generator, name: str, n: int) -> dict[str, Any]
 
 def to_table(records: list[dict[str, Any]]) -> list[str]:
     """Records as a Markdown table; shares with three digits."""
-    cells = [[f"{v:.3f}" if isinstance(v, float) else str(v) for v in record.values()] for record in records]
+    cells = [
+        [f"{v:.3f}" if isinstance(v, float) else str(v) for v in record.values()]
+        for record in records
+    ]
     return format_table(list(records[0]), cells)
 
 
@@ -97,7 +119,8 @@ def main() -> None:
     rule = [simulate_rule(rng, name, n) for name in EQUAL for n in SIZES]
     write_json(
         RESULTS / "evidence.json",
-        {"margin": MARGIN, "draws": DRAWS, "seed": SEED} | {"verdicts": verdicts, "power": power, "rule": rule},
+        {"margin": MARGIN, "draws": DRAWS, "seed": SEED}
+        | {"verdicts": verdicts, "power": power, "rule": rule},
     )
     lines = [
         f"{DRAWS:,} simulated tests a line, seed {SEED}, margin {MARGIN:g}.",

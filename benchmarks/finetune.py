@@ -46,7 +46,9 @@ def train_stand_in(settings: Settings) -> None:
     chosen = {}
     for track in TRACKS:
         folder = ROOT / "slm_swap" / "02_dataset" / track
-        chosen[track] = gather_rows(track, {s: read_rows(folder / f"{s}.jsonl", track) for s in ("train", "val")})
+        chosen[track] = gather_rows(
+            track, {s: read_rows(folder / f"{s}.jsonl", track) for s in ("train", "val")}
+        )
     card = finetune.train_adapter(settings, chosen, STAND_IN, STAND_IN_RECIPE, is_compact=True)
     print("stand-in", card["steps"], card["final"], flush=True)
 
@@ -56,7 +58,14 @@ def train(settings: Settings, batch_size: int, track: str) -> None:
     start = time.perf_counter()
     recipe = finetune.Recipe(batch_size=batch_size)
     card = finetune.fine_tune(home_of(settings, batch_size), track, force=True, recipe=recipe)
-    print(track, batch_size, card["steps"], card["final"], f"{time.perf_counter() - start:.0f} s", flush=True)
+    print(
+        track,
+        batch_size,
+        card["steps"],
+        card["final"],
+        f"{time.perf_counter() - start:.0f} s",
+        flush=True,
+    )
 
 
 def choose(settings: Settings) -> list[dict]:
@@ -69,8 +78,18 @@ def choose(settings: Settings) -> list[dict]:
             card = json.loads((home.adapter_of(track) / "run_card.json").read_text())
             run = evaluate.run_model(home, track, "slm_ft", split="val", **OPTIONS)
             rates = {name: run.metrics[name] for name in core_metrics(track)}
-            found.append({"track": track, "batch_size": batch_size, "steps": card["steps"], **card["final"], **rates})
-        best = max(found, key=lambda c: (sum(c[name] for name in core_metrics(track)), -c["val_loss"]))
+            found.append(
+                {
+                    "track": track,
+                    "batch_size": batch_size,
+                    "steps": card["steps"],
+                    **card["final"],
+                    **rates,
+                }
+            )
+        best = max(
+            found, key=lambda c: (sum(c[name] for name in core_metrics(track)), -c["val_loss"])
+        )
         choices += [c | {"is_chosen": c is best} for c in found]
     return choices
 
@@ -91,7 +110,10 @@ def evaluate_all(settings: Settings) -> list[dict]:
             run = evaluate.run_model(home, track, model, **OPTIONS)
             rates = {name: run.metrics[name] for name in core_metrics(track)}
             record = {"track": track, "model": model, "n_rows": run.metrics["n_rows"], **rates}
-            record |= {"intervals": run.metrics["intervals"], "n_by_status": run.metrics["n_by_status"]}
+            record |= {
+                "intervals": run.metrics["intervals"],
+                "n_by_status": run.metrics["n_by_status"],
+            }
             records.append(record | (taken if model == "slm_ft" else {}))
     return records
 
@@ -105,7 +127,11 @@ def measure_parity(settings: Settings, rows: int = 16) -> list[dict]:
         for c in found["comparisons"]:
             first = c["differing"][0] if c["differing"] else None
             records.append(
-                {"track": track, **{k: c[k] for k in ("compared", "rows", "equal", "share")}, "first": first}
+                {
+                    "track": track,
+                    **{k: c[k] for k in ("compared", "rows", "equal", "share")},
+                    "first": first,
+                }
             )
     return records
 
@@ -115,8 +141,16 @@ def score_stand_in(settings: Settings, track: str, split: str) -> dict:
     rows = read_rows(ROOT / "slm_swap" / "02_dataset" / track / f"{split}.jsonl", track)
     slm = LocalSLM(Checkpoint(settings.slm_model_path, STAND_IN, "float32"), 128)
     answers = dict(slm.generate([build_messages(track, row.prompt) for row in rows], 256))
-    scores = score_rows(track, [row.completion for row in rows], [answers[i].output for i in range(len(rows))])
-    return {"track": track, "model": "stand_in", "split": split, "n_rows": len(rows), **rates_of(scores)}
+    scores = score_rows(
+        track, [row.completion for row in rows], [answers[i].output for i in range(len(rows))]
+    )
+    return {
+        "track": track,
+        "model": "stand_in",
+        "split": split,
+        "n_rows": len(rows),
+        **rates_of(scores),
+    }
 
 
 def main(command: str, *arguments: str) -> None:

@@ -34,7 +34,9 @@ STYLE = "body{font-family:sans-serif;margin:2em;max-width:95em}table{border-coll
 HEIGHTS = {"toolcall": 6900, "structured": 6600, "loop": 3000, "invoices": 5600, "home": 5600}
 
 
-def read_all(home: Settings, track: Track, split: str, models: Iterable[str]) -> list[dict[str, Any]]:
+def read_all(
+    home: Settings, track: Track, split: str, models: Iterable[str]
+) -> list[dict[str, Any]]:
     """The metrics files of models on a split."""
     return [runs.read_metrics(home, track, model, split) for model in models]
 
@@ -43,7 +45,9 @@ def render_track(home: Settings, track: Track, name: str) -> None:
     """A track's page, or an example task's."""
     decided = read_json(home.evaluation / f"{track}_post_decision.json")
     parity = home.evaluation / f"{track}_parity.json"
-    checks = read_json(parity) if parity.is_file() else None  # an example task that was not fine-tuned has none
+    checks = (
+        read_json(parity) if parity.is_file() else None
+    )  # an example task that was not fine-tuned has none
     seen = comparison.open_compared(home, track, *decided["evidence"]["rates"])
     diagnoses, val = seen.diagnose(), read_all(home, track, "val", seen.metrics)
     parts = {
@@ -56,7 +60,9 @@ def render_track(home: Settings, track: Track, name: str) -> None:
         "Form against skill": figures.plot_form(decided["caveats"]["form"]),
         "What the adapter changed": headlines.show_changes(decided),
         "Format or skill?": tables.show_diagnosis(diagnoses),
-        "What many outputs share": tables.show_records(repeats.describe_all(track, seen.rows, seen.ledgers)),
+        "What many outputs share": tables.show_records(
+            repeats.describe_all(track, seen.rows, seen.ledgers)
+        ),
         "Why rows failed": figures.plot_reasons(diagnoses),
         "Which keys were wrong": tables.show_fields(diagnoses),
         "Rates over answered and over given rows": tables.show_answered(track, diagnoses),
@@ -95,7 +101,10 @@ def render_loop(home: Settings) -> None:
         "What was built": agent_tables.show_build(manifest),
         "The agents": headlines.show_agents(first),
         "Over all folds": tables.show_records(list_folds(home)),
-        **{f"Paired evidence: {track}": headlines.show_loop_pairs(loop) for track, loop in loops.items()},
+        **{
+            f"Paired evidence: {track}": headlines.show_loop_pairs(loop)
+            for track, loop in loops.items()
+        },
         "The agent's training": tables.show_run_card(read_card(home.adapter_of(distill.AGENT))),
     }
     parts |= {
@@ -105,7 +114,13 @@ def render_loop(home: Settings) -> None:
         for track in TRACKS
     }
     about = describe_pair(home, "toolcall", first["run"])
-    write_page("loop", "The loop: an agent learns from its teacher", about, headlines.show_loop(first), parts)
+    write_page(
+        "loop",
+        "The loop: an agent learns from its teacher",
+        about,
+        headlines.show_loop(first),
+        parts,
+    )
 
 
 def read_folds(home: Settings) -> dict[str, dict[str, dict[str, bool]]]:
@@ -129,7 +144,11 @@ def pool_folds(home: Settings) -> dict[str, Any]:
     ids = list(solved["slm"])
     sides = {"solved_rate": tuple([of_model[i] for i in ids] for of_model in solved.values())}
     pair = asdict(stats.compare_metrics(sides, 0.05)["solved_rate"])
-    return {"n_tasks": len(ids), "solved": {m: sum(of_model.values()) for m, of_model in solved.items()}, "pair": pair}
+    return {
+        "n_tasks": len(ids),
+        "solved": {m: sum(of_model.values()) for m, of_model in solved.items()},
+        "pair": pair,
+    }
 
 
 def list_folds(home: Settings) -> list[dict[str, Any]]:
@@ -137,14 +156,22 @@ def list_folds(home: Settings) -> list[dict[str, Any]]:
     records = []
     for fold, of_fold in read_folds(home).items():
         counts = {m: (sum(tasks.values()), len(tasks)) for m, tasks in of_fold.items()}
-        records.append({"fold": fold, "tasks": counts["slm"][1]} | {m: format_count(*n) for m, n in counts.items()})
+        records.append(
+            {"fold": fold, "tasks": counts["slm"][1]}
+            | {m: format_count(*n) for m, n in counts.items()}
+        )
     pooled = pool_folds(home)
     n, pair = pooled["n_tasks"], pooled["pair"]
     total = {"fold": "all, each task once", "tasks": n}
     total |= {m: format_count(count, n) for m, count in pooled["solved"].items()}
     return [
         *records,
-        total | {"gained": pair["second_only"], "lost": pair["first_only"], "p": f"{pair['p_value']:.2g}"},
+        total
+        | {
+            "gained": pair["second_only"],
+            "lost": pair["first_only"],
+            "p": f"{pair['p_value']:.2g}",
+        },
     ]
 
 
@@ -166,8 +193,17 @@ def write_tables(home: Settings) -> None:
             f"- **{label.rstrip('?')}{'?' if label.endswith('?') else '.'}** {text}"
             for label, text in sentences.describe_decision(decided)
         ]
-        lines += ["", describe_pair(place, track, runs.read_metrics(place, track, "slm")["run"]), ""]
-    lines += [*format_table(["fold", "tasks", "before", "after"], [list_cells(r) for r in list_folds(home)]), ""]
+        lines += [
+            "",
+            describe_pair(place, track, runs.read_metrics(place, track, "slm")["run"]),
+            "",
+        ]
+    lines += [
+        *format_table(
+            ["fold", "tasks", "before", "after"], [list_cells(r) for r in list_folds(home)]
+        ),
+        "",
+    ]
     loops = [read_json(home.evaluation / f"flywheel_{track}.json") for track in TRACKS[::-1]]
     lines += [f"- {sentence}" for loop in loops for sentence in headlines.describe_loop(loop)]
     write_text(RESULTS / "real_pair.md", "\n".join(lines) + "\n")
@@ -179,19 +215,30 @@ def format_rates(home: Settings, track: Track, split: str) -> list[str]:
     names = [name for name in names if (home.evaluation / f"{track}_{name}_{split}.json").is_file()]
     found = read_all(home, track, split, names)
     heads = [f"{track}, {found[0]['n_rows']} {split} rows", *core_metrics(track)]
-    cells = [[m["run"]["model"], *(format_rate(m[n], m["intervals"][n]) for n in core_metrics(track))] for m in found]
+    cells = [
+        [m["run"]["model"], *(format_rate(m[n], m["intervals"][n]) for n in core_metrics(track))]
+        for m in found
+    ]
     if split == "test":
         forms = read_json(home.evaluation / f"{track}_post_decision.json")["caveats"]["form"]
         heads += ["right, and right inside"]
         cells = [
-            [*row, f"{forms[row[0]]['strict']} + {forms[row[0]]['found'] - forms[row[0]]['strict']}"] for row in cells
+            [
+                *row,
+                f"{forms[row[0]]['strict']} + {forms[row[0]]['found'] - forms[row[0]]['strict']}",
+            ]
+            for row in cells
         ]
     return format_table(heads, cells)
 
 
 def list_cells(record: dict[str, Any]) -> list[str]:
     """A fold's record as cells; what was gained and lost stands behind the last."""
-    change = f" ({record['gained']} gained, {record['lost']} lost, McNemar p {record['p']})" if "p" in record else ""
+    change = (
+        f" ({record['gained']} gained, {record['lost']} lost, McNemar p {record['p']})"
+        if "p" in record
+        else ""
+    )
     return [record["fold"], str(record["tasks"]), record["slm"], record["slm_ft"] + change]
 
 
@@ -216,7 +263,11 @@ def photograph(page: Path, picture: Path, width: int, height: int) -> None:
                 "--no-first-run",
                 "--disable-background-networking",
             ]
-            options += [f"--user-data-dir={profile}", f"--window-size={width},{height}", "--hide-scrollbars"]
+            options += [
+                f"--user-data-dir={profile}",
+                f"--window-size={width},{height}",
+                "--hide-scrollbars",
+            ]
             command = [browser, *options, f"--screenshot={picture}", page.as_uri()]
             subprocess.run(command, check=True, capture_output=True, timeout=120)
 
@@ -237,7 +288,9 @@ def main() -> None:
             render_track(place, track, track if place is home else place.swap_home.name)
         render_loop(home)
         write_tables(home)
-    photograph(RESULTS / "report_toolcall.html", ROOT / "docs" / "images" / "verdict.png", 1180, 1020)
+    photograph(
+        RESULTS / "report_toolcall.html", ROOT / "docs" / "images" / "verdict.png", 1180, 1020
+    )
 
 
 if __name__ == "__main__":

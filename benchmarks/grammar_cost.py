@@ -29,11 +29,18 @@ def read_prompts(checkpoint: Checkpoint, track: str, n: int) -> tuple[list[str],
     """The first n test rows of a track, asked natively."""
     path = ROOT / "slm_swap" / "02_dataset" / track / "test.jsonl"
     rows = read_rows(path, track)[:n]
-    asked = [ask_natively(track, row, fact, None) for row, fact in zip(rows, read_facts(path, rows), strict=True)]
-    return [checkpoint.render(messages, tools=form.tools) for messages, form in asked], [form for _, form in asked]
+    asked = [
+        ask_natively(track, row, fact, None)
+        for row, fact in zip(rows, read_facts(path, rows), strict=True)
+    ]
+    return [checkpoint.render(messages, tools=form.tools) for messages, form in asked], [
+        form for _, form in asked
+    ]
 
 
-def measure(model: LoadedModel, prompts: list[str], forms: list[NativeForm], tokens: dict[int, list[int]]) -> float:
+def measure(
+    model: LoadedModel, prompts: list[str], forms: list[NativeForm], tokens: dict[int, list[int]]
+) -> float:
     """Tokens a second under the grammars, whose compilation counts; leaves in `tokens` what was decoded of each prompt."""
     tokens.clear()
     start = time.perf_counter()
@@ -50,7 +57,9 @@ def replay(model: LoadedModel, prompts: list[str], tokens: dict[int, list[int]])
     """Tokens a second when the same tokens are taken without any grammar, so that both do the same work but for it."""
     start = time.perf_counter()
 
-    def take(indices: Sequence[int], generated: Sequence[Sequence[int]], logits: torch.Tensor) -> torch.Tensor:
+    def take(
+        indices: Sequence[int], generated: Sequence[Sequence[int]], logits: torch.Tensor
+    ) -> torch.Tensor:
         found = [tokens[i][len(ids)] for i, ids in zip(indices, generated, strict=True)]
         return torch.tensor(found, device=logits.device)
 
@@ -64,15 +73,15 @@ def main(folder: str, n: str = "64") -> None:
     for track in TRACKS:
         prompts, forms = read_prompts(model.checkpoint, track, int(n))
         tokens: dict[int, list[int]] = {}
-        measure(model, prompts, forms, tokens)  # what is made once, such as the vocabulary and a graph, is made here
+        measure(
+            model, prompts, forms, tokens
+        )  # what is made once, such as the vocabulary and a graph, is made here
         found: dict[str, list[float]] = {"bound": [], "free": []}
         for _ in range(REPEATS):
             found["bound"].append(measure(model, prompts, forms, tokens))
             found["free"].append(replay(model, prompts, tokens))
         bound, free = (statistics.median(found[name]) for name in ("bound", "free"))
-        case = (
-            f"{Path(folder).name}, {len(prompts)} {track} rows at once: under their grammars, the same tokens without"
-        )
+        case = f"{Path(folder).name}, {len(prompts)} {track} rows at once: under their grammars, the same tokens without"
         spread = {name: [round(value, 1) for value in values] for name, values in found.items()}
         records.append(make_record(case, bound, free, "tokens/s", spread=str(spread)))
         print(records[-1])

@@ -42,15 +42,25 @@ _PARTS: dict[Track, str] = {
     "toolcall": "; the wrapper names the tool and the object holds its arguments, as in this call of another tool:",
     "structured": "; each object names a tool and holds its arguments, as in these calls of other tools:",
 }
-_VALUES = "Copy texts and numbers as the request has them; write numbers as numbers and texts as texts."
+_VALUES = (
+    "Copy texts and numbers as the request has them; write numbers as numbers and texts as texts."
+)
 
 
 def _make(
-    heads: dict[Track, str], calls: dict[Track, str] = _CALLS, ends: dict[Track, str] | None = None, more: str = ""
+    heads: dict[Track, str],
+    calls: dict[Track, str] = _CALLS,
+    ends: dict[Track, str] | None = None,
+    more: str = "",
 ) -> dict[Track, str]:
     """One candidate: what is asked, how the finished calls are introduced, the calls, where to begin and end, more."""
-    last = {track: " ".join(filter(None, ((ends or {}).get(track), more, _DEFAULTS))) for track in calls}
-    return {track: f"{_ASKS[track]}{heads[track]}\n{calls[track]}\n{last[track]}{_REST}" for track in calls}
+    last = {
+        track: " ".join(filter(None, ((ends or {}).get(track), more, _DEFAULTS))) for track in calls
+    }
+    return {
+        track: f"{_ASKS[track]}{heads[track]}\n{calls[track]}\n{last[track]}{_REST}"
+        for track in calls
+    }
 
 
 # what the project uses is one of them
@@ -67,20 +77,28 @@ CANDIDATES: dict[str, dict[Track, str]] = {
     "finished calls, where to begin and end": _make(_EXAMPLE, ends=_ENDS),
     "like finished calls": _make(_LIKE),
     "like finished calls, where to begin and end": _make(_LIKE, ends=_ENDS),
-    "like finished calls, where to begin and end, how to write values": _make(_LIKE, ends=_ENDS, more=_VALUES),
+    "like finished calls, where to begin and end, how to write values": _make(
+        _LIKE, ends=_ENDS, more=_VALUES
+    ),
     "parts named, finished calls": _make(_PARTS),
     "parts named, finished calls, where to begin and end": _make(_PARTS, ends=_ENDS),
-    "parts named, finished calls, where to begin and end, how to write values": _make(_PARTS, ends=_ENDS, more=_VALUES),
+    "parts named, finished calls, where to begin and end, how to write values": _make(
+        _PARTS, ends=_ENDS, more=_VALUES
+    ),
     "finished calls, one tool twice, where to begin and end": _make(_THREE, _TWICE, _ENDS),
     "finished calls, one tool twice, where to begin and end, how to write values": _make(
         _THREE, _TWICE, _ENDS, _VALUES
     ),
     "like finished calls, one tool twice, where to begin and end": _make(_LIKE, _TWICE, _ENDS),
-    "parts named, finished calls, one tool twice, where to begin and end": _make(_PARTS, _TWICE, _ENDS),
+    "parts named, finished calls, one tool twice, where to begin and end": _make(
+        _PARTS, _TWICE, _ENDS
+    ),
     "parts named, finished calls, one tool twice, where to begin and end, how to write values": _make(
         _PARTS, _TWICE, _ENDS, _VALUES
     ),
-    "one for each thing asked, finished calls, one tool twice, where to begin and end": _make(_EACH, _TWICE, _ENDS),
+    "one for each thing asked, finished calls, one tool twice, where to begin and end": _make(
+        _EACH, _TWICE, _ENDS
+    ),
     "one for each thing asked, finished calls, one tool twice, where to begin and end, how to write values": _make(
         _EACH, _TWICE, _ENDS, _VALUES
     ),
@@ -92,7 +110,9 @@ _AGENT_RULES = (
     "task sets it. "
 )
 _AGENT_END = "The answer is the result of the call, or for several calls the list of their results in the order asked."
-_AGENT_TOOLS = "These functions are defined already; call them with keyword arguments:\n\n{signatures}"
+_AGENT_TOOLS = (
+    "These functions are defined already; call them with keyword arguments:\n\n{signatures}"
+)
 _AGENT_TASK = (
     "Solve the task with Python. In every turn write one short thought, then one code block between <code> and </code>. You "
     "then see what the code printed, or its error. Give the answer with final_answer, in a code block too. "

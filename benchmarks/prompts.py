@@ -53,7 +53,8 @@ def measure_rows(settings: Settings, name: str, slm: LocalSLM) -> list[dict[str,
             continue
         rows = {
             split: [
-                Row(xlam.format_prompt(example, template), example.row.completion) for example in splits[track][split]
+                Row(xlam.format_prompt(example, template), example.row.completion)
+                for example in splits[track][split]
             ]
             for split in ("train", "val")
         }
@@ -100,7 +101,9 @@ class InstructedClient:
         instructed = []
         for system, *others in conversations:
             signatures = system["content"].removeprefix(head).removesuffix(tail)
-            instructed.append([system | {"content": self.instruction.format(signatures=signatures)}, *others])
+            instructed.append(
+                [system | {"content": self.instruction.format(signatures=signatures)}, *others]
+            )
         return self.client.generate(instructed, max_new_tokens)
 
 
@@ -109,16 +112,32 @@ def measure_agent(settings: Settings, name: str, slm: LocalSLM) -> list[dict[str
     found, records = read_tasks(settings, "sample"), []
     golds = {task.id: task.gold for task in found.tasks}
     with running_server(slm, name) as root:
-        client = HostedLLM(f"{root}/v1", "local", None, name, BATCH_SIZE, deadline_s=1800, is_slm=True)
+        client = HostedLLM(
+            f"{root}/v1", "local", None, name, BATCH_SIZE, deadline_s=1800, is_slm=True
+        )
         for candidate, text in AGENT_CANDIDATES.items():
             instructed = InstructedClient(client, text)
-            plan = capture.plan_tasks(settings, "agent", instructed, found, AgentOptions(), None, False, BATCH_SIZE)
+            plan = capture.plan_tasks(
+                settings, "agent", instructed, found, AgentOptions(), None, False, BATCH_SIZE
+            )
             done = capture.run_plan(settings, plan)
             verdicts = filter_trajectories(done.trajectories, golds)
             calls = Counter(len(golds[v.trajectory.id].calls) > 1 for v in verdicts if v.is_kept)
-            record = {"part": "agent", "candidate": candidate, "model": name, "precision": slm.checkpoint.precision}
-            record |= {"n_tasks": len(verdicts), "answered": done.facts["outcomes"].get("answered", 0)}
-            record |= {"kept": calls.total(), "kept_of_one_call": calls[False], "kept_of_several_calls": calls[True]}
+            record = {
+                "part": "agent",
+                "candidate": candidate,
+                "model": name,
+                "precision": slm.checkpoint.precision,
+            }
+            record |= {
+                "n_tasks": len(verdicts),
+                "answered": done.facts["outcomes"].get("answered", 0),
+            }
+            record |= {
+                "kept": calls.total(),
+                "kept_of_one_call": calls[False],
+                "kept_of_several_calls": calls[True],
+            }
             records.append(record | {"dropped": count_verdicts(verdicts)["dropped"]})
             print(json.dumps(records[-1]), flush=True)
     return records
@@ -139,14 +158,21 @@ def choose(records: list[dict[str, Any]], track: Track) -> dict[str, float]:
     found = [record for record in records if record["part"] == "rows" and record["track"] == track]
     means = {}
     for candidate in CANDIDATES:
-        if rates := [r[metric] for r in found if r["candidate"] == candidate for metric in core_metrics(track)]:
+        if rates := [
+            r[metric]
+            for r in found
+            if r["candidate"] == candidate
+            for metric in core_metrics(track)
+        ]:
             means[candidate] = sum(rates) / len(rates)
     return dict(sorted(means.items(), key=lambda item: -item[1]))
 
 
 def write_page(records: list[dict[str, Any]]) -> None:
     """Put the tables between the marks of docs/prompts.md."""
-    head, mark, rest = PAGE.read_text().partition("<!-- tables: python -m benchmarks.prompts page -->\n")
+    head, mark, rest = PAGE.read_text().partition(
+        "<!-- tables: python -m benchmarks.prompts page -->\n"
+    )
     _, end, tail = rest.partition("<!-- end of tables -->\n")
     tables = [_format_rows(records, track) for track in TRACKS] + [_format_agent(records)]
     write_text(PAGE, head + mark + "\n" + "\n".join(tables) + "\n" + end + tail)
@@ -155,20 +181,41 @@ def write_page(records: list[dict[str, Any]]) -> None:
 def _format_rows(records: list[dict[str, Any]], track: Track) -> str:
     found = [record for record in records if record["part"] == "rows" and record["track"] == track]
     columns = list(dict.fromkeys((r["model"], r["precision"], r["shots"]) for r in found))
-    heads = ["instruction", *(f"{m}, {p}{f', {n} examples' if n else ''}" for m, p, n in columns), "mean"]
+    heads = [
+        "instruction",
+        *(f"{m}, {p}{f', {n} examples' if n else ''}" for m, p, n in columns),
+        "mean",
+    ]
     lines = []
     for candidate, mean in choose(records, track).items():
-        cells = {(r["model"], r["precision"], r["shots"]): r for r in found if r["candidate"] == candidate}
-        shown = [" / ".join(f"{cells[c][metric]:.2f}" for metric in core_metrics(track)) for c in columns]
+        cells = {
+            (r["model"], r["precision"], r["shots"]): r
+            for r in found
+            if r["candidate"] == candidate
+        }
+        shown = [
+            " / ".join(f"{cells[c][metric]:.2f}" for metric in core_metrics(track)) for c in columns
+        ]
         is_chosen = CANDIDATES[candidate][track] == ROW_PROMPTS[track]
         lines.append([f"**{candidate}**" if is_chosen else candidate, *shown, f"{mean:.3f}"])
     metrics = " / ".join(core_metrics(track))
-    return f"### {track}: {metrics} on {found[0]['n_rows']} val rows\n\n" + _format_table(heads, lines, found[0])
+    return f"### {track}: {metrics} on {found[0]['n_rows']} val rows\n\n" + _format_table(
+        heads, lines, found[0]
+    )
 
 
 def _format_agent(records: list[dict[str, Any]]) -> str:
     found = [record for record in records if record["part"] == "agent"]
-    heads = ["instruction", "model", "tasks", "answered", "kept", "of one call", "of several calls", "most dropped"]
+    heads = [
+        "instruction",
+        "model",
+        "tasks",
+        "answered",
+        "kept",
+        "of one call",
+        "of several calls",
+        "most dropped",
+    ]
     lines = []
     for r in found:
         is_chosen = AGENT_CANDIDATES[r["candidate"]] == AGENT_PROMPT
@@ -176,7 +223,9 @@ def _format_agent(records: list[dict[str, Any]]) -> str:
         share = f"{r['kept']} ({r['kept'] / r['n_tasks']:.0%})"
         name = f"**{r['candidate']}**" if is_chosen else r["candidate"]
         cells = [name, f"{r['model']}, {r['precision']}", r["n_tasks"], r["answered"], share]
-        lines.append([*map(str, cells), str(r["kept_of_one_call"]), str(r["kept_of_several_calls"]), reasons])
+        lines.append(
+            [*map(str, cells), str(r["kept_of_one_call"]), str(r["kept_of_several_calls"]), reasons]
+        )
     return "### The agent, at all tasks\n\n" + _format_table(heads, lines, found[0])
 
 

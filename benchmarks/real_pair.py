@@ -107,13 +107,23 @@ def close_loop(settings: Settings, track: Track) -> None:
     cards = {"agent": read_card(settings.adapter_of(distill.AGENT)) or None}
     cards["rows"] = read_card(settings.adapter_of(CAPTURED.name_adapter(track))) or None
     _, agents = flywheel.close_loop(settings, track, "sample", None, AgentOptions(), AGENTS, cards)
-    solved = {m: dict(zip(run.capture.facts["task_ids"], run.solved, strict=True)) for m, run in agents.items()}
+    solved = {
+        m: dict(zip(run.capture.facts["task_ids"], run.solved, strict=True))
+        for m, run in agents.items()
+    }
     write_json(settings.evaluation / "solved.json", solved)
 
 
 STEPS = {
     step.__name__: step
-    for step in (build_rows, evaluate_before, train_track, evaluate_after, capture_tasks, build_captured)
+    for step in (
+        build_rows,
+        evaluate_before,
+        train_track,
+        evaluate_after,
+        capture_tasks,
+        build_captured,
+    )
 }
 STEPS |= {step.__name__: step for step in (evaluate_natively, distil, train_captured, close_loop)}
 
@@ -124,7 +134,9 @@ def record(home: Path, hosted: Path, slm: Path) -> None:
     with serving(hosted, slm) as known:
         for track in TRACKS:
             run_steps(known, (home, "evaluate_before", track))
-        run_steps(known, (home, "capture_tasks"), *((home, "train_track", track) for track in TRACKS))
+        run_steps(
+            known, (home, "capture_tasks"), *((home, "train_track", track) for track in TRACKS)
+        )
     for track in TRACKS:
         run_steps(known, (home, "evaluate_after", track))
     homes = [copy_capture(home, fold) for fold in range(FOLDS)]
@@ -166,19 +178,30 @@ def serving(hosted: Path, slm: Path) -> Iterator[dict[str, str]]:
     """The hosted LLM behind `swap serve`; yields the environment of the steps."""
     served = LocalSLM(Checkpoint(hosted, None, find_full_precision()), AGENTS)
     with running_server(served, hosted.name, PORT) as root:
-        known = {"AZURE_ENDPOINT": f"{root}/v1", "AZURE_DEPLOYMENT": hosted.name, "AZURE_API_KEY": "none-is-needed"}
+        known = {
+            "AZURE_ENDPOINT": f"{root}/v1",
+            "AZURE_DEPLOYMENT": hosted.name,
+            "AZURE_API_KEY": "none-is-needed",
+        }
         yield known | name_environment(slm)
 
 
 def name_environment(slm: Path) -> dict[str, str]:
     """What every step is told of the SLM and of tracing."""
-    return {"SLM_MODEL_PATH": str(slm), "SLM_BASE_URL": "", "SWAP_TRACING": "outbox", "SWAP_ENV_FILE": os.devnull}
+    return {
+        "SLM_MODEL_PATH": str(slm),
+        "SLM_BASE_URL": "",
+        "SWAP_TRACING": "outbox",
+        "SWAP_ENV_FILE": os.devnull,
+    }
 
 
 def copy_rows(home: Path) -> None:
     """The committed rows, as the rows of a home."""
     if not (home / "02_dataset").exists():
-        shutil.copytree(ROWS, home / "02_dataset", ignore=shutil.ignore_patterns("source", "captured"))
+        shutil.copytree(
+            ROWS, home / "02_dataset", ignore=shutil.ignore_patterns("source", "captured")
+        )
 
 
 def place_of(home: Path, example: str) -> Path:
@@ -193,7 +216,10 @@ def copy_capture(home: Path, fold: int) -> Path:
     target = home / "folds" / str(fold)
     run = capture.read_capture(load_settings().model_copy(update={"swap_home": home})).folder
     shutil.copytree(
-        home / "02_dataset", target / "02_dataset", dirs_exist_ok=True, ignore=shutil.ignore_patterns("captured")
+        home / "02_dataset",
+        target / "02_dataset",
+        dirs_exist_ok=True,
+        ignore=shutil.ignore_patterns("captured"),
     )
     shutil.copytree(run, target / "05_eval" / "runs" / run.name, dirs_exist_ok=True)
     shutil.copy(home / "05_eval" / "capture.json", target / "05_eval")
@@ -212,9 +238,18 @@ def run_steps(known: dict[str, str], *steps: Sequence[object]) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "benchmarks.real_pair", "step", *map(str, words)]
         env = os.environ | known | {"SWAP_HOME": str(home)}
-        env |= {"UNSLOTH_COMPILE_LOCATION": str(log.with_suffix(""))}  # two trainings must not write the same code
+        env |= {
+            "UNSLOTH_COMPILE_LOCATION": str(log.with_suffix(""))
+        }  # two trainings must not write the same code
         with log.open("w") as out:
-            running.append((log, subprocess.Popen(command, env=env, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT)))
+            running.append(
+                (
+                    log,
+                    subprocess.Popen(
+                        command, env=env, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT
+                    ),
+                )
+            )
         print("begun:", *words, flush=True)
     failed = [log for log, process in running if process.wait() != 0]
     if failed:
@@ -229,10 +264,18 @@ def keep(home: Path) -> None:
     """
     has_loop = (home / "folds").is_dir()
     shutil.rmtree(RECORDED if has_loop else RECORDED / "examples", ignore_errors=True)
-    for place in [Path(), *sorted(path.relative_to(home) for path in home.glob("*/*") if (path / "05_eval").is_dir())]:
+    for place in [
+        Path(),
+        *sorted(path.relative_to(home) for path in home.glob("*/*") if (path / "05_eval").is_dir()),
+    ]:
         for part in ("05_eval", "02_dataset/captured"):
             if (home / place / part).is_dir():
-                shutil.copytree(home / place / part, RECORDED / place / part, ignore=LEFT_OUT, dirs_exist_ok=True)
+                shutil.copytree(
+                    home / place / part,
+                    RECORDED / place / part,
+                    ignore=LEFT_OUT,
+                    dirs_exist_ok=True,
+                )
         for card in (home / place).glob("04_ft/*/run_card.json"):
             target = RECORDED / card.relative_to(home)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -246,7 +289,10 @@ def open_record() -> Iterator[Settings]:
         home = Path(folder)
         shutil.copytree(RECORDED, home, dirs_exist_ok=True)
         shutil.copytree(
-            ROWS, home / "02_dataset", ignore=shutil.ignore_patterns("source", "captured"), dirs_exist_ok=True
+            ROWS,
+            home / "02_dataset",
+            ignore=shutil.ignore_patterns("source", "captured"),
+            dirs_exist_ok=True,
         )
         settings = load_settings().model_copy(update={"swap_home": home, "swap_tracing": "outbox"})
         for name in EXAMPLES:
@@ -258,7 +304,9 @@ def list_places(settings: Settings) -> list[tuple[Settings, Track]]:
     """The homes and tracks of the record: both tracks, then the example tasks."""
     found = [(settings, track) for track in TRACKS]
     for name, track in EXAMPLES.items():
-        found.append((settings.model_copy(update={"swap_home": place_of(settings.swap_home, name)}), track))
+        found.append(
+            (settings.model_copy(update={"swap_home": place_of(settings.swap_home, name)}), track)
+        )
     return found
 
 
@@ -276,11 +324,16 @@ def decide(slm: Path) -> None:
             path = settings.evaluation / f"flywheel_{track}.json"
             loop = read_json(path) | {"margin": DEFAULT_MARGIN}
             pairs = [(pair["first"], pair["second"]) for pair in loop["track_eval"]["comparisons"]]
-            seen = comparison.open_compared(settings, track, *(first for first, _ in pairs), pairs[0][1])
+            seen = comparison.open_compared(
+                settings, track, *(first for first, _ in pairs), pairs[0][1]
+            )
             loop["track_eval"]["comparisons"] = seen.compare_all(pairs, DEFAULT_MARGIN)
             tasks = {task.id: task for task in read_tasks(settings, "sample").tasks}
             solved = read_json(settings.evaluation / "solved.json")
-            bits, asked = {m: list(found.values()) for m, found in solved.items()}, [tasks[i] for i in solved["slm"]]
+            bits, asked = (
+                {m: list(found.values()) for m, found in solved.items()},
+                [tasks[i] for i in solved["slm"]],
+            )
             loop["agent_eval"]["pairs"] = agent_eval.compare_solved(bits, asked)
             write_json(path, loop)
         for home, _ in list_places(settings)[1:]:
@@ -299,9 +352,13 @@ def main(command: str, *words: str) -> None:
     if command == "step":
         STEPS[words[0]](load_settings(), *words[1:])
     else:
-        {"record": record, "examples": record_examples, "tune": tune_examples, "keep": keep, "decide": decide}[command](
-            *(Path(word).resolve() for word in words)
-        )
+        {
+            "record": record,
+            "examples": record_examples,
+            "tune": tune_examples,
+            "keep": keep,
+            "decide": decide,
+        }[command](*(Path(word).resolve() for word in words))
 
 
 if __name__ == "__main__":

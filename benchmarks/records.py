@@ -19,7 +19,9 @@ RESULTS = Path(os.environ.get("OUT", Path(__file__).parent / "results"))
 ABOUT = ("part", "machine", "git_commit")
 
 
-def make_record(case: str, ours: float, other: float | None, unit: str, **more: Any) -> dict[str, Any]:
+def make_record(
+    case: str, ours: float, other: float | None, unit: str, **more: Any
+) -> dict[str, Any]:
     """One record: `ratio` is ours to other, both as measured; the numbers are kept to 4 significant digits.
 
     Args:
@@ -39,14 +41,21 @@ def write_records(part: str, records: list[dict[str, Any]]) -> None:
     machine, path = describe_machine(), RESULTS / "throughput.json"
     about = {"part": part, "machine": machine["device"], "git_commit": machine["git_commit"]}
     known = json.loads(path.read_text()) if path.is_file() else []
-    kept = [record for record in known if record["part"] != part] + [record | about for record in records]
+    kept = [record for record in known if record["part"] != part] + [
+        record | about for record in records
+    ]
     kept.sort(key=lambda record: record["part"])
     write_json(path, kept)
-    tables = [_format_part(name, list(found)) for name, found in groupby(kept, key=lambda record: record["part"])]
+    tables = [
+        _format_part(name, list(found))
+        for name, found in groupby(kept, key=lambda record: record["part"])
+    ]
     write_text(path.with_suffix(".md"), "\n".join(tables))
 
 
-def write_table(name: str, records: list[dict[str, Any]], note: str = "", left_out: Collection[str] = ()) -> None:
+def write_table(
+    name: str, records: list[dict[str, Any]], note: str = "", left_out: Collection[str] = ()
+) -> None:
     """Write a benchmark's own records, each with machine, versions and commit, and a Markdown table beside them.
 
     Args:
@@ -56,11 +65,21 @@ def write_table(name: str, records: list[dict[str, Any]], note: str = "", left_o
         left_out: Keys that the table does not show.
     """
     machine = describe_machine()
-    about = {"machine": machine["device"], "versions": machine["versions"], "git_commit": machine["git_commit"]}
+    about = {
+        "machine": machine["device"],
+        "versions": machine["versions"],
+        "git_commit": machine["git_commit"],
+    }
     write_json(RESULTS / f"{name}.json", [record | about for record in records])
-    heads = [key for key in dict.fromkeys(key for record in records for key in record) if key not in left_out]
+    heads = [
+        key
+        for key in dict.fromkeys(key for record in records for key in record)
+        if key not in left_out
+    ]
     rows = [[_show(record.get(head, "")) for head in heads] for record in records]
-    versions = ", ".join(f"{package} {machine['versions'][package]}" for package in ("torch", "unsloth", "openai"))
+    versions = ", ".join(
+        f"{package} {machine['versions'][package]}" for package in ("torch", "unsloth", "openai")
+    )
     head = f"{note} Machine: {machine['device']}; {versions}.".lstrip()
     write_text(RESULTS / f"{name}.md", "\n".join([head, "", *format_table(heads, rows)]) + "\n")
     print((RESULTS / f"{name}.md").read_text())
@@ -74,9 +93,14 @@ def format_table(heads: list[str], rows: list[list[str]]) -> list[str]:
 def _format_part(part: str, records: list[dict[str, Any]]) -> str:
     """A part's records as Markdown, under the machine they were measured on."""
     heads = list(dict.fromkeys(key for record in records for key in record if key not in ABOUT))
-    rows = [["" if record.get(head) is None else str(record[head]) for head in heads] for record in records]
+    rows = [
+        ["" if record.get(head) is None else str(record[head]) for head in heads]
+        for record in records
+    ]
     machine, commit = records[0]["machine"], records[0]["git_commit"]
-    return "\n".join([f"## {part}", "", f"On {machine}; commit {commit}.", "", *format_table(heads, rows), ""])
+    return "\n".join(
+        [f"## {part}", "", f"On {machine}; commit {commit}.", "", *format_table(heads, rows), ""]
+    )
 
 
 def _show(value: object) -> str:

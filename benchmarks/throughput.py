@@ -45,7 +45,12 @@ Timed = tuple[float, dict[int, str]]
 def home() -> Iterator[Settings]:
     """Settings of an empty home with the dataset, and the stand-in's adapter as the track's."""
     with tempfile.TemporaryDirectory() as folder:
-        known = {"swap_home": Path(folder), "swap_tracing": "outbox", "swap_row_limit": None, "slm_base_url": None}
+        known = {
+            "swap_home": Path(folder),
+            "swap_tracing": "outbox",
+            "swap_row_limit": None,
+            "slm_base_url": None,
+        }
         known |= {"slm_model_path": download_packaged(ROOT / "slm_swap" / "models")}
         settings = load_settings().model_copy(update=known)
         shutil.copytree(ROOT / "slm_swap" / "02_dataset" / TRACK, settings.dataset / TRACK)
@@ -61,7 +66,9 @@ def read_chats(settings: Settings) -> list[Any]:
 
 def sort_chats(checkpoint: Checkpoint, chats: Sequence[Any]) -> list[Any]:
     """Longest prompt first, as `generate` takes them."""
-    return sorted(chats, key=lambda chat: checkpoint.count_tokens(checkpoint.render(chat)), reverse=True)
+    return sorted(
+        chats, key=lambda chat: checkpoint.count_tokens(checkpoint.render(chat)), reverse=True
+    )
 
 
 def run(
@@ -75,11 +82,15 @@ def run(
     model.network.set_attn_implementation(attention)
     start = time.perf_counter()
     prompts = [model.checkpoint.render(chat) for chat in chats]
-    outputs = {i: generation.output for i, generation in model.generate(prompts, max_new_tokens, size)}
+    outputs = {
+        i: generation.output for i, generation in model.generate(prompts, max_new_tokens, size)
+    }
     return (time.perf_counter() - start) / len(chats), outputs
 
 
-def run_alone(model: LoadedModel, chats: Sequence[Any], every: int, max_new_tokens: int = MAX_NEW_TOKENS) -> Timed:
+def run_alone(
+    model: LoadedModel, chats: Sequence[Any], every: int, max_new_tokens: int = MAX_NEW_TOKENS
+) -> Timed:
     """One row at a time with `generate`: every n-th, from the middle of the first n, for a fair share of all lengths."""
     taken = range(every // 2, len(chats), every)
     seconds, outputs = run(model, [chats[i] for i in taken], 1, "sdpa", max_new_tokens)
@@ -88,8 +99,16 @@ def run_alone(model: LoadedModel, chats: Sequence[Any], every: int, max_new_toke
 
 def time_product(settings: Settings, model: str, max_new_tokens: int = MAX_NEW_TOKENS) -> float:
     """Seconds for one row of `evaluate.run_model`, ledger and trace included, loading not."""
-    options = {"limit": ROWS, "max_new_tokens": max_new_tokens, "batch_size": SLOTS[-1], "fresh": True}
-    return 1 / evaluate.run_model(settings, TRACK, model, **options).metrics["extra"]["rows_per_second"]
+    options = {
+        "limit": ROWS,
+        "max_new_tokens": max_new_tokens,
+        "batch_size": SLOTS[-1],
+        "fresh": True,
+    }
+    return (
+        1
+        / evaluate.run_model(settings, TRACK, model, **options).metrics["extra"]["rows_per_second"]
+    )
 
 
 def compare(
@@ -109,7 +128,9 @@ def count_differing(first: dict[int, Any], second: dict[int, Any]) -> str:
 
 def name_checkpoint(settings: Settings, model: str) -> Checkpoint:
     """The packaged checkpoint, `slm_ft` with the stand-in's adapter."""
-    return Checkpoint(settings.slm_model_path, settings.adapter_of(TRACK) if model == "slm_ft" else None)
+    return Checkpoint(
+        settings.slm_model_path, settings.adapter_of(TRACK) if model == "slm_ft" else None
+    )
 
 
 def measure_model(settings: Settings, model: str) -> list[dict[str, Any]]:
@@ -136,10 +157,15 @@ def measure_model(settings: Settings, model: str) -> list[dict[str, Any]]:
     seconds[as_loaded] = [found]
     rows = {"model": model, "rows": ROWS, "tokens": MAX_NEW_TOKENS}
     pairs = [(name, "product", name) for name in seconds if name not in ("product", *SLOTS)]
-    pairs += [(f"{n} rows in work at once against one row at a time", n, "one row at a time") for n in SLOTS]
+    pairs += [
+        (f"{n} rows in work at once against one row at a time", n, "one row at a time")
+        for n in SLOTS
+    ]
     records = []
     for case, ours, other in pairs:
-        differing = count_differing(outputs[SLOTS[-1] if ours == "product" else ours], outputs[other])
+        differing = count_differing(
+            outputs[SLOTS[-1] if ours == "product" else ours], outputs[other]
+        )
         more = rows | {"other_rows": len(outputs[other])}
         records.append(compare(case, seconds[ours], seconds[other], differing, **more))
     return records
@@ -162,15 +188,22 @@ def measure_harness(settings: Settings) -> list[dict[str, Any]]:
     model = load(name_checkpoint(settings, "slm"))
     chats = sort_chats(model.checkpoint, read_chats(settings))
     run(model, chats[:2], 2)
-    ours, outputs = [time_product(settings, "slm") for _ in range(REPEATS)], run(model, chats, SLOTS[-1])[1]
+    ours, outputs = (
+        [time_product(settings, "slm") for _ in range(REPEATS)],
+        run(model, chats, SLOTS[-1])[1],
+    )
     found = run_harness(model.checkpoint, chats)
     rows = {"model": "slm", "rows": ROWS, "tokens": MAX_NEW_TOKENS}
     records = []
-    for size, other in sorted(found.items(), key=lambda item: min(item[1]["seconds"])):  # its best batch size first
+    for size, other in sorted(
+        found.items(), key=lambda item: min(item[1]["seconds"])
+    ):  # its best batch size first
         same = {i: text.strip() for i, text in enumerate(other["outputs"])}
         differing = count_differing({i: text.strip() for i, text in outputs.items()}, same)
         seconds = [t / len(chats) for t in other["seconds"]]
-        records.append(compare("lm-evaluation-harness", ours, seconds, differing, **rows, its_batch=size))
+        records.append(
+            compare("lm-evaluation-harness", ours, seconds, differing, **rows, its_batch=size)
+        )
     return records
 
 
@@ -180,16 +213,31 @@ def run_harness(checkpoint: Checkpoint, chats: Sequence[Any]) -> dict[int, dict[
         weights = load(checkpoint, is_dequantised=True).network
         if hasattr(weights.config, "quantization_config"):
             del weights.config.quantization_config
-        plain = AutoModelForCausalLM.from_config(weights.config, dtype=weights.dtype, trust_remote_code=False)
+        plain = AutoModelForCausalLM.from_config(
+            weights.config, dtype=weights.dtype, trust_remote_code=False
+        )
         plain.load_state_dict(weights.state_dict())
         plain.save_pretrained(folder)
         checkpoint.tokenizer.save_pretrained(folder)
-        (Path(folder) / "texts.json").write_text(json.dumps([checkpoint.render(chat) for chat in chats]))
-        known, found = os.environ | {"HF_HUB_OFFLINE": "1"}, {}  # it would look for the folder on the hub
+        (Path(folder) / "texts.json").write_text(
+            json.dumps([checkpoint.render(chat) for chat in chats])
+        )
+        known, found = (
+            os.environ | {"HF_HUB_OFFLINE": "1"},
+            {},
+        )  # it would look for the folder on the hub
         for size in SLOTS:
-            words = [os.environ.get("HARNESS_PYTHON", sys.executable), "-m", "benchmarks.harness", folder, size]
+            words = [
+                os.environ.get("HARNESS_PYTHON", sys.executable),
+                "-m",
+                "benchmarks.harness",
+                folder,
+                size,
+            ]
             command = list(map(str, [*words, MAX_NEW_TOKENS, REPEATS]))
-            done = subprocess.run(command, cwd=ROOT, env=known, stdout=subprocess.PIPE, text=True, check=True)
+            done = subprocess.run(
+                command, cwd=ROOT, env=known, stdout=subprocess.PIPE, text=True, check=True
+            )
             found[size] = json.loads(done.stdout.splitlines()[-1])
     return found
 

@@ -20,14 +20,26 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks import throughput
 from benchmarks.costs import make_7b
 from benchmarks.records import RESULTS, make_record, write_records
-from benchmarks.throughput import BATCH, MAX_NEW_TOKENS, REPEATS, compare, count_differing, home, run, sort_chats
+from benchmarks.throughput import (
+    BATCH,
+    MAX_NEW_TOKENS,
+    REPEATS,
+    compare,
+    count_differing,
+    home,
+    run,
+    sort_chats,
+)
 from swaplib.models.decoding import ATTENTION
 from swaplib.models.local_checkpoint import Checkpoint
 from swaplib.models.local_model import LoadedModel, load
 
 SIZES = (1, 16, 64)  # rows at once
 STEPS = 32  # that are timed, after the one that makes the CUDA graph
-KINDS = {"matrix products": "gemm|gemv|nvjet|cutlass|splitk|kgemm|dequant", "attention": "fmha|flash|attention|sdpa"}
+KINDS = {
+    "matrix products": "gemm|gemv|nvjet|cutlass|splitk|kgemm|dequant",
+    "attention": "fmha|flash|attention|sdpa",
+}
 WAYS = {
     "4-bit, in every step": ("4bit", False),
     "4-bit, dequantised once": ("4bit", True),
@@ -74,7 +86,9 @@ def watch_steps(
     return moments
 
 
-def measure_steps(model: LoadedModel, chats: Sequence[Any], name: str, bandwidth: float) -> list[dict[str, Any]]:
+def measure_steps(
+    model: LoadedModel, chats: Sequence[Any], name: str, bandwidth: float
+) -> list[dict[str, Any]]:
     """Milliseconds of a step beside its floor, weights and cache read once; and of reading the prompts."""
     reading, first, *steps = watch_steps(model, chats)
     step = 1000 * (steps[-1] - first) / len(steps)
@@ -82,8 +96,16 @@ def measure_steps(model: LoadedModel, chats: Sequence[Any], name: str, bandwidth
     weights = sum(p.numel() * p.element_size() for p in network.parameters())
     if not config.tie_word_embeddings:
         weights -= network.get_input_embeddings().weight.nbytes  # a step reads a few of its rows
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    cache = 2 * config.num_hidden_layers * config.num_key_value_heads * head_size * network.dtype.itemsize
+    head_size = (
+        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    )
+    cache = (
+        2
+        * config.num_hidden_layers
+        * config.num_key_value_heads
+        * head_size
+        * network.dtype.itemsize
+    )
     asked = sum(model.checkpoint.count_tokens(model.checkpoint.render(chat)) for chat in chats)
     tokens = asked + len(chats) * len(steps) // 2
     floor = 1000 * (weights + cache * tokens) / bandwidth
@@ -107,7 +129,10 @@ def write_profile(model: LoadedModel, chats: Sequence[Any]) -> list[dict[str, An
     kernels = [event for event in found.key_averages() if event.self_device_time_total]
     spent: Counter[str] = Counter()
     for kernel in kernels:
-        kind = next((k for k, names in KINDS.items() if re.search(names, kernel.key, re.IGNORECASE)), "the rest")
+        kind = next(
+            (k for k, names in KINDS.items() if re.search(names, kernel.key, re.IGNORECASE)),
+            "the rest",
+        )
         spent[kind] += kernel.self_device_time_total / 1000 / STEPS
     lines = [f"{len(chats)} rows at once, bfloat16: milliseconds of a step, calls a step, kernel"]
     for kernel in sorted(kernels, key=lambda kernel: -kernel.self_device_time_total)[:25]:
@@ -143,20 +168,28 @@ def run_continuous(model: LoadedModel, chats: Sequence[Any]) -> throughput.Timed
     network.set_attn_implementation("sdpa")
     prompts = [checkpoint.encode(checkpoint.render(chat)) for chat in chats]
     start = time.perf_counter()
-    found = network.generate_batch(prompts, generation_config=network.generation_config, max_new_tokens=MAX_NEW_TOKENS)
+    found = network.generate_batch(
+        prompts, generation_config=network.generation_config, max_new_tokens=MAX_NEW_TOKENS
+    )
     seconds = (time.perf_counter() - start) / len(chats)
-    return seconds, {i: model.detokenise(answer.generated_tokens) for i, answer in enumerate(found.values())}
+    return seconds, {
+        i: model.detokenise(answer.generated_tokens) for i, answer in enumerate(found.values())
+    }
 
 
 def measure() -> list[dict[str, Any]]:
     """Sizes and precisions against batches of `generate`; steps against their floor."""
     path, bandwidth = Path(make_7b()), measure_bandwidth()
-    records = [make_record("memory bandwidth, a copy on the device", bandwidth / 1e12, None, "TB/s")]
+    records = [
+        make_record("memory bandwidth, a copy on the device", bandwidth / 1e12, None, "TB/s")
+    ]
     with home() as settings:
         chats = sort_chats(Checkpoint(path), throughput.read_chats(settings))
         small = load(Checkpoint(settings.slm_model_path))
         run(small, chats[:2], 2)
-        records += measure_steps(small, chats[: SIZES[-1]], "SmolLM2-135M, 4-bit dequantised once", bandwidth)
+        records += measure_steps(
+            small, chats[: SIZES[-1]], "SmolLM2-135M, 4-bit dequantised once", bandwidth
+        )
     for name, (precision, is_dequantised) in WAYS.items():
         model = load(Checkpoint(path, None, precision), is_dequantised)
         run(model, chats[:2], 2, "sdpa")

@@ -47,7 +47,11 @@ LINES, MANY = 500, 100_000
 
 def set_up(home: Path, address: str) -> Settings:
     """Settings with a home of their own and the endpoint as the hosted LLM."""
-    known = {"azure_endpoint": address, "azure_deployment": "scripted", "azure_api_key": "none-is-needed"}
+    known = {
+        "azure_endpoint": address,
+        "azure_deployment": "scripted",
+        "azure_api_key": "none-is-needed",
+    }
     known |= {"swap_home": home, "swap_tracing": "outbox", "swap_row_limit": None}
     return load_settings().model_copy(
         update=known | {"azure_requests_per_minute": None, "azure_tokens_per_minute": None}
@@ -59,7 +63,10 @@ def home_of(n: int, address: str) -> Iterator[Settings]:
     """Settings with n test rows of their own in a folder that goes with them."""
     with tempfile.TemporaryDirectory() as home:
         settings = set_up(Path(home), address)
-        write_rows(settings.dataset / "toolcall" / "test.jsonl", [Row(prompt_of(i), ANSWER) for i in range(n)])
+        write_rows(
+            settings.dataset / "toolcall" / "test.jsonl",
+            [Row(prompt_of(i), ANSWER) for i in range(n)],
+        )
         yield settings
 
 
@@ -71,7 +78,9 @@ def prompt_of(index: int) -> str:
 def time_run(settings: Settings, limit: int, concurrency: int) -> float:
     """Seconds for one row of an evaluation: plan, calls, ledger, trace and metrics."""
     start = time.perf_counter()
-    run = evaluate.run_model(settings, "toolcall", "azure", limit=limit, concurrency=concurrency, fresh=True)
+    run = evaluate.run_model(
+        settings, "toolcall", "azure", limit=limit, concurrency=concurrency, fresh=True
+    )
     seconds = (time.perf_counter() - start) / limit
     if not run.metrics["complete"] or run.metrics["args_exact_rate"] != 1:
         raise RuntimeError(f"rows were lost: {run.metrics['n_by_status']}")
@@ -85,7 +94,10 @@ def time_sdk(address: str, n: int, concurrency: int) -> float:
     chats = iter([build_messages("toolcall", prompt_of(i)) for i in range(n)])
 
     async def ask_all() -> None:
-        async with AsyncOpenAI(base_url=address, api_key="none-is-needed") as client, asyncio.TaskGroup() as group:
+        async with (
+            AsyncOpenAI(base_url=address, api_key="none-is-needed") as client,
+            asyncio.TaskGroup() as group,
+        ):
 
             async def work() -> None:
                 for messages in chats:
@@ -106,28 +118,42 @@ def measure_hosted() -> list[dict[str, Any]]:
     with answering(Options(MEDIAN_S)) as address, home_of(ROWS, address) as settings:
         many = [1 / time_run(settings, ROWS, CONCURRENCY) for _ in range(REPEATS)]
         alone = 1 / time_run(settings, SEQUENTIAL_ROWS, 1)
-    means = [statistics.mean(draw_latency(MEDIAN_S, prompt_of(i)) for i in range(n)) for n in (ROWS, SEQUENTIAL_ROWS)]
+    means = [
+        statistics.mean(draw_latency(MEDIAN_S, prompt_of(i)) for i in range(n))
+        for n in (ROWS, SEQUENTIAL_ROWS)
+    ]
     shared = "client and endpoint share the machine's cores"
     latency = "mean latencies drawn {:.3f} and {:.3f} s; ".format(*means) + shared
-    case = (
-        f"{CONCURRENCY} calls at once ({ROWS} rows) against one ({SEQUENTIAL_ROWS} rows), median latency {MEDIAN_S:g} s"
-    )
-    records = [make_record(case, statistics.median(many), alone, "rows/s", spread=spread_of(many), note=latency)]
+    case = f"{CONCURRENCY} calls at once ({ROWS} rows) against one ({SEQUENTIAL_ROWS} rows), median latency {MEDIAN_S:g} s"
+    records = [
+        make_record(
+            case, statistics.median(many), alone, "rows/s", spread=spread_of(many), note=latency
+        )
+    ]
     with answering(Options()) as address, home_of(ROWS, address) as settings:
         for n in (1, CONCURRENCY):
-            pairs = [(1000 * time_run(settings, ROWS, n), 1000 * time_sdk(address, ROWS, n)) for _ in range(REPEATS)]
+            pairs = [
+                (1000 * time_run(settings, ROWS, n), 1000 * time_sdk(address, ROWS, n))
+                for _ in range(REPEATS)
+            ]
             own = [ours - bare for ours, bare in pairs]
             ours, bare = (statistics.median(times) for times in zip(*pairs, strict=True))
             case = f"a row of a run against a call of the SDK alone, answers at once, {n} at once"
             note = f"ours alone: {statistics.median(own):.2f} ms, {min(own):.2f} to {max(own):.2f}; {shared}"
-            records.append(make_record(case, ours, bare, "ms", spread=spread_of([o for o, _ in pairs]), note=note))
+            records.append(
+                make_record(
+                    case, ours, bare, "ms", spread=spread_of([o for o, _ in pairs]), note=note
+                )
+            )
     return records
 
 
 def measure_rate_limit() -> list[dict[str, Any]]:
     """The rate reached under a limit of requests, of tokens, and where the limits are not given or given wrongly."""
     mean = statistics.mean(
-        len(m["content"]) for i in range(LIMITED_ROWS) for m in build_messages("toolcall", prompt_of(i))
+        len(m["content"])
+        for i in range(LIMITED_ROWS)
+        for m in build_messages("toolcall", prompt_of(i))
     )
     per_call = 2 * mean / 4 + LIMIT  # two messages
     tokens = round(PER_MINUTE * per_call)
@@ -135,19 +161,29 @@ def measure_rate_limit() -> list[dict[str, Any]]:
     cases = [
         (f"{PER_MINUTE} requests a minute", requests, (PER_MINUTE, None)),
         (f"{tokens:,} tokens a minute", both, (10 * PER_MINUTE, tokens)),
-        (f"{PER_MINUTE} requests a minute, given as {PER_MINUTE * 5 // 4}", requests, (PER_MINUTE * 5 // 4, None)),
+        (
+            f"{PER_MINUTE} requests a minute, given as {PER_MINUTE * 5 // 4}",
+            requests,
+            (PER_MINUTE * 5 // 4, None),
+        ),
         (f"{PER_MINUTE} requests a minute, not given", requests, (None, None)),
     ]
     return [measure_limited(*case) for case in cases]
 
 
-def measure_limited(what: str, options: Options, given: tuple[int | None, int | None]) -> dict[str, Any]:
+def measure_limited(
+    what: str, options: Options, given: tuple[int | None, int | None]
+) -> dict[str, Any]:
     """Calls let in a minute against those allowed; 429s and rows in error of each repeat."""
     rates, refused, lost = [], [], []
     for _ in range(REPEATS):
         with answering(options) as address, home_of(LIMITED_ROWS, address) as settings:
-            limits = dict(zip(("azure_requests_per_minute", "azure_tokens_per_minute"), given, strict=True))
-            run = evaluate.run_model(settings.model_copy(update=limits), "toolcall", "azure", concurrency=CONCURRENCY)
+            limits = dict(
+                zip(("azure_requests_per_minute", "azure_tokens_per_minute"), given, strict=True)
+            )
+            run = evaluate.run_model(
+                settings.model_copy(update=limits), "toolcall", "azure", concurrency=CONCURRENCY
+            )
             with open_client(address.removesuffix("/v1")) as client:
                 seen = client.get("/seen").json()
         rates.append(60 * (len(seen["let_in"]) - 1) / (seen["let_in"][-1] - seen["let_in"][0]))
@@ -177,11 +213,17 @@ def measure_overheads() -> list[dict[str, Any]]:
     for n in sizes:
         with broken_run(n) as (settings, ledger):
             read[n] = measure_apart(REPEATS, "read", str(ledger))
-            resumed[n] = measure_apart(1, "resume", str(settings.swap_home), settings.azure_endpoint or "")
+            resumed[n] = measure_apart(
+                1, "resume", str(settings.swap_home), settings.azure_endpoint or ""
+            )
             if len(read_ledger(ledger)) != n:
-                raise RuntimeError(f"expected {n} rows in {ledger}, found {len(read_ledger(ledger))}")
+                raise RuntimeError(
+                    f"expected {n} rows in {ledger}, found {len(read_ledger(ledger))}"
+                )
     records += describe_growth("reading a ledger of {} rows", read)
-    return records + describe_growth("resuming a run of {} rows of which one is left, the whole call", resumed)
+    return records + describe_growth(
+        "resuming a run of {} rows of which one is left, the whole call", resumed
+    )
 
 
 def measure_lines() -> list[dict[str, Any]]:
@@ -201,29 +243,42 @@ def measure_lines() -> list[dict[str, Any]]:
 
         synced = [time_each(write) for _ in range(REPEATS)]
         with plain.open("a") as file:
-            written = [time_each(lambda i: file.write(replace(line, index=i).to_json() + "\n")) for _ in range(REPEATS)]
+            written = [
+                time_each(lambda i: file.write(replace(line, index=i).to_json() + "\n"))
+                for _ in range(REPEATS)
+            ]
         traced = []
         for repeat in range(REPEATS):
             run_id = f"{folder.name}-{repeat}"
             with RunTrace(settings, run_id, settings.runs / run_id, "lines", {}, []) as trace:
                 traced.append(time_each(write_and_trace))
     return [
-        compare("a ledger line, synced to disk, against one that is only written", synced, written, "ms"),
-        compare("a ledger line and its span, both synced, against the ledger line", traced, synced, "ms"),
+        compare(
+            "a ledger line, synced to disk, against one that is only written", synced, written, "ms"
+        ),
+        compare(
+            "a ledger line and its span, both synced, against the ledger line", traced, synced, "ms"
+        ),
     ]
 
 
 def compare(case: str, ours: Sequence[float], other: Sequence[float], unit: str) -> dict[str, Any]:
     """A record of medians, with the spread of ours."""
-    return make_record(case, statistics.median(ours), statistics.median(other), unit, spread=spread_of(ours))
+    return make_record(
+        case, statistics.median(ours), statistics.median(other), unit, spread=spread_of(ours)
+    )
 
 
 def describe_growth(case: str, found: dict[int, list[dict[str, float]]]) -> list[dict[str, Any]]:
     """Seconds, and peak memory of the process, for twice the rows against the rows: a ratio of 2 is linear."""
     (few, others), (many, ours) = found.items()
     what = f"{case.format(f'{many:,}')} against {few:,}"
-    seconds = compare(what, [one["seconds"] for one in ours], [one["seconds"] for one in others], "s")
-    peak = compare(f"{what}: peak memory", [one["gib"] for one in ours], [one["gib"] for one in others], "GiB")
+    seconds = compare(
+        what, [one["seconds"] for one in ours], [one["seconds"] for one in others], "s"
+    )
+    peak = compare(
+        f"{what}: peak memory", [one["gib"] for one in ours], [one["gib"] for one in others], "GiB"
+    )
     return [seconds, peak]
 
 
@@ -241,7 +296,10 @@ def broken_run(n: int) -> Iterator[tuple[Settings, Path]]:
         [ledger] = settings.runs.glob("2*/ledger.jsonl")
         run_id, trace = ledger.parent.name, ledger.with_name("trace.jsonl")
         [line] = read_ledger(ledger).values()
-        lines = [replace(line, index=i, prompt_sha256=hash_text(prompt_of(i))).to_json() for i in range(n - 1)]
+        lines = [
+            replace(line, index=i, prompt_sha256=hash_text(prompt_of(i))).to_json()
+            for i in range(n - 1)
+        ]
         write_text(ledger, "".join(f"{text}\n" for text in lines))
         ids = [hashlib.sha256(f"{run_id}/{text}".encode()).hexdigest()[:16] for text in lines]
         [span] = [text for text in read_appended(trace) if ids[0] in text]
@@ -254,7 +312,9 @@ def broken_run(n: int) -> Iterator[tuple[Settings, Path]]:
 def measure_apart(repeats: int, *words: str) -> list[dict[str, float]]:
     """Seconds and peak memory of one task, each time in a fresh process."""
     command = [sys.executable, "-m", "benchmarks.throughput_hosted", "apart", *words]
-    answers = [subprocess.run(command, check=True, capture_output=True, text=True) for _ in range(repeats)]
+    answers = [
+        subprocess.run(command, check=True, capture_output=True, text=True) for _ in range(repeats)
+    ]
     return [json.loads(answer.stdout.splitlines()[-1]) for answer in answers]
 
 
@@ -265,7 +325,11 @@ def work_apart(what: str, *words: str) -> None:
     step()
     seconds = time.perf_counter() - start
     # not resource's ru_maxrss, which a process inherits from the one that started it
-    [peak] = [row.split()[1] for row in Path("/proc/self/status").read_text().splitlines() if row.startswith("VmHWM")]
+    [peak] = [
+        row.split()[1]
+        for row in Path("/proc/self/status").read_text().splitlines()
+        if row.startswith("VmHWM")
+    ]
     print(json.dumps({"seconds": seconds, "gib": int(peak) / 2**20}))
 
 
@@ -321,7 +385,11 @@ def main(part: str, *words: str) -> None:
     if part == "apart":
         return work_apart(*words)
     describe_machine()  # imports torch, which the first run would do otherwise
-    measure = {"hosted": measure_hosted, "rate_limit": measure_rate_limit, "overheads": measure_overheads}[part]
+    measure = {
+        "hosted": measure_hosted,
+        "rate_limit": measure_rate_limit,
+        "overheads": measure_overheads,
+    }[part]
     print("load before:", os.getloadavg())
     records = measure()
     write_records(part, records)

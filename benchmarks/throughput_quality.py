@@ -43,7 +43,9 @@ def measure_merging(settings: Settings) -> list[dict[str, Any]]:
     for is_merged in (True, False):
         model = load(checkpoint, is_dequantised=True, is_merged=is_merged)
         outputs.append({i: generation.output for i, generation in model.generate(prompts, 256, 64)})
-        scores.append([score_row(TRACK, row.completion, outputs[-1][i]) for i, row in enumerate(rows)])
+        scores.append(
+            [score_row(TRACK, row.completion, outputs[-1][i]) for i, row in enumerate(rows)]
+        )
     records, differing = [], count_differing(*outputs)
     for metric in scores[0][0]:
         merged, beside = ([row[metric] for row in found] for found in scores)
@@ -51,7 +53,14 @@ def measure_merging(settings: Settings) -> list[dict[str, Any]]:
         rates = (sum(merged) / len(rows), sum(beside) / len(rows))
         case = f"{metric}, adapter merged into the weights against beside them"
         records.append(
-            make_record(case, *rates, "rate", rows=len(rows), differing=differing, scored_differently=changed)
+            make_record(
+                case,
+                *rates,
+                "rate",
+                rows=len(rows),
+                differing=differing,
+                scored_differently=changed,
+            )
         )
     return records
 
@@ -60,7 +69,9 @@ def collect_ids(model: LoadedModel, prompts: list[str], attention: str) -> list[
     """The tokens of each prompt's answer; `sdpa` as the attention means transformers' own `generate`."""
     model.network.set_attn_implementation(attention)
     ids: list[list[int]] = [[] for _ in prompts]
-    for _ in model.generate(prompts, MAX_NEW_TOKENS, BATCH, on_token=lambda i, token: ids[i].append(token)):
+    for _ in model.generate(
+        prompts, MAX_NEW_TOKENS, BATCH, on_token=lambda i, token: ids[i].append(token)
+    ):
         pass
     return ids
 
@@ -68,7 +79,10 @@ def collect_ids(model: LoadedModel, prompts: list[str], attention: str) -> list[
 @torch.inference_mode()
 def measure_ties(settings: Settings) -> list[dict[str, Any]]:
     """Rows that differ from `generate` in bfloat16: how far apart the two tokens' logits are where they part, in float32."""
-    checkpoint, exact = (Checkpoint(settings.slm_model_path, None, precision) for precision in ("bfloat16", "float32"))
+    checkpoint, exact = (
+        Checkpoint(settings.slm_model_path, None, precision)
+        for precision in ("bfloat16", "float32")
+    )
     model, network = load(checkpoint), load(exact).network
     chats = sort_chats(checkpoint, read_chats(settings))[:: 1 if HAS_GPU else 2]
     prompts = [checkpoint.render(chat) for chat in chats]
@@ -76,7 +90,9 @@ def measure_ties(settings: Settings) -> list[dict[str, Any]]:
     gaps, spacings, best_two = [], [], 0
     for text, ours, other in zip(prompts, *found, strict=True):
         if ours != other:
-            at = next(k for k, (mine, its) in enumerate(zip(ours, other, strict=False)) if mine != its)
+            at = next(
+                k for k, (mine, its) in enumerate(zip(ours, other, strict=False)) if mine != its
+            )
             ids = torch.tensor([checkpoint.encode(text) + ours[:at]], device=checkpoint.device)
             logits = network(input_ids=ids, logits_to_keep=1).logits[0, -1]
             gaps.append(abs(float(logits[ours[at]] - logits[other[at]])))
@@ -88,7 +104,14 @@ def measure_ties(settings: Settings) -> list[dict[str, Any]]:
         return [make_record("rows that differ from generate", 0, None, "rows", **more)]
     worst = max(range(len(gaps)), key=lambda n: gaps[n] / spacings[n])
     return [
-        make_record(case, gaps[worst], spacings[worst], "logit", **more, gaps=sorted(round(gap, 4) for gap in gaps))
+        make_record(
+            case,
+            gaps[worst],
+            spacings[worst],
+            "logit",
+            **more,
+            gaps=sorted(round(gap, 4) for gap in gaps),
+        )
     ]
 
 

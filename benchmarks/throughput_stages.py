@@ -46,7 +46,10 @@ def measure_stages(settings: Settings) -> list[dict[str, Any]]:
         stages[name] = statistics.median(runs) * ROWS
     stages["decode"] -= stages["prefill (one token each)"]
     stages |= time_records(settings)
-    return [make_record(f"{stage} ({ROWS} rows, slm_ft)", seconds, None, "s") for stage, seconds in stages.items()]
+    return [
+        make_record(f"{stage} ({ROWS} rows, slm_ft)", seconds, None, "s")
+        for stage, seconds in stages.items()
+    ]
 
 
 def time_records(settings: Settings) -> dict[str, float]:
@@ -58,14 +61,22 @@ def time_records(settings: Settings) -> dict[str, float]:
     start = time.perf_counter()
     for i, row in enumerate(rows):
         answer = Generation(row.completion, "ok", "stop", 1, 1, 1.0)
-        append_line(settings.swap_home / "ledger.jsonl", LedgerLine(i, hash_text(""), answer, scores[i], 1.0).to_json())
-    return stages | {"ledger": time.perf_counter() - start, "tracing": time_trace(settings, rows, scores)}
+        append_line(
+            settings.swap_home / "ledger.jsonl",
+            LedgerLine(i, hash_text(""), answer, scores[i], 1.0).to_json(),
+        )
+    return stages | {
+        "ledger": time.perf_counter() - start,
+        "tracing": time_trace(settings, rows, scores),
+    }
 
 
 def time_trace(settings: Settings, rows: Sequence[Row], scores: Sequence[dict[str, bool]]) -> float:
     """Seconds for the spans and scores of all rows, in the outbox."""
     start = time.perf_counter()
-    with RunTrace(settings, "20260101T000000000Z-x", settings.swap_home / "x", "x", {}, []) as trace:
+    with RunTrace(
+        settings, "20260101T000000000Z-x", settings.swap_home / "x", "x", {}, []
+    ) as trace:
         for i, row in enumerate(rows):
             answer = Generation(row.completion, "ok", "stop", 1, 1, 1.0)
             line = LedgerLine(i, hash_text(row.prompt), answer, scores[i], time.time())

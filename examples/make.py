@@ -34,18 +34,14 @@ Use null for what the invoice does not say.
 Invoice:
 {text}"""
 
-STEMS = (
-    "Quillmarsh Tarnvale Ostrebeck Veldora Pimmington Haldersby Corvane Mistlow Brackenfell Ilverton Sundrake Wexholm"
-)
+STEMS = "Quillmarsh Tarnvale Ostrebeck Veldora Pimmington Haldersby Corvane Mistlow Brackenfell Ilverton Sundrake Wexholm"
 TRADES = "Papers Joinery Optics Catering Roofing Textiles Ceramics Printing Gardens Lighting Cycles Software"
 BUYERS = "Ambleford Library, Kestrelby School, Odd Lantern Theatre, Museum of Gravel, Nettlecombe Clinic, Dunmarl Choir"
 GOODS = (
     "oak shelf, desk lamp, copy paper A4, roof tiles, linen curtain, poster print, hedge trimming, door hinge, tea service, "
     "soup buffet, server hosting, ink cartridge, wool blanket, garden bench, safety helmet, brass handle, bicycle repair"
 )
-PLACES = (
-    "14 Mill Lane, 3 Pond Street, 77 Upper Row, 5 Tollgate, 120 Birch Avenue, 9 Ferry Road, 41 Chapel Hill, 8 Lime Walk"
-)
+PLACES = "14 Mill Lane, 3 Pond Street, 77 Upper Row, 5 Tollgate, 120 Birch Avenue, 9 Ferry Road, 41 Chapel Hill, 8 Lime Walk"
 
 # a line whose value the invoice does not say is left out
 LAYOUTS = (
@@ -66,7 +62,12 @@ LAYOUTS = (
 )
 NUMBERS = ("INV-{y}-{n}", "R/{n}-{s}", "{y}-{n}", "F{y}{n}", "A {n}.{s}")
 MONEY = {  # how an amount is written: before, after, thousands, decimal point
-    "EUR": [("EUR ", "", ",", "."), ("", " €", ".", ","), ("€", "", ",", "."), ("", " EUR", " ", ",")],
+    "EUR": [
+        ("EUR ", "", ",", "."),
+        ("", " €", ".", ","),
+        ("€", "", ",", "."),
+        ("", " EUR", " ", ","),
+    ],
     "GBP": [("£", "", ",", "."), ("GBP ", "", "", ".")],
     "USD": [("US$", "", ",", "."), ("", " USD", ",", ".")],
     "CHF": [("CHF ", "", "'", "."), ("", " CHF", "'", ".")],
@@ -82,7 +83,9 @@ def write_money(cents: int, style: tuple[str, str, str, str]) -> str:
 
 def write_date(day: date, style: int) -> str:
     """A date in one of five ways; the last two can be read in one way only when the day is beyond 12."""
-    return day.strftime(("%Y-%m-%d", f"{day.day} %B %Y", f"%B {day.day}, %Y", "%d.%m.%Y", "%d/%m/%Y")[style])
+    return day.strftime(
+        ("%Y-%m-%d", f"{day.day} %B %Y", f"%B {day.day}, %Y", "%d.%m.%Y", "%d/%m/%Y")[style]
+    )
 
 
 def draw_money(draw: random.Random) -> tuple[dict[str, str], int, str | None]:
@@ -92,13 +95,22 @@ def draw_money(draw: random.Random) -> tuple[dict[str, str], int, str | None]:
     while True:
         counts = [draw.choice((1, 2, 3, 4, 6, 10, 12)) for _ in range(draw.randint(2, 4))]
         prices = [draw.randint(390, 48_900) for _ in counts]
-        net, rate = sum(n * price for n, price in zip(counts, prices, strict=True)), draw.choice((7, 8, 19, 20))
+        net, rate = (
+            sum(n * price for n, price in zip(counts, prices, strict=True)),
+            draw.choice((7, 8, 19, 20)),
+        )
         tax = (net * rate + 50) // 100
         if (net + tax) % 100:
             break
     goods = draw.sample(GOODS.split(", "), len(counts))
-    lines = [f"{n} x {what} at {write_money(p, style)}" for n, what, p in zip(counts, goods, prices, strict=True)]
-    sums = {name: write_money(cents, style) for name, cents in {"net": net, "tax": tax, "total": net + tax}.items()}
+    lines = [
+        f"{n} x {what} at {write_money(p, style)}"
+        for n, what, p in zip(counts, goods, prices, strict=True)
+    ]
+    sums = {
+        name: write_money(cents, style)
+        for name, cents in {"net": net, "tax": tax, "total": net + tax}.items()
+    }
     return {"items": "\n".join(lines), "rate": str(rate), **sums}, net + tax, currency
 
 
@@ -106,9 +118,15 @@ def draw_invoice(draw: random.Random) -> Row:
     """An invoice in one of the layouts, and what it says."""
     written, cents, currency = draw_money(draw)
     style = draw.randrange(5)
-    day = date(draw.choice((2023, 2024, 2025)), draw.randint(1, 12), draw.randint(13 if style > 2 else 1, 28))
+    day = date(
+        draw.choice((2023, 2024, 2025)),
+        draw.randint(1, 12),
+        draw.randint(13 if style > 2 else 1, 28),
+    )
     number = draw.choice(NUMBERS).format(y=day.year, s=day.year % 100, n=draw.randint(1000, 9999))
-    vendor = " ".join(draw.choice(names.split()) for names in (STEMS, TRADES, "Ltd GmbH SARL LLC AG"))
+    vendor = " ".join(
+        draw.choice(names.split()) for names in (STEMS, TRADES, "Ltd GmbH SARL LLC AG")
+    )
     number, issued = (None if draw.random() < 0.12 else value for value in (number, day))
     fields = written | {
         "vendor": vendor,
@@ -124,13 +142,24 @@ def draw_invoice(draw: random.Random) -> Row:
     }
     lacking = [f"{{{name}}}" for name, value in fields.items() if value is None]
     lines = draw.choice(LAYOUTS).split("\n")
-    text = "\n".join(line for line in lines if not any(name in line for name in lacking)).format(**fields)
-    gold = {"vendor": vendor, "invoice_number": number, "date": issued and issued.isoformat(), "total": cents / 100}
-    completion = json.dumps(gold | {"currency": currency}, ensure_ascii=False, separators=(",", ":"))
+    text = "\n".join(line for line in lines if not any(name in line for name in lacking)).format(
+        **fields
+    )
+    gold = {
+        "vendor": vendor,
+        "invoice_number": number,
+        "date": issued and issued.isoformat(),
+        "total": cents / 100,
+    }
+    completion = json.dumps(
+        gold | {"currency": currency}, ensure_ascii=False, separators=(",", ":")
+    )
     return Row(INVOICE_PROMPT.format(text=text), completion)
 
 
-HOME_PROMPT = ROW_PROMPTS["toolcall"].replace("one call of the tool below", "one call of one of the tools below")
+HOME_PROMPT = ROW_PROMPTS["toolcall"].replace(
+    "one call of the tool below", "one call of one of the tools below"
+)
 
 
 TEXTS = (
@@ -142,10 +171,22 @@ CLOCKS = (
     "6:45 am=06:45, half past six in the morning=06:30, 05:15=05:15, 7:20 am=07:20, 8:05 pm=20:05, 19:40=19:40, noon=12:00, "
     "10:30 pm=22:30, a quarter past nine in the evening=21:15, 07:55=07:55, 4 pm=16:00, 13:10=13:10"
 )
-DAYS = {"Monday": "mon", "Tuesday": "tue", "Wednesday": "wed", "Thursday": "thu", "Friday": "fri", "Saturday": "sat"}
+DAYS = {
+    "Monday": "mon",
+    "Tuesday": "tue",
+    "Wednesday": "wed",
+    "Thursday": "thu",
+    "Friday": "fri",
+    "Saturday": "sat",
+}
 
-VALUES: dict[str, list[Any]] = {  # what a request may say; with what the gold has, where that is something else
-    "room": [(room, room.replace(" ", "_")) for room in ("kitchen", "living room", "bedroom", "hallway", "office")],
+VALUES: dict[
+    str, list[Any]
+] = {  # what a request may say; with what the gold has, where that is something else
+    "room": [
+        (room, room.replace(" ", "_"))
+        for room in ("kitchen", "living room", "bedroom", "hallway", "office")
+    ],
     "color": ["warm", "blue", "red", "green"],
     "brightness": list(range(5, 100, 5)),
     "celsius": [16.5, 17.5, 18.5, 19.5, 20.5, 21.5, 22.5, 23.5],
@@ -153,11 +194,31 @@ VALUES: dict[str, list[Any]] = {  # what a request may say; with what the gold h
     "time": [tuple(pair.split("=")) for pair in CLOCKS.split(", ")],
     "days": [(day, [short]) for day, short in DAYS.items()]
     + [(f"{a} and {b}", [DAYS[a], DAYS[b]]) for a, b in combinations(DAYS, 2)],
-    "label": ["gym", "pills", "school run", "bins out", "call the plumber", "feed the cat", "early train"],
-    "playlist": ["Rainy Sunday", "Kitchen Disco", "Lights Out", "Slow Wake Up", "Front Door Blues", "Warm Waves"],
+    "label": [
+        "gym",
+        "pills",
+        "school run",
+        "bins out",
+        "call the plumber",
+        "feed the cat",
+        "early train",
+    ],
+    "playlist": [
+        "Rainy Sunday",
+        "Kitchen Disco",
+        "Lights Out",
+        "Slow Wake Up",
+        "Front Door Blues",
+        "Warm Waves",
+    ],
     "volume": [1, 2, 3, 5, 6, 7, 8, 9],
     "door": ["front", "back", "garage", "garden"],
-    "delay_minutes": [("5 minutes", 5), ("ten minutes", 10), ("a quarter of an hour", 15), ("half an hour", 30)],
+    "delay_minutes": [
+        ("5 minutes", 5),
+        ("ten minutes", 10),
+        ("a quarter of an hour", 15),
+        ("half an hour", 30),
+    ],
     "to": ["Mirel", "Tovan", "Anouk", "Bram", "Ines", "Odo", "Pia", "Rufus", "Selma", "Yorick"],
     "text": TEXTS.split("; "),
 }
@@ -184,14 +245,20 @@ REQUESTS: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ('Play "{playlist}" in the {room}.', {}),
         ('Put on "{playlist}" in the {room}, in random order.', {"shuffle": True}),
         ('Some music for the {room}: "{playlist}" at volume {volume}.', {}),
-        ('Start the playlist "{playlist}", volume {volume}, shuffled, in the {room}.', {"shuffle": True}),
+        (
+            'Start the playlist "{playlist}", volume {volume}, shuffled, in the {room}.',
+            {"shuffle": True},
+        ),
         ('Let "{playlist}" run in the {room}, but softly: volume {volume}.', {}),
         ('Shuffle "{playlist}" on the speaker of the {room}.', {"shuffle": True}),
     ],
     "set_alarm": [
         ("Wake me at {time}.", {}),
         ("Set an alarm for {time} every {days}.", {}),
-        ("I must get up at {time} on weekdays, from Monday to Friday.", {"days": ["mon", "tue", "wed", "thu", "fri"]}),
+        (
+            "I must get up at {time} on weekdays, from Monday to Friday.",
+            {"days": ["mon", "tue", "wed", "thu", "fri"]},
+        ),
         ('New alarm, {time}, call it "{label}".', {}),
         ('Every {days} at {time}: an alarm with the name "{label}".', {}),
         ("Let the clock ring at {time} on Saturdays and Sundays.", {"days": ["sat", "sun"]}),
@@ -200,10 +267,16 @@ REQUESTS: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("Lock the {door} door.", {"locked": True}),
         ("Open up the {door} door for the courier: unlock it.", {"locked": False}),
         ("In {delay_minutes}, lock the {door} door.", {"locked": True}),
-        ("I am leaving through the {door} door, lock it behind me in {delay_minutes}.", {"locked": True}),
+        (
+            "I am leaving through the {door} door, lock it behind me in {delay_minutes}.",
+            {"locked": True},
+        ),
         ("Bedtime: see to it that the {door} door is locked.", {"locked": True}),
         ("My hands are full; please unlock the {door} door right away.", {"locked": False}),
-        ("The children come home in {delay_minutes}; unlock the {door} door then.", {"locked": False}),
+        (
+            "The children come home in {delay_minutes}; unlock the {door} door then.",
+            {"locked": False},
+        ),
     ],
     "send_message": [
         ('Text {to}: "{text}"', {}),
@@ -220,12 +293,19 @@ def draw_request(draw: random.Random, tools: list[dict[str, Any]]) -> Row:
     """A request for one of the tools, which all stand in the prompt, and the call that it asks for."""
     tool = draw.choice(tools)
     wording, arguments = draw.choice(REQUESTS[tool["name"]])
-    drawn = {name: draw.choice(VALUES[name]) for name in tool["parameters"] if f"{{{name}}}" in wording}
-    drawn = {name: value if isinstance(value, tuple) else (str(value), value) for name, value in drawn.items()}
+    drawn = {
+        name: draw.choice(VALUES[name]) for name in tool["parameters"] if f"{{{name}}}" in wording
+    }
+    drawn = {
+        name: value if isinstance(value, tuple) else (str(value), value)
+        for name, value in drawn.items()
+    }
     request = wording.format(**{name: said for name, (said, _) in drawn.items()})
     values = arguments | {name: value for name, (_, value) in drawn.items()}
     gold = {name: values[name] for name in tool["parameters"] if name in values}
-    prompt = build_prompt("toolcall", [format_signature(tool) for tool in tools], request, HOME_PROMPT)
+    prompt = build_prompt(
+        "toolcall", [format_signature(tool) for tool in tools], request, HOME_PROMPT
+    )
     return Row(prompt, format_tool_call(tool["name"], gold))
 
 
@@ -241,7 +321,10 @@ def write_task(path: Path, draw_row: Callable[[], Row]) -> None:
 def make_examples(folder: Path) -> None:
     """Write invoices/rows.jsonl and home/rows.jsonl below a folder."""
     draw = random.Random(SEED)  # noqa: S311 - examples, no secret
-    tools = [parse_tool(tool) for tool in json.loads((HERE / "home" / "tools.json").read_text(encoding="utf-8"))]
+    tools = [
+        parse_tool(tool)
+        for tool in json.loads((HERE / "home" / "tools.json").read_text(encoding="utf-8"))
+    ]
     write_task(folder / "invoices" / "rows.jsonl", lambda: draw_invoice(draw))
     write_task(folder / "home" / "rows.jsonl", lambda: draw_request(draw, tools))
 

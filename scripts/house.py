@@ -62,24 +62,39 @@ def find_floor(room: str, arrows: dict[str, set[str]], above: tuple[str, ...] = 
     """
     if room in above:
         raise ValueError(f"a circle: {' -> '.join((*above, room))}")
-    return 1 + max((find_floor(target, arrows, (*above, room)) for target in arrows[room]), default=0)
+    return 1 + max(
+        (find_floor(target, arrows, (*above, room)) for target in arrows[room]), default=0
+    )
 
 
 def count_code(path: Path) -> int:
     """Lines that are neither empty, nor comments, nor docstrings."""
     source = path.read_text()
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    silent = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
+    silent = (
+        tokenize.COMMENT,
+        tokenize.NL,
+        tokenize.NEWLINE,
+        tokenize.INDENT,
+        tokenize.DEDENT,
+        tokenize.ENDMARKER,
+    )
     lines = {n for t in tokens if t.type not in silent for n in range(t.start[0], t.end[0] + 1)}
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node):
+        if isinstance(
+            node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+        ) and ast.get_docstring(node):
             lines -= set(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
     return len(lines)
 
 
 def find_long_functions(path: Path, most: int) -> dict[str, int]:
     """Functions of more lines than that, docstring included."""
-    nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    nodes = [
+        node
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
     sizes = {f"{path.stem}.{node.name}": (node.end_lineno or 0) - node.lineno + 1 for node in nodes}
     return {name: size for name, size in sizes.items() if size > most}
 
@@ -105,14 +120,24 @@ def find_spine(root: Path) -> set[str]:
 
 def main() -> None:
     """Print the counts, one a line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("root", type=Path, nargs="?", default=Path(__file__).parent.parent)
-    parser.add_argument("--functions", type=int, default=40, help="lines of a function that are still no fault")
-    parser.add_argument("--modules", type=int, default=250, help="lines of a module that are still no fault")
+    parser.add_argument(
+        "--functions", type=int, default=40, help="lines of a function that are still no fault"
+    )
+    parser.add_argument(
+        "--modules", type=int, default=250, help="lines of a module that are still no fault"
+    )
     options = parser.parse_args()
     modules = list_modules(options.root / "swaplib")
     arrows = find_arrows(options.root / "swaplib")
-    long = {k: v for path in modules.values() for k, v in find_long_functions(path, options.functions).items()}
+    long = {
+        k: v
+        for path in modules.values()
+        for k, v in find_long_functions(path, options.functions).items()
+    }
     lines = {name: len(path.read_text().splitlines()) for name, path in modules.items()}
     large = {name: n for name, n in lines.items() if n > options.modules}
     notebooks = sorted((options.root / "notebooks").glob("*.ipynb"))
@@ -120,9 +145,13 @@ def main() -> None:
     print(f"rooms (folders and modules beside them): {len(arrows)}")
     print(f"floors: {max(find_floor(room, arrows) for room in arrows)}")
     print(f"arrows between rooms: {sum(map(len, arrows.values()))}")
-    print(f"modules: {len(modules)}, lines {sum(lines.values()):,}, of code {sum(map(count_code, modules.values())):,}")
+    print(
+        f"modules: {len(modules)}, lines {sum(lines.values()):,}, of code {sum(map(count_code, modules.values())):,}"
+    )
     spine = find_spine(options.root)
-    print(f"spine of 01 to 05: {len(spine)} modules, lines of code {sum(count_code(modules[name]) for name in spine):,}")
+    print(
+        f"spine of 01 to 05: {len(spine)} modules, lines of code {sum(count_code(modules[name]) for name in spine):,}"
+    )
     print(f"functions over {options.functions} lines: {len(long)} {long or ''}")
     print(f"modules over {options.modules} lines: {len(large)} {large or ''}")
     print(f"imports in a notebook: {imports}")

@@ -34,7 +34,9 @@ EVERYWHERE = " ; implementation_name == 'cpython' and sys_platform == 'linux'"  
 def read_blocks(text: str) -> dict[str, str]:
     """The entries of a lock by name, each a pin with its marker and hashes (a package may have one for each Python)."""
     blocks: dict[str, str] = {}
-    for block in re.findall(r"^\S.*(?:\n[ \t]+.*)*\n", re.sub(r"^#.*\n", "", text, flags=re.M), re.M):
+    for block in re.findall(
+        r"^\S.*(?:\n[ \t]+.*)*\n", re.sub(r"^#.*\n", "", text, flags=re.M), re.M
+    ):
         name = re.split(r"[=\s]", block)[0]
         blocks[name] = blocks.get(name, "") + block
     return blocks
@@ -42,14 +44,34 @@ def read_blocks(text: str) -> dict[str, str]:
 
 def resolve(pins: str, excluded: list[str]) -> dict[str, str]:
     """What pyproject.toml asks for, resolved for Python 3.11 and 3.12 on Linux, with the hashes of every file."""
-    uv = [Path(sys.executable).parent / "uv", "pip", "compile", "pyproject.toml", "--quiet", "--no-header"]
-    options = ["--universal", "--generate-hashes", "--no-annotate", "--extra", "dev", "--extra", "train"]
+    uv = [
+        Path(sys.executable).parent / "uv",
+        "pip",
+        "compile",
+        "pyproject.toml",
+        "--quiet",
+        "--no-header",
+    ]
+    options = [
+        "--universal",
+        "--generate-hashes",
+        "--no-annotate",
+        "--extra",
+        "dev",
+        "--extra",
+        "train",
+    ]
     with tempfile.TemporaryDirectory() as folder:
         lock, names = Path(folder) / "requirements.lock", Path(folder) / "excluded.txt"
-        lock.write_text("" if "--upgrade" in sys.argv else HASHES.sub("", pins))  # the index gives the hashes
+        lock.write_text(
+            "" if "--upgrade" in sys.argv else HASHES.sub("", pins)
+        )  # the index gives the hashes
         names.write_text("\n".join(excluded))
         subprocess.run(
-            [*uv, *options, "--excludes", names, "--output-file", lock], cwd=ROOT, check=True, stdout=subprocess.DEVNULL
+            [*uv, *options, "--excludes", names, "--output-file", lock],
+            cwd=ROOT,
+            check=True,
+            stdout=subprocess.DEVNULL,
         )
         return read_blocks(lock.read_text().replace(EVERYWHERE, ""))
 
@@ -60,9 +82,15 @@ def write_locks() -> None:
     main = resolve(pins, list(GPU_ONLY))
     full = resolve("".join(main.values()) + pins, [])
     cuda = {name for name in full if name.startswith(("nvidia-", "cuda-")) or name == "triton"}
-    for path, names in ((MAIN, set(main) - cuda), (CUDA, cuda), (GPU, set(full) - set(main) - cuda)):
+    for path, names in (
+        (MAIN, set(main) - cuda),
+        (CUDA, cuda),
+        (GPU, set(full) - set(main) - cuda),
+    ):
         blocks = main | {name: full[name] for name in names - set(main)}
-        path.write_text("# Written by `make lock`.\n" + "".join(blocks[name] for name in sorted(names)))
+        path.write_text(
+            "# Written by `make lock`.\n" + "".join(blocks[name] for name in sorted(names))
+        )
         print(f"{path.name}: {len(names)} packages")
 
 
@@ -70,8 +98,14 @@ def check() -> None:
     """`pip check`, but for what only a GPU needs where there is none."""
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "check"]
     found = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
-    spared = re.compile(rf"unsloth[-_ ].* requires ({'|'.join(GPU_ONLY)}), which is not installed\.")
-    problems = [line for line in found if not spared.fullmatch(line) and line != "No broken requirements found."]
+    spared = re.compile(
+        rf"unsloth[-_ ].* requires ({'|'.join(GPU_ONLY)}), which is not installed\."
+    )
+    problems = [
+        line
+        for line in found
+        if not spared.fullmatch(line) and line != "No broken requirements found."
+    ]
     if problems:
         raise SystemExit("\n".join(["packages that do not fit together:", *problems]))
     print(f"{sum(1 for _ in importlib.metadata.distributions())} packages fit together")
@@ -79,7 +113,9 @@ def check() -> None:
 
 def has_cuda() -> bool:
     """Whether the installed torch asks for libraries of CUDA."""
-    return any("cuda" in line or "nvidia" in line for line in importlib.metadata.requires("torch") or [])
+    return any(
+        "cuda" in line or "nvidia" in line for line in importlib.metadata.requires("torch") or []
+    )
 
 
 if __name__ == "__main__":
@@ -91,4 +127,6 @@ if __name__ == "__main__":
         case [] | ["--upgrade"]:
             write_locks()
         case words:
-            sys.exit(f"scripts/lock.py {' '.join(words)}: expected nothing, --upgrade, check or has-cuda")
+            sys.exit(
+                f"scripts/lock.py {' '.join(words)}: expected nothing, --upgrade, check or has-cuda"
+            )

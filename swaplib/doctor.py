@@ -55,13 +55,19 @@ def check_env_file(settings: Settings) -> str:
 
 def check_variables(settings: Settings) -> str:
     """Which variables are set; values are never shown."""
-    return ", ".join(f"{name} {'set' if getattr(settings, name.lower()) else 'not set'}" for name in PURPOSES)
+    return ", ".join(
+        f"{name} {'set' if getattr(settings, name.lower()) else 'not set'}" for name in PURPOSES
+    )
 
 
 def check_packages(settings: Settings) -> str:
     """Whether the pinned versions are the installed ones."""
     wrong = []
-    pins = [r.partition(";")[0].strip().split("==") for r in requires("swaplib") or [] if "extra ==" not in r]
+    pins = [
+        r.partition(";")[0].strip().split("==")
+        for r in requires("swaplib") or []
+        if "extra ==" not in r
+    ]
     for name, wanted in pins:
         try:
             found = version(name).partition("+")[0]
@@ -77,7 +83,11 @@ def check_packages(settings: Settings) -> str:
 def check_machine(settings: Settings) -> str:
     """The device; no GPU is a fact, not a failure."""
     device = provenance.describe_device()
-    return device if not device.startswith("CPU") else f"{device}; no GPU, so local models of 7B are too slow here"
+    return (
+        device
+        if not device.startswith("CPU")
+        else f"{device}; no GPU, so local models of 7B are too slow here"
+    )
 
 
 def check_walls(settings: Settings) -> str:
@@ -113,7 +123,9 @@ def check_checkpoint_loads(settings: Settings) -> str:
     [(_, answer)] = slm.generate([[{"role": "user", "content": "Say yes."}]], 2)
     check_tags(slm.model)
     answered = f"loads in 4-bit and answers ({answer.latency_ms:.0f} ms for 2 tokens)"
-    return "; ".join([f"{show_path(settings.slm_model_path)} {answered}", *describe_checkpoint(slm.checkpoint)])
+    return "; ".join(
+        [f"{show_path(settings.slm_model_path)} {answered}", *describe_checkpoint(slm.checkpoint)]
+    )
 
 
 def check_langfuse(settings: Settings) -> str:
@@ -127,5 +139,7 @@ def check_langfuse(settings: Settings) -> str:
 def check_rows(settings: Settings) -> str:
     """Whether 01_data has run."""
     if not (settings.dataset / "manifest.json").is_file():
-        raise FileNotFoundError(f"no rows in {show_path(settings.dataset)}. Run notebooks/01_data.ipynb")
+        raise FileNotFoundError(
+            f"no rows in {show_path(settings.dataset)}. Run notebooks/01_data.ipynb"
+        )
     return show_path(settings.dataset)

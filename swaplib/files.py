@@ -67,11 +67,15 @@ def read_json(path: Path, advice: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}:{error.lineno}: not JSON ({error.msg} at column {error.colno}). {advice}") from None
+        raise ValueError(
+            f"{path}:{error.lineno}: not JSON ({error.msg} at column {error.colno}). {advice}"
+        ) from None
     except (UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON ({type(error).__name__}). {advice}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path}:1: expected a JSON object, found {type(content).__name__}. {advice}")
+        raise ValueError(
+            f"{path}:1: expected a JSON object, found {type(content).__name__}. {advice}"
+        )
     return content
 
 

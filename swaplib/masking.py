@@ -36,7 +36,9 @@ def mask_secrets(value: Any, secrets: Sequence[str] = ()) -> Any:
             value = value.replace(secret, "***") if len(secret) >= MIN_SECRET else value
         return SECRETS.sub(lambda found: "".join(found[name] or "" for name in KEPT) + "***", value)
     if isinstance(value, Mapping):
-        return {mask_secrets(key, secrets): mask_secrets(part, secrets) for key, part in value.items()}
+        return {
+            mask_secrets(key, secrets): mask_secrets(part, secrets) for key, part in value.items()
+        }
     if isinstance(value, list | tuple):
         return [mask_secrets(part, secrets) for part in value]
     return value
@@ -45,7 +47,11 @@ def mask_secrets(value: Any, secrets: Sequence[str] = ()) -> Any:
 def replace_surrogates(value: Any) -> Any:
     """A JSON value whose texts can be encoded: pairs of surrogates are joined, halves become U+FFFD."""
     if isinstance(value, str):
-        return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return (
+            value
+            if value.isascii()
+            else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        )
     if isinstance(value, Mapping):
         return {replace_surrogates(key): replace_surrogates(part) for key, part in value.items()}
     if isinstance(value, list | tuple):

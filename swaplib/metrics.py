@@ -98,7 +98,10 @@ def parse_json(text: str) -> Any:
     """
     try:
         return json.loads(
-            text, parse_constant=_reject_constant, parse_float=_finite_float, object_pairs_hook=_unique_keys
+            text,
+            parse_constant=_reject_constant,
+            parse_float=_finite_float,
+            object_pairs_hook=_unique_keys,
         )
     except RecursionError:
         raise ValueError("nested too deeply to parse") from None
@@ -127,7 +130,9 @@ def parse_gold(track: Track, completion: str) -> Prediction:
     text = completion.strip()
     name, name_end, rest = text.removeprefix(_OPEN).partition(_NAME_END)
     if not (text.startswith(_OPEN) and name_end and rest.endswith(_CLOSE)):
-        raise ValueError(f"expected exactly {_OPEN}X{_NAME_END}{{json}}{_CLOSE}, found {text[:60]!r}")
+        raise ValueError(
+            f"expected exactly {_OPEN}X{_NAME_END}{{json}}{_CLOSE}, found {text[:60]!r}"
+        )
     if not name or any(c in name for c in '"<>'):
         raise ValueError(f"the tool name {name[:60]!r} is empty or holds a quote or bracket")
     arguments = parse_json(rest.removesuffix(_CLOSE))
@@ -185,7 +190,10 @@ def score_row(track: Track, gold: str, output: str | None) -> dict[str, bool]:
     prediction = None if output is None else parse_output(track, output)
     if track == "structured":
         valid = prediction is not None
-        return {"json_valid": valid, "exact_match": valid and same_json(expected.value, prediction.value)}
+        return {
+            "json_valid": valid,
+            "exact_match": valid and same_json(expected.value, prediction.value),
+        }
     return {
         "valid_call": prediction is not None,
         "name_match": prediction is not None and expected.name == prediction.name,
@@ -193,7 +201,9 @@ def score_row(track: Track, gold: str, output: str | None) -> dict[str, bool]:
     }
 
 
-def aggregate(track: Track, row_scores: Sequence[dict[str, bool]]) -> StructuredScores | ToolcallScores:
+def aggregate(
+    track: Track, row_scores: Sequence[dict[str, bool]]
+) -> StructuredScores | ToolcallScores:
     """Rates over all rows given, whatever became of them.
 
     Raises:
@@ -201,12 +211,17 @@ def aggregate(track: Track, row_scores: Sequence[dict[str, bool]]) -> Structured
     """
     if not row_scores:
         raise ValueError("no rows to score: expected at least one")
-    rates = {m: sum(s[m.removesuffix("_rate")] for s in row_scores) / len(row_scores) for m in core_metrics(track)}
+    rates = {
+        m: sum(s[m.removesuffix("_rate")] for s in row_scores) / len(row_scores)
+        for m in core_metrics(track)
+    }
     scores = StructuredScores if track == "structured" else ToolcallScores
     return scores(**rates, rows=tuple(row_scores))
 
 
-def score_rows(track: Track, golds: Sequence[str], outputs: Sequence[str | None]) -> StructuredScores | ToolcallScores:
+def score_rows(
+    track: Track, golds: Sequence[str], outputs: Sequence[str | None]
+) -> StructuredScores | ToolcallScores:
     """Score a whole split.
 
     Args:
@@ -221,7 +236,9 @@ def score_rows(track: Track, golds: Sequence[str], outputs: Sequence[str | None]
         ValueError: The lists differ in length, are empty, or a gold does not fit the track (its index is named).
     """
     if len(golds) != len(outputs):
-        raise ValueError(f"expected one output for each gold, found {len(golds)} golds and {len(outputs)} outputs")
+        raise ValueError(
+            f"expected one output for each gold, found {len(golds)} golds and {len(outputs)} outputs"
+        )
     bits = []
     for index, (gold, output) in enumerate(zip(golds, outputs, strict=True)):
         try:

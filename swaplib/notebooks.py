@@ -44,10 +44,14 @@ def run_notebook(
         raise FileNotFoundError(f"no notebook at {notebook}. They lie in notebooks/.")
     known = papermill.inspect_notebook(str(notebook))
     parameters = parse_parameters(known, assignments)
-    track = parameters.get("track", ast.literal_eval(known["track"]["default"]) if "track" in known else None)
+    track = parameters.get(
+        "track", ast.literal_eval(known["track"]["default"]) if "track" in known else None
+    )
     if track is not None:
         check_track(track)  # it names the report
-    name = "_".join([notebook.stem, *([track] if track else [])]) + _name_question(known, parameters)
+    name = "_".join([notebook.stem, *([track] if track else [])]) + _name_question(
+        known, parameters
+    )
     executed = settings.reports / f"{name}.ipynb"
     executed.parent.mkdir(parents=True, exist_ok=True)
     failure = _execute(notebook, executed, parameters, timeout_s)
@@ -57,7 +61,9 @@ def run_notebook(
     return executed, html
 
 
-def run_flywheel(settings: Settings, track: str, assignments: list[tuple[str, str]], timeout_s: int) -> list[Path]:
+def run_flywheel(
+    settings: Settings, track: str, assignments: list[tuple[str, str]], timeout_s: int
+) -> list[Path]:
     """Run 06, 07 and 08 one after the other; each goes on where it was stopped.
 
     Args:
@@ -78,13 +84,24 @@ def run_flywheel(settings: Settings, track: str, assignments: list[tuple[str, st
     assignments = [*assignments, ("track", track)]
     notebooks = {name: ROOT / "notebooks" / f"{name}.ipynb" for name in STAGES}
     known = {name: papermill.inspect_notebook(str(path)) for name, path in notebooks.items()}
-    if unknown := [name for name, _ in assignments if not any(name in of_notebook for of_notebook in known.values())]:
-        names = ", ".join(dict.fromkeys(name for of_notebook in known.values() for name in of_notebook))
+    if unknown := [
+        name
+        for name, _ in assignments
+        if not any(name in of_notebook for of_notebook in known.values())
+    ]:
+        names = ", ".join(
+            dict.fromkeys(name for of_notebook in known.values() for name in of_notebook)
+        )
         raise ValueError(f"unknown parameter {unknown[0]!r}: the notebooks have {names}")
-    asked = {stage: [(name, text) for name, text in assignments if name in known[stage]] for stage in STAGES}
+    asked = {
+        stage: [(name, text) for name, text in assignments if name in known[stage]]
+        for stage in STAGES
+    }
     for stage in STAGES:
         parse_parameters(known[stage], asked[stage])
-    return [run_notebook(settings, notebooks[stage], asked[stage], timeout_s)[1] for stage in STAGES]
+    return [
+        run_notebook(settings, notebooks[stage], asked[stage], timeout_s)[1] for stage in STAGES
+    ]
 
 
 def _name_question(known: dict[str, Any], parameters: dict[str, Any]) -> str:
@@ -93,7 +110,10 @@ def _name_question(known: dict[str, Any], parameters: dict[str, Any]) -> str:
     Examples in the prompts of all models are `-shots4`, other models `-azure+slm-full`, other values `-val` or `-native`.
     """
     defaults = {name: ast.literal_eval(known[name]["default"]) for name in known}
-    changed, words = {name: value for name, value in parameters.items() if defaults[name] != value}, []
+    changed, words = (
+        {name: value for name, value in parameters.items() if defaults[name] != value},
+        [],
+    )
     if {"models", "shots"} & changed.keys():
         asked = defaults | parameters
         models = parse_models(asked["models"], asked["shots"])
@@ -108,7 +128,9 @@ def _name_question(known: dict[str, Any], parameters: dict[str, Any]) -> str:
     return "".join(f"-{word}" for word in words)
 
 
-def _execute(notebook: Path, executed: Path, parameters: dict[str, Any], timeout_s: int) -> str | None:
+def _execute(
+    notebook: Path, executed: Path, parameters: dict[str, Any], timeout_s: int
+) -> str | None:
     """Run a notebook to its end or to its first failure, and say in a few words what failed; None when nothing did."""
     import papermill
     from jupyter_client.kernelspec import NoSuchKernel
@@ -127,15 +149,15 @@ def _execute(notebook: Path, executed: Path, parameters: dict[str, Any], timeout
             extra_arguments=["--IPKernelApp.log_level=ERROR"],
         )
     except PapermillExecutionError as error:
-        return (
-            f"{notebook.name}, cell [{error.exec_count}] (see {executed}):\n{error.ename}: {strip_ansi(error.evalue)}"
-        )
+        return f"{notebook.name}, cell [{error.exec_count}] (see {executed}):\n{error.ename}: {strip_ansi(error.evalue)}"
     except CellTimeoutError:
         return f"a cell of {notebook.name} took longer than {timeout_s} s (--timeout-s)"
     except DeadKernelError:
         return f"the kernel of {notebook.name} died; the machine may be out of memory"
     except NoSuchKernel as error:
-        raise RuntimeError(f"{notebook.name} asks for the Jupyter kernel {error.name!r}: run `make setup`") from None
+        raise RuntimeError(
+            f"{notebook.name} asks for the Jupyter kernel {error.name!r}: run `make setup`"
+        ) from None
     return None
 
 
@@ -152,7 +174,9 @@ def parse_parameters(known: dict[str, Any], assignments: list[tuple[str, str]]) 
     parameters = {}
     for name, text in assignments:
         if name not in known:
-            raise ValueError(f"unknown parameter {name!r}: this notebook has {', '.join(known) or 'none'}")
+            raise ValueError(
+                f"unknown parameter {name!r}: this notebook has {', '.join(known) or 'none'}"
+            )
         default = ast.literal_eval(known[name]["default"])
         if isinstance(default, str):
             parameters[name] = text
@@ -162,9 +186,13 @@ def parse_parameters(known: dict[str, Any], assignments: list[tuple[str, str]]) 
             value = ast.literal_eval(text)
         except (ValueError, SyntaxError):
             value = text
-        fits = type(value).__name__ in kind.replace("float", "float int") or (value is None and default is None)
+        fits = type(value).__name__ in kind.replace("float", "float int") or (
+            value is None and default is None
+        )
         if not fits:
-            raise ValueError(f"parameter {name}={text}: expected {kind}, for example {known[name]['default']}")
+            raise ValueError(
+                f"parameter {name}={text}: expected {kind}, for example {known[name]['default']}"
+            )
         parameters[name] = value
     return parameters
 
@@ -173,16 +201,25 @@ def write_html(executed: Path) -> Path:
     """Render an executed notebook as one HTML file beside it, without its code but for the parameters."""
     import nbformat
     from nbconvert import HTMLExporter
-    from nbconvert.preprocessors import CoalesceStreamsPreprocessor  # a progress bar becomes its last line
+    from nbconvert.preprocessors import (
+        CoalesceStreamsPreprocessor,
+    )  # a progress bar becomes its last line
 
     notebook = nbformat.read(executed, as_version=4)
     notebook.cells = _raise_headline(notebook.cells)
-    for cell in notebook.cells:  # a report is for reading: of the code, only the parameters and the cell that failed
+    for cell in (
+        notebook.cells
+    ):  # a report is for reading: of the code, only the parameters and the cell that failed
         is_done = cell.metadata.get("papermill", {}).get("status", "completed") == "completed"
-        if is_done and not {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", [])):
+        if is_done and not {"parameters", "injected-parameters"} & set(
+            cell.metadata.get("tags", [])
+        ):
             cell.metadata["transient"] = {"remove_source": cell.cell_type == "code"}
     html, _ = HTMLExporter(
-        embed_images=True, mathjax_url="", require_js_url="", preprocessors=[CoalesceStreamsPreprocessor]
+        embed_images=True,
+        mathjax_url="",
+        require_js_url="",
+        preprocessors=[CoalesceStreamsPreprocessor],
     ).from_notebook_node(notebook, {"metadata": {"name": executed.stem}})
     path = executed.with_suffix(".html")
     write_text(path, html)
@@ -193,8 +230,14 @@ def _raise_headline(cells: list[Any]) -> list[Any]:
     """The cells with what the one with the tag `headline` shows right below the title; what it prints stays where it is."""
     from nbformat.v4 import new_code_cell, new_markdown_cell
 
-    where = next((i for i, cell in enumerate(cells) if "headline" in cell.metadata.get("tags", [])), None)
-    shown = [out for out in cells[where].get("outputs", []) if out.output_type != "stream"] if where else []
+    where = next(
+        (i for i, cell in enumerate(cells) if "headline" in cell.metadata.get("tags", [])), None
+    )
+    shown = (
+        [out for out in cells[where].get("outputs", []) if out.output_type != "stream"]
+        if where
+        else []
+    )
     if not shown or any(out.output_type == "error" for out in shown):
         return cells
     cells[where].outputs = [out for out in cells[where].outputs if out.output_type == "stream"]

@@ -57,7 +57,9 @@ Request: {request}""",
 MAX_SHOTS = 8
 
 
-def build_prompt(track: Track, signatures: Sequence[str], request: str, template: str | None = None) -> str:
+def build_prompt(
+    track: Track, signatures: Sequence[str], request: str, template: str | None = None
+) -> str:
     """A row's prompt: the instruction, the tools that it may call, the request.
 
     Args:
@@ -66,7 +68,9 @@ def build_prompt(track: Track, signatures: Sequence[str], request: str, template
         request: What is asked.
         template: Another instruction than the track's, to be measured against it.
     """
-    return (template or ROW_PROMPTS[track]).format(signatures="\n\n".join(signatures), request=request)
+    return (template or ROW_PROMPTS[track]).format(
+        signatures="\n\n".join(signatures), request=request
+    )
 
 
 def build_messages(track: Track, prompt: str, shots: Sequence[Row] = ()) -> list[Message]:
@@ -83,7 +87,10 @@ def build_messages(track: Track, prompt: str, shots: Sequence[Row] = ()) -> list
     check_track(track)
     messages = [{"role": "system", "content": SYSTEM_PROMPTS[track]}]
     for shot in shots:
-        messages += [{"role": "user", "content": shot.prompt}, {"role": "assistant", "content": shot.completion}]
+        messages += [
+            {"role": "user", "content": shot.prompt},
+            {"role": "assistant", "content": shot.completion},
+        ]
     return [*messages, {"role": "user", "content": prompt}]
 
 
@@ -96,7 +103,9 @@ def pick_shots(train: Sequence[Row], n: int, seed: int = 42) -> list[Row]:
     if not 0 <= n <= MAX_SHOTS:
         raise ValueError(f"shots={n}: expected 0 to {MAX_SHOTS} examples")
     if n > len(train):
-        raise ValueError(f"shots={n}: expected at least as many train rows to take examples from, found {len(train)}")
+        raise ValueError(
+            f"shots={n}: expected at least as many train rows to take examples from, found {len(train)}"
+        )
     return random.Random(seed).sample(list(train), min(MAX_SHOTS, len(train)))[:n]  # noqa: S311 - a sample, no secret
 
 

@@ -89,18 +89,24 @@ def locked(runs: Path, key: str) -> Iterator[None]:
     """
     runs.mkdir(parents=True, exist_ok=True)
     with open(
-        runs / f".lock-{key}", "a", opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW, 0o666)
+        runs / f".lock-{key}",
+        "a",
+        opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW, 0o666),
     ) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise RuntimeError(f"another process is at this run: wait until it is done ({key})") from None
+            raise RuntimeError(
+                f"another process is at this run: wait until it is done ({key})"
+            ) from None
         yield
 
 
 def _git(*arguments: str) -> str | None:
     try:
-        done = subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True, timeout=30)
+        done = subprocess.run(
+            ["git", "-C", ROOT, *arguments], capture_output=True, text=True, timeout=30
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

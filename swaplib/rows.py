@@ -114,7 +114,10 @@ def _check_types(flat: Any) -> None:
 def check_prompts(path: Path, lines: Iterable[LedgerLine], rows: Sequence[Row]) -> None:
     """Raise ValueError when a ledger has a line that answers another prompt than the row of its index has."""
     for line in lines:
-        if not 0 <= line.index < len(rows) or hash_text(rows[line.index].prompt) != line.prompt_sha256:
+        if (
+            not 0 <= line.index < len(rows)
+            or hash_text(rows[line.index].prompt) != line.prompt_sha256
+        ):
             raise ValueError(
                 f"{path}: the line of row {line.index} answers another prompt than that row has: the ledger was changed, or "
                 "is another run's. Move its folder away and run notebooks/02_eval.ipynb again."
@@ -162,7 +165,9 @@ def read_rows_of_one_track(path: Path) -> tuple[Track, list[Row]]:
             problems.append((number, str(error)))
     counts = Counter(track for _, track in tracks)
     track = counts.most_common(1)[0][0] if counts else TRACKS[0]
-    mixed = f"a {{}} answer, where {counts[track]} are {track} answers: a file holds rows of one track"
+    mixed = (
+        f"a {{}} answer, where {counts[track]} are {track} answers: a file holds rows of one track"
+    )
     problems += [(number, mixed.format(other)) for number, other in tracks if other != track]
     _refuse(path, sorted(problems))
     return track, rows
@@ -171,7 +176,9 @@ def read_rows_of_one_track(path: Path) -> tuple[Track, list[Row]]:
 def _refuse(path: Path, problems: list[tuple[int, str]]) -> None:
     """Raise ValueError with all bad lines, where there are any."""
     if problems:
-        listed = "\n".join(f"  {path.name}:{number}: {_shorten(problem)}" for number, problem in problems)
+        listed = "\n".join(
+            f"  {path.name}:{number}: {_shorten(problem)}" for number, problem in problems
+        )
         raise ValueError(
             f"{path}: {len(problems)} bad line(s), so nothing was read. Mend them and run again:\n{listed}"
         )
@@ -193,12 +200,20 @@ def _parse_row(line: bytes) -> Row:
         raise ValueError(f"not JSON ({error})" if line.strip() else "a blank line") from None
     if not isinstance(row, dict) or set(row) != {"prompt", "completion"}:
         found = sorted(row) if isinstance(row, dict) else type(row).__name__
-        raise ValueError(f"expected an object with exactly the keys prompt and completion, found {found}")
+        raise ValueError(
+            f"expected an object with exactly the keys prompt and completion, found {found}"
+        )
     for key, value in row.items():
         if not isinstance(value, str) or not value.strip():
-            raise ValueError(f"{key} must be a text that is not blank, found {type(value).__name__}")
-        if not value.isprintable() and any("\ud800" <= character <= "\udfff" for character in value):
-            raise ValueError(f"{key} holds half of a surrogate pair, which cannot be sent or written")
+            raise ValueError(
+                f"{key} must be a text that is not blank, found {type(value).__name__}"
+            )
+        if not value.isprintable() and any(
+            "\ud800" <= character <= "\udfff" for character in value
+        ):
+            raise ValueError(
+                f"{key} holds half of a surrogate pair, which cannot be sent or written"
+            )
     return Row(**row)
 
 
@@ -242,9 +257,13 @@ def read_ledger(path: Path) -> dict[int, LedgerLine]:
     Raises:
         ValueError: A line parses but is no ledger line; file:line is named.
     """
-    return {line.index: line for line in parse_appended(path, LedgerLine.from_json, "a ledger line")}
+    return {
+        line.index: line for line in parse_appended(path, LedgerLine.from_json, "a ledger line")
+    }
 
 
 def hash_rows(rows: Sequence[Row]) -> str:
     """One sha256 over the prompts and completions of rows in their order."""
-    return hash_text("".join(f"{hash_text(row.prompt)} {hash_text(row.completion)}\n" for row in rows))
+    return hash_text(
+        "".join(f"{hash_text(row.prompt)} {hash_text(row.completion)}\n" for row in rows)
+    )

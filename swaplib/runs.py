@@ -51,7 +51,11 @@ class OpenRun:
 
     def _describe(self) -> dict[str, Any]:
         run_id = self.folder.name
-        return {"run_id": run_id, "started": provenance.read_start(run_id), "ended": provenance.now_utc()}
+        return {
+            "run_id": run_id,
+            "started": provenance.read_start(run_id),
+            "ended": provenance.now_utc(),
+        }
 
     def write(self) -> None:
         """Write every record, deliver the trace, and write them with what was delivered; says so in a line."""
@@ -107,7 +111,9 @@ def find_run(
 ) -> Path:
     """The folder of a question's newest run that is wanted; the planned one where there is none, or for a fresh run."""
     # run ids begin with the year, so a lock is none
-    known = (folder for folder in settings.runs.glob(f"2*-{key}") if not is_fresh and is_wanted(folder))
+    known = (
+        folder for folder in settings.runs.glob(f"2*-{key}") if not is_fresh and is_wanted(folder)
+    )
     return max(known, default=planned)
 
 
@@ -139,7 +145,9 @@ def lock_run(
         yield find_run(settings, key, planned, is_fresh, is_wanted)
 
 
-def read_metrics(settings: Settings, track: Track, model: str, split: str = "test") -> dict[str, Any]:
+def read_metrics(
+    settings: Settings, track: Track, model: str, split: str = "test"
+) -> dict[str, Any]:
     """Read the metrics file of a model's last run on a split.
 
     Raises:
@@ -147,7 +155,9 @@ def read_metrics(settings: Settings, track: Track, model: str, split: str = "tes
     """
     path = settings.evaluation / f"{track}_{model}_{split}.json"
     if not path.is_file():
-        raise FileNotFoundError(f"no metrics at {path}. Run notebooks/02_eval.ipynb with track={track!r} first.")
+        raise FileNotFoundError(
+            f"no metrics at {path}. Run notebooks/02_eval.ipynb with track={track!r} first."
+        )
     return _read_metrics_file(path)
 
 
@@ -170,19 +180,41 @@ def _read_metrics_file(path: Path) -> dict[str, Any]:
     advice = "Delete it and run notebooks/02_eval.ipynb again: it is made of the ledger, and nothing is asked."
     content = read_json(path, advice)
     run = content.get("run")
-    kinds = {"n_rows": int, "complete": bool, "n_by_status": dict, "intervals": dict, "extra": dict, "run": dict}
+    kinds = {
+        "n_rows": int,
+        "complete": bool,
+        "n_by_status": dict,
+        "intervals": dict,
+        "extra": dict,
+        "run": dict,
+    }
     kinds |= (
-        dict.fromkeys(core_metrics(run["track"]), float) if isinstance(run, dict) and run.get("track") in TRACKS else {}
+        dict.fromkeys(core_metrics(run["track"]), float)
+        if isinstance(run, dict) and run.get("track") in TRACKS
+        else {}
     )
     wrong = [name for name, kind in kinds.items() if not isinstance(content.get(name), kind)]
-    names = ("run_id", "track", "model", "split", "identity", "ended", "rows_sha256", "dataset_sha256")
+    names = (
+        "run_id",
+        "track",
+        "model",
+        "split",
+        "identity",
+        "ended",
+        "rows_sha256",
+        "dataset_sha256",
+    )
     wrong += [f"run.{name}" for name in names if name not in (run if isinstance(run, dict) else {})]
     if wrong:
-        raise ValueError(f"{path}: no metrics of a run (missing or of another type: {', '.join(wrong)}). {advice}")
+        raise ValueError(
+            f"{path}: no metrics of a run (missing or of another type: {', '.join(wrong)}). {advice}"
+        )
     return content
 
 
-def read_ledgers(settings: Settings, metrics: dict[str, dict[str, Any]]) -> dict[str, tuple[LedgerLine, ...]]:
+def read_ledgers(
+    settings: Settings, metrics: dict[str, dict[str, Any]]
+) -> dict[str, tuple[LedgerLine, ...]]:
     """The ledgers behind several metrics files, in row order, by the same names.
 
     Raises:
@@ -229,7 +261,11 @@ def list_runs(settings: Settings, track: Track) -> list[dict[str, Any]]:
         record, metrics = {"run_id": ledger.parent.name}, ledger.parent / "metrics.json"
         try:
             is_done = metrics.is_file()
-            record |= {"metrics": _read_metrics_file(metrics)} if is_done else {"answered": len(read_ledger(ledger))}
+            record |= (
+                {"metrics": _read_metrics_file(metrics)}
+                if is_done
+                else {"answered": len(read_ledger(ledger))}
+            )
         except ValueError as error:
             record["problem"] = str(error)
         found.append(record)

@@ -81,7 +81,9 @@ class Settings(BaseSettings):
         value = value.strip()
         is_sent = (info.field_name or "").endswith(("_key", "_endpoint", "_base_url", "_host"))
         if is_sent and not re.fullmatch(r"[!-~]*", value):
-            raise ValueError("it holds a space, a line break or another character that none has; copy it again")
+            raise ValueError(
+                "it holds a space, a line break or another character that none has; copy it again"
+            )
         return value
 
     @field_validator("slm_model_path", "swap_home")
@@ -142,7 +144,9 @@ class Settings(BaseSettings):
         """
         found = {url.rstrip("/") for url in (self.langfuse_base_url, self.langfuse_host) if url}
         if len(found) > 1:
-            raise ValueError("LANGFUSE_BASE_URL and LANGFUSE_HOST name different servers. Set one of them.")
+            raise ValueError(
+                "LANGFUSE_BASE_URL and LANGFUSE_HOST name different servers. Set one of them."
+            )
         return next(iter(found), "")
 
     def require(self, *names: str) -> None:
@@ -166,7 +170,9 @@ class Settings(BaseSettings):
 
 def check_sizes(note: str = "", **sizes: int | None) -> None:
     """Raise ValueError for numbers that are not 1 or more; None stands for all. `note` ends the message."""
-    if wrong := [f"{name}={value}" for name, value in sizes.items() if value is not None and value < 1]:
+    if wrong := [
+        f"{name}={value}" for name, value in sizes.items() if value is not None and value < 1
+    ]:
         raise ValueError(f"{', '.join(wrong)}: expected 1 or more{note}")
 
 
@@ -180,8 +186,12 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        lines = "\n".join(f"  {'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
-        raise ValueError(f"The environment (or {ENV_FILE}) holds values that do not fit:\n{lines}") from None
+        lines = "\n".join(
+            f"  {'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()
+        )
+        raise ValueError(
+            f"The environment (or {ENV_FILE}) holds values that do not fit:\n{lines}"
+        ) from None
 
 
 def _check_encoding() -> None:

@@ -37,10 +37,14 @@ def open_client(url: str, timeout_s: float = TIMEOUT_S, **options: Any) -> httpx
         ValueError: As find_proxy.
     """
     transport = _Transport(**_make_options(url))
-    return httpx2.Client(base_url=url, timeout=timeout_s, transport=transport, trust_env=False, **options)
+    return httpx2.Client(
+        base_url=url, timeout=timeout_s, transport=transport, trust_env=False, **options
+    )
 
 
-def open_async_client(url: str, timeout_s: float, hooks: list[Callable[[httpx2.Response], Any]]) -> httpx2.AsyncClient:
+def open_async_client(
+    url: str, timeout_s: float, hooks: list[Callable[[httpx2.Response], Any]]
+) -> httpx2.AsyncClient:
     """The same for an event loop: what the openai SDK asks through; `hooks` see each answer."""
     transport = _AsyncTransport(**_make_options(url))
     options = {"transport": transport, "trust_env": False, "event_hooks": {"response": hooks}}
@@ -96,8 +100,12 @@ def _check_length(pieces: list[bytes]) -> None:
 def _rebuild(answer: httpx2.Response, pieces: list[bytes]) -> httpx2.Response:
     """An answer with its content at hand, and no header that tells how it was packed."""
     packed = ("content-encoding", "content-length", "transfer-encoding")
-    headers = [(name, value) for name, value in answer.headers.multi_items() if name.lower() not in packed]
-    return httpx2.Response(answer.status_code, headers=headers, content=b"".join(pieces), extensions=answer.extensions)
+    headers = [
+        (name, value) for name, value in answer.headers.multi_items() if name.lower() not in packed
+    ]
+    return httpx2.Response(
+        answer.status_code, headers=headers, content=b"".join(pieces), extensions=answer.extensions
+    )
 
 
 def is_loopback(host: str) -> bool:
@@ -121,7 +129,9 @@ def find_proxy(url: str) -> str | None:
     host, found = parts.hostname or "", getproxies()
     proxy = found.get(parts.scheme) or found.get("all")
     is_direct = (
-        is_loopback(host) or proxy_bypass(parts.netloc.rpartition("@")[2]) or _is_in_range(host, found.get("no", ""))
+        is_loopback(host)
+        or proxy_bypass(parts.netloc.rpartition("@")[2])
+        or _is_in_range(host, found.get("no", ""))
     )
     if not proxy or is_direct:
         return None
@@ -181,7 +191,10 @@ def is_lasting(error: BaseException) -> bool:
     Args:
         error: What the client raised, with its causes.
     """
-    return any(isinstance(cause, _LASTING) and not isinstance(cause, _CUT_OFF) for cause in _walk_causes(error))
+    return any(
+        isinstance(cause, _LASTING) and not isinstance(cause, _CUT_OFF)
+        for cause in _walk_causes(error)
+    )
 
 
 def _walk_causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -16,7 +16,9 @@ from swaplib.settings import ROOT, Settings, load_settings
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """Settings with a home of their own and no row limit."""
-    return load_settings().model_copy(update={"swap_home": tmp_path / "home", "swap_row_limit": None})
+    return load_settings().model_copy(
+        update={"swap_home": tmp_path / "home", "swap_row_limit": None}
+    )
 
 
 @pytest.fixture(scope="session")
@@ -39,13 +41,20 @@ def model_of_special_tags(slm: LocalSLM, tmp_path_factory: pytest.TempPathFactor
     path = slm.checkpoint.path
     copy = shutil.copytree(path, tmp_path_factory.mktemp("special") / path.name)
     tokenizer = Checkpoint(copy).tokenizer
-    tokenizer.add_special_tokens({"additional_special_tokens": ['<tool_call name="', "</tool_call>"]})
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": ['<tool_call name="', "</tool_call>"]}
+    )
     tokenizer.save_pretrained(copy)
-    return LoadedModel(Checkpoint(copy), slm.model.network)  # the same weights; they know nothing of the new tokens
+    return LoadedModel(
+        Checkpoint(copy), slm.model.network
+    )  # the same weights; they know nothing of the new tokens
 
 
 def make_rows(n: int) -> list[Row]:
-    return [Row(f"Request {i}?", f'<tool_call name="tool_{i}">{{"x":{i}}}</tool_call>') for i in range(n)]
+    return [
+        Row(f"Request {i}?", f'<tool_call name="tool_{i}">{{"x":{i}}}</tool_call>')
+        for i in range(n)
+    ]
 
 
 @pytest.fixture

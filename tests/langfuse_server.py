@@ -40,11 +40,16 @@ class LangfuseServer:
                 self.rows.append((key, span | {"attributes": attributes(span)}))
             return as_json({})
         assert exchange.path == delivery.SCORES_PATH
-        if tuple(map(int, self.version.split(".")[:2])) < (4, 59) and isinstance(exchange.json(), list):
+        if tuple(map(int, self.version.split(".")[:2])) < (4, 59) and isinstance(
+            exchange.json(), list
+        ):
             return as_json({"message": "Invalid request data"}, 400)
         for score in exchange.json():
             self.score_rows.append(((project, score["id"], score["timestamp"]), score))
-        return as_json({"successes": [{"id": s["id"], "status": 201} for s in exchange.json()], "errors": []}, 207)
+        return as_json(
+            {"successes": [{"id": s["id"], "status": 201} for s in exchange.json()], "errors": []},
+            207,
+        )
 
     def merge(self) -> None:
         merged = {}

@@ -22,7 +22,9 @@ def rename(name: str) -> dict[str, Any]:
     return {**TOOL, "name": name}
 
 
-def make_raw(index: int, calls: list[dict], tools: list[dict], query: str = "Radius 5?") -> dict[str, Any]:
+def make_raw(
+    index: int, calls: list[dict], tools: list[dict], query: str = "Radius 5?"
+) -> dict[str, Any]:
     return {"id": index, "query": query, "answers": json.dumps(calls), "tools": json.dumps(tools)}
 
 

@@ -24,7 +24,10 @@ def wrong_for(indices, answer):
 def run_azure(settings, root: str, **parameters) -> evaluate.Run:
     endpoint = f"{root}/openai/deployments/gpt"
     return evaluate.run_model(
-        settings.model_copy(update={"azure_endpoint": endpoint}), "toolcall", "azure", **{"concurrency": 2} | parameters
+        settings.model_copy(update={"azure_endpoint": endpoint}),
+        "toolcall",
+        "azure",
+        **{"concurrency": 2} | parameters,
     )
 
 
@@ -40,10 +43,14 @@ def start_process(settings, root: str, env: dict, parameters: str = "") -> subpr
         f"evaluate.run_model(settings.load_settings(), 'toolcall', 'azure', {parameters})"
     )
     command = [sys.executable, "-c", code]
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
-def start_run(settings, root: str, env: dict, exchanges: list, parameters: str = "") -> subprocess.Popen:
+def start_run(
+    settings, root: str, env: dict, exchanges: list, parameters: str = ""
+) -> subprocess.Popen:
     """As start_process; returns once its first call has arrived."""
     process = start_process(settings, root, env, parameters)
     while not exchanges:

@@ -17,7 +17,12 @@ class Exchange:
     """One request: method, path without query, headers, raw body."""
 
     def __init__(self, method: str, path: str, headers, body: bytes):
-        self.method, self.path, self.headers, self.body = method, path.partition("?")[0], headers, body
+        self.method, self.path, self.headers, self.body = (
+            method,
+            path.partition("?")[0],
+            headers,
+            body,
+        )
         self.query = path.partition("?")[2]
 
     def json(self):
@@ -66,7 +71,9 @@ def serving(answer: Callable[[Exchange], Answer]) -> Iterator[tuple[str, list[Ex
 
     class Server(ThreadingHTTPServer):
         def handle_error(self, request, client_address):
-            if not isinstance(sys.exception(), ConnectionError):  # a client that went away, or is sent away
+            if not isinstance(
+                sys.exception(), ConnectionError
+            ):  # a client that went away, or is sent away
                 super().handle_error(request, client_address)
 
     with _running(Server(("127.0.0.1", 0), Handler)) as server:
@@ -94,7 +101,9 @@ def serving_tls(folder: Path) -> Iterator[tuple[int, Path]]:
     subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-days", "2"]
     files = ["-keyout", str(key), "-out", str(certificate)]
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", *files, *subject], check=True, stderr=-3
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", *files, *subject],
+        check=True,
+        stderr=-3,
     )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
@@ -140,6 +149,8 @@ def completion(text: str | None, finish_reason: str = "stop") -> Answer:
     )
 
 
-def refusal(status: int, code: str | None = None, param: str | None = None, **headers: str) -> Answer:
+def refusal(
+    status: int, code: str | None = None, param: str | None = None, **headers: str
+) -> Answer:
     error = {"message": "no", "type": "invalid_request_error", "code": code, "param": param}
     return as_json({"error": error}, status, **headers)

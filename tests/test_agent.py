@@ -52,7 +52,10 @@ def ask(parrot, **options):
     ("output", "code"),
     [
         ("I call it.\n<code>\nprint(1)\n</code>", "print(1)"),
-        ("<code>print(1)</code>\nObservation:\n1\n<code>print(2)</code>", "print(1)"),  # nothing behind the first end
+        (
+            "<code>print(1)</code>\nObservation:\n1\n<code>print(2)</code>",
+            "print(1)",
+        ),  # nothing behind the first end
         ("I call it.\n<code>\nprint(1)", "print(1)"),
         ("I write <code> and so on:\n<code>\nprint(1)\n</code>", "and so on:\n<code>\nprint(1)"),
         ("<code>\n```python\nprint(1)\n```\n</code>", "```python\nprint(1)\n```"),
@@ -91,7 +94,8 @@ def test_any_turn_has_code_or_none(output):
 
 
 @pytest.mark.parametrize(
-    "output", ["", "I would call it.", "final_answer(48)", "</code>", "<code> </code>", "```\nprint(1)\n```"]
+    "output",
+    ["", "I would call it.", "final_answer(48)", "</code>", "<code> </code>", "```\nprint(1)\n```"],
 )
 def test_a_turn_without_code_is_told_how_to_answer(output):
     parrot = Parrot(output)
@@ -123,14 +127,17 @@ def test_steps_that_do_not_fail_in_a_row_do_not_end_the_work():
 def test_an_answer_ends_the_work_and_one_that_a_failure_followed_does_not():
     swallowed = ("try:", "    final_answer(1)", "except BaseException:", "    pass")
     assert len(ask(Parrot(turn("I answer.", *swallowed))).steps) == 1
-    trajectory = ask(Parrot(turn("I answer.", *swallowed, "1 / 0"), turn("I answer.", "final_answer(2)")))
+    trajectory = ask(
+        Parrot(turn("I answer.", *swallowed, "1 / 0"), turn("I answer.", "final_answer(2)"))
+    )
     assert (len(trajectory.steps), trajectory.final_answer) == (2, 2)
 
 
 def test_a_key_that_code_printed_is_not_sent_with_the_next_turn():
     key = "the-key-of-the-test"
     parrot = Parrot(
-        turn("I look.", f"print('{key}', 'AZURE_API_KEY=0123456789abcdef')"), turn("I end.", f"final_answer('{key}')")
+        turn("I look.", f"print('{key}', 'AZURE_API_KEY=0123456789abcdef')"),
+        turn("I end.", f"final_answer('{key}')"),
     )
     trajectory = run_agent(parrot, make_teacher(False).tasks[0], secrets=(key,))
     assert key not in str(parrot.asked)
@@ -143,7 +150,12 @@ def test_no_two_turns_of_the_agent_stand_in_a_row():
     swallowed = ("try:", "    final_answer(1)", "except BaseException:", "    pass", "1 / 0")
     parrot = Parrot(turn("I answer.", *swallowed), turn("I answer.", "final_answer(2)"))
     trajectory = ask(parrot)
-    assert [message["role"] for message in parrot.asked[1]] == ["system", "user", "assistant", "user"]
+    assert [message["role"] for message in parrot.asked[1]] == [
+        "system",
+        "user",
+        "assistant",
+        "user",
+    ]
     assert [step.is_final for step in trajectory.steps] == [False, True]
 
 

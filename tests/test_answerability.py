@@ -58,7 +58,10 @@ def test_a_default_is_looked_at_first():
     assert find_origin("BTC", {}, "Bitcoin") == "neither"
 
 
-@given(st.integers(-(10**6), 10**6), st.sampled_from(["take {} of them", "({})", "x={}", "{}", "from {}, then on"]))
+@given(
+    st.integers(-(10**6), 10**6),
+    st.sampled_from(["take {} of them", "({})", "x={}", "{}", "from {}, then on"]),
+)
 def test_a_number_between_other_words_is_named(number, text):
     assert is_named(number, text.format(number))
     assert is_named(str(number), text.format(number))

@@ -51,7 +51,11 @@ def teaching(settings, say=None, teacher=None):
         settings.dataset.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / "slm_swap" / "02_dataset" / "manifest.json", settings.dataset)
     with serving(answer) as (root, exchanges):
-        known = {"azure_endpoint": f"{root}/v1", "azure_deployment": "scripted", "azure_api_key": KEY}
+        known = {
+            "azure_endpoint": f"{root}/v1",
+            "azure_deployment": "scripted",
+            "azure_api_key": KEY,
+        }
         yield settings.model_copy(update=known), exchanges
 
 
@@ -59,7 +63,9 @@ def teaching(settings, say=None, teacher=None):
 def all_captured(tmp_path_factory):
     """All shipped tasks, captured once from a teacher that makes mistakes: settings, the capture, what was asked."""
     home = {"swap_home": tmp_path_factory.mktemp("home"), "swap_row_limit": None}
-    with teaching(load_settings().model_copy(update=home), teacher=make_teacher(with_mistakes=True)) as (s, exchanges):
+    with teaching(
+        load_settings().model_copy(update=home), teacher=make_teacher(with_mistakes=True)
+    ) as (s, exchanges):
         done = capture.capture_trajectories(s)
     return s, done, [exchange.json() for exchange in exchanges]
 
@@ -74,7 +80,9 @@ def captured_home(all_captured, tmp_path):
 
 def write_source(settings, *rows):
     """A source of a few shipped rows and some more, with a manifest that says that 01 made its dataset from it."""
-    shipped = [row for row in xlam.read_source("sample", settings.sample)[0] if row["id"] in ROW_IDS]
+    shipped = [
+        row for row in xlam.read_source("sample", settings.sample)[0] if row["id"] in ROW_IDS
+    ]
     path = settings.swap_home / "rows.jsonl"
     write_text(path, "".join(json.dumps(row) + "\n" for row in (*shipped, *rows)))
     manifest = json.loads((ROOT / "slm_swap" / "02_dataset" / "manifest.json").read_text())
@@ -92,12 +100,21 @@ def make_injection(row_id, text=INJECTION):
         "parameters": {"text": {"type": "str", "description": "It."}},
     }
     answers = json.dumps([{"name": "reverse_string", "arguments": arguments}])
-    return {"id": row_id, "query": f"Reverse {arguments['text']!r}.", "answers": answers, "tools": json.dumps([tool])}
+    return {
+        "id": row_id,
+        "query": f"Reverse {arguments['text']!r}.",
+        "answers": answers,
+        "tools": json.dumps([tool]),
+    }
 
 
 def spans_of(folder):
     """The spans of a run's outbox by id: what the server would hold."""
-    return {span["spanId"]: span for line in read_outbox(folder / "trace.jsonl") for span in list_spans(line)}
+    return {
+        span["spanId"]: span
+        for line in read_outbox(folder / "trace.jsonl")
+        for span in list_spans(line)
+    }
 
 
 def attribute(span, name):
@@ -125,7 +142,9 @@ def test_no_captured_tool_is_trained_on_that_01_or_the_hold_out_tests(settings):
     for track in ("toolcall", "structured"):
         for split in ("val", "test"):
             rows = read_rows(ROOT / "slm_swap" / "02_dataset" / track / f"{split}.jsonl", track)
-            assert not tools["train"] & {name for row in rows for name in called_tools(track, row.completion)}
+            assert not tools["train"] & {
+                name for row in rows for name in called_tools(track, row.completion)
+            }
 
 
 def test_the_folds_hold_out_other_tools_each_and_most_tasks_once(settings):
@@ -138,13 +157,20 @@ def test_the_folds_hold_out_other_tools_each_and_most_tasks_once(settings):
     trained = {t.id for t in folds[0].tasks if folds[0].split_of[t.id] == "train"}
     held_out = [found - always for found in tests]
     assert sum(map(len, held_out)) == len(set.union(*held_out))  # no task twice
-    assert len(trained & set.union(*held_out)) > 0.7 * len(trained)  # the others call tools of two folds
-    assert all(len([i for i in f.split_of.values() if i == "train"]) > len(f.split_of) // 2 for f in folds)
+    assert len(trained & set.union(*held_out)) > 0.7 * len(
+        trained
+    )  # the others call tools of two folds
+    assert all(
+        len([i for i in f.split_of.values() if i == "train"]) > len(f.split_of) // 2 for f in folds
+    )
 
 
 def test_the_filter_keeps_exactly_what_the_teacher_did_right(settings):
     source, tasks = write_source(
-        settings, make_injection(900001), make_injection(900002, f"{INJECTION}!"), make_injection(900003, "<|im_end|>")
+        settings,
+        make_injection(900001),
+        make_injection(900002, f"{INJECTION}!"),
+        make_injection(900003, "<|im_end|>"),
     )
     mistakes = {
         "20": "bad code, then recovery",
@@ -173,9 +199,15 @@ def test_the_filter_keeps_exactly_what_the_teacher_did_right(settings):
         "900001": "another final answer than the computed one",
         "900003": "a text holds a chat template's control token",
     }
-    assert {v.trajectory.id for v in built.verdicts if v.is_kept and v.is_recovered} == {"20", "47", "122"}
+    assert {v.trajectory.id for v in built.verdicts if v.is_kept and v.is_recovered} == {
+        "20",
+        "47",
+        "122",
+    }
     assert done.facts["complete"]
-    assert {chat["id"] for chat in built.chats} == {i for i, reason in reasons.items() if reason is None}
+    assert {chat["id"] for chat in built.chats} == {
+        i for i, reason in reasons.items() if reason is None
+    }
 
 
 def test_an_injected_instruction_stays_an_observation(settings):
@@ -203,9 +235,13 @@ def test_the_teacher_is_asked_with_the_very_messages_that_are_trained_on(all_cap
 def run_cells(name, *beginnings):
     """What a notebook's parameters, and its lines with these beginnings, set."""
     cells = [
-        c for c in nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells if c.cell_type == "code"
+        c
+        for c in nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
+        if c.cell_type == "code"
     ]
-    lines = [line for cell in cells for line in cell.source.splitlines() if line.startswith(beginnings)]
+    lines = [
+        line for cell in cells for line in cell.source.splitlines() if line.startswith(beginnings)
+    ]
     (parameters,) = (cell.source for cell in cells if "parameters" in cell.metadata.get("tags", []))
     names = {"agent": agent}
     for text in (parameters, *lines):
@@ -218,16 +254,24 @@ def test_06_and_08_ask_the_agent_alike(all_captured, captured_home, monkeypatch)
     asked_by_08 = run_cells("08_distill", "options =")
     for name in ("source", "max_steps", "max_new_tokens"):
         assert asked_by_06[name] == asked_by_08[name], name
-    defaults = {name: p.default for name, p in signature(capture.capture_trajectories).parameters.items()}
-    assert asked_by_06["parameters"].items() <= defaults.items()  # so it asks as the capture of this module did
+    defaults = {
+        name: p.default for name, p in signature(capture.capture_trajectories).parameters.items()
+    }
+    assert (
+        asked_by_06["parameters"].items() <= defaults.items()
+    )  # so it asks as the capture of this module did
     _, done, bodies = all_captured
     with teaching(captured_home, teacher=make_teacher(with_mistakes=True)) as (settings, exchanges):
         found = read_tasks(settings, asked_by_08["source"])
         tested = tuple(task for task in found.tasks if found.split_of[task.id] == "test")
         root = settings.azure_endpoint.removesuffix("/v1")
-        monkeypatch.setattr(agent_eval, "running_server", lambda slm, model: nullcontext(root))  # the teacher answers
+        monkeypatch.setattr(
+            agent_eval, "running_server", lambda slm, model: nullcontext(root)
+        )  # the teacher answers
         options, tasks = asked_by_08["options"], replace(found, tasks=tested)
-        run = agent_eval.evaluate_agent(settings, "slm", tasks, options, asked_by_08["batch_size"], None)
+        run = agent_eval.evaluate_agent(
+            settings, "slm", tasks, options, asked_by_08["batch_size"], None
+        )
         asked_then = [exchange.json() for exchange in exchanges]
     requests = {f"Task: {task.request}" for task in tested}
     asked = [body for body in bodies if body["messages"][1]["content"] in requests]
@@ -244,7 +288,9 @@ def sort_bodies(bodies, names):
     return sorted(json.dumps({name: body.get(name) for name in names}) for body in bodies)
 
 
-def test_kept_trajectories_become_rows_as_01_makes_them_and_chats_that_mask_what_was_seen(captured_home):
+def test_kept_trajectories_become_rows_as_01_makes_them_and_chats_that_mask_what_was_seen(
+    captured_home,
+):
     settings, built = captured_home, build.build_captured(captured_home)
     shipped = {row.prompt: row for row in xlam_rows(settings)}
     for track, splits in built.rows.items():
@@ -252,14 +298,24 @@ def test_kept_trajectories_become_rows_as_01_makes_them_and_chats_that_mask_what
             assert rows, (track, split)
             assert read_rows(build.folder_of(settings) / track / f"{split}.jsonl", track) == rows
             for row in rows:
-                assert parse_gold(track, row.completion) == parse_gold(track, shipped[row.prompt].completion)
+                assert parse_gold(track, row.completion) == parse_gold(
+                    track, shipped[row.prompt].completion
+                )
     assert built.manifest["sha256"] == {
         name: hash_file(build.folder_of(settings) / name) for name in built.manifest["sha256"]
     }
     kept = {v.trajectory.id: v.trajectory for v in built.verdicts if v.is_kept}
-    assert len(built.chats) == len(kept) == sum(len(rows) for splits in built.rows.values() for rows in splits.values())
+    assert (
+        len(built.chats)
+        == len(kept)
+        == sum(len(rows) for splits in built.rows.values() for rows in splits.values())
+    )
     for chat in built.chats:
-        trained = [m for m, is_trained in zip(chat["messages"], chat["is_trained"], strict=True) if is_trained]
+        trained = [
+            m
+            for m, is_trained in zip(chat["messages"], chat["is_trained"], strict=True)
+            if is_trained
+        ]
         good = [step for step in kept[chat["id"]].steps if step.error is None]
         assert [m["role"] for m in trained] == ["assistant"] * len(good)
         assert all(step.code in m["content"] for step, m in zip(good, trained, strict=True))
@@ -277,14 +333,22 @@ def xlam_rows(settings):
     return [example.row for of_track in examples.values() for example in of_track]
 
 
-PROGRAM = "from swaplib.settings import load_settings\nfrom swaplib.agents import build, capture\n{}"
+PROGRAM = (
+    "from swaplib.settings import load_settings\nfrom swaplib.agents import build, capture\n{}"
+)
 
 
 def start(settings, env, code):
-    known = {"SWAP_HOME": str(settings.swap_home), "AZURE_ENDPOINT": settings.azure_endpoint, "AZURE_API_KEY": KEY}
+    known = {
+        "SWAP_HOME": str(settings.swap_home),
+        "AZURE_ENDPOINT": settings.azure_endpoint,
+        "AZURE_API_KEY": KEY,
+    }
     env = {name: value for name, value in env.items() if name != "SWAP_ROW_LIMIT"} | known
     env |= {"AZURE_DEPLOYMENT": "scripted"}
-    return subprocess.Popen([sys.executable, "-c", PROGRAM.format(code)], env=env, stdout=subprocess.DEVNULL)
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM.format(code)], env=env, stdout=subprocess.DEVNULL
+    )
 
 
 def test_a_killed_capture_goes_on_and_nothing_is_lost_or_doubled(settings, env_of_tests):
@@ -292,7 +356,9 @@ def test_a_killed_capture_goes_on_and_nothing_is_lost_or_doubled(settings, env_o
         time.sleep(0.05)
 
     with teaching(settings, say=slow) as (settings, exchanges):
-        process = start(settings, env_of_tests, "capture.capture_trajectories(load_settings(), limit=24)")
+        process = start(
+            settings, env_of_tests, "capture.capture_trajectories(load_settings(), limit=24)"
+        )
         while not (files := list(settings.runs.glob("*-capture-*/trajectories.jsonl"))):
             time.sleep(0.05)
         while len(read_trajectories(files[0])) < 5:
@@ -308,7 +374,11 @@ def test_a_killed_capture_goes_on_and_nothing_is_lost_or_doubled(settings, env_o
     asked_again = {e.json()["messages"][1]["content"] for e in exchanges[n_asked:]}
     tasks = {task.id: f"Task: {task.request}" for task in read_tasks(settings).tasks}
     assert not asked_again & {tasks[i] for i in before}
-    lines = [Trajectory.from_json(line).id for line in files[0].read_text().splitlines() if line.endswith("}")]
+    lines = [
+        Trajectory.from_json(line).id
+        for line in files[0].read_text().splitlines()
+        if line.endswith("}")
+    ]
     assert sorted(lines) == sorted(done.facts["task_ids"])
     assert again.trajectories == done.trajectories
     names = sorted(span["name"] for span in spans_of(done.folder).values())
@@ -330,24 +400,41 @@ build.build_captured(load_settings())
 """
 
 
-def test_a_killed_build_goes_on_and_ends_as_if_it_had_not_been_killed(captured_home, all_captured, env_of_tests):
+def test_a_killed_build_goes_on_and_ends_as_if_it_had_not_been_killed(
+    captured_home, all_captured, env_of_tests
+):
     settings, done = captured_home, all_captured[1]
     whole = build.build_captured(settings)
     shutil.rmtree(build.folder_of(settings))
     for folder in settings.runs.glob("*-build-*"):
         shutil.rmtree(folder)
     n_files = len(whole.manifest["sha256"])
-    for n in (0, n_files + 4, 2 * n_files):  # all are written beside their place, then all are moved, then the manifest
+    for n in (
+        0,
+        n_files + 4,
+        2 * n_files,
+    ):  # all are written beside their place, then all are moved, then the manifest
         process = start(settings, env_of_tests, KILLING.format(n=n))
         assert process.wait() == -signal.SIGKILL
         assert not (build.folder_of(settings) / "manifest.json").exists()
     built = build.build_captured(settings)
     assert built.manifest["sha256"] == whole.manifest["sha256"]
-    files = {str(p.relative_to(build.folder_of(settings))) for p in build.folder_of(settings).rglob("*.jsonl")}
+    files = {
+        str(p.relative_to(build.folder_of(settings)))
+        for p in build.folder_of(settings).rglob("*.jsonl")
+    }
     assert files == set(built.manifest["sha256"])
     (folder,) = settings.runs.glob("*-build-*")
-    assert sorted(span["name"] for span in spans_of(folder).values()) == ["build", "build", "filter"]
-    sessions = {attribute(span, "session.id") for f in (done.folder, folder) for span in spans_of(f).values()}
+    assert sorted(span["name"] for span in spans_of(folder).values()) == [
+        "build",
+        "build",
+        "filter",
+    ]
+    sessions = {
+        attribute(span, "session.id")
+        for f in (done.folder, folder)
+        for span in spans_of(f).values()
+    }
     assert sessions == {done.folder.name}
 
 
@@ -395,7 +482,9 @@ def test_hostile_code_becomes_an_observation_and_the_agent_goes_on(settings, hos
     def say(messages):
         if len(messages) == 2:
             body = {"messages": messages}
-            return as_json(teacher.answer(body) | {"choices": [_choice(turn("I try this.", hostile))]})
+            return as_json(
+                teacher.answer(body) | {"choices": [_choice(turn("I try this.", hostile))]}
+            )
         return None
 
     teacher = make_teacher(with_mistakes=False)
@@ -424,7 +513,15 @@ def test_an_answer_cut_off_at_the_limit_is_not_run(settings):
     def say(messages):
         if len(messages) == 2:
             choice = _choice("I call it.\n<code>\nfinal_answer(1)") | {"finish_reason": "length"}
-            return as_json({"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]})
+            return as_json(
+                {
+                    "id": "1",
+                    "object": "chat.completion",
+                    "created": 1,
+                    "model": "m",
+                    "choices": [choice],
+                }
+            )
         return None
 
     teacher = make_teacher(with_mistakes=False)
@@ -448,21 +545,34 @@ def test_the_key_is_in_no_file_even_when_the_model_says_it(settings):
 
 
 def test_an_agent_that_fails_twice_in_a_row_is_not_asked_again(settings):
-    with teaching(settings, say=lambda m: as_json(Teacher([]).answer({"messages": m}))) as (settings, exchanges):
+    with teaching(settings, say=lambda m: as_json(Teacher([]).answer({"messages": m}))) as (
+        settings,
+        exchanges,
+    ):
         trajectory = run_agent(
-            HostedLLM.from_settings(settings), make_teacher(False).tasks[0], AgentOptions(max_steps=6)
+            HostedLLM.from_settings(settings),
+            make_teacher(False).tasks[0],
+            AgentOptions(max_steps=6),
         )
     assert (len(exchanges), trajectory.outcome, trajectory.final_answer) == (2, "step_limit", None)
 
 
 def test_a_local_slm_can_be_the_agent(slm):
-    trajectory = run_agent(slm, make_teacher(False).tasks[0], AgentOptions(max_steps=1, max_new_tokens=8))
-    assert (trajectory.outcome, len(trajectory.steps), trajectory.usage["calls"]) == ("step_limit", 1, 1)
+    trajectory = run_agent(
+        slm, make_teacher(False).tasks[0], AgentOptions(max_steps=1, max_new_tokens=8)
+    )
+    assert (trajectory.outcome, len(trajectory.steps), trajectory.usage["calls"]) == (
+        "step_limit",
+        1,
+        1,
+    )
     assert trajectory.usage["completion_tokens"] <= 8
     assert trajectory.model == slm.identity()
 
 
-def test_what_contained_the_code_stands_with_the_capture_and_nothing_is_asked_without_a_wall(settings, monkeypatch):
+def test_what_contained_the_code_stands_with_the_capture_and_nothing_is_asked_without_a_wall(
+    settings, monkeypatch
+):
     with teaching(settings) as (settings, exchanges):
         done = capture.capture_trajectories(settings, limit=1)
         kept = json.loads((settings.evaluation / "capture.json").read_text())
@@ -474,11 +584,16 @@ def test_what_contained_the_code_stands_with_the_capture_and_nothing_is_asked_wi
         with pytest.raises(RuntimeError, match="allow_unwalled=True"):
             capture.capture_trajectories(settings, limit=2)
         assert len(exchanges) == n
-        assert not capture.capture_trajectories(settings, limit=2, allow_unwalled=True).facts["contained"]["is_walled"]
+        assert not capture.capture_trajectories(settings, limit=2, allow_unwalled=True).facts[
+            "contained"
+        ]["is_walled"]
 
 
 def test_when_nothing_is_kept_the_build_says_so_and_leaves_no_rows(settings):
-    with teaching(settings, say=lambda m: as_json(Teacher([]).answer({"messages": m}))) as (settings, _):
+    with teaching(settings, say=lambda m: as_json(Teacher([]).answer({"messages": m}))) as (
+        settings,
+        _,
+    ):
         capture.capture_trajectories(settings, limit=3, max_steps=2)
         built = build.build_captured(settings)
     assert built.manifest["filter"]["kept"] == 0
@@ -494,7 +609,9 @@ def test_what_is_missing_names_the_notebook_that_makes_it(settings):
         read_tasks(settings)
     with teaching(settings) as (settings, _), pytest.raises(FileNotFoundError, match="06_capture"):
         build.build_captured(settings)
-    manifest = json.loads((settings.dataset / "manifest.json").read_text()) | {"source_sha256": "another"}
+    manifest = json.loads((settings.dataset / "manifest.json").read_text()) | {
+        "source_sha256": "another"
+    }
     write_json(settings.dataset / "manifest.json", manifest)
     with pytest.raises(ValueError, match="Use one source here and in 01_data"):
         read_tasks(settings)
@@ -507,11 +624,18 @@ def test_the_teacher_serves_by_itself(env_of_tests):
 
     port = find_free_port()
     command = [sys.executable, "-m", "swaplib.demo.scripted_teacher", "--port", str(port)]
-    process = subprocess.Popen(command, cwd=ROOT, env=env_of_tests | {"PYTHONPATH": os.pathsep.join([str(ROOT), ""])})
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=env_of_tests | {"PYTHONPATH": os.pathsep.join([str(ROOT), ""])}
+    )
     try:
         for _ in range(200):
             try:
-                body = {"messages": [{"role": "system", "content": ""}, {"role": "user", "content": "Task: nothing"}]}
+                body = {
+                    "messages": [
+                        {"role": "system", "content": ""},
+                        {"role": "user", "content": "Task: nothing"},
+                    ]
+                }
                 url = f"http://127.0.0.1:{port}/openai/deployments/scripted/chat/completions"
                 answer = httpx.post(url, json=body, timeout=5, trust_env=False).json()
                 break
@@ -529,7 +653,9 @@ def test_trajectories_are_hidden_in_traces_that_hold_no_content(settings):
     with teaching(settings) as (settings, _):
         done = capture.capture_trajectories(settings, limit=3)
     written = (done.folder / "trace.jsonl").read_text()
-    found = [span for span in spans_of(done.folder).values() if span["name"].startswith("trajectory")]
+    found = [
+        span for span in spans_of(done.folder).values() if span["name"].startswith("trajectory")
+    ]
     assert len(found) == 3
     assert all("sha256" in attribute(span, "langfuse.observation.input") for span in found)
     for trajectory in done.trajectories:
@@ -537,20 +663,29 @@ def test_trajectories_are_hidden_in_traces_that_hold_no_content(settings):
         assert all(step.thought not in written for step in trajectory.steps)
 
 
-def test_a_trajectory_tells_its_tokens_and_dollars_and_keeps_its_time_when_its_span_is_lost(settings):
+def test_a_trajectory_tells_its_tokens_and_dollars_and_keeps_its_time_when_its_span_is_lost(
+    settings,
+):
     prices = {"azure_usd_per_million_input": 2.0, "azure_usd_per_million_output": 8.0}
     with teaching(settings.model_copy(update=prices)) as (settings, _):
         done = capture.capture_trajectories(settings, limit=3)
-        before = {key: span for key, span in spans_of(done.folder).items() if "trajectory" in span["name"]}
+        before = {
+            key: span for key, span in spans_of(done.folder).items() if "trajectory" in span["name"]
+        }
         (done.folder / "trace.jsonl").unlink()
         (done.folder / "capture.json").unlink()
         capture.capture_trajectories(settings, limit=3)
     after = spans_of(done.folder)
     for key, span in before.items():
-        usage, cost = (json.loads(attribute(span, f"langfuse.observation.{n}_details")) for n in ("usage", "cost"))
+        usage, cost = (
+            json.loads(attribute(span, f"langfuse.observation.{n}_details"))
+            for n in ("usage", "cost")
+        )
         assert usage["input"] > 0
         assert usage["output"] > 0
-        assert cost == pytest.approx({"input": usage["input"] * 2e-6, "output": usage["output"] * 8e-6})
+        assert cost == pytest.approx(
+            {"input": usage["input"] * 2e-6, "output": usage["output"] * 8e-6}
+        )
         assert attribute(span, "langfuse.observation.model.name") == attribute(
             after[key], "langfuse.observation.model.name"
         )

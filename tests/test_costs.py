@@ -12,8 +12,16 @@ PRICES = Prices(2.0, 8.0, 3.6)
 NO_PRICES = Prices(None, None, None)
 
 
-def line(index: int, latency_ms: float, ended_at: float | None, tokens=(100, 50), status="ok") -> LedgerLine:
-    return LedgerLine(index, "", Generation("x", status, "stop", *tokens, latency_ms), {"valid_call": True}, ended_at)
+def line(
+    index: int, latency_ms: float, ended_at: float | None, tokens=(100, 50), status="ok"
+) -> LedgerLine:
+    return LedgerLine(
+        index,
+        "",
+        Generation("x", status, "stop", *tokens, latency_ms),
+        {"valid_call": True},
+        ended_at,
+    )
 
 
 def metrics(ledger, right=5) -> dict:
@@ -37,18 +45,30 @@ def test_rows_of_a_batch_share_its_time():
 
 def test_what_a_ledger_does_not_tell_is_not_made_up():
     measured = costs.measure_ledger([line(0, 1000, None), line(1, 1000, 7.0, tokens=(None, None))])
-    assert [measured[name] for name in ("prompt_tokens", "busy_seconds", "rows_per_second")] == [None, None, None]
-    refused = line(1, 10, 7.0, tokens=(None, None), status="filtered")  # refused before it was read: no usage, no cost
-    refused = replace(refused, generation=replace(refused.generation, output="", finish_reason="content_filter"))
+    assert [measured[name] for name in ("prompt_tokens", "busy_seconds", "rows_per_second")] == [
+        None,
+        None,
+        None,
+    ]
+    refused = line(
+        1, 10, 7.0, tokens=(None, None), status="filtered"
+    )  # refused before it was read: no usage, no cost
+    refused = replace(
+        refused, generation=replace(refused.generation, output="", finish_reason="content_filter")
+    )
     assert costs.measure_ledger([line(0, 1000, 6.0), refused])["prompt_tokens"] == 100
-    cut_off = line(1, 10, 7.0, tokens=(None, None), status="truncated")  # read and answered, but nobody told the usage
+    cut_off = line(
+        1, 10, 7.0, tokens=(None, None), status="truncated"
+    )  # read and answered, but nobody told the usage
     assert costs.measure_ledger([line(0, 1000, 6.0), cut_off])["prompt_tokens"] is None
 
 
 TOO_LONG = Generation("", "truncated", "context_length_exceeded", 9000, 0, 0.0)
 UNREAD = {
     "too long for the local model": TOO_LONG,
-    "too long for the hosted one": replace(TOO_LONG, prompt_tokens=None, completion_tokens=None, latency_ms=30.0),
+    "too long for the hosted one": replace(
+        TOO_LONG, prompt_tokens=None, completion_tokens=None, latency_ms=30.0
+    ),
     "filtered before it was read": Generation("", "filtered", "content_filter", None, None, 30.0),
     "no answer": Generation("", "error", None, None, None, 180_000.0, "no answer within 180 s"),
 }
@@ -57,15 +77,24 @@ UNREAD = {
 def four_of_ten(unread: Generation) -> list[LedgerLine]:
     """Four answers of a second each, one after the other, and six rows that were never read."""
     answered = [line(i, 1000, 11.0 + i) for i in range(4)]
-    return answered + [LedgerLine(i, "", unread, {"valid_call": False}, 10.0 + i) for i in range(4, 10)]
+    return answered + [
+        LedgerLine(i, "", unread, {"valid_call": False}, 10.0 + i) for i in range(4, 10)
+    ]
 
 
 @pytest.mark.parametrize("unread", UNREAD.values(), ids=UNREAD)
 def test_rows_that_were_never_read_make_no_model_faster_or_cheaper(unread):
     measured = costs.measure_ledger(four_of_ten(unread))
-    assert (measured["p50_latency_ms"], measured["p95_latency_ms"]) == (1000, 1000)  # 0 ms, were they counted
+    assert (measured["p50_latency_ms"], measured["p95_latency_ms"]) == (
+        1000,
+        1000,
+    )  # 0 ms, were they counted
     assert (measured["busy_seconds"], measured["rows_per_second"]) == (4, 1)  # 2.5 rows a second
-    assert [measured[name] for name in ("rows_read", "prompt_tokens", "completion_tokens")] == [4, 400, 200]
+    assert [measured[name] for name in ("rows_read", "prompt_tokens", "completion_tokens")] == [
+        4,
+        400,
+        200,
+    ]
     run = metrics(four_of_ten(unread), right=4)
     priced = costs.price_runs({"azure": run, "slm": run}, PRICES)["models"]
     assert priced["slm"]["usd_per_1000_rows"] == pytest.approx(1.0)  # 0.40 $
@@ -78,17 +107,29 @@ def test_a_filter_that_stopped_the_answer_stopped_a_row_that_was_read():
     stopped = Generation("", "filtered", "content_filter", 100, 50, 1000.0)
     ledger = [line(0, 1000, 11.0), LedgerLine(1, "", stopped, {"valid_call": False}, 12.0)]
     measured = costs.measure_ledger(ledger)
-    assert (measured["rows_read"], measured["prompt_tokens"], measured["rows_per_second"]) == (2, 200, 1)
+    assert (measured["rows_read"], measured["prompt_tokens"], measured["rows_per_second"]) == (
+        2,
+        200,
+        1,
+    )
 
 
 @pytest.mark.parametrize("unread", UNREAD.values(), ids=UNREAD)
 def test_a_run_of_which_no_row_was_read_has_no_speed_and_no_price_and_is_shown_all_the_same(unread):
     ledger = [LedgerLine(i, "", unread, {"valid_call": False}, 10.0 + i) for i in range(3)]
     measured = costs.measure_ledger(ledger)
-    assert [measured.pop(name) for name in ("rows_read", "prompt_tokens", "completion_tokens")] == [0, 0, 0]
+    assert [measured.pop(name) for name in ("rows_read", "prompt_tokens", "completion_tokens")] == [
+        0,
+        0,
+        0,
+    ]
     assert set(measured.values()) == {None}
     read, none = metrics([line(i, 1000, 10.0 + i) for i in range(3)]), metrics(ledger, right=0)
-    for models in ({"azure": read, "slm": none}, {"azure": none, "slm": read}, {"azure": none, "slm": none}):
+    for models in (
+        {"azure": read, "slm": none},
+        {"azure": none, "slm": read},
+        {"azure": none, "slm": none},
+    ):
         decision = {"model": "slm", "costs": costs.price_runs(models, PRICES)}
         assert decision["costs"]["pays"] == {}
         assert "rows read" in headlines.show_costs(decision).to_html()
@@ -102,7 +143,9 @@ def test_rows_that_were_never_read_are_said_beside_what_the_others_took():
         "model": "slm",
         "costs": costs.price_runs({"azure": read, "slm": metrics(four_of_ten(TOO_LONG))}, PRICES),
     }
-    assert "Rows that were never read are left out: 6 of 10 of slm." in costs.describe_costs(decision["costs"], "slm")
+    assert "Rows that were never read are left out: 6 of 10 of slm." in costs.describe_costs(
+        decision["costs"], "slm"
+    )
     assert "rows read" in headlines.show_costs(decision).to_html()
     for found in decision["costs"]["models"].values():  # a decision of old does not tell
         del found["rows_read"]
@@ -120,11 +163,17 @@ def test_a_metrics_file_of_old_is_priced_over_all_of_its_rows():
 
 
 def test_dollars_as_worked_by_hand():
-    hosted = metrics([line(i, 1000, 10.0 + i) for i in range(10)])  # 100 x 2 + 50 x 8 = 600 millionths a row
-    local = metrics([line(i, 1000, 10.0 + i) for i in range(10)], right=0)  # 1 row/s at 0.001 $ a second
+    hosted = metrics(
+        [line(i, 1000, 10.0 + i) for i in range(10)]
+    )  # 100 x 2 + 50 x 8 = 600 millionths a row
+    local = metrics(
+        [line(i, 1000, 10.0 + i) for i in range(10)], right=0
+    )  # 1 row/s at 0.001 $ a second
     priced = costs.price_runs({"azure": hosted, "slm": local}, PRICES)
     assert priced["models"]["azure"]["usd_per_1000_rows"] == pytest.approx(0.6)
-    assert priced["models"]["azure"]["usd_per_right_row"] == pytest.approx(0.0012)  # five of ten were right
+    assert priced["models"]["azure"]["usd_per_right_row"] == pytest.approx(
+        0.0012
+    )  # five of ten were right
     assert priced["models"]["slm"]["usd_per_1000_rows"] == pytest.approx(1.0)
     assert priced["models"]["slm"]["usd_per_right_row"] is None
     # 86.40 $ a day buy 144,000 hosted rows; one machine answers 86,400: it never pays
@@ -137,14 +186,19 @@ def test_dollars_as_worked_by_hand():
 
 
 def test_the_volume_from_which_a_machine_pays():
-    hosted, local = (metrics([line(i, ms, 10.0 + i * ms / 1000) for i in range(10)]) for ms in (1000, 100))
+    hosted, local = (
+        metrics([line(i, ms, 10.0 + i * ms / 1000) for i in range(10)]) for ms in (1000, 100)
+    )
     priced = costs.price_runs({"azure": hosted, "slm": local}, PRICES)
     assert priced["pays"]["slm"]["from_rows_per_day"] == pytest.approx(144_000)
     volumes = costs.trace_volumes(priced)
     cheaper = [
         rows
         for rows, a, b in zip(
-            volumes["rows_per_day"], volumes["usd_per_day"]["azure"], volumes["usd_per_day"]["slm"], strict=True
+            volumes["rows_per_day"],
+            volumes["usd_per_day"]["azure"],
+            volumes["usd_per_day"]["slm"],
+            strict=True,
         )
         if b < a
     ]
@@ -170,7 +224,9 @@ def test_without_prices_there_is_no_dollar_and_no_figure():
 
 
 def test_costs_read_as_a_sentence_and_a_table():
-    hosted, local = (metrics([line(i, ms, 10.0 + i * ms / 1000) for i in range(10)]) for ms in (1000, 100))
+    hosted, local = (
+        metrics([line(i, ms, 10.0 + i * ms / 1000) for i in range(10)]) for ms in (1000, 100)
+    )
     decision = {"model": "slm", "costs": costs.price_runs({"azure": hosted, "slm": local}, PRICES)}
     assert costs.describe_costs(decision["costs"], "slm") == (
         "For 1,000 rows, with the machine always busy: azure USD 0.600, slm USD 0.100. "
@@ -181,7 +237,10 @@ def test_costs_read_as_a_sentence_and_a_table():
 
 def test_a_machine_that_costs_nothing_pays_from_the_first_row_on():
     ledger = metrics([line(i, 100, 10.0 + i / 10) for i in range(10)])
-    decision = {"model": "slm", "costs": costs.price_runs({"azure": ledger, "slm": ledger}, Prices(2.0, 8.0, 0.0))}
+    decision = {
+        "model": "slm",
+        "costs": costs.price_runs({"azure": ledger, "slm": ledger}, Prices(2.0, 8.0, 0.0)),
+    }
     assert "pays from 0 rows a day on" in costs.describe_costs(decision["costs"], "slm")
     assert "azure" in costs.trace_volumes(decision["costs"])["usd_per_day"]
 
@@ -192,13 +251,18 @@ def test_every_model_of_a_comparison_is_in_the_cost_figure_in_a_style_of_its_own
     priced = costs.price_runs(dict.fromkeys(models, ledger), PRICES)
     figure = figures.plot_costs(costs.trace_volumes(priced))
     assert len(figure.legends[0].get_texts()) == len(models)
-    assert len({figures._style_of(model)[0] for model in models if model != "slm-shots8"}) == len(models) - 1  # colours
+    assert (
+        len({figures._style_of(model)[0] for model in models if model != "slm-shots8"})
+        == len(models) - 1
+    )  # colours
 
 
 def test_every_name_that_a_model_can_have_has_a_style_of_its_own():
     assert len(set(map(figures._style_of, ALL_NAMES))) == len(ALL_NAMES) == 126
     usual = ("azure", "slm", "slm-full", "slm-native", "slm-shots4", "slm_ft", "slm_ft-captured")
-    assert len({figures._style_of(name)[0] for name in usual}) == len(usual)  # lines have a colour and no hatch
+    assert len({figures._style_of(name)[0] for name in usual}) == len(
+        usual
+    )  # lines have a colour and no hatch
 
 
 def test_one_token_price_alone_is_refused(settings):

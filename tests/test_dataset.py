@@ -33,15 +33,27 @@ def test_committed_rows_stay_as_they_were_frozen(file):
 
 def test_committed_files_are_what_the_shipped_sample_gives(settings):
     made = dataset.build_dataset(settings, "sample", SIZES)
-    written = {str(path.relative_to(settings.dataset)) for path in settings.dataset.rglob("*.json*")}
+    written = {
+        str(path.relative_to(settings.dataset)) for path in settings.dataset.rglob("*.json*")
+    }
     assert written == {
         "manifest.json",
-        *(f"{track}/{split}{end}" for track in TRACKS for split in SPLITS for end in (".jsonl", ".facts.jsonl")),
+        *(
+            f"{track}/{split}{end}"
+            for track in TRACKS
+            for split in SPLITS
+            for end in (".jsonl", ".facts.jsonl")
+        ),
     }
     for file in written:
         assert (settings.dataset / file).read_bytes() == (COMMITTED / file).read_bytes(), file
-    assert made.manifest["source_sha256"] == "88c572d05c5e087f67902af0c21dc4e23d10479ae8ac1e2b88262d2a9c8a7ef5"
-    assert made.manifest["sha256"] == {file: hash_file(settings.dataset / file) for file in written - {"manifest.json"}}
+    assert (
+        made.manifest["source_sha256"]
+        == "88c572d05c5e087f67902af0c21dc4e23d10479ae8ac1e2b88262d2a9c8a7ef5"
+    )
+    assert made.manifest["sha256"] == {
+        file: hash_file(settings.dataset / file) for file in written - {"manifest.json"}
+    }
     assert made.manifest["rows"]["toolcall"]["test"] == 87
     assert made.manifest["rows"]["structured"]["test"] == 83
 
@@ -66,8 +78,13 @@ def test_no_tool_of_test_is_called_in_train_or_val_of_either_track():
 
 def test_rows_left_out_for_their_golds_are_counted_in_the_manifest(settings, tmp_path):
     tools = [rename(f"t{i}") for i in range(30)]
-    sound = [make_raw(i, [call(f"t{i}", radius=i)], tools, f"Radius {i} of a circle?") for i in range(20)]
-    pairs = [make_raw(i, [call(f"t{i}", radius=i)] * 2, [tools[i]], f"Radius {i}, twice?") for i in range(20, 30)]
+    sound = [
+        make_raw(i, [call(f"t{i}", radius=i)], tools, f"Radius {i} of a circle?") for i in range(20)
+    ]
+    pairs = [
+        make_raw(i, [call(f"t{i}", radius=i)] * 2, [tools[i]], f"Radius {i}, twice?")
+        for i in range(20, 30)
+    ]
     flawed = [
         make_raw(100, [call("t0", radius=1, unit="cm")], [tools[0]], "Radius 1?"),
         make_raw(101, [call("t1", radius="1")], [tools[1]], "Radius 1, again?"),
@@ -84,9 +101,13 @@ def test_rows_left_out_for_their_golds_are_counted_in_the_manifest(settings, tmp
         "a gold names a parameter that its tool lacks": 1,
         "a request or tool for adults": 1,
     }
-    prompts = [row.prompt for splits in made.rows.values() for rows in splits.values() for row in rows]
+    prompts = [
+        row.prompt for splits in made.rows.values() for rows in splits.values() for row in rows
+    ]
     assert len(prompts) == 30
-    assert not any("again?" in prompt or "Size 1?" in prompt or "porn" in prompt for prompt in prompts)
+    assert not any(
+        "again?" in prompt or "Size 1?" in prompt or "porn" in prompt for prompt in prompts
+    )
 
 
 def test_a_prompt_in_two_splits_names_both_rows_and_writes_nothing(settings, tmp_path):
@@ -97,7 +118,9 @@ def test_a_prompt_in_two_splits_names_both_rows_and_writes_nothing(settings, tmp
         val=[toolcall_row("Val", "v")],
         test=[toolcall_row("same prompt", "b")],
     )
-    with pytest.raises(ValueError, match=r"toolcall/train.jsonl:2 and toolcall/test.jsonl:1 have the same prompt"):
+    with pytest.raises(
+        ValueError, match=r"toolcall/train.jsonl:2 and toolcall/test.jsonl:1 have the same prompt"
+    ):
         dataset.build_dataset(settings, str(own), SIZES)
     assert not settings.dataset.exists()
 
@@ -106,14 +129,19 @@ def test_own_rows_that_contradict_each_other_name_both_and_write_nothing(setting
     rows = [Row("Total?", '{"total":5}'), Row("Other?", "{}"), Row("Total?", '{"total":6}')]
     own = write_own(tmp_path / "own", "structured", val=rows)
     with pytest.raises(
-        ValueError, match=r"structured/val.jsonl:1 and structured/val.jsonl:3 have the same prompt and di"
+        ValueError,
+        match=r"structured/val.jsonl:1 and structured/val.jsonl:3 have the same prompt and di",
     ):
         dataset.build_dataset(settings, str(own), SIZES)
     assert not settings.dataset.exists()
 
 
 def test_own_rows_that_repeat_each_other_are_counted(settings, tmp_path):
-    rows = [Row("Total?", '{"total":5}'), Row("Total?", '{"total": 5}'), Row("Other?", '{"total":5}')]
+    rows = [
+        Row("Total?", '{"total":5}'),
+        Row("Total?", '{"total": 5}'),
+        Row("Other?", '{"total":5}'),
+    ]
     own = write_own(tmp_path / "own", "structured", test=rows)
     made = dataset.build_dataset(settings, str(own), SIZES)
     assert made.manifest["repeated_prompts"] == {"structured": {"train": 0, "val": 0, "test": 1}}
@@ -125,10 +153,13 @@ def test_a_source_too_small_for_a_split_writes_nothing(settings, tmp_path):
     raw = settings.sample.read_text().split("\n")
     small.write_text("\n".join(raw[:2]))
     with pytest.raises(
-        ValueError, match="no structured rows: they are made of requests with two or three answers, and"
+        ValueError,
+        match="no structured rows: they are made of requests with two or three answers, and",
     ):
         dataset.build_dataset(settings, str(small), SIZES)
-    small.write_text("\n".join([*raw[:2], *(line for line in raw if line.count('\\"arguments\\"') == 2)][:6]))
+    small.write_text(
+        "\n".join([*raw[:2], *(line for line in raw if line.count('\\"arguments\\"') == 2)][:6])
+    )
     with pytest.raises(ValueError, match=r"no rows for .*train.*too small"):
         dataset.build_dataset(settings, str(small), SIZES)
     assert not settings.dataset.exists()
@@ -136,18 +167,26 @@ def test_a_source_too_small_for_a_split_writes_nothing(settings, tmp_path):
 
 def test_own_rows_are_taken_as_they_are(settings, tmp_path):
     rows = {split: [Row(f"Sum up {split}", '{"total": 5}')] for split in SPLITS}
-    made = dataset.build_dataset(settings, str(write_own(tmp_path / "own", "structured", **rows)), SIZES)
+    made = dataset.build_dataset(
+        settings, str(write_own(tmp_path / "own", "structured", **rows)), SIZES
+    )
     assert made.manifest["rows"] == {"structured": {"train": 1, "val": 1, "test": 1}}
     for split in SPLITS:
         file = f"structured/{split}.jsonl"
         assert (settings.dataset / file).read_bytes() == (tmp_path / "own" / file).read_bytes()
-        assert read_rows(settings.dataset / file, "structured") == made.rows["structured"][split] == rows[split]
+        assert (
+            read_rows(settings.dataset / file, "structured")
+            == made.rows["structured"][split]
+            == rows[split]
+        )
 
 
 def test_own_rows_without_tools_or_schema_have_no_facts(settings, tmp_path):
     made = dataset.build_dataset(settings, str(write_own(tmp_path / "own", "structured")), SIZES)
     assert made.manifest["answerability"] == {}
-    assert {path.name for path in (settings.dataset / "structured").iterdir()} == {f"{s}.jsonl" for s in SPLITS}
+    assert {path.name for path in (settings.dataset / "structured").iterdir()} == {
+        f"{s}.jsonl" for s in SPLITS
+    }
 
 
 def test_facts_and_schema_of_an_earlier_build_are_removed(settings, tmp_path):
@@ -155,11 +194,18 @@ def test_facts_and_schema_of_an_earlier_build_are_removed(settings, tmp_path):
     write_json(own / "schema.json", {"type": "object"})
     dataset.build_dataset(settings, str(own), SIZES)
     names = {path.name for path in (settings.dataset / "structured").iterdir()}
-    assert names == {"schema.json", *(f"{s}{end}" for s in SPLITS for end in (".jsonl", ".facts.jsonl"))}
-    assert json.loads((settings.dataset / "structured" / "schema.json").read_text()) == {"type": "object"}
+    assert names == {
+        "schema.json",
+        *(f"{s}{end}" for s in SPLITS for end in (".jsonl", ".facts.jsonl")),
+    }
+    assert json.loads((settings.dataset / "structured" / "schema.json").read_text()) == {
+        "type": "object"
+    }
     (own / "schema.json").unlink()
     made = dataset.build_dataset(settings, str(own), SIZES)
-    assert {path.name for path in (settings.dataset / "structured").iterdir()} == {f"{s}.jsonl" for s in SPLITS}
+    assert {path.name for path in (settings.dataset / "structured").iterdir()} == {
+        f"{s}.jsonl" for s in SPLITS
+    }
     assert set(made.manifest["sha256"]) == {f"structured/{split}.jsonl" for split in SPLITS}
 
 
@@ -185,7 +231,10 @@ def test_a_build_that_is_killed_while_files_are_moved_leaves_no_rows_without_the
             patch.setattr(os, "replace", replace)
             dataset.build_dataset(settings, str(own), SIZES)
         for path in settings.dataset.glob("*/*.jsonl"):
-            assert path.with_name(f"{path.name.split('.')[0]}.facts.jsonl").is_file(), (n, path.name)
+            assert path.with_name(f"{path.name.split('.')[0]}.facts.jsonl").is_file(), (
+                n,
+                path.name,
+            )
     dataset.build_dataset(settings, str(own), SIZES)
     assert len(list(settings.dataset.glob("*/*.jsonl"))) == 12
 

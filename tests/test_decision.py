@@ -13,7 +13,12 @@ from swaplib.tracing import outbox
 
 
 def metrics(n: int, valid: int, name: int, args: int) -> dict:
-    return {"n_rows": n, "valid_call_rate": valid / n, "name_match_rate": name / n, "args_exact_rate": args / n}
+    return {
+        "n_rows": n,
+        "valid_call_rate": valid / n,
+        "name_match_rate": name / n,
+        "args_exact_rate": args / n,
+    }
 
 
 @pytest.mark.parametrize(
@@ -36,7 +41,11 @@ def test_the_rule_as_worked_by_hand(azure, slm, delta, bit, worse_on):
 
 def test_gaps_are_azure_less_slm():
     found = rule.apply_rule("toolcall", metrics(10, 9, 9, 7), metrics(10, 10, 9, 2), 0.0)
-    assert found["gaps"] == {"valid_call_rate": -0.1, "name_match_rate": 0.0, "args_exact_rate": 0.5}
+    assert found["gaps"] == {
+        "valid_call_rate": -0.1,
+        "name_match_rate": 0.0,
+        "args_exact_rate": 0.5,
+    }
 
 
 @pytest.mark.parametrize("delta", [-0.01, 1.5])
@@ -46,23 +55,39 @@ def test_a_delta_that_is_no_rate_is_refused(delta):
 
 
 def test_a_gap_that_is_copied_as_delta_is_not_worse():
-    gap = rule.apply_rule("toolcall", metrics(87, 81, 87, 31), metrics(87, 70, 80, 24), 0.0)["gaps"]["valid_call_rate"]
-    assert rule.apply_rule("toolcall", metrics(87, 81, 87, 31), metrics(87, 70, 80, 24), gap)["FINE_TUNE"] == 0
-    third = rule.apply_rule("toolcall", metrics(3, 1, 1, 1), metrics(3, 0, 0, 0), 0.0)["gaps"]["args_exact_rate"]
-    assert rule.apply_rule("toolcall", metrics(3, 1, 1, 1), metrics(3, 0, 0, 0), third)["worse_on"] == []
+    gap = rule.apply_rule("toolcall", metrics(87, 81, 87, 31), metrics(87, 70, 80, 24), 0.0)[
+        "gaps"
+    ]["valid_call_rate"]
+    assert (
+        rule.apply_rule("toolcall", metrics(87, 81, 87, 31), metrics(87, 70, 80, 24), gap)[
+            "FINE_TUNE"
+        ]
+        == 0
+    )
+    third = rule.apply_rule("toolcall", metrics(3, 1, 1, 1), metrics(3, 0, 0, 0), 0.0)["gaps"][
+        "args_exact_rate"
+    ]
+    assert (
+        rule.apply_rule("toolcall", metrics(3, 1, 1, 1), metrics(3, 0, 0, 0), third)["worse_on"]
+        == []
+    )
 
 
 @pytest.mark.parametrize(
-    ("delta", "margin", "found"), [(0, None, 0.05), (0, 0.3, 0.3), (0.15, None, 0.15), (0.1, 0.1, 0.1)]
+    ("delta", "margin", "found"),
+    [(0, None, 0.05), (0, 0.3, 0.3), (0.15, None, 0.15), (0.1, 0.1, 0.1)],
 )
 def test_the_margin_is_delta_where_there_is_one(delta, margin, found):
     assert rule.find_margin(delta, margin) == found
 
 
 @pytest.mark.parametrize(
-    ("delta", "margin", "said"), [(0.15, 0.05, "two questions"), (0, 1.5, "from 0 to 1"), (0, -1, "from 0")]
+    ("delta", "margin", "said"),
+    [(0.15, 0.05, "two questions"), (0, 1.5, "from 0 to 1"), (0, -1, "from 0")],
 )
-def test_a_margin_that_asks_another_question_is_refused_before_anything_is_written(two_runs, delta, margin, said):
+def test_a_margin_that_asks_another_question_is_refused_before_anything_is_written(
+    two_runs, delta, margin, said
+):
     with pytest.raises(ValueError, match=said):
         decision.decide(two_runs, "toolcall", delta, margin)
     assert not (two_runs.evaluation / "toolcall_decision.json").exists()
@@ -79,13 +104,17 @@ def test_a_ledger_that_lost_a_line_is_not_paired_with_another(two_runs):
     ledger = two_runs.runs / run / "ledger.jsonl"
     lines = ledger.read_text().splitlines(keepends=True)
     ledger.write_text("".join(line for line in lines if json.loads(line)["index"] != 2))
-    with pytest.raises(ValueError, match=r"expected the rows 0 to 5, each once; .*: 2\. Run notebooks/02_eval"):
+    with pytest.raises(
+        ValueError, match=r"expected the rows 0 to 5, each once; .*: 2\. Run notebooks/02_eval"
+    ):
         decision.decide(two_runs, "toolcall")
 
 
 def test_a_ledger_that_says_something_else_than_the_metrics_is_noticed(two_runs):
     change(two_runs, "slm", args_exact_rate=0.5)
-    with pytest.raises(ValueError, match=r"gives args_exact_rate=0\.6667, and .*metrics\.json says 0\.5000"):
+    with pytest.raises(
+        ValueError, match=r"gives args_exact_rate=0\.6667, and .*metrics\.json says 0\.5000"
+    ):
         decision.decide(two_runs, "toolcall")
 
 
@@ -96,7 +125,10 @@ def two_runs(toolcall_home):
         run_azure(toolcall_home, root)
     azure_file = toolcall_home.evaluation / "toolcall_azure_test.json"
     azure = azure_file.read_text()
-    with serving(wrong_for([1, 3], completion('<tool_call name="tool_1">{"x":9}</tool_call>'))) as (root, _):
+    with serving(wrong_for([1, 3], completion('<tool_call name="tool_1">{"x":9}</tool_call>'))) as (
+        root,
+        _,
+    ):
         run_azure(toolcall_home, root)
     slm = json.loads(azure_file.read_text())
     slm["run"] |= {"model": "slm", "identity": Checkpoint(toolcall_home.slm_model_path).identity()}
@@ -116,11 +148,20 @@ def test_a_decision_writes_the_bit_the_gaps_and_what_was_compared(two_runs, caps
         "args_exact_rate": 2 / 6,
     }
     found = decided["evidence"]["pairs"]["args_exact_rate"]
-    assert [found[name] for name in ("both", "first_only", "second_only", "neither")] == [4, 2, 0, 0]
+    assert [found[name] for name in ("both", "first_only", "second_only", "neither")] == [
+        4,
+        2,
+        0,
+        0,
+    ]
     assert (found["p_value"], found["verdict"]) == (0.5, "not enough rows")
     assert "FINE_TUNE=1" in capsys.readouterr().out
     folder = two_runs.runs / decided["run"]["run_id"]
-    spans = [span for line in outbox.read_outbox(folder / "trace.jsonl") for span in outbox.list_spans(line)]
+    spans = [
+        span
+        for line in outbox.read_outbox(folder / "trace.jsonl")
+        for span in outbox.list_spans(line)
+    ]
     assert sorted(span["name"] for span in spans) == ["decision", "decision toolcall"]
 
 
@@ -132,7 +173,9 @@ def change(settings, model: str, **changes) -> None:
     write_json(path, content)
 
 
-@pytest.mark.parametrize("key", ["dataset_sha256", "messages_sha256", "rows_sha256", "max_new_tokens"])
+@pytest.mark.parametrize(
+    "key", ["dataset_sha256", "messages_sha256", "rows_sha256", "max_new_tokens"]
+)
 def test_runs_that_answered_another_question_are_refused_with_what_differs(two_runs, key):
     change(two_runs, "slm", **{key: "other"})
     with pytest.raises(ValueError, match=rf"{key}: .* against other"):
@@ -154,7 +197,9 @@ def test_an_unknown_track_names_the_known_ones(settings):
 
 def test_an_incomplete_run_is_refused(two_runs):
     change(two_runs, "azure", complete=False, n_by_status={"error": 2})
-    with pytest.raises(ValueError, match=r"not complete: 2 of 6 rows ended in error. Run 02_eval again"):
+    with pytest.raises(
+        ValueError, match=r"not complete: 2 of 6 rows ended in error. Run 02_eval again"
+    ):
         decision.decide(two_runs, "toolcall")
 
 
@@ -173,13 +218,20 @@ def copy_run(settings, source: str, target: str) -> None:
 def write_card(settings) -> None:
     """The run card of an adapter that fits."""
     rows = read_rows(settings.dataset / "toolcall" / "train.jsonl", "toolcall")
-    card = {"checkpoint": hash_checkpoint(settings.slm_model_path), "rows": {"toolcall": {"train": len(rows)}}}
+    card = {
+        "checkpoint": hash_checkpoint(settings.slm_model_path),
+        "rows": {"toolcall": {"train": len(rows)}},
+    }
     card |= {"rows_sha256": {"toolcall": {"train": hash_rows(rows)}}}
     write_json(settings.adapter_of("toolcall") / "run_card.json", card)
 
 
-@pytest.mark.parametrize(("adapted", "verdict", "gained"), [("azure", "swap with the adapter", 2), ("slm", "stay", 0)])
-def test_the_rule_is_applied_to_the_adapted_model_on_the_same_rows(two_runs, capsys, adapted, verdict, gained):
+@pytest.mark.parametrize(
+    ("adapted", "verdict", "gained"), [("azure", "swap with the adapter", 2), ("slm", "stay", 0)]
+)
+def test_the_rule_is_applied_to_the_adapted_model_on_the_same_rows(
+    two_runs, capsys, adapted, verdict, gained
+):
     decision.decide(two_runs, "toolcall")
     write_card(two_runs)
     post = decision.plan_post_eval(two_runs, "toolcall")
@@ -205,8 +257,13 @@ def test_a_slm_that_is_good_enough_needs_no_adapter(two_runs):
 def test_an_old_adapter_of_other_rows_is_not_judged(two_runs, capsys):
     decision.decide(two_runs, "toolcall")
     write_card(two_runs)
-    write_rows(two_runs.dataset / "toolcall" / "train.jsonl", [Row("Another?", '<tool_call name="t">{}</tool_call>')])
-    with pytest.raises(FileNotFoundError, match=r"was trained on other rows than .*Run notebooks/04_finetune"):
+    write_rows(
+        two_runs.dataset / "toolcall" / "train.jsonl",
+        [Row("Another?", '<tool_call name="t">{}</tool_call>')],
+    )
+    with pytest.raises(
+        FileNotFoundError, match=r"was trained on other rows than .*Run notebooks/04_finetune"
+    ):
         decision.plan_post_eval(two_runs, "toolcall")
     copy_run(two_runs, "azure", "slm")
     decision.decide(two_runs, "toolcall")

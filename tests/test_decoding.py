@@ -11,7 +11,13 @@ from swaplib.models.decoding import ATTENTION, decode, prepare
 
 pytestmark = pytest.mark.slow
 
-SIZES = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 6, "vocab_size": 97}
+SIZES = {
+    "hidden_size": 48,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "vocab_size": 97,
+}
 GROUPED = SIZES | {"num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256}
 ENDS = list(range(40, 48))  # several, so that random answers end at different steps
 SYSTEM = [3, 14, 15, 92, 65, 35]
@@ -20,7 +26,9 @@ SYSTEM = [3, 14, 15, 92, 65, 35]
 def make_model(kind: str, **sizes):
     """A real architecture with small random weights, large enough that the logits differ clearly."""
     torch.manual_seed(0)
-    config = AutoConfig.for_model(kind, **(GROUPED | {"initializer_range": 0.4, "tie_word_embeddings": False} | sizes))
+    config = AutoConfig.for_model(
+        kind, **(GROUPED | {"initializer_range": 0.4, "tie_word_embeddings": False} | sizes)
+    )
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     model.generation_config = GenerationConfig(do_sample=False, eos_token_id=ENDS, pad_token_id=0)
     return model
@@ -29,13 +37,18 @@ def make_model(kind: str, **sizes):
 def make_prompts(n: int, shared: list[int] = SYSTEM) -> list[list[int]]:
     """Prompts of different lengths that begin alike."""
     draw = random.Random(5)
-    return [shared + [draw.randrange(8, 97) for _ in range(draw.randrange(1, 40))] for _ in range(n)]
+    return [
+        shared + [draw.randrange(8, 97) for _ in range(draw.randrange(1, 40))] for _ in range(n)
+    ]
 
 
 def ask_library(model, prompts, limit):
     """Each prompt alone, as transformers decodes it."""
     model.set_attn_implementation("sdpa")
-    outputs = [model.generate(torch.tensor([p]), max_new_tokens=limit)[0, len(p) :].tolist() for p in prompts]
+    outputs = [
+        model.generate(torch.tensor([p]), max_new_tokens=limit)[0, len(p) :].tolist()
+        for p in prompts
+    ]
     return {i: ids for i, ids in enumerate(outputs)}
 
 
@@ -46,7 +59,10 @@ def ask(model, prompts, limit, slots):
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "mistral"])
 @pytest.mark.parametrize("slots", [1, 3, 64])
 def test_tokens_are_those_of_generate_for_each_prompt_alone(kind, slots):
-    model, prompts = make_model(kind, **({"sliding_window": None} if kind == "mistral" else {})), make_prompts(20)
+    model, prompts = (
+        make_model(kind, **({"sliding_window": None} if kind == "mistral" else {})),
+        make_prompts(20),
+    )
     expected = ask_library(model, prompts, 24)
     lengths = {len(ids) for ids in expected.values()}
     assert len(lengths) > 3, "the rows should end at different steps"
@@ -73,11 +89,15 @@ def check_logprobs(model, prompts, answers):
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])
 @pytest.mark.parametrize(("slots", "tokens"), [(1, 1), (4, 1), (6, 60), (64, 100_000)])
-def test_logprobs_are_those_of_the_logits_also_for_rows_that_join_later(monkeypatch, kind, slots, tokens):
+def test_logprobs_are_those_of_the_logits_also_for_rows_that_join_later(
+    monkeypatch, kind, slots, tokens
+):
     monkeypatch.setitem(decoding.READ_AT_ONCE, "cpu", tokens)
     model, prompts = make_model(kind), make_prompts(20)
     answers = list(decode(prepare(model), prompts, 24, slots))
-    assert any(answer.ids[-1] in ENDS for answer in answers), "the end token's logprob should be looked at"
+    assert any(answer.ids[-1] in ENDS for answer in answers), (
+        "the end token's logprob should be looked at"
+    )
     check_logprobs(model, prompts, answers)
 
 
@@ -85,7 +105,9 @@ def test_logprobs_of_a_model_left_to_the_library_are_those_of_the_logits():
     model, prompts = make_model("mistral", sliding_window=8), make_prompts(9)
     answers = list(decode(prepare(model), prompts, 24, 4))
     assert model.config._attn_implementation != ATTENTION
-    assert len({len(answer.ids) for answer in answers}) > 1, "the rows should end at different steps"
+    assert len({len(answer.ids) for answer in answers}) > 1, (
+        "the rows should end at different steps"
+    )
     check_logprobs(model, prompts, answers)
 
 
@@ -93,12 +115,16 @@ def test_logprobs_of_a_bfloat16_model_are_float32_arithmetic():
     model, prompts = make_model("llama").to(torch.bfloat16), make_prompts(6)
     for answer in decode(prepare(model), prompts, 12, 3):
         by_hand = compute_by_hand(model, prompts[answer.index], answer.ids)
-        assert answer.logprobs == pytest.approx(by_hand, abs=0.1)  # logits of this size have steps of 1/16 in bfloat16
+        assert answer.logprobs == pytest.approx(
+            by_hand, abs=0.1
+        )  # logits of this size have steps of 1/16 in bfloat16
     near = torch.full((1, 97), -torch.inf, dtype=torch.bfloat16)
     near[0, [8, 9, 10]] = torch.tensor([12.0, 11.9375, -20.0], dtype=torch.bfloat16)
     [answer] = decode(model, prompts[:1], 1, 1, logits_hook=lambda indices, generated, logits: near)
     assert answer.ids == [8]
-    assert answer.logprobs == [pytest.approx(-math.log(1 + math.exp(-0.0625) + math.exp(-32)), rel=1e-5)]
+    assert answer.logprobs == [
+        pytest.approx(-math.log(1 + math.exp(-0.0625) + math.exp(-32)), rel=1e-5)
+    ]
 
 
 @pytest.mark.parametrize("shared", [[], [3], SYSTEM * 6])
@@ -136,19 +162,26 @@ def test_equal_prompts_get_equal_answers_and_a_prompt_may_be_what_others_begin_w
 
 @pytest.mark.parametrize("kind", ["mistral", "gemma2", "bloom"])
 def test_attention_that_is_not_full_or_not_exchangeable_is_left_to_the_library(kind):
-    model, prompts = make_model(kind, **({} if kind == "bloom" else {"sliding_window": 8})), make_prompts(5)
+    model, prompts = (
+        make_model(kind, **({} if kind == "bloom" else {"sliding_window": 8})),
+        make_prompts(5),
+    )
     expected = ask_library(model, prompts, 10) if kind != "bloom" else {i: None for i in range(5)}
     found = ask(model, prompts, 10, 2)
     assert model.config._attn_implementation != ATTENTION
     assert set(found) == set(expected)
     if kind != "bloom":
-        assert sum(found[i] == expected[i] for i in found) >= 4  # padding on the left may move a tie
+        assert (
+            sum(found[i] == expected[i] for i in found) >= 4
+        )  # padding on the left may move a tie
 
 
 def test_each_token_is_told_as_it_comes():
     model, told = make_model("llama"), {}
     prompts = make_prompts(6)
-    for answer in decode(prepare(model), prompts, 16, 2, lambda i, token: told.setdefault(i, []).append(token)):
+    for answer in decode(
+        prepare(model), prompts, 16, 2, lambda i, token: told.setdefault(i, []).append(token)
+    ):
         assert told[answer.index] == answer.ids
         assert answer.seconds > 0
     assert set(told) == set(range(6))
@@ -185,7 +218,13 @@ def test_keys_and_values_are_free_as_soon_as_decoding_ends():
 
 def test_a_model_left_to_the_library_tells_its_tokens_too():
     model, told = make_model("mistral", sliding_window=8), {}
-    decoded = decode(prepare(model), make_prompts(5), 16, 3, lambda i, token: told.setdefault(i, []).append(token))
+    decoded = decode(
+        prepare(model),
+        make_prompts(5),
+        16,
+        3,
+        lambda i, token: told.setdefault(i, []).append(token),
+    )
     assert {answer.index: answer.ids for answer in decoded} == told
     assert len({len(ids) for ids in told.values()}) > 1, "the rows should end at different steps"
 
@@ -249,7 +288,10 @@ def test_a_logits_hook_forbids_a_token_and_changes_nothing_before_it(kind, sizes
     assert (model.config._attn_implementation == ATTENTION) is (kind == "llama")
     plain = {answer.index: answer.ids for answer in decode(model, prompts, 16, 4)}
     token = max(plain.values(), key=len)[2]
-    found = {answer.index: answer.ids for answer in decode(model, prompts, 16, 4, logits_hook=forbid(token))}
+    found = {
+        answer.index: answer.ids
+        for answer in decode(model, prompts, 16, 4, logits_hook=forbid(token))
+    }
     assert found != plain
     for index, ids in found.items():
         assert token not in ids
@@ -261,11 +303,22 @@ def test_a_logits_hook_forbids_a_token_and_changes_nothing_before_it(kind, sizes
 @pytest.mark.parametrize("slots", [1, 4])
 def test_a_sampler_takes_the_second_best_and_logprobs_are_of_what_it_took(kind, sizes, slots):
     model, prompts, told = prepare(make_model(kind, **sizes)), make_prompts(9), {}
-    found = list(decode(model, prompts, 16, slots, lambda i, t: told.setdefault(i, []).append(t), sampler=take_second))
+    found = list(
+        decode(
+            model,
+            prompts,
+            16,
+            slots,
+            lambda i, t: told.setdefault(i, []).append(t),
+            sampler=take_second,
+        )
+    )
     assert {answer.index: answer.ids for answer in found} == told
     for answer in found:
         prompt = prompts[answer.index]
-        assert answer.logprobs == pytest.approx(compute_by_hand(model, prompt, answer.ids), abs=1e-4)
+        assert answer.logprobs == pytest.approx(
+            compute_by_hand(model, prompt, answer.ids), abs=1e-4
+        )
         with torch.inference_mode():
             logits = model(torch.tensor([prompt + answer.ids])).logits[0, len(prompt) - 1 : -1]
         assert answer.ids == take_second(None, None, logits).tolist()
@@ -280,9 +333,14 @@ def test_hooks_are_told_whose_logits_they_get_and_what_was_generated(kind, sizes
             seen.setdefault(i, []).append((list(ids), int(row.argmax())))
         return logits
 
-    answers = {answer.index: answer.ids for answer in decode(model, prompts, 16, 3, logits_hook=logits_hook)}
+    answers = {
+        answer.index: answer.ids
+        for answer in decode(model, prompts, 16, 3, logits_hook=logits_hook)
+    }
     assert answers == {answer.index: answer.ids for answer in decode(model, prompts, 16, 3)}
-    assert seen == {i: [(ids[:n], token) for n, token in enumerate(ids)] for i, ids in answers.items()}
+    assert seen == {
+        i: [(ids[:n], token) for n, token in enumerate(ids)] for i, ids in answers.items()
+    }
 
 
 def test_a_sampler_chooses_from_what_the_logits_hook_left():
@@ -323,7 +381,9 @@ class ScriptedFeed:
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])
 @pytest.mark.parametrize("tokens", [1, 100_000])
 @pytest.mark.parametrize("slots", [1, 3, 16])
-def test_prompts_that_join_a_running_decoding_get_the_tokens_of_each_alone(monkeypatch, kind, tokens, slots):
+def test_prompts_that_join_a_running_decoding_get_the_tokens_of_each_alone(
+    monkeypatch, kind, tokens, slots
+):
     monkeypatch.setitem(decoding.READ_AT_ONCE, "cpu", tokens)
     monkeypatch.setitem(decoding.JOIN_AT, "cpu", 1 / 8 if tokens == 1 else 1 / 2)
     monkeypatch.setitem(decoding.JOIN_WITHIN, "cpu", 0 if tokens == 1 else 5)
@@ -350,16 +410,22 @@ def test_a_prompt_that_nobody_waits_for_leaves_its_slot_at_the_next_step():
     answers = list(decode(model, first, 12, 2, lambda index, token: told.append(index), feed=feed))
     assert told.count(0) == 4
     assert told.count(2) == 0
-    assert [answer.index for answer in answers] == [3, 1], "the next one takes the slot that became free"
+    assert [answer.index for answer in answers] == [3, 1], (
+        "the next one takes the slot that became free"
+    )
 
 
 def test_a_feed_works_for_a_model_left_to_the_library():
     model, first = make_model("mistral", sliding_window=8), make_prompts(3)
     later = [(prompt, 6 + i % 2) for i, prompt in enumerate(make_prompts(9)[3:])]
     feed = ScriptedFeed({1: later[:2], 2: later[2:]}, {5: 2}, slots=2)
-    answers = {answer.index: answer.ids for answer in decode(prepare(model), first, 8, 2, feed=feed)}
+    answers = {
+        answer.index: answer.ids for answer in decode(prepare(model), first, 8, 2, feed=feed)
+    }
     alone = ask_library(model, first, 8)
-    alone |= {i: ask_library(model, [prompt], limit)[0] for i, (prompt, limit) in enumerate(later, 3)}
+    alone |= {
+        i: ask_library(model, [prompt], limit)[0] for i, (prompt, limit) in enumerate(later, 3)
+    }
     del alone[5]
     assert answers == alone
 

@@ -18,7 +18,9 @@ from swaplib.settings import load_settings
 from swaplib.tracing import langfuse_api, run_trace
 from swaplib.tracing.delivery import SPANS_PATH, describe_delivery, push_traces
 
-LEVEL, MESSAGE, OUTPUT = (f"langfuse.observation.{name}" for name in ("level", "status_message", "output"))
+LEVEL, MESSAGE, OUTPUT = (
+    f"langfuse.observation.{name}" for name in ("level", "status_message", "output")
+)
 
 
 def sending(settings, root, **changes):
@@ -117,7 +119,9 @@ def test_a_push_begins_where_it_stopped_and_sends_a_failed_run_once(settings):
         resume_run(settings, run_id="run-2")
         assert [record["failed"] for record in push_traces(settings)] == [0]
         assert push_traces(settings) == []
-    assert len(langfuse.rows) == 5 + 5 + 5  # the root, three events and a row more; two rows were there
+    assert (
+        len(langfuse.rows) == 5 + 5 + 5
+    )  # the root, three events and a row more; two rows were there
 
 
 def test_a_push_of_everything_sends_to_another_server_and_to_one_that_has_forgotten(settings):
@@ -153,9 +157,10 @@ def test_lines_that_were_lost_and_made_anew_are_sent_though_as_many_had_been_del
         push_traces(settings)
         trace.path.write_bytes(trace.path.read_bytes()[:40])  # a disk that lost what it had
         assert resume_run(settings).deliver().failed == 0
-    assert {row["name"] for _, row in langfuse.rows} == {"train", *(f"row {i}" for i in range(3))} | {
-        f"step {i} loss" for i in range(3)
-    }
+    assert {row["name"] for _, row in langfuse.rows} == {
+        "train",
+        *(f"row {i}" for i in range(3)),
+    } | {f"step {i} loss" for i in range(3)}
 
 
 def test_no_key_is_kept_beside_the_trace(settings):
@@ -194,14 +199,26 @@ def answer_with(body: bytes, **headers):
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (lambda e: LangfuseServer()(e) if e.method == "GET" else as_json({}, 401), "check the two Langfuse keys"),
+        (
+            lambda e: LangfuseServer()(e) if e.method == "GET" else as_json({}, 401),
+            "check the two Langfuse keys",
+        ),
         (lambda _: as_json({"message": "hello"}), "does not answer as a Langfuse server does"),
-        (lambda _: as_json({"version": ["5.0"], "status": "OK"}), "does not answer as a Langfuse server does"),
-        (lambda _: (200, {"content-type": "text/html"}, b"<html>welcome"), "does not answer as a Langfuse server does"),
+        (
+            lambda _: as_json({"version": ["5.0"], "status": "OK"}),
+            "does not answer as a Langfuse server does",
+        ),
+        (
+            lambda _: (200, {"content-type": "text/html"}, b"<html>welcome"),
+            "does not answer as a Langfuse server does",
+        ),
         (lambda _: as_json({}, 502), "status 502"),
         (answer_with(b"<html>welcome"), "without a JSON object"),
         (answer_with(b"[" * 200_000), "without a JSON object"),
-        (answer_with(gzip.compress(bytes(2**25)), **{"content-encoding": "gzip"}), "longer than 16 MiB"),
+        (
+            answer_with(gzip.compress(bytes(2**25)), **{"content-encoding": "gzip"}),
+            "longer than 16 MiB",
+        ),
         (answer_with(b'{"errors": [{"id": "x"}]}'), "refused some"),
         (answer_with(b'{"partialSuccess": {"rejectedSpans": "2"}}'), "refused some"),
         (answer_with(b'{"partialSuccess": {"rejectedSpans": {}, "errorMessage": 1}}'), None),
@@ -223,7 +240,11 @@ def test_why_a_trace_was_not_delivered_is_said_where_it_happens(settings, answer
 def test_a_server_that_is_too_old_takes_the_spans_and_why_it_refuses_the_scores_is_said(settings):
     langfuse = LangfuseServer("4.16.2")
     with serving(langfuse) as (root, _):
-        check_said(sending(settings, root), "Langfuse 4.16.2 loses this SDK's scores: update it to 4.59", n_failed=1)
+        check_said(
+            sending(settings, root),
+            "Langfuse 4.16.2 loses this SDK's scores: update it to 4.59",
+            n_failed=1,
+        )
     assert len(langfuse.rows) == 5
 
 
@@ -235,7 +256,9 @@ def test_a_server_that_is_away_or_speaks_no_tls_is_said(settings):
 
 ANY = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
 )
 
 
@@ -252,7 +275,9 @@ def test_whatever_a_server_answers_a_run_goes_on(tmp_path_factory, body):
     assert delivery.made == delivery.delivered + delivery.failed == 3
 
 
-def test_a_server_that_hangs_is_waited_for_once_by_a_process_and_once_by_a_push(settings, monkeypatch):
+def test_a_server_that_hangs_is_waited_for_once_by_a_process_and_once_by_a_push(
+    settings, monkeypatch
+):
     monkeypatch.setattr(langfuse_api, "TIMEOUT_S", 0.3)
     with serving(lambda _: time.sleep(1) or as_json({})) as (root, exchanges):
         settings = sending(settings, root)

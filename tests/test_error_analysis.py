@@ -14,7 +14,9 @@ RIGHT = ToolCall("area", {"radius": 5, "unit": "cm"})
 
 
 def make_line(track: str, gold: str, output: str, status: str = "ok", index: int = 0) -> LedgerLine:
-    return LedgerLine(index, "", Generation(output, status, "stop", 1, 1, 1.0), score_row(track, gold, output))
+    return LedgerLine(
+        index, "", Generation(output, status, "stop", 1, 1, 1.0), score_row(track, gold, output)
+    )
 
 
 @pytest.mark.parametrize(
@@ -25,14 +27,29 @@ def make_line(track: str, gold: str, output: str, status: str = "ok", index: int
         (f"```\n{GOLD}\n```", "ok", "prose around", RIGHT),
         (GOLD + GOLD, "ok", "several wrappers", RIGHT),
         ("area(radius=5)", "ok", "no wrapper", None),
-        ('<tool_call>{"name": "area", "arguments": {"unit":"cm","radius":5}}</tool_call>', "ok", "no wrapper", RIGHT),
+        (
+            '<tool_call>{"name": "area", "arguments": {"unit":"cm","radius":5}}</tool_call>',
+            "ok",
+            "no wrapper",
+            RIGHT,
+        ),
         ('[{"name": "area", "arguments": {"radius":5,"unit":"cm"}}]', "ok", "no wrapper", RIGHT),
         ('<tool_call name="area">radius=5</tool_call>', "ok", "not JSON", None),
         ('<tool_call name="area">[5]</tool_call>', "ok", "not JSON", None),
         ('<tool_call name="volume">{"radius":5,"unit":"cm"}</tool_call>', "ok", "wrong name", None),
         ('<tool_call name="area">{"radius":5}</tool_call>', "ok", "missing argument", None),
-        ('<tool_call name="area">{"radius":5,"unit":"cm","x":1}</tool_call>', "ok", "extra argument", None),
-        ('<tool_call name="area">{"radius":6,"unit":"cm"}</tool_call>', "ok", "wrong argument", None),
+        (
+            '<tool_call name="area">{"radius":5,"unit":"cm","x":1}</tool_call>',
+            "ok",
+            "extra argument",
+            None,
+        ),
+        (
+            '<tool_call name="area">{"radius":6,"unit":"cm"}</tool_call>',
+            "ok",
+            "wrong argument",
+            None,
+        ),
         ('<tool_call name="area">{"ra', "truncated", "truncated", None),
         ("", "empty", "empty", None),
         ("", "filtered", "filtered", None),
@@ -40,7 +57,10 @@ def make_line(track: str, gold: str, output: str, status: str = "ok", index: int
     ],
 )
 def test_each_reason_of_a_wrong_call(output, status, reason, answer):
-    assert error_analysis.name_reason("toolcall", GOLD, make_line("toolcall", GOLD, output, status)) == reason
+    assert (
+        error_analysis.name_reason("toolcall", GOLD, make_line("toolcall", GOLD, output, status))
+        == reason
+    )
     assert reason is None or reason in error_analysis.REASONS["toolcall"]
     if answer is not None:
         assert error_analysis.find_answer("toolcall", output) == answer
@@ -57,8 +77,15 @@ def test_each_reason_of_a_wrong_call(output, status, reason, answer):
     ],
 )
 def test_each_reason_of_a_wrong_document(output, reason, answer):
-    assert error_analysis.name_reason("structured", '[{"a":1}]', make_line("structured", '[{"a":1}]', output)) == reason
-    assert error_analysis.find_answer("structured", output) == (None if answer is None else JsonDocument(answer))
+    assert (
+        error_analysis.name_reason(
+            "structured", '[{"a":1}]', make_line("structured", '[{"a":1}]', output)
+        )
+        == reason
+    )
+    assert error_analysis.find_answer("structured", output) == (
+        None if answer is None else JsonDocument(answer)
+    )
 
 
 @pytest.mark.parametrize(
@@ -123,16 +150,21 @@ def test_a_single_quote_stands_for_a_double_one_leniently():
     assert same_value('say "hi"', "Say 'hi'")
     assert not same_value('say "hi"', "say hi")
     gold = '<tool_call name="run">{"code":"print(\\"a\\")"}</tool_call>'
-    lines = [make_line("toolcall", gold, '<tool_call name="run">{"code":"print(\'a\')"}</tool_call>')]
+    lines = [
+        make_line("toolcall", gold, '<tool_call name="run">{"code":"print(\'a\')"}</tool_call>')
+    ]
     found = error_analysis.diagnose("toolcall", [Row("Request", gold)], lines)
     assert (found["right"], found["found_rate"], found["lenient_rate"]) == (0, 0, 1)
 
 
 @pytest.mark.parametrize(
-    ("kind", "is_right"), [("float", True), ("float, optional", True), ("int", False), (None, False)]
+    ("kind", "is_right"),
+    [("float", True), ("float, optional", True), ("int", False), (None, False)],
 )
 @pytest.mark.parametrize("track", TRACKS)
-def test_a_float_for_a_whole_gold_is_right_leniently_only_where_the_facts_declare_a_float(track, kind, is_right):
+def test_a_float_for_a_whole_gold_is_right_leniently_only_where_the_facts_declare_a_float(
+    track, kind, is_right
+):
     def write(value: str) -> str:
         if track == "toolcall":
             return f'<tool_call name="pay">{{"amount":{value}}}</tool_call>'
@@ -141,7 +173,12 @@ def test_a_float_for_a_whole_gold_is_right_leniently_only_where_the_facts_declar
     row = Row("Pay 1500.", write("1500"))
     tool = parse_tool({"name": "pay", "parameters": {"amount": {"type": kind or "int"}}})
     facts = None if kind is None else [make_facts(track, row, "Pay 1500.", [tool], {})]
-    for output, expected in {"1500.0": is_right, "1500": True, "1500.5": False, '"1500.0"': False}.items():
+    for output, expected in {
+        "1500.0": is_right,
+        "1500": True,
+        "1500.5": False,
+        '"1500.0"': False,
+    }.items():
         ledger = [make_line(track, row.completion, write(output))]
         found = error_analysis.diagnose(track, [row], ledger, facts)
         assert found["lenient_rate"] == expected, output
@@ -151,12 +188,16 @@ def test_a_float_for_a_whole_gold_is_right_leniently_only_where_the_facts_declar
 def test_facts_of_another_parameter_or_tool_make_no_float():
     row = Row("Pay.", '<tool_call name="pay">{"amount":1500}</tool_call>')
     tools = [
-        parse_tool({"name": name, "parameters": {"amount": {"type": kind}, "rate": {"type": "float"}}})
+        parse_tool(
+            {"name": name, "parameters": {"amount": {"type": kind}, "rate": {"type": "float"}}}
+        )
         for name, kind in {"pay": "int", "other": "float"}.items()
     ]
     facts = [make_facts("toolcall", row, "Pay.", tools, {})]
     output = '<tool_call name="pay">{"amount":1500.0}</tool_call>'
-    found = error_analysis.diagnose("toolcall", [row], [make_line("toolcall", row.completion, output)], facts)
+    found = error_analysis.diagnose(
+        "toolcall", [row], [make_line("toolcall", row.completion, output)], facts
+    )
     assert found["lenient_rate"] == 0
 
 
@@ -169,7 +210,9 @@ def test_the_right_answer_counts_as_found_behind_others():
     lines = [make_line("toolcall", GOLD, o, index=i) for i, o in enumerate(outputs)]
     assert error_analysis.diagnose("toolcall", rows, lines)["found_rate"] == 1
     line = make_line("structured", '[{"a":"x"}]', 'Sure [1]: [{"a":"x"}]')
-    assert error_analysis.diagnose("structured", [Row("r", '[{"a":"x"}]')], [line])["found_rate"] == 1
+    assert (
+        error_analysis.diagnose("structured", [Row("r", '[{"a":"x"}]')], [line])["found_rate"] == 1
+    )
 
 
 def test_what_stands_inside_of_another_answer_is_not_found():
@@ -177,7 +220,9 @@ def test_what_stands_inside_of_another_answer_is_not_found():
     assert error_analysis.diagnose("structured", [Row("r", '{"a":1}')], [line])["found_rate"] == 0
 
 
-@pytest.mark.parametrize(("gold", "output"), [("[3]", '[{"value":3}]'), ('{"value":3}', "3"), ("[[1]]", "[1]")])
+@pytest.mark.parametrize(
+    ("gold", "output"), [("[3]", '[{"value":3}]'), ('{"value":3}', "3"), ("[[1]]", "[1]")]
+)
 def test_leniency_does_not_take_an_object_for_a_value(gold, output):
     line = make_line("structured", gold, output)
     assert error_analysis.diagnose("structured", [Row("r", gold)], [line])["lenient_rate"] == 0
@@ -191,7 +236,12 @@ def test_leniency_does_not_take_an_object_for_a_value(gold, output):
         (1, 1.0, {"anyOf": [{"type": "integer"}, {"type": "number"}]}, True),
         (1, 1.0, {"type": ["number", "null"]}, True),
         ([1, 2], [1.0, 2.0], {"type": "array", "items": {"type": "number"}}, True),
-        ([1, 2], [1.0, 2.0], {"type": "array", "prefixItems": [{"type": "number"}, {"type": "integer"}]}, False),
+        (
+            [1, 2],
+            [1.0, 2.0],
+            {"type": "array", "prefixItems": [{"type": "number"}, {"type": "integer"}]},
+            False,
+        ),
         ([1], [1.0], {"type": "array"}, False),
         (True, 1, {"type": "number"}, False),
     ],
@@ -206,7 +256,9 @@ def test_keys_are_counted_one_by_one_and_calls_by_their_place():
     half = '[{"name":"a","arguments":{"x":1,"y":9}}]'
     outputs = [gold, swapped, half, "prose"]
     ledger = [make_line("structured", gold, output, index=i) for i, output in enumerate(outputs)]
-    found = error_analysis.diagnose("structured", [Row(f"{i}", gold) for i in range(4)], ledger)["fields"]
+    found = error_analysis.diagnose("structured", [Row(f"{i}", gold) for i in range(4)], ledger)[
+        "fields"
+    ]
     assert {record.pop("field"): record for record in found} == {
         "name": {"wanted": 8, "right": 3, "missing": 3},  # wrong twice where the calls are swapped
         "x": {"wanted": 8, "right": 3, "missing": 5},
@@ -216,8 +268,13 @@ def test_keys_are_counted_one_by_one_and_calls_by_their_place():
 
 def test_keys_of_answers_that_are_no_calls_are_counted_too():
     gold = '{"city":"Rome","days":2}'
-    ledger = [make_line("structured", gold, output, index=i) for i, output in enumerate([gold, '{"city":"Rome"}'])]
-    found = error_analysis.diagnose("structured", [Row(f"{i}", gold) for i in range(2)], ledger)["fields"]
+    ledger = [
+        make_line("structured", gold, output, index=i)
+        for i, output in enumerate([gold, '{"city":"Rome"}'])
+    ]
+    found = error_analysis.diagnose("structured", [Row(f"{i}", gold) for i in range(2)], ledger)[
+        "fields"
+    ]
     assert found == [
         {"field": "days", "wanted": 2, "right": 1, "missing": 1},
         {"field": "city", "wanted": 2, "right": 2, "missing": 0},
@@ -225,13 +282,21 @@ def test_keys_of_answers_that_are_no_calls_are_counted_too():
 
 
 def test_rates_over_given_rows_leave_out_rows_whose_values_nothing_gives():
-    tool = parse_tool({"name": "area", "description": "", "parameters": {"radius": {"type": "int", "description": ""}}})
+    tool = parse_tool(
+        {
+            "name": "area",
+            "description": "",
+            "parameters": {"radius": {"type": "int", "description": ""}},
+        }
+    )
     rows = [
         Row(f"radius {i}", f'<tool_call name="area">{{"radius":{radius}}}</tool_call>')
         for i, radius in enumerate((0, 7))
     ]
     facts = [make_facts("toolcall", row, f"radius {i}", [tool], {}) for i, row in enumerate(rows)]
-    ledger = [make_line("toolcall", rows[i].completion, rows[0].completion, index=i) for i in range(2)]
+    ledger = [
+        make_line("toolcall", rows[i].completion, rows[0].completion, index=i) for i in range(2)
+    ]
     found = error_analysis.diagnose("toolcall", rows, ledger, facts)
     assert (found["given"]["n_rows"], found["given"]["args_exact_rate"]) == (1, 1.0)
     assert found["all_rows"]["args_exact_rate"] == 0.5

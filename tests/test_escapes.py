@@ -152,7 +152,12 @@ def planted(open_folder):
     Path(unix).chmod(0o777)
     before = signal.signal(signal.SIGUSR1, lambda *_: signals.append(1))
     kept = KEY.encode() * 1
-    known = {"file": str(file), "unix": unix, "abstract": abstract, "port": listeners[2].getsockname()[1]}
+    known = {
+        "file": str(file),
+        "unix": unix,
+        "abstract": abstract,
+        "port": listeners[2].getsockname()[1],
+    }
     known |= {"parent": os.getpid(), "group": -os.getpgid(0), "address": id(kept), "shared": 4242}
     known |= {"secret": f"{KEY[:7]!r} + {KEY[7:]!r}"}
     yield known, heard, signals
@@ -217,7 +222,9 @@ def test_the_attempts_reach_what_they_aim_at_where_nothing_stands_in_the_way(pla
 @pytest.mark.parametrize("try_walls", WALLS.values(), ids=WALLS)
 def test_every_guard_of_python_is_gone_when_an_attempt_begins(try_walls):
     sandbox = Sandbox(["circle_area"], try_walls=try_walls)
-    found = sandbox.run(f"{REACH}{CELLS}show(libc.getpid() > 0, main.REFUSED_EVENTS, len(owner.nonce))")
+    found = sandbox.run(
+        f"{REACH}{CELLS}show(libc.getpid() > 0, main.REFUSED_EVENTS, len(owner.nonce))"
+    )
     sandbox.close()
     assert (found.printed, found.error) == ("True () 32 0", None)
 
@@ -262,7 +269,9 @@ def test_a_parent_that_is_an_ordinary_user_keeps_its_files_to_itself(open_folder
     os.chown(file, 65534, 65534)
     known = {"file": str(file), "parent": "0"}
     names = ("open", "open by the system", "its own root in proc", "a signal to all", "a shell")
-    program = AS_A_USER.format(attempts=[REACH + CELLS + ATTEMPTS[name].format(**known) for name in names])
+    program = AS_A_USER.format(
+        attempts=[REACH + CELLS + ATTEMPTS[name].format(**known) for name in names]
+    )
     packages = next(path for path in sys.path if path.endswith("site-packages"))
     done = subprocess.run(
         [python, "-c", program],

@@ -29,14 +29,27 @@ def test_a_run_leaves_metrics_a_ledger_and_one_trace(toolcall_home):
     metrics = json.loads((toolcall_home.evaluation / "toolcall_azure_test.json").read_text())
     assert metrics == json.loads((run.folder / "metrics.json").read_text()) == run.metrics
     assert (metrics["valid_call_rate"], metrics["n_rows"], metrics["complete"]) == (5 / 6, 6, True)
-    assert metrics["intervals"]["valid_call_rate"] == pytest.approx([0.4365, 0.9699], abs=1e-4)  # Wilson, by hand
+    assert metrics["intervals"]["valid_call_rate"] == pytest.approx(
+        [0.4365, 0.9699], abs=1e-4
+    )  # Wilson, by hand
     assert metrics["extra"]["completion_tokens"] == 42
     assert metrics["run"]["run_id"] == run.folder.name
     assert [line.index for line in run.ledger] == list(range(6))
-    assert [line.scores["valid_call"] for line in run.ledger] == [True, True, False, True, True, True]
+    assert [line.scores["valid_call"] for line in run.ledger] == [
+        True,
+        True,
+        False,
+        True,
+        True,
+        True,
+    ]
     assert run.ledger[2].generation.output == "prose"
-    assert metrics["run"]["trace"]["made"] == 1 + 6 + 3  # the root, a generation for each row, a score for each metric
-    assert metrics["run"]["trace"]["trace_id"] == run_trace.Langfuse.create_trace_id(seed=run.folder.name)
+    assert (
+        metrics["run"]["trace"]["made"] == 1 + 6 + 3
+    )  # the root, a generation for each row, a score for each metric
+    assert metrics["run"]["trace"]["trace_id"] == run_trace.Langfuse.create_trace_id(
+        seed=run.folder.name
+    )
 
 
 def test_no_key_is_in_any_file_of_a_run(toolcall_home):
@@ -73,7 +86,9 @@ def test_another_question_is_another_run(toolcall_home):
     assert len(set(folders)) == 4
 
 
-def test_rows_that_ended_in_error_make_the_run_incomplete_and_only_they_are_asked_again(toolcall_home):
+def test_rows_that_ended_in_error_make_the_run_incomplete_and_only_they_are_asked_again(
+    toolcall_home,
+):
     answers = [wrong_for([1, 4], refusal(400, code="odd")), right]
     with serving(lambda exchange: answers[0](exchange)) as (root, exchanges):
         run = run_azure(toolcall_home, root)
@@ -99,7 +114,11 @@ def test_another_server_is_another_run(toolcall_home):
 
 
 def test_filtered_truncated_and_empty_rows_stay_in_the_denominator(toolcall_home):
-    answers = {0: refusal(400, code="content_filter"), 1: completion("<tool", "length"), 2: completion("")}
+    answers = {
+        0: refusal(400, code="content_filter"),
+        1: completion("<tool", "length"),
+        2: completion(""),
+    }
 
     def answer(exchange):
         index = int(exchange.json()["messages"][-1]["content"].removeprefix("Request ").rstrip("?"))
@@ -107,7 +126,13 @@ def test_filtered_truncated_and_empty_rows_stay_in_the_denominator(toolcall_home
 
     with serving(answer) as (root, _):
         metrics = run_azure(toolcall_home, root).metrics
-    assert metrics["n_by_status"] == {"ok": 3, "empty": 1, "truncated": 1, "filtered": 1, "error": 0}
+    assert metrics["n_by_status"] == {
+        "ok": 3,
+        "empty": 1,
+        "truncated": 1,
+        "filtered": 1,
+        "error": 0,
+    }
     assert metrics["complete"] is True
     assert metrics["valid_call_rate"] == 3 / 6
 
@@ -116,7 +141,11 @@ def test_the_row_limit_of_the_environment_caps_a_run_and_is_written_down(toolcal
     settings = toolcall_home.model_copy(update={"swap_row_limit": 2})
     with serving(right) as (root, exchanges):
         metrics = run_azure(settings, root, limit=4).metrics
-    assert (metrics["n_rows"], len(exchanges), metrics["run"]["parameters"]["swap_row_limit"]) == (2, 2, 2)
+    assert (metrics["n_rows"], len(exchanges), metrics["run"]["parameters"]["swap_row_limit"]) == (
+        2,
+        2,
+        2,
+    )
 
 
 def test_what_is_missing_stops_before_anything_is_asked_or_written(toolcall_home):
@@ -126,7 +155,12 @@ def test_what_is_missing_stops_before_anything_is_asked_or_written(toolcall_home
         ({"azure_api_key": None}, "azure", ValueError, "AZURE_API_KEY"),
         ({"swap_tracing": "langfuse"}, "azure", ValueError, "LANGFUSE_PUBLIC_KEY"),
         ({"azure_endpoint": endpoint}, "azure", ConnectionError, "AZURE_ENDPOINT"),
-        ({"slm_model_path": toolcall_home.swap_home / "none"}, "slm", FileNotFoundError, "swap download"),
+        (
+            {"slm_model_path": toolcall_home.swap_home / "none"},
+            "slm",
+            FileNotFoundError,
+            "swap download",
+        ),
         ({}, "gpt", ValueError, "azure, slm, slm_ft"),
     ]
     for change, model, error, message in attempts:
@@ -143,7 +177,8 @@ def test_a_refused_key_stops_the_run_and_leaves_no_metrics(toolcall_home):
 
 
 @pytest.mark.parametrize(
-    "parameters", [{"limit": 0}, {"batch_size": -1}, {"concurrency": 0}, {"max_new_tokens": 0}, {"split": "dev"}]
+    "parameters",
+    [{"limit": 0}, {"batch_size": -1}, {"concurrency": 0}, {"max_new_tokens": 0}, {"split": "dev"}],
 )
 def test_parameters_that_do_not_fit_say_what_does(toolcall_home, parameters):
     [value] = parameters.values()
@@ -153,11 +188,15 @@ def test_parameters_that_do_not_fit_say_what_does(toolcall_home, parameters):
 
 def test_all_models_are_checked_before_any_is_asked(toolcall_home):
     with serving(right) as (root, exchanges):
-        settings = toolcall_home.model_copy(update={"azure_endpoint": f"{root}/openai/deployments/gpt"})
+        settings = toolcall_home.model_copy(
+            update={"azure_endpoint": f"{root}/openai/deployments/gpt"}
+        )
         with pytest.raises(ValueError, match="unknown model 'smll'"):
             evaluate.run_models(settings, "toolcall", "azure,smll")
         with pytest.raises(FileNotFoundError, match="swap download"):
-            nowhere = settings.model_copy(update={"slm_model_path": toolcall_home.swap_home / "none"})
+            nowhere = settings.model_copy(
+                update={"slm_model_path": toolcall_home.swap_home / "none"}
+            )
             evaluate.run_models(nowhere, "toolcall", "azure,slm")
     assert not exchanges
 
@@ -177,7 +216,9 @@ def test_metrics_do_not_outlive_the_ledger_they_were_made_from(toolcall_home, mo
         run = run_azure(toolcall_home, root)
         assert run.metrics["complete"] is False
         del answers[0]
-        monkeypatch.setattr(evaluate, "_summarise", lambda *_: 1 / 0)  # dies after the last answer, before the metrics
+        monkeypatch.setattr(
+            evaluate, "_summarise", lambda *_: 1 / 0
+        )  # dies after the last answer, before the metrics
         with pytest.raises(ZeroDivisionError):
             run_azure(toolcall_home, root)
         monkeypatch.undo()
@@ -185,7 +226,9 @@ def test_metrics_do_not_outlive_the_ledger_they_were_made_from(toolcall_home, mo
         assert run_azure(toolcall_home, root).metrics["complete"] is True
 
 
-def test_a_kill_before_the_first_answer_leaves_a_question_that_can_be_asked(toolcall_home, env_of_tests):
+def test_a_kill_before_the_first_answer_leaves_a_question_that_can_be_asked(
+    toolcall_home, env_of_tests
+):
     with serving(lambda e: time.sleep(0.5) or right(e)) as (root, exchanges):
         first = start_run(toolcall_home, root, env_of_tests, exchanges)
         first.kill()
@@ -205,7 +248,9 @@ def test_a_failure_at_our_side_stops_the_calls(toolcall_home):
     def answer(exchange):
         for folder in settings.runs.glob("*-toolcall-*"):
             folder.joinpath("ledger.jsonl").unlink(missing_ok=True)
-            folder.joinpath("ledger.jsonl").mkdir(exist_ok=True)  # the ledger cannot be written any more
+            folder.joinpath("ledger.jsonl").mkdir(
+                exist_ok=True
+            )  # the ledger cannot be written any more
         time.sleep(0.1)
         return right(exchange)
 
@@ -265,10 +310,21 @@ def test_a_killed_notebook_goes_on_and_asks_no_finished_row_twice(toolcall_home,
             "SWAP_HOME": str(toolcall_home.swap_home),
             "SWAP_ROW_LIMIT": "6",
         }
-        command = [sys.executable, "-m", "swaplib.cli", "run", str(ROOT / "notebooks" / "02_eval.ipynb")]
+        command = [
+            sys.executable,
+            "-m",
+            "swaplib.cli",
+            "run",
+            str(ROOT / "notebooks" / "02_eval.ipynb"),
+        ]
         command += ["-p", "models", "azure", "-p", "concurrency", "1"]
-        first = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while not (ledgers := list(toolcall_home.runs.glob("*/ledger.jsonl"))) or len(read_ledger(ledgers[0])) < 3:
+        first = subprocess.Popen(
+            command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        while (
+            not (ledgers := list(toolcall_home.runs.glob("*/ledger.jsonl")))
+            or len(read_ledger(ledgers[0])) < 3
+        ):
             assert first.poll() is None
             time.sleep(0.02)
         kill_tree(first.pid)
@@ -278,14 +334,19 @@ def test_a_killed_notebook_goes_on_and_asks_no_finished_row_twice(toolcall_home,
         asked_before = len(exchanges)
         done = subprocess.run(command, env=env, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
-    asked_again = [int(e.json()["messages"][-1]["content"].removeprefix("Request ").rstrip("?")) for e in exchanges]
+    asked_again = [
+        int(e.json()["messages"][-1]["content"].removeprefix("Request ").rstrip("?"))
+        for e in exchanges
+    ]
     assert not finished & set(asked_again[asked_before:])
     assert len(exchanges) <= 6 + 1  # at most the one call in flight was lost
     assert ledger.read_text().startswith(before)
     metrics = json.loads((toolcall_home.evaluation / "toolcall_azure_test.json").read_text())
     assert (metrics["complete"], metrics["valid_call_rate"]) == (True, 1.0)
     spans = {
-        s["spanId"]: s for line in outbox.read_outbox(ledger.parent / "trace.jsonl") for s in outbox.list_spans(line)
+        s["spanId"]: s
+        for line in outbox.read_outbox(ledger.parent / "trace.jsonl")
+        for s in outbox.list_spans(line)
     }
     assert sorted(span["name"] for span in spans.values()) == [
         "eval toolcall azure test",
@@ -295,15 +356,27 @@ def test_a_killed_notebook_goes_on_and_asks_no_finished_row_twice(toolcall_home,
 
 
 def test_rates_are_over_all_rows_and_those_over_answered_rows_stand_beside_them(settings):
-    rows = [Row(f"Request {i}?", f'<tool_call name="tool_{i}">{{"x": {i}}}</tool_call>') for i in range(50)]
+    rows = [
+        Row(f"Request {i}?", f'<tool_call name="tool_{i}">{{"x": {i}}}</tool_call>')
+        for i in range(50)
+    ]
     write_rows(settings.dataset / "toolcall" / "test.jsonl", rows)
     spoilt = {f"Request {i}?": completion("", "content_filter") for i in range(3)}
     spoilt |= {f"Request {i}?": completion("prose", "length") for i in (3, 4)}
     spoilt |= {"Request 5?": completion("")}
     spoilt |= {f"Request {i}?": completion("no call") for i in range(6, 17)}  # answered, and wrong
-    with serving(lambda e: spoilt.get(e.json()["messages"][-1]["content"]) or right(e)) as (root, _):
+    with serving(lambda e: spoilt.get(e.json()["messages"][-1]["content"]) or right(e)) as (
+        root,
+        _,
+    ):
         run = run_azure(settings, root)
-    assert run.metrics["n_by_status"] == {"ok": 44, "empty": 1, "truncated": 2, "filtered": 3, "error": 0}
+    assert run.metrics["n_by_status"] == {
+        "ok": 44,
+        "empty": 1,
+        "truncated": 2,
+        "filtered": 3,
+        "error": 0,
+    }
     assert run.metrics["valid_call_rate"] == 33 / 50
     found = {"azure": error_analysis.diagnose("toolcall", rows, run.ledger)}
     names = ("valid_call_rate", "name_match_rate", "args_exact_rate")
@@ -316,7 +389,10 @@ def test_rates_are_over_all_rows_and_those_over_answered_rows_stand_beside_them(
 
 def write_train_rows(settings):
     """Six train rows that are not asked in the test split."""
-    rows = [Row(f"Example {i}?", f'<tool_call name="tool_{i}">{{"x":{i}}}</tool_call>') for i in range(6)]
+    rows = [
+        Row(f"Example {i}?", f'<tool_call name="tool_{i}">{{"x":{i}}}</tool_call>')
+        for i in range(6)
+    ]
     write_rows(settings.dataset / "toolcall" / "train.jsonl", rows)
 
 
@@ -328,16 +404,22 @@ def test_few_shot_prompts_hold_the_same_train_examples_for_every_row_and_model(t
         run_azure(toolcall_home, root, shots=1)
     assert run.metrics["run"]["model"] == "azure-shots2"
     assert (toolcall_home.evaluation / "toolcall_azure-shots2_test.json").is_file()
-    assert json.loads((toolcall_home.evaluation / "toolcall_azure_test.json").read_text()) == plain.metrics
+    assert (
+        json.loads((toolcall_home.evaluation / "toolcall_azure_test.json").read_text())
+        == plain.metrics
+    )
     asked = [exchange.json()["messages"] for exchange in exchanges]
     examples = {json.dumps(messages[1:-1]) for messages in asked[6:12]}
     assert [len(messages) for messages in (asked[0], asked[6], asked[12])] == [2, 6, 4]
     [shared] = map(json.loads, examples)
     assert [message["role"] for message in shared] == ["user", "assistant"] * 2
     train = {
-        row.prompt: row.completion for row in read_rows(toolcall_home.dataset / "toolcall/train.jsonl", "toolcall")
+        row.prompt: row.completion
+        for row in read_rows(toolcall_home.dataset / "toolcall/train.jsonl", "toolcall")
     }
-    assert all(train[a["content"]] == b["content"] for a, b in zip(shared[::2], shared[1::2], strict=True))
+    assert all(
+        train[a["content"]] == b["content"] for a, b in zip(shared[::2], shared[1::2], strict=True)
+    )
     assert asked[12][1:-1] == shared[:2]  # the fewer are among the more
 
 
@@ -345,7 +427,9 @@ def test_examples_may_stand_in_the_models_name_and_it_is_the_same_run(toolcall_h
     write_train_rows(toolcall_home)
     with serving(right) as (root, exchanges):
         run = run_azure(toolcall_home, root, shots=2)
-        settings = toolcall_home.model_copy(update={"azure_endpoint": f"{root}/openai/deployments/gpt"})
+        settings = toolcall_home.model_copy(
+            update={"azure_endpoint": f"{root}/openai/deployments/gpt"}
+        )
         plain, named = evaluate.run_models(settings, "toolcall", "azure, azure-shots2")
         both = evaluate.run_model(settings, "toolcall", "azure-shots2", shots=2)
     assert run.folder == named.folder == both.folder != plain.folder
@@ -359,7 +443,11 @@ def test_examples_may_stand_in_the_models_name_and_it_is_the_same_run(toolcall_h
         ("azure-shots2", 3, "shots=3 and the model 'azure-shots2' ask for different examples"),
         ("azure,azure-shots2", 2, "names a model twice"),
         ("azure-shots9", 0, "a prompt takes 0 to 8 examples, not 9"),
-        ("azure,azure-native-shots2", 0, "azure-native-shots2: examples are turns .* Leave -native or -shotsN out"),
+        (
+            "azure,azure-native-shots2",
+            0,
+            "azure-native-shots2: examples are turns .* Leave -native or -shotsN out",
+        ),
     ],
 )
 def test_a_name_that_cannot_be_asked_for_says_what_can_be_before_anything_is_asked(
@@ -367,7 +455,9 @@ def test_a_name_that_cannot_be_asked_for_says_what_can_be_before_anything_is_ask
 ):
     write_train_rows(toolcall_home)
     with serving(right) as (root, exchanges):
-        settings = toolcall_home.model_copy(update={"azure_endpoint": f"{root}/openai/deployments/gpt"})
+        settings = toolcall_home.model_copy(
+            update={"azure_endpoint": f"{root}/openai/deployments/gpt"}
+        )
         with pytest.raises(ValueError, match=message):
             evaluate.run_models(settings, "toolcall", models, shots=shots)
     assert not exchanges
@@ -375,7 +465,11 @@ def test_a_name_that_cannot_be_asked_for_says_what_can_be_before_anything_is_ask
 
 @pytest.mark.parametrize(
     ("parameters", "match"),
-    [({"shots": 9}, "0 to 8"), ({"shots": 7}, "found 6"), ({"shots": 1, "split": "train"}, "evaluate test or val")],
+    [
+        ({"shots": 9}, "0 to 8"),
+        ({"shots": 7}, "found 6"),
+        ({"shots": 1, "split": "train"}, "evaluate test or val"),
+    ],
 )
 def test_examples_that_cannot_be_given_are_refused(toolcall_home, parameters, match):
     with serving(right) as (root, exchanges), pytest.raises(ValueError, match=match):
@@ -397,7 +491,10 @@ def test_the_price_of_the_calls_to_come_is_printed_before_they_are_made(toolcall
 
 
 def test_an_example_that_is_an_asked_row_is_refused(toolcall_home):
-    with serving(right) as (root, exchanges), pytest.raises(ValueError, match="asked rows themselves"):
+    with (
+        serving(right) as (root, exchanges),
+        pytest.raises(ValueError, match="asked rows themselves"),
+    ):
         run_azure(toolcall_home, root, shots=2)
     assert not exchanges
 
@@ -406,7 +503,11 @@ def test_the_trace_tells_what_each_row_of_the_hosted_llm_cost(toolcall_home):
     prices = {"azure_usd_per_million_input": 2.0, "azure_usd_per_million_output": 8.0}
     with serving(right) as (root, _):
         run = run_azure(toolcall_home.model_copy(update=prices), root)
-    spans = [span for line in outbox.read_outbox(run.folder / "trace.jsonl") for span in outbox.list_spans(line)]
+    spans = [
+        span
+        for line in outbox.read_outbox(run.folder / "trace.jsonl")
+        for span in outbox.list_spans(line)
+    ]
     costs = [
         json.loads(attribute["value"]["stringValue"])
         for span in spans

@@ -72,7 +72,9 @@ def make_split(n=3):
 @pytest.mark.parametrize("split", SPLITS)
 def test_shipped_line_i_is_about_row_i(track, split):
     shipped = read_shipped(track, split)
-    assert len(file_of(COMMITTED / track / f"{split}.jsonl").read_text().splitlines()) == len(shipped)
+    assert len(file_of(COMMITTED / track / f"{split}.jsonl").read_text().splitlines()) == len(
+        shipped
+    )
     for row, facts in shipped:
         assert facts.prompt_sha256 == hash_text(row.prompt)
         assert row.prompt.endswith(f"Request: {facts.request}")
@@ -112,14 +114,21 @@ def test_a_shipped_group_stands_in_one_split_and_is_a_name_of_its_tools():
                 for name in called_tools(track, row.completion):
                     group_of.setdefault(name, set()).add(facts.group)
     assert all(len(found) == 1 for found in splits.values())
-    assert all(len(found) == 1 for found in group_of.values())  # every row that calls a tool is in the tool's group
+    assert all(
+        len(found) == 1 for found in group_of.values()
+    )  # every row that calls a tool is in the tool's group
 
 
 def test_facts_of_a_toolcall_row_made_from_raw_rows():
     calls = [call("area", radius=5, unit="cm", pair=[1, 2])]
     raw = [
         make_raw(1, calls, [rename("other"), TOOL], "Radius 5 in cm?"),
-        make_raw(2, [call("aaa", radius=1), call("area", radius=5)], [rename("aaa"), TOOL], "Radius 5 and one?"),
+        make_raw(
+            2,
+            [call("aaa", radius=1), call("area", radius=5)],
+            [rename("aaa"), TOOL],
+            "Radius 5 and one?",
+        ),
     ]
     examples = xlam.make_examples(raw)[0]
     everything = [e.called for of_track in examples.values() for e in of_track]
@@ -143,7 +152,9 @@ def test_facts_of_an_own_structured_row_that_is_no_call():
     row = Row("Read: 5 euro, Rome.", '{"total":5,"place":"Rome","is_paid":true,"items":[]}')
     facts = make_facts("structured", row, row.prompt, [], {})
     assert (facts.request, facts.tools, facts.group) == (row.prompt, [], None)
-    assert facts.given == [{"total": "request", "place": "request", "is_paid": "neither", "items": "neither"}]
+    assert facts.given == [
+        {"total": "request", "place": "request", "is_paid": "neither", "items": "neither"}
+    ]
     several = Row("Rome, 5", '[{"place":"Rome"},5,"Paris"]')
     given = make_facts("structured", several, several.prompt, [], {}).given
     assert given == [{"place": "request"}, {"value": "request"}, {"value": "neither"}]
@@ -162,7 +173,9 @@ def test_facts_beside_a_changed_row_name_the_line(tmp_path):
     rows, facts = make_split()
     path = write_split(tmp_path, rows, facts)
     rows[1] = Row("Radius 7?", rows[1].completion)
-    with pytest.raises(ValueError, match=r"test\.facts\.jsonl:2 is about another prompt than line 2 of test\.jsonl"):
+    with pytest.raises(
+        ValueError, match=r"test\.facts\.jsonl:2 is about another prompt than line 2 of test\.jsonl"
+    ):
         read_facts(path, rows)
 
 
@@ -203,7 +216,10 @@ def test_a_line_that_is_no_facts_is_named(tmp_path, line):
 def test_no_facts_say_what_own_rows_must_bring(tmp_path):
     rows, _ = make_split()
     write_rows(tmp_path / "test.jsonl", rows)
-    with pytest.raises(FileNotFoundError, match=r"test\.facts\.jsonl.*own rows must bring tools\.json or schema\.json"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"test\.facts\.jsonl.*own rows must bring tools\.json or schema\.json",
+    ):
         read_facts(tmp_path / "test.jsonl", rows)
 
 
@@ -237,4 +253,6 @@ def test_given_values_are_counted_and_rows_that_lack_one():
 def test_the_manifest_counts_what_the_shipped_facts_say(track):
     counted = json.loads((COMMITTED / "manifest.json").read_text())["answerability"]
     for split in SPLITS:
-        assert counted[track][split] == count_given([facts for _, facts in read_shipped(track, split)])
+        assert counted[track][split] == count_given(
+            [facts for _, facts in read_shipped(track, split)]
+        )

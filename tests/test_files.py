@@ -12,7 +12,11 @@ from swaplib.provenance import locked, make_run_id
 
 
 def read(folder) -> dict[str, str]:
-    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_text()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def write_folder(target, word: str) -> None:
@@ -31,8 +35,12 @@ def test_a_folder_killed_at_any_step_is_the_old_one_the_new_one_or_not_there(tmp
         was_killed = kill_at_step(len(found), lambda: write_folder(target, "new"))
         found.append(read(target))
         write_folder(target, "again")
-        assert [path.name for path in target.parent.iterdir()] == ["folder"]  # what the kill left is gone
-    assert [content for content in found if content not in (old, new)] == [{}]  # between the two names
+        assert [path.name for path in target.parent.iterdir()] == [
+            "folder"
+        ]  # what the kill left is gone
+    assert [content for content in found if content not in (old, new)] == [
+        {}
+    ]  # between the two names
     assert old in found
     assert found[-1] == new
 
@@ -57,7 +65,9 @@ OLD, NEW = {"manifest": "old", "x/1": "old", "x/2": "old"}, {"x/1": "new", "y/3"
 
 
 @pytest.mark.parametrize("removed", [("manifest", "x/1", "x/2"), ("x/1", "x/2", "manifest")])
-def test_files_killed_at_any_step_are_never_some_of_both_and_the_first_of_the_old_goes_first(tmp_path, removed):
+def test_files_killed_at_any_step_are_never_some_of_both_and_the_first_of_the_old_goes_first(
+    tmp_path, removed
+):
     folder, was_killed, step = tmp_path / "rows", True, 0
     while was_killed:
         shutil.rmtree(folder, ignore_errors=True)
@@ -85,7 +95,9 @@ def test_who_may_read_a_file_is_the_umasks_affair_and_stays_as_it_was_set(tmp_pa
         write_text(path, "a prompt")
         append_line(tmp_path / "ledger.jsonl", "{}")
         replace_files(tmp_path, {"x/1": "a prompt"}, ())
-        assert {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.rglob("*") if file.is_file()} == {mode}
+        assert {
+            stat.S_IMODE(file.stat().st_mode) for file in tmp_path.rglob("*") if file.is_file()
+        } == {mode}
         path.chmod(0o640)
         write_text(path, "another")
     finally:

@@ -41,13 +41,16 @@ def write_decision(settings: Settings, bit: int) -> None:
         }
         run |= {"dataset_sha256": hash_file(rows_file)}
         write_json(
-            settings.evaluation / f"toolcall_{model}_test.json", make_metrics("toolcall", run | {"track": "toolcall"})
+            settings.evaluation / f"toolcall_{model}_test.json",
+            make_metrics("toolcall", run | {"track": "toolcall"}),
         )
     content = {"FINE_TUNE": bit, "run": {"compared": {"azure": "azure", "slm": "slm"}}}
     write_json(settings.evaluation / "toolcall_decision.json", content)
 
 
-def test_nothing_is_trained_when_the_decision_says_0_and_a_missing_one_names_the_notebook(settings, capsys):
+def test_nothing_is_trained_when_the_decision_says_0_and_a_missing_one_names_the_notebook(
+    settings, capsys
+):
     with pytest.raises(FileNotFoundError, match="03_decision"):
         finetune.fine_tune(settings, "toolcall")
     write_decision(settings, 0)
@@ -60,8 +63,13 @@ def test_nothing_is_trained_when_the_decision_says_0_and_a_missing_one_names_the
 def test_a_decision_about_another_model_trains_nothing(settings):
     write_decision(settings, 1)
     path = settings.evaluation / "toolcall_slm_test.json"
-    write_json(path, json.loads(path.read_text().replace('"checkpoint_sha256": "', '"checkpoint_sha256": "x')))
-    with pytest.raises(ValueError, match=r"about another SLM than .* Run 02_eval and 03_decision with it"):
+    write_json(
+        path,
+        json.loads(path.read_text().replace('"checkpoint_sha256": "', '"checkpoint_sha256": "x')),
+    )
+    with pytest.raises(
+        ValueError, match=r"about another SLM than .* Run 02_eval and 03_decision with it"
+    ):
         finetune.fine_tune(settings, "toolcall")
 
 
@@ -90,11 +98,17 @@ def write_home(settings: Settings) -> Settings:
 def trained(tmp_path_factory):
     """Settings whose home holds an adapter after eight steps, its run card, and the model as training left it."""
     home = tmp_path_factory.mktemp("trained")
-    settings = write_home(load_settings().model_copy(update={"swap_home": home, "swap_row_limit": None}))
+    settings = write_home(
+        load_settings().model_copy(update={"swap_home": home, "swap_row_limit": None})
+    )
     models = []
     with pytest.MonkeyPatch.context() as patch:
         save = finetune.save_adapter
-        patch.setattr(finetune, "save_adapter", lambda model, *rest: (models.append(model), save(model, *rest)))
+        patch.setattr(
+            finetune,
+            "save_adapter",
+            lambda model, *rest: (models.append(model), save(model, *rest)),
+        )
         card = finetune.fine_tune(settings, "toolcall", recipe=RECIPE)
     return settings, card, models[0]
 
@@ -122,11 +136,17 @@ def test_the_adapter_reloads_with_the_outputs_of_the_model_in_memory(trained):
     checkpoint = reloaded.checkpoint
     texts = [checkpoint.render(build_messages("toolcall", row.prompt)) for row in ROWS[:2]]
     expected = {i: g.output for i, g in reloaded.generate(texts, 16, 2)}
-    inputs = checkpoint.tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(model.device)
+    inputs = checkpoint.tokenizer(
+        texts, return_tensors="pt", padding=True, add_special_tokens=False
+    ).to(model.device)
     model.eval()
     with torch.inference_mode():
-        tokens = model.generate(**inputs, max_new_tokens=16, generation_config=reloaded.network.generation_config)
-    outputs = checkpoint.tokenizer.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        tokens = model.generate(
+            **inputs, max_new_tokens=16, generation_config=reloaded.network.generation_config
+        )
+    outputs = checkpoint.tokenizer.batch_decode(
+        tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+    )
     assert dict(enumerate(outputs)) == expected
     base = load(Checkpoint(settings.slm_model_path, None, precision))
     assert {i: g.output for i, g in base.generate(texts, 16, 2)} != expected
@@ -146,10 +166,14 @@ def test_an_adapter_fits_its_own_base_and_rows_only(trained, tmp_path):
     shutil.copytree(settings.adapter_of("toolcall"), other_rows.adapter_of("toolcall"))
     write_rows(other_rows.dataset / "toolcall" / "train.jsonl", ROWS[1:3])
     assert "was trained on other rows" in adapters.find_misfit(other_rows, "toolcall")
-    write_rows(other_rows.dataset / "toolcall" / "train.jsonl", ROWS)  # it was trained on the first two
+    write_rows(
+        other_rows.dataset / "toolcall" / "train.jsonl", ROWS
+    )  # it was trained on the first two
     assert adapters.find_misfit(other_rows, "toolcall") is None
     renamed = shutil.copytree(other_base, tmp_path / "qwen2.5-7b-instruct")
-    with pytest.raises(ValueError, match=r"belongs to smollm2-135m-instruct, not to qwen2\.5-7b-instruct"):
+    with pytest.raises(
+        ValueError, match=r"belongs to smollm2-135m-instruct, not to qwen2\.5-7b-instruct"
+    ):
         Checkpoint(renamed, settings.adapter_of("toolcall")).check()
 
 
@@ -167,7 +191,9 @@ finetune.fine_tune(load_settings(), "toolcall", recipe=recipe)
 """
 
 
-def test_a_training_that_is_killed_resumes_and_ends_as_an_undisturbed_one(trained, settings, env_of_tests):
+def test_a_training_that_is_killed_resumes_and_ends_as_an_undisturbed_one(
+    trained, settings, env_of_tests
+):
     write_home(settings)
     env = env_of_tests | {"SWAP_HOME": str(settings.swap_home), "SWAP_ROW_LIMIT": ""}
     process = subprocess.Popen([sys.executable, "-c", TRAIN], env=env, stdout=subprocess.DEVNULL)
@@ -184,7 +210,9 @@ def test_a_training_that_is_killed_resumes_and_ends_as_an_undisturbed_one(traine
     assert card["run"]["run_id"] == folder.name
     assert card["resumed_from"].startswith("checkpoint-")
     undisturbed = trained[1]
-    assert [card[key] for key in ("steps", "rows_trained")] == [undisturbed[key] for key in ("steps", "rows_trained")]
+    assert [card[key] for key in ("steps", "rows_trained")] == [
+        undisturbed[key] for key in ("steps", "rows_trained")
+    ]
     assert [point["step"] for point in card["losses"]] == list(range(1, 9))
     assert [point["loss"] for point in card["losses"]] == pytest.approx(
         [point["loss"] for point in undisturbed["losses"]], rel=0.05
@@ -200,6 +228,8 @@ def test_a_row_limit_takes_the_first_rows_and_a_quarter_as_many_to_validate(sett
     assert chosen.cut == "only the first 4 train rows and 1 val rows"
     assert finetune.choose_rows(settings, "toolcall", force=True).cut is None
     capped = settings.model_copy(update={"swap_row_limit": 2})
-    assert len(finetune.choose_rows(capped, "toolcall", force=True, row_limit=4).chats["train"]) == 2
+    assert (
+        len(finetune.choose_rows(capped, "toolcall", force=True, row_limit=4).chats["train"]) == 2
+    )
     with pytest.raises(ValueError, match="row_limit=0"):
         finetune.fine_tune(settings, "toolcall", force=True, row_limit=0)

@@ -20,7 +20,13 @@ SIZES = dict.fromkeys(TRACKS, "1/1/1")
 def list_found(settings, tmp_path):
     """Build own rows of one track and list the warnings, by the words of each: how many rows each is about."""
 
-    def build(track: str, near: dict | None = None, tools: list | None = None, limit: int = 256, **splits: list[Row]):
+    def build(
+        track: str,
+        near: dict | None = None,
+        tools: list | None = None,
+        limit: int = 256,
+        **splits: list[Row],
+    ):
         own = write_own(tmp_path / "own", track, **splits)
         if tools:
             write_json(own / "tools.json", tools)
@@ -38,7 +44,11 @@ def find(found: dict[str, tuple[int, int]], words: str) -> tuple[int, int] | Non
 
 
 def test_structured_prompts_without_a_word_about_the_form(list_found):
-    rows = [Row("Reply with a JSON list: 1", "[]"), Row("An Object, please", "{}"), Row("Jsonny, an objection", "{}")]
+    rows = [
+        Row("Reply with a JSON list: 1", "[]"),
+        Row("An Object, please", "{}"),
+        Row("Jsonny, an objection", "{}"),
+    ]
     assert find(list_found("structured", train=rows), "none of the words JSON") == (
         3,
         5,
@@ -46,7 +56,10 @@ def test_structured_prompts_without_a_word_about_the_form(list_found):
 
 
 def test_toolcall_prompts_without_the_wrapper(list_found):
-    rows = [toolcall_row('Answer like <tool_call name="pour_tea">{}</tool_call>', "area"), toolcall_row("Go", "area")]
+    rows = [
+        toolcall_row('Answer like <tool_call name="pour_tea">{}</tool_call>', "area"),
+        toolcall_row("Go", "area"),
+    ]
     assert find(list_found("toolcall", train=rows), "without <tool_call") == (3, 4)
 
 
@@ -57,7 +70,13 @@ def test_prompts_that_name_the_form_are_not_warned_of(list_found):
 
 @pytest.mark.parametrize(
     ("completion", "is_canonical"),
-    [('{"a":1,"b":2}', True), ('{"b":2,"a":1}', False), ('{"a": 1}', False), ('{"a":"é"}', True), ("[1,2]", True)],
+    [
+        ('{"a":1,"b":2}', True),
+        ('{"b":2,"a":1}', False),
+        ('{"a": 1}', False),
+        ('{"a":"é"}', True),
+        ("[1,2]", True),
+    ],
 )
 def test_golds_that_are_not_canonical_are_counted(list_found, completion, is_canonical):
     found = list_found("structured", train=[Row("JSON", completion)])
@@ -65,7 +84,10 @@ def test_golds_that_are_not_canonical_are_counted(list_found, completion, is_can
 
 
 def test_calls_that_are_not_canonical_are_counted(list_found):
-    rows = [toolcall_row("1", "area", '{"a":1,"b":{"c":1,"d":2}}'), toolcall_row("2", "area", '{"b":1,"a":2}')]
+    rows = [
+        toolcall_row("1", "area", '{"a":1,"b":{"c":1,"d":2}}'),
+        toolcall_row("2", "area", '{"b":1,"a":2}'),
+    ]
     assert find(list_found("toolcall", train=rows), "canonical") == (1, 4)
 
 
@@ -89,7 +111,10 @@ def test_answers_that_reach_the_limit_of_tokens(list_found, checkpoint):
     long = json.dumps({"words": "yes " * 60}, separators=(",", ":"))
     tokens = checkpoint.count_tokens(long)
     rows = {"test": [Row("JSON", long)]}
-    assert find(list_found("structured", limit=tokens, **rows), "do not fit") == (1, 3)  # the end is a token, too
+    assert find(list_found("structured", limit=tokens, **rows), "do not fit") == (
+        1,
+        3,
+    )  # the end is a token, too
     assert find(list_found("structured", limit=tokens + 1, **rows), "do not fit") is None
 
 
@@ -103,16 +128,30 @@ def test_without_a_checkpoint_lengths_are_not_looked_at_and_the_preview_says_so(
     settings = settings.model_copy(update={"slm_model_path": tmp_path / "nowhere"})
     own = write_own(tmp_path / "own", "structured", train=[Row(f"JSON {'word ' * 3_000}", "{}")])
     made = dataset.build_dataset(settings, str(own), SIZES)
-    assert not any("longer" in warning["warning"] for warning in foresight.list_warnings(settings, made))
+    assert not any(
+        "longer" in warning["warning"] for warning in foresight.list_warnings(settings, made)
+    )
     assert "no checkpoint at" in foresight.preview_prompts(settings, made.rows)[-1]["text"]
-    assert "no checkpoint at" in foresight.count_tokens(made.rows, settings.slm_model_path)[0]["track"]
+    assert (
+        "no checkpoint at" in foresight.count_tokens(made.rows, settings.slm_model_path)[0]["track"]
+    )
 
 
 def test_few_test_rows_are_warned_of_with_the_interval_of_a_rate(settings, tmp_path):
     rows = [Row(f"JSON {i}", "{}") for i in range(50)]
-    for n, expected in ((50, []), (49, ["A rate of 0.49 has the 95% interval [0.36, 0.63]"]), (1, ["[0.00, 0.79]"])):
-        made = dataset.build_dataset(settings, str(write_own(tmp_path / "own", "structured", test=rows[:n])), SIZES)
-        found = [w["meaning"] for w in foresight.list_warnings(settings, made) if "test rows" in w["warning"]]
+    for n, expected in (
+        (50, []),
+        (49, ["A rate of 0.49 has the 95% interval [0.36, 0.63]"]),
+        (1, ["[0.00, 0.79]"]),
+    ):
+        made = dataset.build_dataset(
+            settings, str(write_own(tmp_path / "own", "structured", test=rows[:n])), SIZES
+        )
+        found = [
+            w["meaning"]
+            for w in foresight.list_warnings(settings, made)
+            if "test rows" in w["warning"]
+        ]
         assert len(found) == len(expected)
         assert all(part in meaning for part, meaning in zip(expected, found, strict=True))
 
@@ -134,12 +173,17 @@ def test_a_large_cluster_of_nearly_equal_prompts(list_found):
 
 
 def test_a_prompt_is_shown_as_each_model_sees_it(settings, checkpoint, tmp_path):
-    own = write_own(tmp_path / "own", "structured", test=[Row("JSON of <b>Rome</b>", "{}"), Row("JSON", "[]")])
+    own = write_own(
+        tmp_path / "own", "structured", test=[Row("JSON of <b>Rome</b>", "{}"), Row("JSON", "[]")]
+    )
     made = dataset.build_dataset(settings, str(own), SIZES)
     system, user, slm = foresight.preview_prompts(settings, made.rows)
     assert (system["part"], user["part"]) == ("system message", "user message")
     assert user["text"] == "JSON of <b>Rome</b>"
-    messages = [{"role": "system", "content": system["text"]}, {"role": "user", "content": user["text"]}]
+    messages = [
+        {"role": "system", "content": system["text"]},
+        {"role": "user", "content": user["text"]},
+    ]
     assert slm["text"] == checkpoint.render(messages)
     served = settings.model_copy(update={"slm_base_url": "http://127.0.0.1:9/v1"})
     assert "the same messages" in foresight.preview_prompts(served, made.rows)[-1]["text"]
@@ -153,13 +197,27 @@ def test_the_limits_are_those_of_the_notebooks():
 def test_tables_of_01_show_what_was_found_and_escape_prompts():
     near = {"clusters": 1, "rows": 4, "largest": 4}
     counts = {"rows": {"structured": {"test": 30}}, "repeated_prompts": {"structured": {"test": 0}}}
-    manifest = counts | {"sha256": {"structured/test.jsonl": "0" * 64}, "sizes_asked": {"structured": {"test": "30%"}}}
+    manifest = counts | {
+        "sha256": {"structured/test.jsonl": "0" * 64},
+        "sizes_asked": {"structured": {"test": "30%"}},
+    }
     assert "clusters" not in data_tables.show_manifest(manifest).to_html()
     page = data_tables.show_manifest(manifest | {"near_duplicates": near}).to_html()
     assert "1 cluster(s) of nearly equal prompts, 4 rows in them, the largest of 4" in page
     assert "30%" in page
     assert "nothing found" in data_tables.show_warnings([]).to_html()
-    warning = {"track": "structured", "warning": "odd ones", "rows": 3, "of": 5, "meaning": "Harmless."}
+    warning = {
+        "track": "structured",
+        "warning": "odd ones",
+        "rows": 3,
+        "of": 5,
+        "meaning": "Harmless.",
+    }
     assert "3 of 5" in data_tables.show_warnings([warning]).to_html()
-    asked = {"track": "structured", "model": "SLM", "part": "text", "text": "<|im_start|>user <b>Rome</b>"}
+    asked = {
+        "track": "structured",
+        "model": "SLM",
+        "part": "text",
+        "text": "<|im_start|>user <b>Rome</b>",
+    }
     assert "&lt;|im_start|&gt;user &lt;b&gt;Rome" in data_tables.show_asked([asked]).to_html()

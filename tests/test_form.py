@@ -9,7 +9,9 @@ ROWS = [Row(f"Area of circle {i}?", CALL) for i in range(50)]
 
 
 def see(outputs: list[str], track: str = "toolcall", rows: list[Row] = ROWS) -> form.Form:
-    ledger = [make_line(track, rows[i].completion, output, index=i) for i, output in enumerate(outputs)]
+    ledger = [
+        make_line(track, rows[i].completion, output, index=i) for i, output in enumerate(outputs)
+    ]
     return form.see_form(track, rows, ledger)
 
 
@@ -32,7 +34,13 @@ def test_structured_answers_behind_words_are_found():
 
 @pytest.mark.parametrize(
     ("n_hidden", "n_right", "hides"),
-    [(4, 4, False), (5, 5, True), (5, 20, True), (5, 21, False), (0, 25, False)],  # five rows, and a fifth of all
+    [
+        (4, 4, False),
+        (5, 5, True),
+        (5, 20, True),
+        (5, 21, False),
+        (0, 25, False),
+    ],  # five rows, and a fifth of all
 )
 def test_from_five_rows_and_a_fifth_on_form_hides_skill(n_hidden, n_right, hides):
     assert see([f"Here: {CALL}"] * n_hidden + [CALL] * n_right).hides == hides

@@ -76,8 +76,12 @@ def test_a_schema_that_cannot_bind_is_refused_in_words(model):
         model.constrain([{"type": "object", "properties": {"a": {"type": "no such type"}}}])
 
 
-def test_an_slm_that_is_asked_natively_calls_the_offered_tool_whatever_it_would_have_said(shipped_home):  # noqa: F811
-    run = evaluate.run_model(shipped_home, "toolcall", "slm-native", limit=2, max_new_tokens=96, batch_size=2)
+def test_an_slm_that_is_asked_natively_calls_the_offered_tool_whatever_it_would_have_said(
+    shipped_home,
+):  # noqa: F811
+    run = evaluate.run_model(
+        shipped_home, "toolcall", "slm-native", limit=2, max_new_tokens=96, batch_size=2
+    )
     ended = [line for line in run.ledger if line.generation.status == "ok"]
     assert ended
     assert all(line.scores["valid_call"] and line.scores["name_match"] for line in ended)
@@ -85,16 +89,26 @@ def test_an_slm_that_is_asked_natively_calls_the_offered_tool_whatever_it_would_
 
 
 def test_structured_answers_are_unwrapped_calls(shipped_home):  # noqa: F811
-    run = evaluate.run_model(shipped_home, "structured", "slm-native", limit=1, max_new_tokens=128, batch_size=1)
+    run = evaluate.run_model(
+        shipped_home, "structured", "slm-native", limit=1, max_new_tokens=128, batch_size=1
+    )
     line = run.ledger[0]
     if line.generation.status == "ok":
         assert score_row("structured", "[]", line.generation.output)["json_valid"]
-        assert all(set(call) == {"name", "arguments"} for call in json.loads(line.generation.output))
+        assert all(
+            set(call) == {"name", "arguments"} for call in json.loads(line.generation.output)
+        )
 
 
 def test_references_within_tools_bind(model):
-    parameters = {"type": "object", "properties": {"r": {"$ref": "#/$defs/r"}}, "$defs": {"r": {"type": "integer"}}}
-    tools = [{"type": "function", "function": {"name": name, "parameters": parameters}} for name in "ab"]
+    parameters = {
+        "type": "object",
+        "properties": {"r": {"$ref": "#/$defs/r"}},
+        "$defs": {"r": {"type": "integer"}},
+    }
+    tools = [
+        {"type": "function", "function": {"name": name, "parameters": parameters}} for name in "ab"
+    ]
     model.constrain([call_schema(tools)])
 
 
@@ -106,7 +120,8 @@ def test_a_schema_stays_compiled_for_the_next_hook(model):
 def test_an_answer_that_its_grammar_cannot_follow_ends_there_and_the_others_go_on(model):
     alone = answer(model, [None, SWITCH, None])
     prompts = [
-        model.checkpoint.render([{"role": "user", "content": f"Two nights in Rome, please ({i})."}]) for i in range(3)
+        model.checkpoint.render([{"role": "user", "content": f"Two nights in Rome, please ({i})."}])
+        for i in range(3)
     ]
     hook, wrong = model.constrain([None, SWITCH, None]), model.checkpoint.encode("x")[0]
 
@@ -121,4 +136,6 @@ def test_an_answer_that_its_grammar_cannot_follow_ends_there_and_the_others_go_o
     assert list(hook.problems) == [1]
     assert "cannot follow" in hook.problems[1]
     assert found[1].completion_tokens == 4  # two that fit, the wrong one, the end
-    assert {i: found[i].output for i in (0, 2) if i in alone} == {i: alone[i] for i in (0, 2) if i in alone}
+    assert {i: found[i].output for i in (0, 2) if i in alone} == {
+        i: alone[i] for i in (0, 2) if i in alone
+    }

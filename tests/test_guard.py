@@ -22,11 +22,22 @@ pytestmark = pytest.mark.slow
 def serving(checkpoint, *options: str, descriptors: int | None = None):
     """A server process of our own; yields its root."""
     port = find_free_port()
-    command = [sys.executable, "-m", "swaplib.cli", "serve", "--model", str(checkpoint.path), "--dtype", "float32"]
+    command = [
+        sys.executable,
+        "-m",
+        "swaplib.cli",
+        "serve",
+        "--model",
+        str(checkpoint.path),
+        "--dtype",
+        "float32",
+    ]
     command += ["--port", str(port), *options]
     if descriptors:
         command = ["bash", "-c", f'ulimit -n {descriptors}; exec "$@"', "bash", *command]
-    process = subprocess.Popen(command, env=os.environ | {"SLM_API_KEY": ""}, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, env=os.environ | {"SLM_API_KEY": ""}, stdout=subprocess.PIPE, text=True
+    )
     root = f"http://127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + 120
@@ -64,7 +75,9 @@ def open_request(root: str, body: dict) -> socket.socket:
     host, _, port = root.removeprefix("http://").partition(":")
     content = json.dumps(body).encode()
     found = socket.create_connection((host, int(port)))
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
+    )
     found.sendall(f"{head}content-length: {len(content)}\r\n\r\n".encode() + content)
     return found
 
@@ -115,7 +128,9 @@ def test_requests_join_those_that_are_being_answered(root):
     wait_for(root, in_work=1)
     answer = httpx.post(f"{root}/v1/chat/completions", json=make_body(2), timeout=60)
     assert answer.json()["usage"]["completion_tokens"] == 2
-    assert httpx.get(f"{root}/health").json()["in_work"] == 1, "the long one is still being answered"
+    assert httpx.get(f"{root}/health").json()["in_work"] == 1, (
+        "the long one is still being answered"
+    )
     long.close()
     wait_for(root, in_work=0)
 
@@ -154,7 +169,11 @@ def test_silent_clients_do_not_take_the_server_down(checkpoint):
 def test_headers_and_bodies_that_never_end_are_cut_off(root):
     host, _, port = root.removeprefix("http://").partition(":")
     head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n"
-    slow = {"nothing": b"", "half a header": head, "half a body": head + b"content-length: 9000\r\n\r\n{"}
+    slow = {
+        "nothing": b"",
+        "half a header": head,
+        "half a body": head + b"content-length: 9000\r\n\r\n{",
+    }
 
     def send(part: bytes) -> bytes:
         with socket.create_connection((host, int(port))) as client:
@@ -168,12 +187,18 @@ def test_headers_and_bodies_that_never_end_are_cut_off(root):
     assert said["half a body"].startswith(b"HTTP/1.1 408")
 
 
-def test_a_key_from_a_file_is_asked_for_and_does_not_stand_in_the_process_list(checkpoint, tmp_path):
+def test_a_key_from_a_file_is_asked_for_and_does_not_stand_in_the_process_list(
+    checkpoint, tmp_path
+):
     (tmp_path / "key").write_text("open-sesame\n")
     with serving(checkpoint, "--api-key-file", str(tmp_path / "key")) as found:
         assert httpx.get(f"{found}/v1/models").status_code == 401
-        assert httpx.get(f"{found}/v1/models", headers={"api-key": "open-sesame"}).status_code == 200
-        listed = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
+        assert (
+            httpx.get(f"{found}/v1/models", headers={"api-key": "open-sesame"}).status_code == 200
+        )
+        listed = [
+            " ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])
+        ]
     assert any("--api-key-file" in line for line in listed)
     assert not any("open-sesame" in line for line in listed)
 
@@ -190,7 +215,9 @@ with running_server(LocalSLM(Checkpoint(Path(sys.argv[1]), precision="float32"))
     print(root, flush=True)
     time.sleep(600)
 """
-    parent = subprocess.Popen([sys.executable, "-c", code, checkpoint.path], stdout=subprocess.PIPE, text=True)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code, checkpoint.path], stdout=subprocess.PIPE, text=True
+    )
     found = parent.stdout.readline().strip()
     server = psutil.Process(httpx.get(f"{found}/health").json()["pid"])
     parent.kill()

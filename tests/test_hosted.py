@@ -16,7 +16,9 @@ from swaplib.settings import load_settings
 
 
 def ask(root: str, n: int = 1, **options) -> dict:
-    llm = HostedLLM(f"{root}/openai/deployments/gpt", "key-of-the-test", "2024-10-21", "gpt", **options)
+    llm = HostedLLM(
+        f"{root}/openai/deployments/gpt", "key-of-the-test", "2024-10-21", "gpt", **options
+    )
     return dict(llm.generate([build_messages("toolcall", f"Request {i}") for i in range(n)], 32))
 
 
@@ -35,7 +37,11 @@ def test_an_azure_call_has_the_shape_that_azure_wants():
     assert (body["temperature"], body["max_tokens"]) == (0, 32)
     assert body["messages"] == build_messages("toolcall", "Request 0")
     generation = answers[0]
-    assert (generation.output, generation.status, generation.finish_reason) == ("to Request 0", "ok", "stop")
+    assert (generation.output, generation.status, generation.finish_reason) == (
+        "to Request 0",
+        "ok",
+        "stop",
+    )
     assert (generation.prompt_tokens, generation.completion_tokens) == (11, 7)
 
 
@@ -43,7 +49,9 @@ def test_a_plain_v1_endpoint_gets_the_deployment_as_model(monkeypatch):
     with serving(echo) as (root, exchanges):
         monkeypatch.setenv("AZURE_ENDPOINT", f"{root}/v1")
         monkeypatch.setenv("AZURE_DEPLOYMENT", "small-model")
-        list(HostedLLM.from_settings(load_settings()).generate([build_messages("toolcall", "Hi")], 8))
+        list(
+            HostedLLM.from_settings(load_settings()).generate([build_messages("toolcall", "Hi")], 8)
+        )
     assert exchanges[0].path == "/v1/chat/completions"
     assert exchanges[0].json()["model"] == "small-model"
     assert exchanges[0].headers["authorization"].startswith("Bearer ")
@@ -82,7 +90,11 @@ def test_every_answer_belongs_to_its_question_and_calls_in_flight_are_bounded():
         ((200, {"content-type": "text/html"}, b"<html>log in</html>"), "error", ""),
         ((200, {}, b'{"choices": [{"mess'), "error", ""),
         (as_json([]), "error", ""),
-        (as_json({"choices": [{"message": None, "finish_reason": "content_filter"}]}), "filtered", ""),
+        (
+            as_json({"choices": [{"message": None, "finish_reason": "content_filter"}]}),
+            "filtered",
+            "",
+        ),
         (as_json({"error": {"message": "no", "code": ["x"], "param": {}}}, 400), "error", ""),
         (as_json({"choices": []}), "error", ""),
         (as_json({"choices": [{"message": None, "finish_reason": "stop"}]}), "error", ""),
@@ -136,7 +148,10 @@ def test_a_model_that_refuses_greedy_decoding_is_named_as_such(parameter):
 
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_a_refusal_that_every_call_would_get_stops_the_run_and_shows_no_key(status):
-    with serving(lambda _: refusal(status)) as (root, exchanges), pytest.raises(CallFailed) as caught:
+    with (
+        serving(lambda _: refusal(status)) as (root, exchanges),
+        pytest.raises(CallFailed) as caught,
+    ):
         ask(root, n=50, concurrency=2)
     assert "AZURE_API_KEY" in str(caught.value)
     assert "key-of-the-test" not in str(caught.value)
@@ -185,12 +200,15 @@ def test_behind_a_proxy_the_endpoint_is_asked_through_it(monkeypatch):
     with serving_lines(b"HTTP/1.1 403 no\r\ncontent-length: 0\r\n\r\n") as (proxy, lines):
         monkeypatch.setenv("HTTPS_PROXY", proxy)
         with pytest.raises(
-            ConnectionError, match=r"gpt.corp.invalid:443 through the environment's proxy \(the proxy refused"
+            ConnectionError,
+            match=r"gpt.corp.invalid:443 through the environment's proxy \(the proxy refused",
         ):
             HostedLLM("https://gpt.corp.invalid/openai/deployments/gpt", "k", "v", "gpt").check()
         assert lines[0].startswith(b"CONNECT gpt.corp.invalid:443 ")
         monkeypatch.setenv("HTTP_PROXY", proxy)
-        HostedLLM("http://gpt.corp.invalid/v1", "key-of-the-test", None, "gpt").check()  # something answered
+        HostedLLM(
+            "http://gpt.corp.invalid/v1", "key-of-the-test", None, "gpt"
+        ).check()  # something answered
         assert lines[1].startswith(b"OPTIONS http://gpt.corp.invalid/v1/chat/completions ")
 
 
@@ -199,7 +217,10 @@ def test_this_machine_is_not_asked_through_a_proxy_and_the_key_stays_here(monkey
     def answer(exchange):
         return as_json({"data": [{"id": "gpt"}]}) if exchange.method == "GET" else echo(exchange)
 
-    with serving_lines(b"HTTP/1.1 502 no\r\ncontent-length: 0\r\n\r\n") as (proxy, lines), serving(answer) as (root, _):
+    with (
+        serving_lines(b"HTTP/1.1 502 no\r\ncontent-length: 0\r\n\r\n") as (proxy, lines),
+        serving(answer) as (root, _),
+    ):
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
             monkeypatch.setenv(name, proxy)
         llm = HostedLLM(f"{root}/v1", "key-of-the-test", None, "gpt", is_slm=is_slm)
@@ -228,12 +249,17 @@ def test_a_redirect_is_not_followed_since_the_key_would_go_along():
     assert "307" in generation.error
 
 
-@pytest.mark.parametrize("code", ["key-of-the-test", "\x1b]0;title\x07", "<script>alert(1)</script>", "x" * 10_000])
+@pytest.mark.parametrize(
+    "code", ["key-of-the-test", "\x1b]0;title\x07", "<script>alert(1)</script>", "x" * 10_000]
+)
 def test_what_a_server_calls_its_refusal_is_not_repeated_when_it_is_no_plain_word(code):
     with serving(lambda _: refusal(400, code=code)) as (root, _):
         [generation] = ask(root).values()
     assert generation.error == "BadRequestError 400 (no code): no"
-    with serving(lambda _: refusal(401, code=code)) as (root, _), pytest.raises(CallFailed, match=r"401 \(no code\)"):
+    with (
+        serving(lambda _: refusal(401, code=code)) as (root, _),
+        pytest.raises(CallFailed, match=r"401 \(no code\)"),
+    ):
         ask(root)
 
 
@@ -246,19 +272,24 @@ def test_a_finish_reason_that_is_no_plain_word_is_not_kept():
 def test_a_slow_consumer_holds_the_calls_back_so_that_a_kill_loses_no_more_than_those_in_flight():
     with serving(echo) as (root, exchanges):
         llm = HostedLLM(f"{root}/openai/deployments/gpt", "k", "v", "gpt", concurrency=3)
-        for written, _ in enumerate(llm.generate([build_messages("toolcall", f"{i}") for i in range(12)], 8)):
+        for written, _ in enumerate(
+            llm.generate([build_messages("toolcall", f"{i}") for i in range(12)], 8)
+        ):
             time.sleep(0.05)  # as writing it down may take
             assert len(exchanges) - written <= 3
     assert written == 11
 
 
 @pytest.mark.parametrize(
-    ("scheme", "said"), [("https", "http:// rather than https://"), ("http", "the key or a header holds a character")]
+    ("scheme", "said"),
+    [("https", "http:// rather than https://"), ("http", "the key or a header holds a character")],
 )
 def test_what_no_second_try_can_mend_stops_the_run_at_once_and_says_why(scheme, said):
     key = "key-of-the-test\n" if scheme == "http" else "key-of-the-test"
     with serving(echo) as (root, exchanges):
-        llm = HostedLLM(f"{root.replace('http', scheme)}/v1", key, None, "gpt", concurrency=2, max_retries=1)
+        llm = HostedLLM(
+            f"{root.replace('http', scheme)}/v1", key, None, "gpt", concurrency=2, max_retries=1
+        )
         with pytest.raises(ConnectionError, match="cannot reach") as checked:
             llm.check()
         with pytest.raises(CallFailed) as called:
@@ -272,7 +303,9 @@ def test_what_no_second_try_can_mend_stops_the_run_at_once_and_says_why(scheme, 
 def test_a_certificate_that_is_not_trusted_is_said(tmp_path, monkeypatch):
     with serving_tls(tmp_path) as (port, certificate):
         llm = HostedLLM(f"https://localhost:{port}/v1", "k", None, "gpt")
-        with pytest.raises(ConnectionError, match=r"its certificate is not trusted .*SSL_CERT_FILE"):
+        with pytest.raises(
+            ConnectionError, match=r"its certificate is not trusted .*SSL_CERT_FILE"
+        ):
             llm.check()
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
         llm.check()
@@ -285,7 +318,9 @@ def test_a_connection_that_broke_is_tried_again_and_its_cause_is_told():
     with serving(answer) as (root, exchanges):
         [generation] = ask(root, max_retries=1).values()
     assert len(exchanges) == 2
-    assert generation.error.startswith("APIConnectionError: what answered does not speak HTTP as expected")
+    assert generation.error.startswith(
+        "APIConnectionError: what answered does not speak HTTP as expected"
+    )
 
 
 def test_a_deployment_that_reasons_is_asked_without_a_temperature_and_is_another_run(monkeypatch):
@@ -304,7 +339,12 @@ def test_a_deployment_that_reasons_is_asked_without_a_temperature_and_is_another
 
 @pytest.mark.parametrize(
     ("names", "is_there"),
-    [(["slm:latest"], True), (["other", "slm"], True), (["slm:8b"], False), (["slm-latest"], False)],
+    [
+        (["slm:latest"], True),
+        (["other", "slm"], True),
+        (["slm:8b"], False),
+        (["slm-latest"], False),
+    ],
 )
 def test_a_served_name_may_stand_with_the_tag_that_ollama_gives_it(names, is_there):
     listed = as_json({"data": [{"id": name} for name in names]})
@@ -317,14 +357,21 @@ def test_a_served_name_may_stand_with_the_tag_that_ollama_gives_it(names, is_the
 
 
 def test_a_served_name_reaches_a_terminal_as_plain_text():
-    listed = as_json({"data": [{"id": "evil\x1b]0;title\x07\r\n\u202ename" + "x" * 5000}, {"id": 7}, {}, None]})
-    with serving(lambda _: listed) as (root, _), pytest.raises(ValueError, match="serves evil ]0;title name") as caught:
+    listed = as_json(
+        {"data": [{"id": "evil\x1b]0;title\x07\r\n\u202ename" + "x" * 5000}, {"id": 7}, {}, None]}
+    )
+    with (
+        serving(lambda _: listed) as (root, _),
+        pytest.raises(ValueError, match="serves evil ]0;title name") as caught,
+    ):
         HostedLLM(f"{root}/v1", "local", None, "slm", is_slm=True).check()
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 500
 
 
-@pytest.mark.parametrize("content", [b"[" * 200_000, b'{"data":' * 50_000, b"<html>", b'{"data": {"id": "slm"}}', b""])
+@pytest.mark.parametrize(
+    "content", [b"[" * 200_000, b'{"data":' * 50_000, b"<html>", b'{"data": {"id": "slm"}}', b""]
+)
 def test_a_list_of_models_of_any_shape_is_refused_in_words(content):
     with (
         serving(lambda _: (200, {}, content)) as (root, _),
@@ -375,7 +422,9 @@ def limiting(requests: float, tokens: float):
         yield root, answered
 
 
-@pytest.mark.parametrize(("requests", "tokens"), [(1200, 10**7), (10**5, 1200 * 57)])  # 57 tokens a call
+@pytest.mark.parametrize(
+    ("requests", "tokens"), [(1200, 10**7), (10**5, 1200 * 57)]
+)  # 57 tokens a call
 def test_calls_come_at_nine_tenths_of_a_limit_at_least_and_none_is_over_it(requests, tokens):
     with limiting(requests, tokens) as (root, answered):
         answers = ask(root, n=41, concurrency=32, pace=Pace(requests, tokens))
@@ -410,7 +459,9 @@ def test_a_consumer_that_stops_does_not_wait_for_the_calls_whose_turn_is_to_come
     assert len(exchanges) == 1
 
 
-@pytest.mark.parametrize("header", [{"retry-after": "0.6"}, {"retry-after-ms": "600", "retry-after": "9"}])
+@pytest.mark.parametrize(
+    "header", [{"retry-after": "0.6"}, {"retry-after-ms": "600", "retry-after": "9"}]
+)
 def test_while_one_call_is_told_to_wait_no_other_starts(header):
     arrived = []
 

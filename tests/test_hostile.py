@@ -24,7 +24,10 @@ from swaplib.settings import ROOT, load_settings
 
 pytestmark = pytest.mark.slow
 
-GOLD = {"toolcall": '<tool_call name="area">{"radius":5,"unit":"cm"}</tool_call>', "structured": "[1]"}
+GOLD = {
+    "toolcall": '<tool_call name="area">{"radius":5,"unit":"cm"}</tool_call>',
+    "structured": "[1]",
+}
 OPEN, CLOSE = '<tool_call name="x">', "</tool_call>"
 
 PIECES = (
@@ -48,10 +51,25 @@ PIECES = (
         "é",
         " ",
     ),
-    *("9" * 5000, "1e999", "NaN", "\ud800", "\udfff", "\\ud800", "\0", "\\u0000", "\x1b[31m", "\u2028", "\x85", "\r\n"),
+    *(
+        "9" * 5000,
+        "1e999",
+        "NaN",
+        "\ud800",
+        "\udfff",
+        "\\ud800",
+        "\0",
+        "\\u0000",
+        "\x1b[31m",
+        "\u2028",
+        "\x85",
+        "\r\n",
+    ),
 )
 pieces = st.sampled_from(PIECES)
-texts = st.lists(st.tuples(pieces | st.text(max_size=5), st.sampled_from([1, 1, 1, 2, 3, 1200])), max_size=12)
+texts = st.lists(
+    st.tuples(pieces | st.text(max_size=5), st.sampled_from([1, 1, 1, 2, 3, 1200])), max_size=12
+)
 
 
 def take_all_steps(track: str, output: str) -> dict[str, bool]:
@@ -112,10 +130,16 @@ def measure_s(track: str, text: str) -> float:
 def test_the_work_does_not_grow_with_the_square_of_the_text(shape):
     for track in metrics.TRACKS:
         short, long = (measure_s(track, SHAPES[shape](n)) for n in (20_000, 600_000))
-        assert long < 300 * max(short, 0.001), (track, short, long)  # 30 would be linear, 900 the square
+        assert long < 300 * max(short, 0.001), (
+            track,
+            short,
+            long,
+        )  # 30 would be linear, 900 the square
 
 
-@pytest.mark.parametrize("shape", ["brackets", "wrappers never closed", "an open string", "huge integers"])
+@pytest.mark.parametrize(
+    "shape", ["brackets", "wrappers never closed", "an open string", "huge integers"]
+)
 def test_ten_megabytes_are_scored_as_wrong(shape):
     text = SHAPES[shape](10_000_000)
     assert len(text) > 9_000_000
@@ -124,7 +148,10 @@ def test_ten_megabytes_are_scored_as_wrong(shape):
 
 
 def test_nesting_a_hundred_thousand_deep_is_scored_as_wrong():
-    for text in ("[" * 100_000 + "]" * 100_000, f'{OPEN}{{"a":{"[" * 100_000}{"]" * 100_000}}}{CLOSE}'):
+    for text in (
+        "[" * 100_000 + "]" * 100_000,
+        f'{OPEN}{{"a":{"[" * 100_000}{"]" * 100_000}}}{CLOSE}',
+    ):
         for track in metrics.TRACKS:
             assert not any(take_all_steps(track, text).values())
 
@@ -157,7 +184,11 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
         self.classes |= set((dict(attributes).get("class") or "").split())
-        code = [v for k, v in attributes if k.startswith("on") or (v or "").startswith("javascript:") or k == "srcdoc"]
+        code = [
+            v
+            for k, v in attributes
+            if k.startswith("on") or (v or "").startswith("javascript:") or k == "srcdoc"
+        ]
         self.code += code
 
     def handle_data(self, data):
@@ -166,10 +197,18 @@ class Page(HTMLParser):
 
 def open_in_chromium(html: Path, profile: Path) -> str:
     """The page's document after its scripts have run; skips where there is no Chromium."""
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    browser = next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
     if browser is None or subprocess.run([browser, "--version"], capture_output=True).returncode:
         pytest.skip("no Chromium that starts here: apt-get install chromium (.ci/run does)")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-first-run",
+        "--disable-background-networking",
+    ]
     flags += [
         "--disable-component-update",
         "--disable-sync",
@@ -198,9 +237,16 @@ def hostile_home(tmp_path_factory) -> tuple[Path, str]:
         index = int(exchange.json()["messages"][-1]["content"].split()[0])
         return completion(PLANTED[index] + "\ud83d" * (index == 3))
 
-    env = dict(os.environ) | CANARIES | {"SWAP_HOME": str(home), "SWAP_ROW_LIMIT": "", "SWAP_TRACING": "langfuse"}
+    env = (
+        dict(os.environ)
+        | CANARIES
+        | {"SWAP_HOME": str(home), "SWAP_ROW_LIMIT": "", "SWAP_TRACING": "langfuse"}
+    )
     notebook = ["run", str(ROOT / "notebooks" / "02_eval.ipynb"), "-p", "models", "azure"]
-    refusals = (refusal(401, code=CANARIES["AZURE_API_KEY"]), refusal(500, **{"retry-after-ms": "1"}))
+    refusals = (
+        refusal(401, code=CANARIES["AZURE_API_KEY"]),
+        refusal(500, **{"retry-after-ms": "1"}),
+    )
     with serving(lambda _: as_json({}, 401)) as (langfuse, _):
         env |= {"LANGFUSE_BASE_URL": langfuse}
         with serving(answer) as (root, exchanges):
@@ -254,7 +300,9 @@ def test_no_key_is_in_any_file_or_word_of_runs_that_went_well_or_failed(hostile_
     secrets = [*(value.encode() for value in CANARIES.values()), base64.b64encode(pair)]
     files = [path for path in home.rglob("*") if path.is_file()]
     assert {".ipynb", ".html", ".jsonl", ".json"} <= {path.suffix for path in files}
-    assert not [(path.name, secret) for path in files for secret in secrets if secret in path.read_bytes()]
+    assert not [
+        (path.name, secret) for path in files for secret in secrets if secret in path.read_bytes()
+    ]
     assert not [secret for secret in secrets if secret.decode() in said]
     for expected in ("NOT delivered", "answered 401", "FAIL  checkpoint"):
         assert expected in said

@@ -37,9 +37,9 @@ def test_special_tokens_end_turns_and_padding_is_not_the_end(slm):
 
 
 def test_the_rendered_prompt_is_the_chat_template_up_to_the_answer(checkpoint):
-    assert checkpoint.render([{"role": "system", "content": "S"}, {"role": "user", "content": "U"}]) == (
-        "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nU<|im_end|>\n<|im_start|>assistant\n"
-    )
+    assert checkpoint.render(
+        [{"role": "system", "content": "S"}, {"role": "user", "content": "U"}]
+    ) == ("<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nU<|im_end|>\n<|im_start|>assistant\n")
 
 
 def test_the_weights_are_four_bit_values_that_were_dequantised_once(slm):
@@ -55,7 +55,10 @@ def test_an_adapter_is_added_to_dequantised_weights_and_applied_beside_packed_on
     assert list_lora(beside)
     ids = torch.tensor([adapted.encode(adapted.render(CHATS[0]))], device=adapted.device)
     with torch.inference_mode():
-        found = [model.network(input_ids=ids).logits[0, -1].float() for model in (merged, beside, slm.model)]
+        found = [
+            model.network(input_ids=ids).logits[0, -1].float()
+            for model in (merged, beside, slm.model)
+        ]
     moved = (found[1] - found[2]).abs().max()  # by the adapter
     # packed weights are multiplied in bfloat16 on a GPU and on a CPU that has instructions for it
     assert (found[0] - found[1]).abs().max() < 0.1 * moved
@@ -65,27 +68,38 @@ def test_an_adapter_is_added_or_applied_beside_the_weights_as_told(checkpoint):
     adapted = Checkpoint(checkpoint.path, ADAPTER)
     beside = load(adapted, is_merged=False)
     assert list_lora(beside)
-    assert {weight.dtype for weight in beside.network.parameters()} == {getattr(torch, adapted.arithmetic)}
+    assert {weight.dtype for weight in beside.network.parameters()} == {
+        getattr(torch, adapted.arithmetic)
+    }
     with pytest.raises(ValueError, match="added to dequantised weights only"):
         load(adapted, is_dequantised=False, is_merged=True)
 
 
-@pytest.mark.parametrize("target", [["lm_head"], r"lm_head|.*\.0\.mlp\.up_proj"], ids=["list", "pattern"])
+@pytest.mark.parametrize(
+    "target", [["lm_head"], r"lm_head|.*\.0\.mlp\.up_proj"], ids=["list", "pattern"]
+)
 def test_an_adapter_of_weights_that_are_tied_stays_beside_them(checkpoint, tmp_path, target):
     config = LoraConfig(r=2, target_modules=target, init_lora_weights=False)
     unmerged = get_peft_model(load(checkpoint).network, config)
     unmerged.save_pretrained(tmp_path / "adapter")
-    assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["target_modules"] == target
+    assert (
+        json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["target_modules"]
+        == target
+    )
     adapted = Checkpoint(checkpoint.path, tmp_path / "adapter")
     assert not adapted.can_merge
     loaded = load(adapted)
     assert [name for name in list_lora(loaded) if "lm_head.lora" in name]
     ids = torch.tensor([adapted.encode(adapted.render(CHATS[0]))], device=adapted.device)
     with torch.inference_mode():
-        found, wanted = (network(input_ids=ids).logits[0, -1] for network in (loaded.network, unmerged.eval()))
+        found, wanted = (
+            network(input_ids=ids).logits[0, -1] for network in (loaded.network, unmerged.eval())
+        )
         merged = unmerged.merge_and_unload()(input_ids=ids).logits[0, -1]
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-3)
-    assert (merged - wanted).abs().max() > 0.1  # what merging into tied weights would have made of it
+    assert (
+        merged - wanted
+    ).abs().max() > 0.1  # what merging into tied weights would have made of it
     with pytest.raises(ValueError, match="cannot be merged"):
         load(adapted, is_dequantised=True, is_merged=True)
 
@@ -102,9 +116,14 @@ def test_an_adapter_of_weights_that_are_tied_stays_beside_them(checkpoint, tmp_p
         ("model.layers.0.input_layernorm.weight", False),
     ],
 )
-def test_identity_says_whether_the_adapter_is_merged_by_what_it_has_weights_for(checkpoint, tmp_path, name, is_merged):
+def test_identity_says_whether_the_adapter_is_merged_by_what_it_has_weights_for(
+    checkpoint, tmp_path, name, is_merged
+):
     folder = shutil.copytree(ADAPTER, tmp_path / "adapter")
-    weights = {f"base_model.model.{n}": torch.zeros(2, 2) for n in ("model.layers.0.mlp.up_proj.lora_B.weight", name)}
+    weights = {
+        f"base_model.model.{n}": torch.zeros(2, 2)
+        for n in ("model.layers.0.mlp.up_proj.lora_B.weight", name)
+    }
     save_file(weights, folder / "adapter_model.safetensors", {"format": "pt"})
     assert Checkpoint(checkpoint.path, folder).identity()["is_merged"] is is_merged
     assert checkpoint.identity()["is_merged"] is None
@@ -115,9 +134,13 @@ def test_parameters_are_counted_without_loading_them(slm):
 
 
 @pytest.mark.parametrize(("room", "is_dequantised"), [(0.9, False), (1.1, True)])
-def test_identity_says_whether_a_gpu_has_room_for_dequantised_weights(checkpoint, monkeypatch, room, is_dequantised):
+def test_identity_says_whether_a_gpu_has_room_for_dequantised_weights(
+    checkpoint, monkeypatch, room, is_dequantised
+):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (0, room * 4 * count_parameters(checkpoint.path)))
+    monkeypatch.setattr(
+        torch.cuda, "mem_get_info", lambda: (0, room * 4 * count_parameters(checkpoint.path))
+    )
     found = [Checkpoint(checkpoint.path, adapter).identity() for adapter in (None, ADAPTER)]
     assert [identity["is_dequantised"] for identity in found] == [is_dequantised, is_dequantised]
     assert [identity["is_merged"] for identity in found] == [None, is_dequantised]
@@ -130,7 +153,10 @@ def test_a_model_is_loaded_as_its_identity_says(checkpoint, monkeypatch):
     assert packed.identity()["is_dequantised"] is packed.identity()["is_merged"] is False
     model = load(packed)
     assert list_lora(model)
-    assert model.network.base_model.model.model.layers[0].mlp.up_proj.base_layer.weight.dtype == torch.uint8
+    assert (
+        model.network.base_model.model.model.layers[0].mlp.up_proj.base_layer.weight.dtype
+        == torch.uint8
+    )
 
 
 def test_an_adapter_of_another_kind_is_refused(checkpoint, tmp_path):
@@ -160,7 +186,9 @@ def test_a_generation_tells_how_sure_the_model_was(slm):
     [(_, generation)] = slm.model.generate([text], 8, 1, lambda _, token: ids.append(token))
     with torch.inference_mode():
         whole = torch.tensor([slm.checkpoint.encode(text) + ids], device=slm.checkpoint.device)
-        logits = slm.model.network(input_ids=whole, logits_to_keep=len(ids) + 1).logits[0, :-1].float()
+        logits = (
+            slm.model.network(input_ids=whole, logits_to_keep=len(ids) + 1).logits[0, :-1].float()
+        )
     by_hand = logits.log_softmax(-1).gather(-1, whole[0, -len(ids) :, None])[:, 0].cpu()
     near = 1e-3 if slm.checkpoint.device == "cpu" else 0.1
     assert generation.mean_logprob == pytest.approx(by_hand.mean().item(), abs=near)
@@ -173,7 +201,9 @@ def test_arithmetic_that_gave_no_number_says_nothing_of_how_sure_it_was():
     assert measure_logprobs([-0.25, float("nan")]) == (None, None)
 
 
-def test_tags_that_a_tokenizer_marks_special_stay_in_the_output_and_ends_do_not(model_of_special_tags):
+def test_tags_that_a_tokenizer_marks_special_stay_in_the_output_and_ends_do_not(
+    model_of_special_tags,
+):
     model, row = model_of_special_tags, ROWS[0]
     tokenizer = model.checkpoint.tokenizer
     ids = tokenizer(row.completion + tokenizer.eos_token)["input_ids"]
@@ -270,13 +300,17 @@ def test_a_logits_hook_forbids_a_token(model_of_each_path):
 
 def test_a_sampler_takes_the_second_best_token(model_of_each_path):
     model, told = model_of_each_path, {}
-    texts = [model.checkpoint.render(chat) for chat in ([{"role": "user", "content": "Hi"}], PROMPT)]
+    texts = [
+        model.checkpoint.render(chat) for chat in ([{"role": "user", "content": "Hi"}], PROMPT)
+    ]
 
     def take_second(indices, generated, logits):
         return logits.topk(2).indices[:, 1]
 
     found = dict(
-        model.generate(texts, 4, 2, lambda i, token: told.setdefault(i, []).append(token), sampler=take_second)
+        model.generate(
+            texts, 4, 2, lambda i, token: told.setdefault(i, []).append(token), sampler=take_second
+        )
     )
     for i, text in enumerate(texts):
         ids = model.checkpoint.encode(text)
@@ -313,7 +347,10 @@ def test_rows_begun_again_for_want_of_memory_take_what_was_told_again(slm, capsy
 
 def test_of_requests_that_come_only_the_one_that_does_not_fit_is_refused(slm):
     class Crowd:
-        waiting, refused = [(slm.checkpoint.render(chat), 3 + i) for i, chat in enumerate(CHATS)], []
+        waiting, refused = (
+            [(slm.checkpoint.render(chat), 3 + i) for i, chat in enumerate(CHATS)],
+            [],
+        )
 
         def take(self, most):
             taken, self.waiting = self.waiting[:most], self.waiting[most:]
@@ -331,7 +368,9 @@ def test_of_requests_that_come_only_the_one_that_does_not_fit_is_refused(slm):
 
     crowd = Crowd()
     found = dict(slm.model.follow(crowd, 3, on_token))
-    assert {i: g.completion_tokens for i, g in found.items()} == {i: 3 + i for i in range(len(CHATS)) if i != 1}
+    assert {i: g.completion_tokens for i, g in found.items()} == {
+        i: 3 + i for i in range(len(CHATS)) if i != 1
+    }
     assert found[0].output == dict(slm.generate([CHATS[0]], 3))[0].output
     [(index, said)] = crowd.refused
     assert index == 1
@@ -343,7 +382,9 @@ def test_memory_too_small_for_one_row_says_so(slm):
         raise MemoryError
 
     text = slm.checkpoint.render(PROMPT)
-    with pytest.raises(RuntimeError, match=r"for one row of \d+ tokens and an answer of 5. Close other programs"):
+    with pytest.raises(
+        RuntimeError, match=r"for one row of \d+ tokens and an answer of 5. Close other programs"
+    ):
         list(slm.model.generate([text, text], 5, 2, sampler=choose))
     with pytest.raises(RuntimeError, match="something else"):
         list(slm.model.generate([text], 5, 2, sampler=fail))

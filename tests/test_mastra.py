@@ -23,7 +23,10 @@ ENV = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.envir
 
 
 def test_the_packages_prompts_are_the_workbooks(tmp_path):
-    assert write_prompts(tmp_path / "prompts.json").read_text() == (MASTRA / "src" / "prompts.json").read_text()
+    assert (
+        write_prompts(tmp_path / "prompts.json").read_text()
+        == (MASTRA / "src" / "prompts.json").read_text()
+    )
     content = json.loads((MASTRA / "src" / "prompts.json").read_text())
     assert {track: text["system"] for track, text in content.items()} == SYSTEM_PROMPTS
 
@@ -41,7 +44,9 @@ def answer_in_process(track: str) -> list[dict]:
 @pytest.mark.stand_in
 def test_the_package_passes_its_own_tests_against_the_server(tmp_path):
     if not (MASTRA / "node_modules").is_dir():
-        subprocess.run([shutil.which("npm", path=ENV["PATH"]), "ci"], cwd=MASTRA, env=ENV, check=True)
+        subprocess.run(
+            [shutil.which("npm", path=ENV["PATH"]), "ci"], cwd=MASTRA, env=ENV, check=True
+        )
     cases = {
         "root": os.environ["AZURE_ENDPOINT"].partition("/openai")[0],
         "model": "stand-in",
@@ -50,7 +55,9 @@ def test_the_package_passes_its_own_tests_against_the_server(tmp_path):
     }
     (tmp_path / "cases.json").write_text(json.dumps(cases))
     env = ENV | {"SLM_TEST_CASES": str(tmp_path / "cases.json")}
-    done = subprocess.run(["npm", "test"], cwd=MASTRA, env=env, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        ["npm", "test"], cwd=MASTRA, env=env, capture_output=True, text=True, timeout=600
+    )
     print(done.stdout)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert "fail 0" in done.stdout

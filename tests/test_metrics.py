@@ -14,11 +14,17 @@ GOLDEN = Path(__file__).parent / "golden"
 CALL = '<tool_call name="area">{"radius":5,"unit":"cm"}</tool_call>'
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=12,
 )
-tool_names = st.text(st.characters(exclude_characters='"<>', exclude_categories=("Cs", "Zs", "Cc")), min_size=1)
+tool_names = st.text(
+    st.characters(exclude_characters='"<>', exclude_categories=("Cs", "Zs", "Cc")), min_size=1
+)
 
 
 @pytest.mark.parametrize("track", metrics.TRACKS)
@@ -31,8 +37,14 @@ def test_golden_rows_score_as_worked_by_hand(track):
 
 
 def test_rates_are_over_all_rows():
-    scores = metrics.score_rows("toolcall", [CALL] * 4, [CALL, "prose", None, CALL.replace("area", "volume")])
-    assert (scores.valid_call_rate, scores.name_match_rate, scores.args_exact_rate) == (0.5, 0.25, 0.5)
+    scores = metrics.score_rows(
+        "toolcall", [CALL] * 4, [CALL, "prose", None, CALL.replace("area", "volume")]
+    )
+    assert (scores.valid_call_rate, scores.name_match_rate, scores.args_exact_rate) == (
+        0.5,
+        0.25,
+        0.5,
+    )
     assert [row["args_exact"] for row in scores.rows] == [True, False, False, True]
 
 
@@ -55,7 +67,10 @@ def test_gold_against_itself_scores_one_toolcall(name, arguments):
     assert set(metrics.rates_of(scores).values()) == {1.0}
 
 
-@given(st.sampled_from(metrics.TRACKS), st.text() | st.from_regex(r'<tool_call name=".*">.*</tool_call>'))
+@given(
+    st.sampled_from(metrics.TRACKS),
+    st.text() | st.from_regex(r'<tool_call name=".*">.*</tool_call>'),
+)
 def test_any_text_parses_or_is_none(track, text):
     prediction = metrics.parse_output(track, text)
     assert prediction is None or isinstance(prediction, metrics.Prediction)
@@ -65,7 +80,9 @@ def test_any_text_parses_or_is_none(track, text):
 def test_one_more_wrong_row_never_raises_a_rate(rights, data):
     outputs = [CALL if is_right else "wrong" for is_right in rights]
     worse = list(outputs)
-    worse[data.draw(st.integers(0, len(outputs) - 1))] = data.draw(st.sampled_from(["wrong", "", None]))
+    worse[data.draw(st.integers(0, len(outputs) - 1))] = data.draw(
+        st.sampled_from(["wrong", "", None])
+    )
     before = metrics.rates_of(metrics.score_rows("toolcall", [CALL] * len(outputs), outputs))
     after = metrics.rates_of(metrics.score_rows("toolcall", [CALL] * len(outputs), worse))
     assert all(after[name] <= before[name] for name in before)
@@ -78,7 +95,9 @@ def test_key_order_does_not_matter(arguments, random):
     assert metrics.score_row("toolcall", gold, output)["args_exact"]
 
 
-@pytest.mark.parametrize("text", ["[" * 200_000, "9" * 5_000, "1e999", '{"a":' * 100_000, '"\ud800', "\x00"])
+@pytest.mark.parametrize(
+    "text", ["[" * 200_000, "9" * 5_000, "1e999", '{"a":' * 100_000, '"\ud800', "\x00"]
+)
 def test_hostile_text_is_no_prediction(text):
     assert metrics.parse_output("structured", text) is None
 
@@ -103,11 +122,18 @@ def test_an_unknown_track_names_the_known_ones():
 
 def test_metrics_import_needs_the_standard_library_only():
     code = "import sys, swaplib.metrics; print(sorted({m.partition('.')[0] for m in sys.modules}))"
-    isolated = subprocess.run(  # -S: without site-packages, so that only the standard library is there
-        [sys.executable, "-S", "-c", f"import sys; sys.path.insert(0, {str(GOLDEN.parents[1])!r}); {code}"],
-        capture_output=True,
-        text=True,
-        check=True,
+    isolated = (
+        subprocess.run(  # -S: without site-packages, so that only the standard library is there
+            [
+                sys.executable,
+                "-S",
+                "-c",
+                f"import sys; sys.path.insert(0, {str(GOLDEN.parents[1])!r}); {code}",
+            ],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
     )
     assert "swaplib" in isolated.stdout
     assert not {"numpy", "torch", "pydantic"} & set(ast.literal_eval(isolated.stdout))

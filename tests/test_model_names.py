@@ -9,11 +9,16 @@ from swaplib.models.names import CAPTURED, ModelName, parse_models
 
 def list_parts(base: str):
     """Every set of parts that goes with a base: is_captured, is_full, is_native, shots."""
-    captured, full = (False, True) if base == "slm_ft" else (False,), (False,) if base == "azure" else (False, True)
+    captured, full = (
+        (False, True) if base == "slm_ft" else (False,),
+        (False,) if base == "azure" else (False, True),
+    )
     return itertools.product(captured, full, (False, True), range(9))
 
 
-MODELS = [ModelName(base, *parts) for base in ("azure", "slm", "slm_ft") for parts in list_parts(base)]
+MODELS = [
+    ModelName(base, *parts) for base in ("azure", "slm", "slm_ft") for parts in list_parts(base)
+]
 ALL_NAMES = [str(model) for model in MODELS]
 
 
@@ -22,7 +27,11 @@ def test_a_name_that_was_written_is_read_back_as_it_was():
     assert len(set(ALL_NAMES)) == len(MODELS)
 
 
-@given(st.lists(st.sampled_from(["azure", "slm", "slm_ft", "captured", "full", "native", "shots4", "shots"])))
+@given(
+    st.lists(
+        st.sampled_from(["azure", "slm", "slm_ft", "captured", "full", "native", "shots4", "shots"])
+    )
+)
 def test_whatever_is_read_is_written_back_as_it_was(words):
     text = "-".join(words)
     try:
@@ -36,7 +45,9 @@ def test_whatever_is_read_is_written_back_as_it_was(words):
 @given(st.text())
 def test_any_text_is_a_known_name_or_refused_with_the_known_forms(text):
     if text not in ALL_NAMES:
-        with pytest.raises(ValueError, match=r"azure, slm, slm_ft.*-captured.*-full.*-native.*-shots1 to -shots8"):
+        with pytest.raises(
+            ValueError, match=r"azure, slm, slm_ft.*-captured.*-full.*-native.*-shots1 to -shots8"
+        ):
             ModelName.parse(text)
 
 
@@ -56,7 +67,10 @@ def test_any_text_is_a_known_name_or_refused_with_the_known_forms(text):
         ("slm-shots4-native", "unknown model 'slm-shots4-native'.* in this order"),
         ("slm-native-full", "unknown model 'slm-native-full'.* in this order"),
         ("slm-shots9", "no model 'slm-shots9': a prompt takes 0 to 8 examples, not 9"),
-        ("slm-captured", "no model 'slm-captured': captured rows make an adapter, and only slm_ft has one"),
+        (
+            "slm-captured",
+            "no model 'slm-captured': captured rows make an adapter, and only slm_ft has one",
+        ),
         ("azure-captured", "captured rows make an adapter"),
         ("azure-full", "no model 'azure-full': only a local checkpoint"),
     ],
@@ -66,7 +80,9 @@ def test_what_is_no_name_is_refused_in_words(text, message):
         ModelName.parse(text)
 
 
-@pytest.mark.parametrize("parts", [{"base": "gpt"}, {"base": "slm", "shots": -1}, {"base": "azure", "is_full": True}])
+@pytest.mark.parametrize(
+    "parts", [{"base": "gpt"}, {"base": "slm", "shots": -1}, {"base": "azure", "is_full": True}]
+)
 def test_parts_that_do_not_go_together_are_refused_however_they_are_put(parts):
     with pytest.raises(ValueError, match="expected one of azure, slm, slm_ft"):
         ModelName(**parts)
@@ -110,7 +126,11 @@ def test_models_are_read_in_their_order_and_take_the_examples_that_they_do_not_n
     [
         ("slm, slm", 0, "names a model twice"),
         ("slm,slm-shots4", 4, "names a model twice"),
-        ("slm,slm-shots4", 2, "shots=2 and the model 'slm-shots4' ask for different examples: say it in one place"),
+        (
+            "slm,slm-shots4",
+            2,
+            "shots=2 and the model 'slm-shots4' ask for different examples: say it in one place",
+        ),
         ("slm", 9, "0 to 8"),
         ("slm,", 0, "unknown model ''"),
     ],

@@ -18,9 +18,13 @@ SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 def write_notebook(
-    path, *cells: str, parameters: str = 'track: str = "toolcall"\nlimit: int = None\nrate: float = 0.5'
+    path,
+    *cells: str,
+    parameters: str = 'track: str = "toolcall"\nlimit: int = None\nrate: float = 0.5',
 ):
-    notebook = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
+    notebook = nbformat.v4.new_notebook(
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    )
     notebook.metadata["language_info"] = {"name": "python"}
     notebook.cells = [nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})]
     notebook.cells += [nbformat.v4.new_code_cell(cell) for cell in cells]
@@ -41,7 +45,9 @@ def test_a_notebook_keeps_the_house_rules(source):
     assert len(code) <= 15
     assert all(len(text.splitlines()) <= 10 for text in code if text != second.source)
     assert len(second.source.splitlines()) <= 14
-    assert not re.search(r"^\s*(def|class|try|while|!|%)|import \*|sys\.path", "\n".join(code), re.M)
+    assert not re.search(
+        r"^\s*(def|class|try|while|!|%)|import \*|sys\.path", "\n".join(code), re.M
+    )
     assert any(re.match(r"## \d+\. Look", cell.source) for cell in notebook.cells)
     assert notebook.cells[-1].cell_type == "markdown"
     assert not any(cell.get("outputs") for cell in notebook.cells)
@@ -57,15 +63,21 @@ def test_links_of_a_notebook_lead_to_what_they_name(source):
         path = (source.parent / target).resolve()
         assert path.is_file(), target
         if path.suffix == ".py":
-            assert re.search(rf"^(def|class) {name.partition('.')[2]}\b", path.read_text(), re.M), name
+            assert re.search(rf"^(def|class) {name.partition('.')[2]}\b", path.read_text(), re.M), (
+                name
+            )
 
 
 @pytest.mark.stand_in
 def test_06_and_08_ask_an_agent_alike_unless_told_otherwise():
     known = [
-        papermill.inspect_notebook(str(ROOT / "notebooks" / f"{name}.ipynb")) for name in ("06_capture", "08_distill")
+        papermill.inspect_notebook(str(ROOT / "notebooks" / f"{name}.ipynb"))
+        for name in ("06_capture", "08_distill")
     ]
-    defaults = [{name: p["default"] for name, p in found.items() if name.startswith("max_")} for found in known]
+    defaults = [
+        {name: p["default"] for name, p in found.items() if name.startswith("max_")}
+        for found in known
+    ]
     assert defaults[0] == defaults[1] == {"max_steps": "4", "max_new_tokens": "256"}
 
 
@@ -76,11 +88,23 @@ def test_agents_are_told_their_limits_by_name_alone():
 
 def test_the_structured_track_runs_through_papermill(tmp_path, env_of_tests):
     env = env_of_tests | {"SWAP_HOME": str(tmp_path)}
-    runs = [("01_data", []), ("02_eval", ["-p", "max_new_tokens", "32"]), ("03_decision", ["-p", "delta", "0.5"])]
+    runs = [
+        ("01_data", []),
+        ("02_eval", ["-p", "max_new_tokens", "32"]),
+        ("03_decision", ["-p", "delta", "0.5"]),
+    ]
     for name, parameters in runs:
-        command = [sys.executable, "-m", "papermill", ROOT / "notebooks" / f"{name}.ipynb", tmp_path / f"{name}.ipynb"]
+        command = [
+            sys.executable,
+            "-m",
+            "papermill",
+            ROOT / "notebooks" / f"{name}.ipynb",
+            tmp_path / f"{name}.ipynb",
+        ]
         track = [] if name == "01_data" else ["-p", "track", "structured"]
-        done = subprocess.run([*command, *track, *parameters], env=env, capture_output=True, text=True)
+        done = subprocess.run(
+            [*command, *track, *parameters], env=env, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
     evaluation = tmp_path / "05_eval"
     for model in ("azure", "slm"):
@@ -91,7 +115,9 @@ def test_the_structured_track_runs_through_papermill(tmp_path, env_of_tests):
     assert json.loads((evaluation / "structured_decision.json").read_text())["FINE_TUNE"] in (0, 1)
 
 
-def test_a_run_leaves_the_executed_notebook_and_its_html_and_not_the_source(settings, tmp_path, capfd):
+def test_a_run_leaves_the_executed_notebook_and_its_html_and_not_the_source(
+    settings, tmp_path, capfd
+):
     source = write_notebook(tmp_path / "nb.ipynb", "print(track, limit, rate)")
     before = source.read_bytes()
     executed, html = notebooks.run_notebook(settings, source, [("limit", "3"), ("rate", "1")], 60)
@@ -103,7 +129,8 @@ def test_a_run_leaves_the_executed_notebook_and_its_html_and_not_the_source(sett
 
 def test_a_headline_stands_right_below_the_title_and_what_its_cell_prints_stays(settings, tmp_path):
     source = write_notebook(
-        tmp_path / "nb.ipynb", "print('said aloud')\nfrom IPython.display import HTML\nHTML('<b>box</b>')"
+        tmp_path / "nb.ipynb",
+        "print('said aloud')\nfrom IPython.display import HTML\nHTML('<b>box</b>')",
     )
     notebook = nbformat.read(source, as_version=4)
     notebook.cells[1].metadata["tags"] = ["headline"]
@@ -117,7 +144,10 @@ def test_a_headline_stands_right_below_the_title_and_what_its_cell_prints_stays(
     nbformat.write(notebook, source)
     _, page = notebooks.run_notebook(settings, source, [], 60)
     text = page.read_text()
-    places = [text.index(part) for part in ("Is it so?", "<b>box</b>", "In and out.", "1. Decide", "said aloud")]
+    places = [
+        text.index(part)
+        for part in ("Is it so?", "<b>box</b>", "In and out.", "1. Decide", "said aloud")
+    ]
     assert places == sorted(places)
     assert text.count("<b>box</b>") == 1
 
@@ -150,7 +180,9 @@ def test_a_cell_that_hangs_and_a_kernel_that_dies_end_the_run(settings, tmp_path
         ("split", "../../outside", "unknown split '../../outside'"),
     ],
 )
-def test_a_parameter_that_does_not_fit_stops_before_the_run(settings, tmp_path, name, value, message):
+def test_a_parameter_that_does_not_fit_stops_before_the_run(
+    settings, tmp_path, name, value, message
+):
     parameters = 'track: str = "toolcall"\nlimit: int = None\nrate: float = 0.5'
     parameters += '\nsplit: str = "test"' if name == "split" else ""
     source = write_notebook(tmp_path / "nb.ipynb", "pass", parameters=parameters)
@@ -169,7 +201,11 @@ def test_a_parameter_that_does_not_fit_stops_before_the_run(settings, tmp_path, 
         ("02_eval", {"models": "slm-shots4,azure-shots4"}, "-shots4"),
         ("02_eval", {"models": "slm-shots4"}, "-slm-shots4"),
         ("02_eval", {"models": "azure,slm-shots4"}, "-azure+slm-shots4"),
-        ("02_eval", {"models": "azure-native,slm-native", "split": "val"}, "-azure-native+slm-native-val"),
+        (
+            "02_eval",
+            {"models": "azure-native,slm-native", "split": "val"},
+            "-azure-native+slm-native-val",
+        ),
         ("03_decision", {"delta": 0.1}, ""),
         ("05_post_eval", {"native": True}, "-native"),
         ("07_build", {"fold": 2}, "-fold2"),
@@ -188,7 +224,12 @@ def test_typed_words_become_values_of_the_stated_types():
         "fresh": {"default": "False", "inferred_type_name": "bool"},
     }
     words = [("track", "7e10"), ("limit", "None"), ("rate", "1"), ("fresh", "True")]
-    assert notebooks.parse_parameters(known, words) == {"track": "7e10", "limit": None, "rate": 1, "fresh": True}
+    assert notebooks.parse_parameters(known, words) == {
+        "track": "7e10",
+        "limit": None,
+        "rate": 1,
+        "fresh": True,
+    }
 
 
 def swap(env: dict, *arguments: str) -> subprocess.CompletedProcess:
@@ -227,7 +268,9 @@ def test_what_a_check_says_reaches_the_terminal_as_text(env_of_tests, settings):
     code += r"doctor.check_rows = lambda _: 'rows of \x1b[2J\x1b]0;title\x07'" + "\n"
     code += "doctor.run_checks(settings.load_settings())"
     env = env_of_tests | {"SWAP_HOME": str(settings.swap_home)}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120
+    )
     assert "rows of \\x1b[2J" in done.stdout
     assert not re.search("[\x07\x1b]", done.stdout)
 
@@ -246,7 +289,11 @@ def test_the_doctor_checks_the_real_thing(env_of_tests, tmp_path):
 
 @pytest.mark.parametrize(
     ("version", "status", "message"),
-    [("4.58.0", 200, "update it to 4.59"), ("4.70.1", 401, "check the two Langfuse keys"), ("4.70.1", 200, None)],
+    [
+        ("4.58.0", 200, "update it to 4.59"),
+        ("4.70.1", 401, "check the two Langfuse keys"),
+        ("4.70.1", 200, None),
+    ],
 )
 def test_the_doctor_knows_an_old_langfuse_and_refused_keys(settings, version, status, message):
     from servers import as_json, serving
@@ -254,7 +301,11 @@ def test_the_doctor_knows_an_old_langfuse_and_refused_keys(settings, version, st
     from swaplib.doctor import check_langfuse
 
     def answer(exchange):
-        return as_json({"status": "OK", "version": version}) if "health" in exchange.path else as_json({}, status)
+        return (
+            as_json({"status": "OK", "version": version})
+            if "health" in exchange.path
+            else as_json({}, status)
+        )
 
     with serving(answer) as (root, _):
         keys = {"langfuse_public_key": "pk", "langfuse_secret_key": "sk", "langfuse_base_url": root}

@@ -23,10 +23,16 @@ SCHEMA = {"type": "object", "properties": {"total": {"type": "integer"}}, "requi
 
 @pytest.mark.parametrize("place", ["toolcall", "."])
 def test_tools_are_read_from_the_tracks_folder_or_the_one_above(tmp_path, settings, place):
-    own = write_own(tmp_path / "own", "toolcall", test=[toolcall_row("Radius 5?", "area", '{"radius":5,"unit":"cm"}')])
+    own = write_own(
+        tmp_path / "own",
+        "toolcall",
+        test=[toolcall_row("Radius 5?", "area", '{"radius":5,"unit":"cm"}')],
+    )
     write_json(own / place / "tools.json", [TOOL, rename("volume")])
     made = dataset.build_dataset(settings, str(own), SIZES)
-    (facts,) = read_facts(settings.dataset / "toolcall" / "test.jsonl", made.rows["toolcall"]["test"])
+    (facts,) = read_facts(
+        settings.dataset / "toolcall" / "test.jsonl", made.rows["toolcall"]["test"]
+    )
     assert [tool["function"]["name"] for tool in facts.tools] == ["area", "volume"]
     assert facts.request == "Radius 5?"
     assert facts.group == "area"
@@ -51,24 +57,37 @@ def test_a_schema_is_read_from_the_tracks_folder_or_the_one_above(tmp_path, sett
     assert json.loads((settings.dataset / "structured" / "schema.json").read_text()) == SCHEMA
     assert not (settings.dataset / "toolcall" / "schema.json").exists()
     assert set(made.manifest["answerability"]) == {"structured"}  # a schema says nothing of calls
-    (facts,) = read_facts(settings.dataset / "structured" / "test.jsonl", made.rows["structured"]["test"])
+    (facts,) = read_facts(
+        settings.dataset / "structured" / "test.jsonl", made.rows["structured"]["test"]
+    )
     assert (facts.tools, facts.group, facts.given) == ([], None, [{"total": "neither"}])
 
 
 def test_tools_as_json_schema_are_written_back_unchanged(tmp_path):
     own = write_own(tmp_path / "own", "toolcall")
-    parameters = {"type": "object", "properties": {"radius": {"type": "number", "minimum": 0}}, "required": ["radius"]}
-    tool = {"type": "function", "function": {"name": "area", "description": "A.", "parameters": parameters}}
+    parameters = {
+        "type": "object",
+        "properties": {"radius": {"type": "number", "minimum": 0}},
+        "required": ["radius"],
+    }
+    tool = {
+        "type": "function",
+        "function": {"name": "area", "description": "A.", "parameters": parameters},
+    }
     write_json(own / "tools.json", [tool])
     assert read_own_rows(own).facts["toolcall"]["val"][0].tools == [tool]
 
 
 def test_golds_that_call_a_tool_that_is_not_offered_are_all_named(tmp_path, settings):
     own = write_own(
-        tmp_path / "own", "toolcall", train=[toolcall_row("a", "area", '{"radius":5}'), toolcall_row("b", "vol")]
+        tmp_path / "own",
+        "toolcall",
+        train=[toolcall_row("a", "area", '{"radius":5}'), toolcall_row("b", "vol")],
     )
     write_own(
-        own, "structured", val=[Row("c", '[{"name":"area","arguments":{"radius":5}},{"name":"x","arguments":{}}]')]
+        own,
+        "structured",
+        val=[Row("c", '[{"name":"area","arguments":{"radius":5}},{"name":"x","arguments":{}}]')],
     )
     write_json(own / "tools.json", [TOOL])
     with pytest.raises(ValueError) as caught:
@@ -85,10 +104,14 @@ def test_golds_that_do_not_fit_the_schema_are_all_named(tmp_path, settings):
     write_json(own / "schema.json", SCHEMA)
     with pytest.raises(ValueError) as caught:
         dataset.build_dataset(settings, str(own), SIZES)
-    assert "structured/test.jsonl:2: does not fit schema.json at $.total ('5' is not of type 'integer')" in str(
-        caught.value
+    assert (
+        "structured/test.jsonl:2: does not fit schema.json at $.total ('5' is not of type 'integer')"
+        in str(caught.value)
     )
-    assert "structured/test.jsonl:3: does not fit schema.json at $ ([] is not of type 'object')" in str(caught.value)
+    assert (
+        "structured/test.jsonl:3: does not fit schema.json at $ ([] is not of type 'object')"
+        in str(caught.value)
+    )
     assert "test.jsonl:1" not in str(caught.value)
     assert not settings.dataset.exists()
 
@@ -97,7 +120,11 @@ def test_golds_that_do_not_fit_the_schema_are_all_named(tmp_path, settings):
     ("name", "content", "message"),
     [
         ("tools.json", {"name": "area"}, r"tools\.json: expected a list of tools, found dict"),
-        ("tools.json", [{"name": 5, "parameters": {}}], r"tools\.json: expected a tool with a name"),
+        (
+            "tools.json",
+            [{"name": 5, "parameters": {}}],
+            r"tools\.json: expected a tool with a name",
+        ),
         ("tools.json", [TOOL, TOOL], r"tools\.json: tools with one name: area"),
         ("schema.json", [], r"schema\.json: not a JSON Schema \(expected an object, found list\)"),
         ("schema.json", {"type": "text"}, r"schema\.json: not a JSON Schema"),
@@ -121,27 +148,39 @@ def test_a_schema_that_refers_to_what_is_not_there_is_named(tmp_path, reference)
 def test_a_schema_that_refers_to_itself_without_end_is_named(tmp_path):
     own = write_own(tmp_path / "own", "structured")
     write_json(own / "schema.json", {"$ref": "#"})
-    with pytest.raises(ValueError, match=r"structured/train\.jsonl:1: schema\.json refers to itself without end"):
+    with pytest.raises(
+        ValueError, match=r"structured/train\.jsonl:1: schema\.json refers to itself without end"
+    ):
         read_own_rows(own)
 
 
 def test_rows_without_tools_or_schema_have_no_facts(tmp_path):
     made = read_own_rows(write_own(write_own(tmp_path / "own", "structured"), "toolcall"))
     assert (made.facts, made.schemas) == ({}, {})
-    assert {track: set(splits) for track, splits in made.rows.items()} == {t: set(SPLITS) for t in TRACKS}
+    assert {track: set(splits) for track, splits in made.rows.items()} == {
+        t: set(SPLITS) for t in TRACKS
+    }
 
 
 def test_a_folder_without_a_track_says_what_was_expected(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"expected structured/ or toolcall/ with train\.jsonl"):
+    with pytest.raises(
+        FileNotFoundError, match=r"expected structured/ or toolcall/ with train\.jsonl"
+    ):
         read_own_rows(tmp_path)
 
 
 @pytest.mark.parametrize("arguments", ['{"radius":"5"}', "{}", '{"radius":-1}'])
 def test_golds_whose_arguments_do_not_fit_the_tools_are_named(tmp_path, arguments):
     own = write_own(tmp_path / "own", "toolcall", test=[toolcall_row("a", "area", arguments)])
-    schema = {"type": "object", "properties": {"radius": {"type": "number", "minimum": 0}}, "required": ["radius"]}
+    schema = {
+        "type": "object",
+        "properties": {"radius": {"type": "number", "minimum": 0}},
+        "required": ["radius"],
+    }
     write_json(own / "tools.json", [{"name": "area", "parameters": schema}])
-    with pytest.raises(ValueError, match=r"toolcall/test.jsonl:1: does not fit the tool area of tools.json at \$"):
+    with pytest.raises(
+        ValueError, match=r"toolcall/test.jsonl:1: does not fit the tool area of tools.json at \$"
+    ):
         read_own_rows(own)
 
 
@@ -153,7 +192,11 @@ def write_file(path: Path, rows: list[Row]) -> Path:
 def make_own(n: int, track: str = "structured") -> list[Row]:
     """Rows whose prompts share an instruction and nothing else."""
     prompts = [f"Reply with JSON for the request. Request: w{i} x{i} y{i}" for i in range(n)]
-    completion = '{"total":5}' if track == "structured" else '<tool_call name="area">{"radius":5}</tool_call>'
+    completion = (
+        '{"total":5}'
+        if track == "structured"
+        else '<tool_call name="area">{"radius":5}</tool_call>'
+    )
     return [Row(prompt, completion) for prompt in prompts]
 
 
@@ -180,11 +223,18 @@ def test_the_seed_makes_the_split(tmp_path):
     file = write_file(tmp_path / "mine.jsonl", make_own(50))
     first, again, other = (read_own_file(file, seed)[0].rows for seed in (42, 42, 7))
     assert first == again != other
-    assert {split: len(rows) for split, rows in other["structured"].items()} == {"train": 30, "val": 5, "test": 15}
+    assert {split: len(rows) for split, rows in other["structured"].items()} == {
+        "train": 30,
+        "val": 5,
+        "test": 15,
+    }
 
 
 def test_nearly_equal_prompts_are_counted_and_stay_on_one_side(settings, tmp_path):
-    twins = [Row(f"Reply with JSON for the request. Request: a b c d e f g h {i}", '{"total":5}') for i in range(4)]
+    twins = [
+        Row(f"Reply with JSON for the request. Request: a b c d e f g h {i}", '{"total":5}')
+        for i in range(4)
+    ]
     file = write_file(tmp_path / "own.jsonl", make_own(40) + twins)
     made = dataset.build_dataset(settings, str(file), SIZES)
     assert made.manifest["near_duplicates"] == {"clusters": 1, "rows": 4, "largest": 4}
@@ -192,15 +242,27 @@ def test_nearly_equal_prompts_are_counted_and_stay_on_one_side(settings, tmp_pat
     assert len(homes) == 1
 
 
-@given(st.lists(st.lists(st.sampled_from("abcdefghij"), max_size=8).map(" ".join), min_size=1, max_size=30))
+@given(
+    st.lists(
+        st.lists(st.sampled_from("abcdefghij"), max_size=8).map(" ".join), min_size=1, max_size=30
+    )
+)
 def test_clusters_are_what_hangs_together_by_similar_words(prompts):
-    framed = [*prompts, "k", "l"]  # two prompts that share no word with any other: nothing is left out
+    framed = [
+        *prompts,
+        "k",
+        "l",
+    ]  # two prompts that share no word with any other: nothing is left out
     graph = networkx.Graph()
     graph.add_nodes_from(range(len(framed)))
-    graph.add_edges_from((i, j) for j in range(len(framed)) for i in range(j) if jaccard(framed[i], framed[j]) >= 0.8)
+    graph.add_edges_from(
+        (i, j) for j in range(len(framed)) for i in range(j) if jaccard(framed[i], framed[j]) >= 0.8
+    )
     expected = sorted(sorted(component) for component in networkx.connected_components(graph))
     assert cluster_prompts(framed) == expected
-    instruction = [f"Read the long text and reply. Request: {prompt} - that is all." for prompt in framed]
+    instruction = [
+        f"Read the long text and reply. Request: {prompt} - that is all." for prompt in framed
+    ]
     assert cluster_prompts(instruction) == expected
 
 
@@ -218,14 +280,18 @@ def test_five_thousand_prompts_are_clustered_across_blocks():
     draw = random.Random(1)
     words = [f"w{i}" for i in range(2_000)]
     prompts = [" ".join(draw.sample(words, 40)) for _ in range(4_800)]
-    chain = [" ".join(words[i : i + 40]) for i in range(200)]  # each like the next, the first unlike the last
+    chain = [
+        " ".join(words[i : i + 40]) for i in range(200)
+    ]  # each like the next, the first unlike the last
     mixed = [*prompts[:2_400], *chain[:100], *prompts[2_400:], *reversed(chain[100:])]
     clusters = cluster_prompts(mixed)
     assert len(clusters) == 4_801
     assert max(clusters, key=len) == [*range(2_400, 2_500), *range(4_900, 5_000)]
 
 
-def test_rows_of_two_tracks_in_one_file_are_refused_with_the_lines_of_the_odd_ones(settings, tmp_path):
+def test_rows_of_two_tracks_in_one_file_are_refused_with_the_lines_of_the_odd_ones(
+    settings, tmp_path
+):
     rows = make_own(12)
     rows[3], rows[7] = toolcall_row("a", "area"), toolcall_row("b", "area")
     rows[9] = Row("c", "prose")
@@ -235,14 +301,19 @@ def test_rows_of_two_tracks_in_one_file_are_refused_with_the_lines_of_the_odd_on
     assert "3 bad line(s)" in message
     assert "rows.jsonl:4: a toolcall answer, where 9 are structured answers" in message
     assert "rows.jsonl:8: a toolcall answer" in message
-    assert re.search(r"rows\.jsonl:10: completion is no structured answer \(.*\), no toolcall answer \(", message)
+    assert re.search(
+        r"rows\.jsonl:10: completion is no structured answer \(.*\), no toolcall answer \(", message
+    )
     assert not settings.dataset.exists()
 
 
 def test_contradicting_golds_of_one_file_are_named_by_its_lines(settings, tmp_path):
     rows = [*make_own(12), Row("Total?", '{"total":5}'), Row("total? ", '{"total":6}')]
     file = write_file(tmp_path / "mine.jsonl", rows)
-    with pytest.raises(ValueError, match=r"mine\.jsonl:1[34] and mine\.jsonl:1[34] have the same prompt and different"):
+    with pytest.raises(
+        ValueError,
+        match=r"mine\.jsonl:1[34] and mine\.jsonl:1[34] have the same prompt and different",
+    ):
         dataset.build_dataset(settings, str(file), SIZES)
 
 
@@ -251,7 +322,8 @@ def test_what_lies_beside_one_file_is_checked_by_its_lines(settings, tmp_path):
     file = write_file(tmp_path / "own" / "rows.jsonl", [volume, *make_own(10, "toolcall"), volume])
     write_json(file.parent / "tools.json", [TOOL])
     with pytest.raises(
-        ValueError, match=r"\n  rows\.jsonl:1: calls volume, .*\n  rows\.jsonl:12: calls volume, .* offer$"
+        ValueError,
+        match=r"\n  rows\.jsonl:1: calls volume, .*\n  rows\.jsonl:12: calls volume, .* offer$",
     ):
         dataset.build_dataset(settings, str(file.parent), SIZES)
     write_json(file.parent / "tools.json", [TOOL, rename("volume")])
@@ -267,10 +339,15 @@ def test_what_lies_beside_one_file_is_checked_by_its_lines(settings, tmp_path):
 def test_a_few_rows_or_prompts_that_are_all_alike_cannot_be_split(tmp_path):
     with pytest.raises(ValueError, match=r"few\.jsonl: 9 row\(s\); expected at least 10"):
         read_own_file(write_file(tmp_path / "few.jsonl", make_own(9)), 42)
-    assert all(read_own_file(write_file(tmp_path / "ten.jsonl", make_own(10)), 42)[0].rows["structured"].values())
+    assert all(
+        read_own_file(write_file(tmp_path / "ten.jsonl", make_own(10)), 42)[0]
+        .rows["structured"]
+        .values()
+    )
     same = [Row("Total?", '{"total":5}')] * 20
     with pytest.raises(
-        ValueError, match=r"no rows for val, test\. .*20 rows make 1 cluster\(s\) of such, the largest of 20"
+        ValueError,
+        match=r"no rows for val, test\. .*20 rows make 1 cluster\(s\) of such, the largest of 20",
     ):
         read_own_file(write_file(tmp_path / "same.jsonl", same), 42)
 
@@ -285,12 +362,14 @@ def test_a_folder_with_both_forms_is_refused(settings, tmp_path):
 def test_own_rows_and_raw_rows_are_told_apart_by_their_keys(settings, tmp_path):
     file = write_file(tmp_path / "rows.jsonl", make_own(10))
     raw = tmp_path / "raw.jsonl"
-    raw.write_text("\n".join(json.dumps(make_raw(i, [call("area", radius=i)], [TOOL])) for i in range(3)))
+    raw.write_text(
+        "\n".join(json.dumps(make_raw(i, [call("area", radius=i)], [TOOL])) for i in range(3))
+    )
     listed = tmp_path / "raw.json"
     listed.write_text("[\n" + ",".join(raw.read_text().split("\n")) + "]")
-    assert [is_own(path) for path in (file, tmp_path, raw, listed, settings.sample, tmp_path / "none")] == [
-        *(True, True, False, False, False, False)
-    ]
+    assert [
+        is_own(path) for path in (file, tmp_path, raw, listed, settings.sample, tmp_path / "none")
+    ] == [*(True, True, False, False, False, False)]
     file.write_bytes(b"not JSON\n\n5\n" + file.read_bytes())
     assert is_own(file)
     with pytest.raises(ValueError, match=r"rows\.jsonl:1: not JSON"):
@@ -301,5 +380,7 @@ def test_own_rows_and_raw_rows_are_told_apart_by_their_keys(settings, tmp_path):
 def test_a_file_that_is_neither_says_what_both_look_like(settings, tmp_path, text):
     file = tmp_path / "rows.jsonl"
     file.write_text(text)
-    with pytest.raises(ValueError, match=r'neither own rows nor raw xLAM rows.*\{"prompt": .*\{"id": 7, "query": '):
+    with pytest.raises(
+        ValueError, match=r'neither own rows nor raw xLAM rows.*\{"prompt": .*\{"id": 7, "query": '
+    ):
         dataset.build_dataset(settings, str(file), SIZES)

@@ -28,7 +28,10 @@ def adapted(settings):
     shutil.copytree(STAND_IN.checkpoint.adapter, settings.adapter_of("toolcall"))
     card = json.loads((STAND_IN.checkpoint.adapter / "run_card.json").read_text())
     # the stand-in was trained where the packaged checkpoint was converted by other versions
-    card |= {"checkpoint": hash_checkpoint(settings.slm_model_path), "run": {"trace": {"outbox": "/home/me"}}}
+    card |= {
+        "checkpoint": hash_checkpoint(settings.slm_model_path),
+        "run": {"trace": {"outbox": "/home/me"}},
+    }
     write_json(settings.adapter_of("toolcall") / "run_card.json", card)
     return settings
 
@@ -39,8 +42,12 @@ def test_equal_outputs_are_counted_and_the_others_kept():
     assert record["differing"] == [{"row": 1, "first": "y", "second": "Y"}]
 
 
-def test_the_same_weights_run_in_other_ways_are_compared_and_the_record_is_read_again(adapted, capsys):
-    content = parity.measure_parity(adapted, "toolcall", "slm_ft", n_rows=2, batch_size=2, max_new_tokens=24)
+def test_the_same_weights_run_in_other_ways_are_compared_and_the_record_is_read_again(
+    adapted, capsys
+):
+    content = parity.measure_parity(
+        adapted, "toolcall", "slm_ft", n_rows=2, batch_size=2, max_new_tokens=24
+    )
     batches, merged, served = content["comparisons"]
     assert batches["compared"] == "batch 2 against batch 1"
     assert merged["compared"] == "adapter against its exported merge"
@@ -48,16 +55,24 @@ def test_the_same_weights_run_in_other_ways_are_compared_and_the_record_is_read_
     assert served["share"] == 1.0  # the same weights, the same arithmetic, the same batch
     assert merged["equal"] >= 1  # bfloat16 rounds the merged weights
     trace = outbox.read_outbox(adapted.runs / content["run"]["run_id"] / "trace.jsonl")
-    assert {"parity", "parity toolcall"} == {span["name"] for line in trace for span in outbox.list_spans(line)}
-    again = parity.measure_parity(adapted, "toolcall", "slm_ft", n_rows=2, batch_size=2, max_new_tokens=24)
+    assert {"parity", "parity toolcall"} == {
+        span["name"] for line in trace for span in outbox.list_spans(line)
+    }
+    again = parity.measure_parity(
+        adapted, "toolcall", "slm_ft", n_rows=2, batch_size=2, max_new_tokens=24
+    )
     assert again == content
     assert "measured before" in capsys.readouterr().out
 
 
 def test_rows_without_an_answer_are_no_outputs_to_compare(adapted):
-    with serving(lambda e: as_json({"data": [{"id": "slm"}]}) if e.method == "GET" else refusal(400)) as (root, _):
+    with serving(
+        lambda e: as_json({"data": [{"id": "slm"}]}) if e.method == "GET" else refusal(400)
+    ) as (root, _):
         elsewhere = {"slm_base_url": f"{root}/v1"}
-        with pytest.raises(RuntimeError, match=r"parity was not measured: 3 row\(s\) got no answer"):
+        with pytest.raises(
+            RuntimeError, match=r"parity was not measured: 3 row\(s\) got no answer"
+        ):
             parity.measure_parity(adapted.model_copy(update=elsewhere), "toolcall", "slm")
     assert not (adapted.evaluation / "toolcall_parity.json").exists()
     assert parity.measure_parity(adapted, "toolcall", "slm_ft", n_rows=0) == {"comparisons": []}
@@ -67,12 +82,16 @@ def test_parity_is_for_local_models(toolcall_home):
     with pytest.raises(ValueError, match="expected a local model"):
         parity.measure_parity(toolcall_home, "toolcall", "azure")
     with pytest.raises(ValueError, match="expected a local model"):
-        parity.measure_parity(toolcall_home, "toolcall", "slm-shots4")  # examples make no other weights
+        parity.measure_parity(
+            toolcall_home, "toolcall", "slm-shots4"
+        )  # examples make no other weights
     with pytest.raises(FileNotFoundError, match="04_finetune"):
         parity.measure_parity(toolcall_home, "toolcall", "slm_ft")
 
 
-def test_an_adapter_is_exported_as_it_is_or_merged_into_one_checkpoint(adapted, env_of_tests, tmp_path):
+def test_an_adapter_is_exported_as_it_is_or_merged_into_one_checkpoint(
+    adapted, env_of_tests, tmp_path
+):
     env = env_of_tests | {"SWAP_HOME": str(adapted.swap_home)}
 
     def export(*arguments) -> subprocess.CompletedProcess:

@@ -25,7 +25,9 @@ def read_rows_asked(settings) -> list[int]:
 
 def test_a_form_that_hides_what_the_hosted_llm_knows_stops_before_the_rest_is_paid(home, capsys):
     with serving(fence) as (root, exchanges):
-        with pytest.raises(FormFailed, match="none of the first 8 answers is right as asked, and 8 hold") as failure:
+        with pytest.raises(
+            FormFailed, match="none of the first 8 answers is right as asked, and 8 hold"
+        ) as failure:
             run_azure(home, root, probe=8)
         assert len(exchanges) == 8
         for way in (
@@ -46,7 +48,10 @@ def test_a_form_that_hides_what_the_hosted_llm_knows_stops_before_the_rest_is_pa
     assert len(list(home.runs.glob("2*/ledger.jsonl"))) == 1
     said = capsys.readouterr().out
     # 8 x 11 prompt and 8 x 7 answer tokens, at 2 and 8 dollars a million
-    assert "first 8 rows of toolcall azure: 0 right as asked, 8 right inside; most often: prose around (8)." in said
+    assert (
+        "first 8 rows of toolcall azure: 0 right as asked, 8 right inside; most often: prose around (8)."
+        in said
+    )
     assert "88 prompt and 56 answer tokens so far, USD 0.0006." in said
 
 
@@ -56,7 +61,12 @@ def test_answers_that_are_right_are_looked_at_and_the_rest_is_asked(home, capsys
         run_azure(home, root, probe=8)
     assert len(exchanges) == 20
     assert run.metrics["extra"]["right"] == 20
-    assert capsys.readouterr().out.count("first 8 rows of toolcall azure: 8 right as asked, 0 right inside.") == 1
+    assert (
+        capsys.readouterr().out.count(
+            "first 8 rows of toolcall azure: 8 right as asked, 0 right inside."
+        )
+        == 1
+    )
 
 
 @pytest.mark.parametrize(("n_inside", "stops"), [(5, False), (6, True)])
@@ -75,7 +85,9 @@ def test_it_stops_from_six_right_answers_inside_on(home, n_inside, stops):
 
 
 def test_one_answer_that_is_right_as_asked_is_enough_to_go_on(home):
-    with serving(lambda e: right(e) if "Request 3?" in e.json()["messages"][-1]["content"] else fence(e)) as (
+    with serving(
+        lambda e: right(e) if "Request 3?" in e.json()["messages"][-1]["content"] else fence(e)
+    ) as (
         root,
         exchanges,
     ):

@@ -14,7 +14,9 @@ from swaplib import doctor
 from swaplib.settings import PURPOSES, ROOT, load_settings
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-DECLARED = PROJECT["dependencies"] + [pin for extra in PROJECT["optional-dependencies"].values() for pin in extra]
+DECLARED = PROJECT["dependencies"] + [
+    pin for extra in PROJECT["optional-dependencies"].values() for pin in extra
+]
 
 
 LOCKS = [f"requirements{kind}.lock" for kind in ("", "-cpu", "-cuda", "-gpu")]
@@ -46,13 +48,19 @@ def test_environment_yml_takes_every_package_from_the_locks():
 def test_the_locks_agree_with_pyproject_and_each_other():
     lock, cpu, cuda, gpu = map(read_lock, LOCKS)
     declared = [re.fullmatch(r"([\w.-]+)(?:\[.*\])?==(.+)", pin).groups() for pin in DECLARED]
-    assert {name: lock.get(normalise(name)) for name, _ in declared} == {name: {version} for name, version in declared}
+    assert {name: lock.get(normalise(name)) for name, _ in declared} == {
+        name: {version} for name, version in declared
+    }
     assert cpu == {"torch": {f"{version}+cpu" for version in lock["torch"]}}
     assert not set(lock) & set(cuda) | set(lock) & set(gpu) | set(cuda) & set(gpu)
-    assert {"pip", "setuptools", "sympy", "mpmath", "jinja2", "fsspec"} <= set(lock)  # torch's own, and what installs
+    assert {"pip", "setuptools", "sympy", "mpmath", "jinja2", "fsspec"} <= set(
+        lock
+    )  # torch's own, and what installs
 
 
-@pytest.mark.parametrize("name", [*LOCKS, "environment.yml", "Makefile", "pyproject.toml", "scripts/lock.py"])
+@pytest.mark.parametrize(
+    "name", [*LOCKS, "environment.yml", "Makefile", "pyproject.toml", "scripts/lock.py"]
+)
 def test_no_file_names_a_registry(name):
     text = (ROOT / name).read_text()
     assert not re.search(r"https?://|index-url|find-links|trusted-host", text)
@@ -63,7 +71,10 @@ def test_a_package_that_asks_for_another_version_is_told(tmp_path):
     site = next(tmp_path.glob("lib/*/site-packages"))
     for name, needed in {"unsloth": ["torchvision", "absent>=2"], "other": ["pip<1"]}.items():
         (site / f"{name}-1.0.dist-info").mkdir()
-        lines = [f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0", *(f"Requires-Dist: {need}" for need in needed)]
+        lines = [
+            f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0",
+            *(f"Requires-Dist: {need}" for need in needed),
+        ]
         (site / f"{name}-1.0.dist-info" / "METADATA").write_text("\n".join(lines) + "\n")
     command = [tmp_path / "bin" / "python", ROOT / "scripts" / "lock.py", "check"]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -81,19 +92,27 @@ def test_every_variable_is_in_the_example_and_no_file_holds_a_key():
 
 
 def test_only_settings_reads_the_environment():
-    readers = [p.name for p in (ROOT / "swaplib").glob("*.py") if re.search(r"os\.environ|getenv", p.read_text())]
+    readers = [
+        p.name
+        for p in (ROOT / "swaplib").glob("*.py")
+        if re.search(r"os\.environ|getenv", p.read_text())
+    ]
     assert set(readers) <= {"settings.py"}
 
 
 @pytest.mark.parametrize("folder", ["models", "04_ft", "05_eval"])
 def test_results_and_checkpoints_are_not_committed(folder):
-    done = subprocess.run(["git", "-C", ROOT, "ls-files", f"slm_swap/{folder}"], capture_output=True, text=True)
+    done = subprocess.run(
+        ["git", "-C", ROOT, "ls-files", f"slm_swap/{folder}"], capture_output=True, text=True
+    )
     if done.returncode:
         pytest.skip("not a git checkout")
     assert done.stdout == ""
 
 
-def test_a_file_of_keys_is_made_for_its_owner_alone_is_never_overwritten_and_never_committed(tmp_path):
+def test_a_file_of_keys_is_made_for_its_owner_alone_is_never_overwritten_and_never_committed(
+    tmp_path,
+):
     for name in ("Makefile", ".env.example", ".gitignore", "requirements.lock"):
         shutil.copy(ROOT / name, tmp_path / name)
     subprocess.run(["make", ".env"], cwd=tmp_path, check=True, capture_output=True)
@@ -104,7 +123,9 @@ def test_a_file_of_keys_is_made_for_its_owner_alone_is_never_overwritten_and_nev
     assert path.read_text() == "AZURE_API_KEY=mine"
     subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
     names = [".env", ".env.local", "prod.env", ".env.example", "demo.env"]
-    done = subprocess.run(["git", "check-ignore", *names], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        ["git", "check-ignore", *names], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.stdout.split() == names[:3]
 
 
@@ -145,9 +166,15 @@ def find_intrusions(source: str) -> list[str]:
                 found.append(ast.unparse(node))
             case ast.Attribute(attr=name) if name.startswith("_") and not name.endswith("__"):
                 found += [ast.unparse(node)] if find_root(node) not in ("self", "cls") else []
-            case ast.Attribute(ctx=ast.Store() | ast.Del()) | ast.Subscript(ctx=ast.Store() | ast.Del()):
+            case (
+                ast.Attribute(ctx=ast.Store() | ast.Del())
+                | ast.Subscript(ctx=ast.Store() | ast.Del())
+            ):
                 found += [ast.unparse(node)] if find_root(node) in ours else []
-            case ast.Call(func=ast.Name(id="setattr" | "delattr" | "vars" | "globals")) | ast.Global():
+            case (
+                ast.Call(func=ast.Name(id="setattr" | "delattr" | "vars" | "globals"))
+                | ast.Global()
+            ):
                 found.append(ast.unparse(node))
             case ast.Call(func=ast.Name(id="getattr"), args=[_, ast.Constant(value=str(name)), *_]):
                 found += [ast.unparse(node)] if name.startswith("_") else []
@@ -178,27 +205,44 @@ def test_a_private_name_or_a_changed_module_is_found(source):
 
 def test_what_is_ones_own_is_not_found():
     own = "class A:\n    def b(self):\n        self._c = self.d = type(self).__name__"
-    assert find_intrusions(own) == find_intrusions("from swaplib import runs\nruns.read(x).y.z(1)") == []
+    assert (
+        find_intrusions(own)
+        == find_intrusions("from swaplib import runs\nruns.read(x).y.z(1)")
+        == []
+    )
 
 
 def test_benchmarks_use_the_package_by_its_public_names_and_change_nothing_in_it():
     files = sorted((ROOT / "benchmarks").glob("*.py"))
     assert len(files) > 10
-    assert {file.name: found for file in files if (found := find_intrusions(file.read_text()))} == {}
+    assert {
+        file.name: found for file in files if (found := find_intrusions(file.read_text()))
+    } == {}
 
 
 def test_rooms_import_only_what_stands_before_them():
     [line] = re.findall(r"^  `(files .+ <- cli)`$", (ROOT / "agent.md").read_text(), re.M)
-    floors = {room: floor for floor, rooms in enumerate(line.split(" <- ")) for room in rooms.split()}
+    floors = {
+        room: floor for floor, rooms in enumerate(line.split(" <- ")) for room in rooms.split()
+    }
     arrows = house.find_arrows(ROOT / "swaplib")
     assert set(arrows) == set(floors)
-    upward = [(room, target) for room, targets in arrows.items() for target in targets if floors[target] >= floors[room]]
+    upward = [
+        (room, target)
+        for room, targets in arrows.items()
+        for target in targets
+        if floors[target] >= floors[room]
+    ]
     assert upward == []
 
 
-@pytest.mark.parametrize("room", sorted(path.parent.name for path in (ROOT / "swaplib").glob("*/__init__.py")))
+@pytest.mark.parametrize(
+    "room", sorted(path.parent.name for path in (ROOT / "swaplib").glob("*/__init__.py"))
+)
 def test_each_room_says_what_it_may_touch(room):
-    docstring = ast.get_docstring(ast.parse((ROOT / "swaplib" / room / "__init__.py").read_text())) or ""
+    docstring = (
+        ast.get_docstring(ast.parse((ROOT / "swaplib" / room / "__init__.py").read_text())) or ""
+    )
     assert re.search(r"^May: .+^May not: .+", docstring, re.M | re.S)
 
 

@@ -19,7 +19,9 @@ def read_examples(track: str) -> list[str]:
 
 def list_shipped_names() -> set[str]:
     """Every name of a tool or parameter that a shipped raw row offers."""
-    lines = (ROOT / "slm_swap" / "02_dataset" / "source" / "xlam_sample.jsonl").read_text().splitlines()
+    lines = (
+        (ROOT / "slm_swap" / "02_dataset" / "source" / "xlam_sample.jsonl").read_text().splitlines()
+    )
     offered = [tool for line in lines for tool in json.loads(json.loads(line)["tools"])]
     return {name for tool in offered for name in (tool["name"], *tool["parameters"])}
 
@@ -32,7 +34,9 @@ def test_an_instruction_shows_finished_answers_in_the_form_that_is_scored(track,
     assert all(name and arguments for name, arguments in parts)
     gold = parse_gold(track, example)
     body = {"name": gold.name, "arguments": gold.arguments} if track == "toolcall" else gold.value
-    written = format_tool_call(**body) if track == "toolcall" else json.dumps(body, separators=(",", ":"))
+    written = (
+        format_tool_call(**body) if track == "toolcall" else json.dumps(body, separators=(",", ":"))
+    )
     assert example == written
 
 
@@ -50,7 +54,12 @@ def test_an_instruction_has_no_form_to_fill_in(track):
 
 def test_the_agents_examples_call_nothing_that_is_offered_and_end_with_an_answer():
     calls = re.findall(r"(\w+)\((\w*)=?", agent_prompt.AGENT_PROMPT.partition("{signatures}")[0])
-    names = {name for call in calls for name in call if name} - {"print", "final_answer", "result", "minutes"}
+    names = {name for call in calls for name in call if name} - {
+        "print",
+        "final_answer",
+        "result",
+        "minutes",
+    }
     assert names
     assert not names & (list_shipped_names() | set(tools.TOOLS))
     assert agent_prompt.AGENT_PROMPT.count("final_answer(") == 2
@@ -59,7 +68,9 @@ def test_the_agents_examples_call_nothing_that_is_offered_and_end_with_an_answer
 
 def test_what_the_project_asks_with_is_among_what_was_measured():
     for track in TRACKS:
-        assert ROW_PROMPTS[track] in [of_tracks.get(track) for of_tracks in candidates.CANDIDATES.values()]
+        assert ROW_PROMPTS[track] in [
+            of_tracks.get(track) for of_tracks in candidates.CANDIDATES.values()
+        ]
     assert agent_prompt.AGENT_PROMPT in candidates.AGENT_CANDIDATES.values()
 
 

@@ -15,7 +15,11 @@ from swaplib.agents.trajectory import Trajectory, judge, read_trajectories
 KEY = "sk-a-key-that-must-stay-secret"
 MESSAGES = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Say hi"}]
 CHUNKS = [
-    {"choices": [{"index": 0, "delta": {"role": "assistant", "content": "H"}, "finish_reason": None}]},
+    {
+        "choices": [
+            {"index": 0, "delta": {"role": "assistant", "content": "H"}, "finish_reason": None}
+        ]
+    },
     {"choices": [{"index": 0, "delta": {"content": "i"}, "finish_reason": None}]},
     {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
     {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}},
@@ -43,8 +47,14 @@ def read_one(path):
 def test_the_caller_and_the_server_see_the_same_bytes_with_and_without_it(tmp_path):
     with serving(answer) as (root, exchanges):
         plain, recorded = make_client(root), capture.record(make_client(root), tmp_path / "t.jsonl")
-        raws = [c.chat.completions.with_raw_response.create(model="m", messages=MESSAGES) for c in (plain, recorded)]
-        parsed = [c.chat.completions.create(model="m", messages=MESSAGES, temperature=0) for c in (plain, recorded)]
+        raws = [
+            c.chat.completions.with_raw_response.create(model="m", messages=MESSAGES)
+            for c in (plain, recorded)
+        ]
+        parsed = [
+            c.chat.completions.create(model="m", messages=MESSAGES, temperature=0)
+            for c in (plain, recorded)
+        ]
     assert raws[0].content == raws[1].content
     assert raws[0].parse() == raws[1].parse()
     assert type(parsed[0]) is type(parsed[1])
@@ -59,7 +69,9 @@ def test_a_line_holds_the_exchange_and_no_key(tmp_path):
     path = tmp_path / "deep" / "t.jsonl"
     with serving(answer) as (root, _):
         client = capture.record(make_client(root), path)
-        client.chat.completions.create(model="m", messages=MESSAGES, extra_headers={"x-secret": "another-secret"})
+        client.chat.completions.create(
+            model="m", messages=MESSAGES, extra_headers={"x-secret": "another-secret"}
+        )
     line = read_one(path)
     assert (line.outcome, line.task, line.final_answer) == ("exchange", "Say hi", "Hi, ***")
     assert line.usage == {"calls": 1, "prompt_tokens": 11, "completion_tokens": 7}
@@ -92,7 +104,12 @@ def test_tool_calls_of_an_answer_are_kept_as_calls(tmp_path):
 
 
 def test_a_stream_passes_through_and_is_recorded_at_its_end(tmp_path):
-    ask = {"model": "m", "messages": MESSAGES, "stream": True, "stream_options": {"include_usage": True}}
+    ask = {
+        "model": "m",
+        "messages": MESSAGES,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
     with serving(answer) as (root, _):
         plain, recorded = make_client(root), capture.record(make_client(root), tmp_path / "t.jsonl")
         expected = list(plain.chat.completions.create(**ask))
@@ -159,7 +176,9 @@ def record_stream(path, chunks):
 
 
 def call(arguments, **fields):
-    return {"tool_calls": [{"index": 0, "function": {"name": "area", "arguments": arguments}, **fields}]}
+    return {
+        "tool_calls": [{"index": 0, "function": {"name": "area", "arguments": arguments}, **fields}]
+    }
 
 
 @pytest.mark.parametrize(
@@ -169,13 +188,26 @@ def call(arguments, **fields):
         ([[{"index": 0, "delta": None}], [{"index": 0, "delta": {"content": "Hi"}}]], "Hi", ()),
         ([None, [{"index": 0, "delta": {"content": "Hi"}}], None], "Hi", ()),
         ([[{"delta": {"content": text}, "finish_reason": None}] for text in "Hi"], "Hi", ()),
-        ([[{"index": 0, "delta": {"content": [{"type": "text", "text": t}]}}] for t in "Hi"], "Hi", ()),
-        ([[{"index": 0, "delta": call({"radius": 5})}]], "", ({"name": "area", "arguments": {"radius": 5}},)),
+        (
+            [[{"index": 0, "delta": {"content": [{"type": "text", "text": t}]}}] for t in "Hi"],
+            "Hi",
+            (),
+        ),
+        (
+            [[{"index": 0, "delta": call({"radius": 5})}]],
+            "",
+            ({"name": "area", "arguments": {"radius": 5}},),
+        ),
         ([[{"index": 0, "delta": call(None)}]], "", ({"name": "area", "arguments": None},)),
         (
             [
                 [{"index": 0, "delta": call('{"radius"', id="c1")}],
-                [{"index": 0, "delta": {"tool_calls": [{"index": 0, "function": {"arguments": ": 5}"}}]}}],
+                [
+                    {
+                        "index": 0,
+                        "delta": {"tool_calls": [{"index": 0, "function": {"arguments": ": 5}"}}]},
+                    }
+                ],
             ],
             "",
             ({"name": "area", "arguments": {"radius": 5}},),
@@ -210,9 +242,28 @@ def test_what_a_stream_holds_besides_its_first_text_is_recorded(tmp_path):
         {"choices": None},
         {"choices": [{"index": 0}]},
         {"choices": [{"message": None}]},
-        {"choices": [{"message": {"content": [{"type": "text", "text": "Hi"}], "tool_calls": None}}]},
-        {"choices": [{"message": {"tool_calls": [None, {"function": None}, {"function": {"arguments": {"a": 1}}}]}}]},
-        {"choices": [{"message": {"content": "half \ud83d a pair"}}], "usage": {"prompt_tokens": "many"}},
+        {
+            "choices": [
+                {"message": {"content": [{"type": "text", "text": "Hi"}], "tool_calls": None}}
+            ]
+        },
+        {
+            "choices": [
+                {
+                    "message": {
+                        "tool_calls": [
+                            None,
+                            {"function": None},
+                            {"function": {"arguments": {"a": 1}}},
+                        ]
+                    }
+                }
+            ]
+        },
+        {
+            "choices": [{"message": {"content": "half \ud83d a pair"}}],
+            "usage": {"prompt_tokens": "many"},
+        },
         {"choices": {"0": "no list"}, "usage": 3},
     ],
 )
@@ -221,7 +272,9 @@ def test_answers_of_an_odd_shape_are_recorded_whole(tmp_path, answered):
     with serving(lambda _: as_json(answered)) as (root, _), warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         client = capture.record(make_client(root), tmp_path / "t.jsonl")
-        client.chat.completions.create(model="m", messages=odd, tools=[{"function": {}}, {"type": "function"}])
+        client.chat.completions.create(
+            model="m", messages=odd, tools=[{"function": {}}, {"type": "function"}]
+        )
     line = read_one(tmp_path / "t.jsonl")
     assert line.error is None
     assert line.exchange["response"] == answered
@@ -254,25 +307,45 @@ NAMES = [
 ]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 
 
-@given(st.lists(JSON, max_size=4), st.dictionaries(st.sampled_from(["messages", "tools", "model"]), JSON), JSON)
+@given(
+    st.lists(JSON, max_size=4),
+    st.dictionaries(st.sampled_from(["messages", "tools", "model"]), JSON),
+    JSON,
+)
 def test_no_json_keeps_an_exchange_from_being_a_line(chunks, request, answered):
     for response in (exchanges.join_chunks(chunks), answered):
-        line = exchanges.make_trajectory("req-1", request, response, None, "2026-11-26T00:00:00+00:00").to_json()
-        assert Trajectory.from_json(line).exchange == json.loads(json.dumps({"request": request, "response": response}))
+        line = exchanges.make_trajectory(
+            "req-1", request, response, None, "2026-11-26T00:00:00+00:00"
+        ).to_json()
+        assert Trajectory.from_json(line).exchange == json.loads(
+            json.dumps({"request": request, "response": response})
+        )
 
 
 def test_an_azure_client_in_many_threads_loses_no_line(tmp_path):
     from concurrent.futures import ThreadPoolExecutor
 
     with serving(answer) as (root, _):
-        options = {"azure_endpoint": root, "api_key": KEY, "api_version": "2024-10-21", "max_retries": 0}
+        options = {
+            "azure_endpoint": root,
+            "api_key": KEY,
+            "api_version": "2024-10-21",
+            "max_retries": 0,
+        }
         client = capture.record(openai.AzureOpenAI(**options), tmp_path / "t.jsonl")
         with ThreadPoolExecutor(8) as pool:
-            list(pool.map(lambda _: client.chat.completions.create(model="m", messages=MESSAGES), range(40)))
+            list(
+                pool.map(
+                    lambda _: client.chat.completions.create(model="m", messages=MESSAGES),
+                    range(40),
+                )
+            )
     assert len(read_trajectories(tmp_path / "t.jsonl")) == 40
     assert os.path.getsize(tmp_path / "t.jsonl") > 0

@@ -58,7 +58,11 @@ class Outcome:
         """Count what a run's ledger and trace hold in the end."""
         lines = list(outbox.read_outbox(folder / "ledger.jsonl"))
         answered = Counter(line["index"] for line in lines if line["status"] != "error")
-        spans = [s["spanId"] for t in outbox.read_outbox(folder / "trace.jsonl") for s in list_row_spans(t)]
+        spans = [
+            s["spanId"]
+            for t in outbox.read_outbox(folder / "trace.jsonl")
+            for s in list_row_spans(t)
+        ]
         self.rows_asked += n_rows
         self.rows_in_ledger += len({line["index"] for line in lines})
         self.calls_repeated += n_calls - n_rows
@@ -181,7 +185,10 @@ def test_a_run_that_is_told_to_stop_goes_on_later(toolcall_home, table, env_of_t
     name = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}[kind]
     with serving(lambda e: time.sleep(0.2) or right(e)) as (root, exchanges):
         process = start_run(toolcall_home, root, env_of_tests, exchanges, "concurrency=2")
-        while not (ledgers := list(toolcall_home.runs.glob("*/ledger.jsonl"))) or len(read_ledger(ledgers[0])) < 2:
+        while (
+            not (ledgers := list(toolcall_home.runs.glob("*/ledger.jsonl")))
+            or len(read_ledger(ledgers[0])) < 2
+        ):
             time.sleep(0.01)
         process.send_signal(kind)
         assert process.wait(timeout=20) == -kind
@@ -215,14 +222,27 @@ def test_a_cell_that_is_interrupted_can_be_run_again_in_the_same_kernel(toolcall
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
-def test_a_notebook_that_is_told_to_stop_leaves_no_process_and_goes_on_later(toolcall_home, table, env_of_tests, kind):
+def test_a_notebook_that_is_told_to_stop_leaves_no_process_and_goes_on_later(
+    toolcall_home, table, env_of_tests, kind
+):
     outcome = Outcome(f"{'SIGTERM' if kind == signal.SIGTERM else 'Ctrl-C'} of `swap run`", 1)
     with serving(lambda e: time.sleep(0.3) or right(e)) as (root, exchanges):
-        env = env_of_tests | {"AZURE_ENDPOINT": f"{root}/openai/deployments/gpt", "SWAP_ROW_LIMIT": ""}
+        env = env_of_tests | {
+            "AZURE_ENDPOINT": f"{root}/openai/deployments/gpt",
+            "SWAP_ROW_LIMIT": "",
+        }
         env |= {"SWAP_HOME": str(toolcall_home.swap_home)}
-        command = [sys.executable, "-m", "swaplib.cli", "run", str(ROOT / "notebooks" / "02_eval.ipynb")]
+        command = [
+            sys.executable,
+            "-m",
+            "swaplib.cli",
+            "run",
+            str(ROOT / "notebooks" / "02_eval.ipynb"),
+        ]
         command += ["-p", "models", "azure", "-p", "concurrency", "1"]
-        process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         while len(exchanges) < 3:
             assert process.poll() is None
             time.sleep(0.02)
@@ -239,10 +259,17 @@ def test_a_notebook_that_is_told_to_stop_leaves_no_process_and_goes_on_later(too
 
 @pytest.mark.long
 def test_an_evaluation_killed_at_any_moment_goes_on(toolcall_home, table, env_of_tests):
-    n_rows, concurrency, moments, outcome = 60, 4, random.Random(20), Outcome("SIGKILL during an evaluation")
+    n_rows, concurrency, moments, outcome = (
+        60,
+        4,
+        random.Random(20),
+        Outcome("SIGKILL during an evaluation"),
+    )
     whole_s = None
     for attempt in itertools.takewhile(lambda _: outcome.times < 20, itertools.count()):
-        settings = toolcall_home.model_copy(update={"swap_home": toolcall_home.swap_home / str(attempt)})
+        settings = toolcall_home.model_copy(
+            update={"swap_home": toolcall_home.swap_home / str(attempt)}
+        )
         write_rows(settings.dataset / "toolcall" / "test.jsonl", make_rows(n_rows))
         with serving(lambda e: time.sleep(0.1) or right(e)) as (root, exchanges):
             start = time.monotonic()
@@ -274,7 +301,9 @@ def read_dataset(settings) -> dict[str, bytes]:
     return {str(p.relative_to(settings.dataset)): p.read_bytes() for p in files}
 
 
-def test_a_data_build_killed_at_any_step_leaves_no_mixture_and_can_be_built_again(settings, tmp_path, table):
+def test_a_data_build_killed_at_any_step_leaves_no_mixture_and_can_be_built_again(
+    settings, tmp_path, table
+):
     own, outcome = tmp_path / "own", Outcome("SIGKILL at each step of a data build (files)")
     write_own_rows(own, "old")
     dataset.build_dataset(settings, str(own), {})
@@ -306,13 +335,19 @@ def test_a_data_build_killed_at_any_step_leaves_no_mixture_and_can_be_built_agai
 def test_a_data_build_killed_at_any_moment_can_be_built_again(settings, table, env_of_tests):
     sizes = {"toolcall": "340/60/100", "structured": "600/80/100"}
     dataset.build_dataset(settings, "sample", sizes)
-    whole, moments, outcome = read_dataset(settings), random.Random(20), Outcome("SIGKILL during a data build (files)")
+    whole, moments, outcome = (
+        read_dataset(settings),
+        random.Random(20),
+        Outcome("SIGKILL during a data build (files)"),
+    )
     code = f"from swaplib import settings\nfrom swaplib.data import dataset\ndataset.build_dataset(settings.load_settings(), 'sample', {sizes})\n"
     whole_s = None
     for attempt in itertools.takewhile(lambda _: outcome.times < 20, itertools.count()):
         home = settings.swap_home / str(attempt)
         start = time.monotonic()
-        process = subprocess.Popen([sys.executable, "-c", code], env=env_of_tests | {"SWAP_HOME": str(home)})
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], env=env_of_tests | {"SWAP_HOME": str(home)}
+        )
         if whole_s is None:
             assert process.wait() == 0
             whole_s = time.monotonic() - start
@@ -324,7 +359,9 @@ def test_a_data_build_killed_at_any_moment_can_be_built_again(settings, table, e
         again = settings.model_copy(update={"swap_home": home})
         dataset.build_dataset(again, "sample", sizes)
         outcome.rows_asked += len(whole)
-        outcome.rows_in_ledger += sum(read_dataset(again).get(name) == text for name, text in whole.items())
+        outcome.rows_in_ledger += sum(
+            read_dataset(again).get(name) == text for name, text in whole.items()
+        )
     outcome.finish(table)
 
 
@@ -332,7 +369,9 @@ def test_a_data_build_killed_at_any_moment_can_be_built_again(settings, table, e
 def small_disk(folder: Path, size: str) -> Iterator[None]:
     """A disk of its own at a folder; skips where this process may not mount one."""
     folder.mkdir(parents=True)
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True
+    )
     if done.returncode:
         pytest.skip("needs the right to mount a small disk (root)")
     try:
@@ -448,7 +487,10 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_rows_changed_between_two_runs_are_another_question(toolcall_home, table, change):
-    path, outcome = toolcall_home.dataset / "toolcall" / "test.jsonl", Outcome(f"rows {change} between two runs", 1)
+    path, outcome = (
+        toolcall_home.dataset / "toolcall" / "test.jsonl",
+        Outcome(f"rows {change} between two runs", 1),
+    )
     rows = make_rows(6)
     changed = CHANGES[change](rows)
     with serving(right) as (root, exchanges):
@@ -469,11 +511,16 @@ def test_rows_changed_between_two_runs_are_another_question(toolcall_home, table
 def test_two_processes_on_the_same_rows_ask_each_row_once(toolcall_home, table, env_of_tests):
     outcome = Outcome("two processes on the same run")
     for attempt in range(5):
-        settings = toolcall_home.model_copy(update={"swap_home": toolcall_home.swap_home / str(attempt)})
+        settings = toolcall_home.model_copy(
+            update={"swap_home": toolcall_home.swap_home / str(attempt)}
+        )
         write_rows(settings.dataset / "toolcall" / "test.jsonl", make_rows(6))
         with serving(lambda e: time.sleep(0.3) or right(e)) as (root, exchanges):
             processes = [start_process(settings, root, env_of_tests) for _ in range(2)]
-            said = {process.communicate()[1].strip().rpartition("\n")[2]: process.returncode for process in processes}
+            said = {
+                process.communicate()[1].strip().rpartition("\n")[2]: process.returncode
+                for process in processes
+            }
         assert sorted(said.values()) == [0, 1]
         assert any("another process is at this run" in text for text in said)
         [folder] = settings.runs.glob("2*")
@@ -485,7 +532,10 @@ def test_two_processes_on_the_same_rows_ask_each_row_once(toolcall_home, table, 
 @pytest.mark.parametrize("fault", ["down", "401", "hanging"])
 def test_langfuse_gets_everything_once_when_it_is_back(toolcall_home, table, monkeypatch, fault):
     monkeypatch.setattr(langfuse_api, "TIMEOUT_S", 0.5)
-    langfuse, outcome = LangfuseServer(), Outcome(f"Langfuse {fault}, then back (spans and scores)", 1)
+    langfuse, outcome = (
+        LangfuseServer(),
+        Outcome(f"Langfuse {fault}, then back (spans and scores)", 1),
+    )
     ways = {
         "down": close_at_once,
         "401": lambda e: as_json({}, 401),
@@ -509,7 +559,9 @@ def test_langfuse_gets_everything_once_when_it_is_back(toolcall_home, table, mon
     outcome.finish(table)
 
 
-def test_memory_that_runs_out_at_the_first_batch_means_a_smaller_batch_and_the_same_rows(table, env_of_tests):
+def test_memory_that_runs_out_at_the_first_batch_means_a_smaller_batch_and_the_same_rows(
+    table, env_of_tests
+):
     code = f"""
 import json, resource, sys, torch
 from pathlib import Path
@@ -538,14 +590,18 @@ print(json.dumps([slm.checkpoint.device, [i for i, _ in answers]]))
     assert said
     assert all(line.startswith("out of memory with") for line in said)
     device, indices = json.loads(answers)
-    outcome = Outcome(f"memory exhausted at the first batch ({device})", len(said), 8, len(set(indices)))
+    outcome = Outcome(
+        f"memory exhausted at the first batch ({device})", len(said), 8, len(set(indices))
+    )
     outcome.lost, outcome.doubled = 8 - len(set(indices)), len(indices) - len(set(indices))
     outcome.finish(table)
 
 
 def test_the_committed_table_has_every_fault_and_nothing_lost_or_doubled():
     text = PAGE.read_text().partition(BEGIN)[2].partition(END)[0]
-    lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")][1:]
+    lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")][
+        1:
+    ]
     tried = [line[0] for line in lines if line[0] != "---"]
     assert set(FAULTS) <= set(tried)
     for name in ("SIGKILL during an evaluation", "SIGKILL during a data build (files)"):

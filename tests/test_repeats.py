@@ -13,7 +13,9 @@ ARRAY = '[{"name":"area","arguments":{"radius":5}},{"name":"volume","arguments":
 def make_run(track: str, gold: str, outputs: list[str]) -> tuple[list[Row], list[LedgerLine]]:
     rows = [Row(f"Request {i}", gold) for i in range(len(outputs))]
     answers = [Generation(output, "ok", "stop", 1, 1, 1.0) for output in outputs]
-    return rows, [LedgerLine(i, "", a, score_row(track, gold, a.output)) for i, a in enumerate(answers)]
+    return rows, [
+        LedgerLine(i, "", a, score_row(track, gold, a.output)) for i, a in enumerate(answers)
+    ]
 
 
 def describe(track: str, gold: str, outputs: list[str]) -> list[str]:
@@ -21,8 +23,13 @@ def describe(track: str, gold: str, outputs: list[str]) -> list[str]:
 
 
 def test_a_placeholder_that_most_outputs_copy_is_named():
-    outputs = ['<tool_call name="TOOL">{"radius":5}</tool_call>'] * 8 + [GOLD, '<tool_call name="x">{}</tool_call>']
-    assert describe("toolcall", GOLD, outputs) == ["8 of 10 outputs call `TOOL` where another tool was right."]
+    outputs = ['<tool_call name="TOOL">{"radius":5}</tool_call>'] * 8 + [
+        GOLD,
+        '<tool_call name="x">{}</tool_call>',
+    ]
+    assert describe("toolcall", GOLD, outputs) == [
+        "8 of 10 outputs call `TOOL` where another tool was right."
+    ]
 
 
 def test_shared_keys_and_a_shared_form_are_named():
@@ -36,7 +43,9 @@ def test_shared_keys_and_a_shared_form_are_named():
 
 def test_in_a_list_of_calls_each_output_counts_once():
     outputs = ['[{"name":"TOOL","arguments":{}},{"name":"TOOL","arguments":{}}]'] * 3 + [ARRAY] * 2
-    assert describe("structured", ARRAY, outputs) == ["3 of 5 outputs call `TOOL` where another tool was right."]
+    assert describe("structured", ARRAY, outputs) == [
+        "3 of 5 outputs call `TOOL` where another tool was right."
+    ]
 
 
 def test_structured_answers_that_are_no_calls_are_compared_by_their_keys():
@@ -46,7 +55,9 @@ def test_structured_answers_that_are_no_calls_are_compared_by_their_keys():
     ]
 
 
-@pytest.mark.parametrize("outputs", [[GOLD] * 5, ['<tool_call name="x">{}</tool_call>'] * 2 + [GOLD] * 3])
+@pytest.mark.parametrize(
+    "outputs", [[GOLD] * 5, ['<tool_call name="x">{}</tool_call>'] * 2 + [GOLD] * 3]
+)
 def test_no_fault_and_too_few_to_be_a_pattern_say_nothing(outputs):
     assert describe("toolcall", GOLD, outputs) == []
 

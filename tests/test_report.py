@@ -5,7 +5,11 @@ METRICS = {
     "valid_call_rate": 1.0,
     "name_match_rate": 0.5,
     "args_exact_rate": 0.0,
-    "intervals": {"valid_call_rate": [0.34, 1.0], "name_match_rate": [0.09, 0.91], "args_exact_rate": [0.0, 0.66]},
+    "intervals": {
+        "valid_call_rate": [0.34, 1.0],
+        "name_match_rate": [0.09, 0.91],
+        "args_exact_rate": [0.0, 0.66],
+    },
     "n_rows": 2,
     "n_by_status": {"ok": 1, "empty": 0, "truncated": 0, "filtered": 1, "error": 0},
     "extra": {"completion_tokens": 7},
@@ -19,9 +23,14 @@ class SmallRun:
     metrics = METRICS
     ledger = (
         LedgerLine(0, "", Generation("fine", "ok", "stop", 1, 1, 1.0), {"valid_call": True}),
-        LedgerLine(1, "", Generation("", "filtered", "content_filter", 1, 1, 1.0), {"valid_call": False}),
         LedgerLine(
-            2, "", Generation("<script>alert(1)</script>\n</div>", "ok", "stop", 1, 1, 1.0), {"valid_call": False}
+            1, "", Generation("", "filtered", "content_filter", 1, 1, 1.0), {"valid_call": False}
+        ),
+        LedgerLine(
+            2,
+            "",
+            Generation("<script>alert(1)</script>\n</div>", "ok", "stop", 1, 1, 1.0),
+            {"valid_call": False},
         ),
     )
 
@@ -48,16 +57,27 @@ def test_the_figure_has_a_bar_for_each_metric_and_model_with_its_interval():
     figure = figures.plot_metrics("toolcall", [azure, METRICS])
     [axes] = figure.axes
     assert sorted(round(bar.get_height(), 2) for bar in axes.patches) == [0, 0, 0.5, 0.5, 0.75, 1]
-    assert {text.get_text() for text in figure.legends[0].get_texts()} == {"azure (hosted)", "slm (local)"}
+    assert {text.get_text() for text in figure.legends[0].get_texts()} == {
+        "azure (hosted)",
+        "slm (local)",
+    }
 
 
 def test_rows_that_differ_come_first():
     right, wrong = ({"valid_call": bit} for bit in (True, False))
     generation = Generation("text", "ok", "stop", 1, 1, 1.0)
-    azure = [LedgerLine(i, "", generation, scores) for i, scores in enumerate([right, wrong, right, wrong])]
-    slm = [LedgerLine(i, "", generation, scores) for i, scores in enumerate([right, right, wrong, wrong])]
+    azure = [
+        LedgerLine(i, "", generation, scores)
+        for i, scores in enumerate([right, wrong, right, wrong])
+    ]
+    slm = [
+        LedgerLine(i, "", generation, scores)
+        for i, scores in enumerate([right, right, wrong, wrong])
+    ]
     html = tables.show_differences(
-        {"azure": azure, "slm": slm}, ("azure", "slm"), [Row(f"prompt {i}", "gold") for i in range(4)]
+        {"azure": azure, "slm": slm},
+        ("azure", "slm"),
+        [Row(f"prompt {i}", "gold") for i in range(4)],
     ).to_html()
     places = [html.index(f"prompt {i}") for i in (2, 1, 3, 0)]
     assert places == sorted(places)
@@ -90,5 +110,9 @@ def test_reasons_that_occurred_are_counted_and_drawn_for_each_model():
     assert "empty" not in html
     assert "0.75" in html
     [axes] = figures.plot_reasons({"azure": azure, "slm": slm}).axes
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["right", "no wrapper", "wrong argument"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        "right",
+        "no wrapper",
+        "wrong argument",
+    ]
     assert sorted(bar.get_width() for bar in axes.patches) == [0, 0, 1, 1, 2, 4]

@@ -114,14 +114,26 @@ def test_a_field_that_cannot_be_honoured_is_refused_by_its_name(field, values):
 
 
 def test_a_refusal_says_what_to_send():
-    assert find_refused(temperature=0.7)[1] == "answers are decoded greedily here: send 0 or leave it out"
+    assert (
+        find_refused(temperature=0.7)[1]
+        == "answers are decoded greedily here: send 0 or leave it out"
+    )
     assert find_refused(logprobs=True)[1] == "they are not sent: send false or leave it out"
     assert find_refused(prediction={})[1] == "no answer is predicted: leave it out"
-    assert '"enable_thinking": false' in find_refused(chat_template_kwargs={"enable_thinking": True})[1]
+    assert (
+        '"enable_thinking": false'
+        in find_refused(chat_template_kwargs={"enable_thinking": True})[1]
+    )
 
 
 def test_an_answer_of_the_official_client_can_be_sent_back():
-    dumped = {"refusal": None, "annotations": [], "audio": None, "function_call": None, "name": None}
+    dumped = {
+        "refusal": None,
+        "annotations": [],
+        "audio": None,
+        "function_call": None,
+        "name": None,
+    }
     dumped |= {"reasoning_content": None}
     calling = {"role": "assistant", "content": None, "tool_calls": [CALL], **dumped}
     result = {"role": "tool", "tool_call_id": "c1", "name": "area", "content": "5"}
@@ -135,11 +147,27 @@ def test_an_answer_of_the_official_client_can_be_sent_back():
     ("message", "field", "words"),
     [
         ({"role": "user", "content": "x", "name": "Ann"}, "name", "speakers have no names here"),
-        ({"role": "tool", "tool_call_id": "c1", "name": "now", "content": "5"}, "name", "expected 'area'"),
-        ({"role": "assistant", "content": "x", "refusal": "no"}, "refusal", "only content and tool_calls"),
-        ({"role": "assistant", "content": "x", "function_call": {"name": "f"}}, "function_call", "only content"),
+        (
+            {"role": "tool", "tool_call_id": "c1", "name": "now", "content": "5"},
+            "name",
+            "expected 'area'",
+        ),
+        (
+            {"role": "assistant", "content": "x", "refusal": "no"},
+            "refusal",
+            "only content and tool_calls",
+        ),
+        (
+            {"role": "assistant", "content": "x", "function_call": {"name": "f"}},
+            "function_call",
+            "only content",
+        ),
         ({"role": "assistant", "content": "x", "prefix": True}, "prefix", "not permitted"),
-        ({"role": "assistant", "tool_calls": [{**CALL, "extra": 1}]}, "tool_calls.0.extra", "not permitted"),
+        (
+            {"role": "assistant", "tool_calls": [{**CALL, "extra": 1}]},
+            "tool_calls.0.extra",
+            "not permitted",
+        ),
     ],
 )
 def test_what_cannot_be_honoured_of_a_message_is_refused_by_its_name(message, field, words):
@@ -151,7 +179,9 @@ def test_what_cannot_be_honoured_of_a_message_is_refused_by_its_name(message, fi
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 
@@ -162,7 +192,11 @@ def test_any_values_are_read_or_refused(fields):
         read(**fields)
 
 
-@given(st.dictionaries(st.sampled_from(["role", "content", "name", "tool_calls", "refusal", "audio"]), json_values))
+@given(
+    st.dictionaries(
+        st.sampled_from(["role", "content", "name", "tool_calls", "refusal", "audio"]), json_values
+    )
+)
 def test_any_message_is_read_or_refused(message):
     with suppress(ValidationError, Refused):
         read(messages=[{"role": "user", "content": "x"} | message])

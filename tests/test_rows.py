@@ -11,7 +11,12 @@ GOOD = json.dumps({"prompt": "p", "completion": '<tool_call name="f">{}</tool_ca
 
 
 def make_line(index: int, status: str = "ok") -> LedgerLine:
-    return LedgerLine(index, "0" * 64, Generation("x \ud83d\u2028", status, "stop", 1, 2, 3.5), {"valid_call": False})
+    return LedgerLine(
+        index,
+        "0" * 64,
+        Generation("x \ud83d\u2028", status, "stop", 1, 2, 3.5),
+        {"valid_call": False},
+    )
 
 
 def test_rows_come_back_as_written(tmp_path):
@@ -102,7 +107,8 @@ def test_a_file_in_which_every_line_is_bad_names_every_line(tmp_path):
     path = tmp_path / "test.jsonl"
     path.write_text("{\n" * 2000)
     with pytest.raises(
-        ValueError, match=r"2000 bad line\(s\)[^$]*test.jsonl:1: not JSON[^$]*test.jsonl:2000: not JSON"
+        ValueError,
+        match=r"2000 bad line\(s\)[^$]*test.jsonl:1: not JSON[^$]*test.jsonl:2000: not JSON",
     ):
         read_rows(path, "toolcall")
 
@@ -135,7 +141,9 @@ def test_logprobs_come_back_and_ledgers_of_old_have_none():
     recorded = ROOT / "benchmarks" / "results" / "recorded_smollm2" / "05_eval" / "runs"
     ledgers = [read_ledger(path) for path in recorded.glob("*/ledger.jsonl")]
     assert len(ledgers) > 4
-    assert {line.generation.mean_logprob for ledger in ledgers for line in ledger.values()} == {None}
+    assert {line.generation.mean_logprob for ledger in ledgers for line in ledger.values()} == {
+        None
+    }
 
 
 def test_a_torn_last_line_counts_as_never_written_and_harms_no_later_line(tmp_path):

@@ -16,7 +16,10 @@ from swaplib.rows import Row, read_rows, write_rows
 @pytest.fixture
 def run(toolcall_home):
     with serving(right) as (root, _):
-        yield run_azure(toolcall_home, root), lambda **options: run_azure(toolcall_home, root, **options)
+        yield (
+            run_azure(toolcall_home, root),
+            lambda **options: run_azure(toolcall_home, root, **options),
+        )
 
 
 def edit_line(path, number: int, **changes) -> None:
@@ -51,7 +54,9 @@ def test_a_line_that_answers_another_prompt_is_refused(run, toolcall_home):
     index = json.loads(ledger.read_text().splitlines()[0])["index"]
     edit_line(ledger, 1, prompt_sha256="0" * 64)
     for read in (run_again, lambda: side_by_side.gather_runs(toolcall_home, "toolcall", [first])):
-        with pytest.raises(ValueError, match=rf"ledger\.jsonl: the line of row {index} answers another prompt"):
+        with pytest.raises(
+            ValueError, match=rf"ledger\.jsonl: the line of row {index} answers another prompt"
+        ):
             read()
 
 
@@ -65,7 +70,9 @@ def test_rows_that_change_while_they_are_asked_stand_beside_no_output(toolcall_h
 
     with serving(answer) as (root, exchanges):
         run = run_azure(toolcall_home, root)
-        with pytest.raises(ValueError, match="the rows of toolcall have changed since they were asked"):
+        with pytest.raises(
+            ValueError, match="the rows of toolcall have changed since they were asked"
+        ):
             side_by_side.gather_runs(toolcall_home, "toolcall", [run])
         write_rows(path, rows)
         seen = side_by_side.gather_runs(toolcall_home, "toolcall", [run])
@@ -75,13 +82,25 @@ def test_rows_that_change_while_they_are_asked_stand_beside_no_output(toolcall_h
 
 def test_runs_that_were_asked_other_rows_do_not_stand_side_by_side(toolcall_home):
     path = toolcall_home.dataset / "toolcall" / "test.jsonl"
-    write_rows(path.with_name("train.jsonl"), [Row("An example.", '<tool_call name="a">{}</tool_call>')])
+    write_rows(
+        path.with_name("train.jsonl"), [Row("An example.", '<tool_call name="a">{}</tool_call>')]
+    )
     with serving(right) as (root, _):
-        settings = toolcall_home.model_copy(update={"azure_endpoint": f"{root}/openai/deployments/gpt"})
+        settings = toolcall_home.model_copy(
+            update={"azure_endpoint": f"{root}/openai/deployments/gpt"}
+        )
         before = evaluate.run_model(settings, "toolcall", "azure-shots1")
-        write_rows(path, [Row(row.prompt, row.completion.replace("x", "y")) for row in read_rows(path, "toolcall")])
+        write_rows(
+            path,
+            [
+                Row(row.prompt, row.completion.replace("x", "y"))
+                for row in read_rows(path, "toolcall")
+            ],
+        )
         after = evaluate.run_model(settings, "toolcall", "azure")
-    with pytest.raises(ValueError, match="azure, azure-shots1 were asked other rows than each other"):
+    with pytest.raises(
+        ValueError, match="azure, azure-shots1 were asked other rows than each other"
+    ):
         side_by_side.gather_runs(settings, "toolcall", [after, before])
 
 
@@ -93,9 +112,15 @@ def test_a_metrics_file_that_is_cut_off_names_itself_and_is_made_anew(run, toolc
     path.write_text(text[: len(text) // 2])
 
     def read():
-        return run_again() if name == "metrics.json" else runs.read_metrics(toolcall_home, "toolcall", "azure")
+        return (
+            run_again()
+            if name == "metrics.json"
+            else runs.read_metrics(toolcall_home, "toolcall", "azure")
+        )
 
-    with pytest.raises(ValueError, match=rf"{name}:\d+: not JSON.*Delete it and run notebooks/02_eval"):
+    with pytest.raises(
+        ValueError, match=rf"{name}:\d+: not JSON.*Delete it and run notebooks/02_eval"
+    ):
         read()
     path.unlink()
     run_again()
@@ -105,7 +130,10 @@ def test_a_metrics_file_that_is_cut_off_names_itself_and_is_made_anew(run, toolc
 def test_a_metrics_file_that_lacks_something_says_what(run, toolcall_home):
     path = run[0].folder / "metrics.json"
     path.write_text(json.dumps({"n_rows": "6", "run": {"track": "toolcall"}}))
-    with pytest.raises(ValueError, match=r"metrics\.json: no metrics of a run .*n_rows.*valid_call_rate.*run\.split"):
+    with pytest.raises(
+        ValueError,
+        match=r"metrics\.json: no metrics of a run .*n_rows.*valid_call_rate.*run\.split",
+    ):
         runs.read_run(toolcall_home, path.parent.name)
 
 

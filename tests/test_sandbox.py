@@ -21,7 +21,10 @@ MODULES = f"{OS}modules = o['sys'].modules\n"
 
 @pytest.fixture
 def sandbox():
-    sandbox = Sandbox(["circle_area", "sort_numbers", "calculate_factorial", "count_occurrences"], Limits(cell_s=1.5))
+    sandbox = Sandbox(
+        ["circle_area", "sort_numbers", "calculate_factorial", "count_occurrences"],
+        Limits(cell_s=1.5),
+    )
     yield sandbox
     sandbox.close()
 
@@ -30,7 +33,9 @@ def test_variables_stay_and_calls_are_recorded_as_they_were_given(sandbox):
     assert sandbox.run("area = circle_area(radius=1)\nprint(area)").printed == "3.141592653589793"
     result = sandbox.run("ordered = sort_numbers([2, 1], descending=True)\n[area, ordered]")
     assert result.printed == "[3.141592653589793, [2, 1]]"
-    assert result.calls == ({"name": "sort_numbers", "arguments": {"numbers": [2, 1], "descending": True}},)
+    assert result.calls == (
+        {"name": "sort_numbers", "arguments": {"numbers": [2, 1], "descending": True}},
+    )
 
 
 def test_a_call_that_does_not_fit_is_an_error_and_not_recorded(sandbox):
@@ -40,7 +45,9 @@ def test_a_call_that_does_not_fit_is_an_error_and_not_recorded(sandbox):
 
 
 def test_a_final_answer_ends_the_cell_and_must_be_a_plain_value(sandbox):
-    result = sandbox.run("try:\n    final_answer({'a': (1, 2)})\nexcept Exception:\n    pass\nprint('not reached')")
+    result = sandbox.run(
+        "try:\n    final_answer({'a': (1, 2)})\nexcept Exception:\n    pass\nprint('not reached')"
+    )
     assert (result.has_answer, result.answer, result.printed) == (True, {"a": [1, 2]}, "")
     for value in ("float('nan')", "print", "'x' * 5000"):
         result = sandbox.run(f"final_answer({value})")
@@ -63,12 +70,27 @@ HOSTILE = {
     "a file to read": ("open('/etc/passwd').read()", "No such file"),
     "a folder to write to": ("open('../tmp/evil', 'w')", "No such file"),
     "a file to remove": (f"{OS}o['remove']('/etc/passwd')", "No such file"),
-    "a link out of the folder": (f"{OS}o['symlink']('/etc', 'etc')\nopen('etc/passwd')", "Permission"),
+    "a link out of the folder": (
+        f"{OS}o['symlink']('/etc', 'etc')\nopen('etc/passwd')",
+        "Permission",
+    ),
     "a large file": ("f = open('big', 'w')\nwhile True: f.write('x' * 10**6)", "File too large"),
-    "many files": ("for i in range(10**6):\n    open(str(i), 'w').write('x' * 10**6)", "No space left"),
-    "folders, one in the other": (f"{OS}while True:\n    o['mkdir']('d')\n    o['chdir']('d')", "not allowed here"),
-    "a call that nests": ("x = []\nfor i in range(900): x = [x]\nsort_numbers(numbers=x)", "nested too deep"),
-    "an answer that nests": ("x = []\nfor i in range(900): x = [x]\nfinal_answer(x)", "nested too deep"),
+    "many files": (
+        "for i in range(10**6):\n    open(str(i), 'w').write('x' * 10**6)",
+        "No space left",
+    ),
+    "folders, one in the other": (
+        f"{OS}while True:\n    o['mkdir']('d')\n    o['chdir']('d')",
+        "not allowed here",
+    ),
+    "a call that nests": (
+        "x = []\nfor i in range(900): x = [x]\nsort_numbers(numbers=x)",
+        "nested too deep",
+    ),
+    "an answer that nests": (
+        "x = []\nfor i in range(900): x = [x]\nfinal_answer(x)",
+        "nested too deep",
+    ),
     "an answer that is endless": ("x = []\nx.append(x)\nfinal_answer(x)", "Circular reference"),
     "a tool that does not end": ("calculate_factorial(n=10**8)", "stopped after 1.5 s"),
     "calls without end": ("while True: circle_area(radius=1)", "more than 1000 times"),
@@ -77,7 +99,10 @@ HOSTILE = {
         "ended with status 1",
     ),
     "Python's inside": ("().__class__", "__class__ (line 1) is not allowed"),
-    "Python's inside, by a text": ("'{0.__class__}'.format(1)", "__class__ (line 1) is not allowed"),
+    "Python's inside, by a text": (
+        "'{0.__class__}'.format(1)",
+        "__class__ (line 1) is not allowed",
+    ),
     "a socket": ("import socket", "import of socket is not allowed"),
     "a socket behind the import list": (
         f"{MODULES}o['sys'].path.append('/nowhere')\nmodules['importlib'].import_module('_socket').socket()",
@@ -113,9 +138,9 @@ def test_the_child_has_no_environment_no_root_and_no_network(sandbox, monkeypatc
 
 def test_a_tool_gives_what_it_always_gave_and_raises_what_it_always_raised(sandbox):
     assert sandbox.run("print(count_occurrences([1, 2, 1]))").printed == "{1: 2, 2: 1}"
-    assert sandbox.run("try:\n    calculate_factorial(-1)\nexcept ValueError as e:\n    print(e)").printed == (
-        "factorial() not defined for negative values"
-    )
+    assert sandbox.run(
+        "try:\n    calculate_factorial(-1)\nexcept ValueError as e:\n    print(e)"
+    ).printed == ("factorial() not defined for negative values")
     assert sandbox.run("calculate_factorial(n='x')").error.startswith("TypeError: 'str' object")
     assert sandbox.run("calculate_factorial(n=2000) % 7").printed == "0"
 
@@ -124,7 +149,9 @@ def test_a_tool_gives_what_it_always_gave_and_raises_what_it_always_raised(sandb
 def test_a_child_that_ends_leaves_the_variables_of_earlier_steps_by_replay(sandbox, end):
     sandbox.run("import random\narea = circle_area(radius=random.choice([2]))")
     sandbox.run("ordered = sort_numbers([2, 1])\nordered.append(area)\n1 / 0")
-    assert sandbox.run(f"area = 7\n{end}").error.endswith("; its variables are lost, those of earlier steps are not")
+    assert sandbox.run(f"area = 7\n{end}").error.endswith(
+        "; its variables are lost, those of earlier steps are not"
+    )
     result = sandbox.run("print(area, ordered)")
     assert (result.printed, result.calls) == ("12.566370614359172 [1, 2, 12.566370614359172]", ())
 
@@ -169,7 +196,9 @@ def test_nothing_is_left_behind(sandbox):
     before = set(Path(tempfile.gettempdir()).iterdir())
     sandbox.run(f"{OS}[o['mkdir'](str(i)) for i in range(20)]\nopen('mine', 'w').write('x')")
     pids = sandbox._child.runner, sandbox._child.process.pid
-    assert not {p for p in set(Path(tempfile.gettempdir()).iterdir()) - before if "swap-cell" in p.name}
+    assert not {
+        p for p in set(Path(tempfile.gettempdir()).iterdir()) - before if "swap-cell" in p.name
+    }
     sandbox.close()
     sandbox.close()
     for pid in pids:
@@ -178,7 +207,9 @@ def test_nothing_is_left_behind(sandbox):
 
 
 def test_the_doctor_says_which_walls_there_are():
-    assert doctor.check_walls(load_settings()).startswith(("namespaces", "user namespaces", "landlock", "seccomp"))
+    assert doctor.check_walls(load_settings()).startswith(
+        ("namespaces", "user namespaces", "landlock", "seccomp")
+    )
 
 
 def test_closing_closes_its_own_descriptors_once_and_no_other():
@@ -204,12 +235,17 @@ def test_a_child_whose_parent_is_killed_ends_too(env_of_tests):
         "from swaplib.agents.sandbox.session import Limits, Sandbox\n"
         "s = Sandbox([], Limits(cell_s=60))\ns.run('1')\nprint(s._child.runner, flush=True)\ns.run('while True: pass')"
     )
-    parent = subprocess.Popen([sys.executable, "-c", program], env=env_of_tests, stdout=subprocess.PIPE, text=True)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program], env=env_of_tests, stdout=subprocess.PIPE, text=True
+    )
     child = int(parent.stdout.readline())
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     for _ in range(100):
-        if not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text().rpartition(")")[2]:
+        if (
+            not Path(f"/proc/{child}").exists()
+            or "Z" in Path(f"/proc/{child}/stat").read_text().rpartition(")")[2]
+        ):
             return
         time.sleep(0.05)
     raise AssertionError(f"process {child} is still running")

@@ -33,11 +33,16 @@ def root() -> str:
 
 def test_official_clients_work_unchanged_on_both_paths(root):
     azure = openai.AzureOpenAI(
-        base_url=os.environ["AZURE_ENDPOINT"], api_key="any", api_version=os.environ["AZURE_API_VERSION"]
+        base_url=os.environ["AZURE_ENDPOINT"],
+        api_key="any",
+        api_version=os.environ["AZURE_API_VERSION"],
     )
     plain = openai.OpenAI(base_url=f"{root}/v1", api_key="any")
     messages = build_messages("toolcall", ROW.prompt)
-    answers = [c.chat.completions.create(model="stand-in", messages=messages, max_tokens=4) for c in (azure, plain)]
+    answers = [
+        c.chat.completions.create(model="stand-in", messages=messages, max_tokens=4)
+        for c in (azure, plain)
+    ]
     assert answers[0].choices[0].message.content == answers[1].choices[0].message.content
     assert answers[0].choices[0].finish_reason == "length"
     assert answers[0].usage.completion_tokens == 4
@@ -51,15 +56,17 @@ def test_requests_that_arrive_together_are_answered_together_each_its_own(root, 
 
     def ask(prompt: str) -> str:
         body = {"messages": build_messages("structured", prompt), "max_tokens": 8}
-        return httpx.post(f"{root}/v1/chat/completions", json=body, timeout=120).json()["choices"][0]["message"][
-            "content"
-        ]
+        return httpx.post(f"{root}/v1/chat/completions", json=body, timeout=120).json()["choices"][
+            0
+        ]["message"]["content"]
 
     with ThreadPoolExecutor(6) as pool:
         served = list(pool.map(ask, prompts))
     chats = [build_messages("structured", prompt) for prompt in prompts]
     alone = [dict(in_process.generate([chat], 8))[0].output for chat in chats]
-    assert sum(a == b for a, b in zip(served, alone, strict=True)) >= 5  # rounding may differ between compositions
+    assert (
+        sum(a == b for a, b in zip(served, alone, strict=True)) >= 5
+    )  # rounding may differ between compositions
 
 
 def test_health_counts_requests(root):
@@ -78,12 +85,18 @@ def test_health_counts_requests(root):
         ({"messages": [{"role": "user", "content": "x"}], "temperature": 0.7}, "temperature"),
         ({"messages": [{"role": "user", "content": "x"}], "max_tokens": 0}, "max_tokens"),
         ({"messages": [{"role": "user", "content": "x"}], "stream": "often"}, "stream"),
-        ({"messages": [{"role": "user", "content": "x"}], "stream_options": {"x": 1}}, "stream_options.x"),
+        (
+            {"messages": [{"role": "user", "content": "x"}], "stream_options": {"x": 1}},
+            "stream_options.x",
+        ),
         ({"messages": [{"role": "user", "content": "x"}], "max_tokens": 5000}, "max_tokens"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages.0.content"),
         ({"messages": [{"role": "user", "content": "x"}], "n": 2}, "n"),
         ({"messages": [{"role": "user", "content": "x"}], "stop": ["x"]}, "stop"),
-        ({"messages": [{"role": "user", "content": "word " * 8000}], "max_tokens": 4000}, "messages"),
+        (
+            {"messages": [{"role": "user", "content": "word " * 8000}], "max_tokens": 4000},
+            "messages",
+        ),
     ],
 )
 def test_a_wrong_body_gets_the_openai_error_shape(root, body, param):
@@ -117,7 +130,11 @@ def test_a_client_may_fill_in_every_field_with_what_is_done_anyway(root):
         user="me",
         store=False,
         metadata={"run": "7"},
-        extra_body={"chat_template_kwargs": {"enable_thinking": False}, "stream_options": None, "top_logprobs": None},
+        extra_body={
+            "chat_template_kwargs": {"enable_thinking": False},
+            "stream_options": None,
+            "top_logprobs": None,
+        },
     )
     assert filled.choices[0].message.content == plain.choices[0].message.content
     assert filled.usage == plain.usage
@@ -126,13 +143,21 @@ def test_a_client_may_fill_in_every_field_with_what_is_done_anyway(root):
 @pytest.mark.parametrize(
     ("fields", "param", "words"),
     [
-        ({"frequency_penalty": 0.5}, "frequency_penalty", "decoded greedily here: send 0 or leave it out"),
+        (
+            {"frequency_penalty": 0.5},
+            "frequency_penalty",
+            "decoded greedily here: send 0 or leave it out",
+        ),
         ({"max_tokens": True}, "max_tokens", "valid integer"),
         ({"max_tokens": "5"}, "max_tokens", "valid integer"),
         ({"top_p": -5}, "top_p", "greater than 0"),
         ({"temperature": "0"}, "temperature", "send 0"),
         ({"mirostat": 2}, "mirostat", "this field is not known here: leave it out"),
-        ({"messages": [{"role": "user", "content": "x", "name": "Ann"}]}, "messages.0.name", "speakers have no names"),
+        (
+            {"messages": [{"role": "user", "content": "x", "name": "Ann"}]},
+            "messages.0.name",
+            "speakers have no names",
+        ),
     ],
 )
 def test_what_cannot_be_honoured_is_refused_in_words(root, fields, param, words):
@@ -177,7 +202,9 @@ def test_one_long_prompt_does_not_fail_the_others_of_its_batch(root):
 
 def test_half_a_surrogate_pair_is_a_wrong_body(root):
     body = b'{"messages": [{"role": "user", "content": "\\ud800"}]}'
-    answer = httpx.post(f"{root}/v1/chat/completions", content=body, headers={"content-type": "application/json"})
+    answer = httpx.post(
+        f"{root}/v1/chat/completions", content=body, headers={"content-type": "application/json"}
+    )
     assert answer.status_code == 400
     assert answer.json()["error"]["type"] == "invalid_request_error"
 
@@ -185,16 +212,27 @@ def test_half_a_surrogate_pair_is_a_wrong_body(root):
 def test_the_stand_in_knows_the_task_and_the_base_model_does_not(root, slm):
     messages = build_messages("toolcall", ROW.prompt)
     body = {"messages": messages, "max_tokens": 96}
-    served = httpx.post(f"{root}/v1/chat/completions", json=body, timeout=120).json()["choices"][0]["message"][
-        "content"
-    ]
+    served = httpx.post(f"{root}/v1/chat/completions", json=body, timeout=120).json()["choices"][0][
+        "message"
+    ]["content"]
     [(_, alone)] = slm.generate([messages], 32)
     assert score_row("toolcall", ROW.completion, served)["valid_call"]
     assert not score_row("toolcall", ROW.completion, alone.output)["valid_call"]
 
 
 def test_an_address_of_ipv6_is_told_as_a_url_has_it(checkpoint):
-    command = [sys.executable, "-m", "swaplib.cli", "serve", "--model", checkpoint.path, "--host", "::1", "--port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "swaplib.cli",
+        "serve",
+        "--model",
+        checkpoint.path,
+        "--host",
+        "::1",
+        "--port",
+        "0",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         said = process.stdout.readline()
         process.kill()
@@ -206,13 +244,21 @@ CHAT = [{"role": "user", "content": "Hi"}]
 
 def test_the_official_client_streams_the_same_text_in_parts(root):
     client = openai.OpenAI(base_url=f"{root}/v1", api_key="any")
-    asked = {"model": "stand-in", "messages": build_messages("toolcall", ROW.prompt), "max_tokens": 12}
+    asked = {
+        "model": "stand-in",
+        "messages": build_messages("toolcall", ROW.prompt),
+        "max_tokens": 12,
+    }
     whole = client.chat.completions.create(**asked)
-    chunks = list(client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
+    chunks = list(
+        client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True})
+    )
     parts = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
     assert "".join(parts) == whole.choices[0].message.content
     assert sum(bool(part) for part in parts) > 3
-    assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == whole.choices[0].finish_reason
+    assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == whole.choices[
+        0
+    ].finish_reason
     assert chunks[-1].usage == whole.usage
     assert len({chunk.id for chunk in chunks}) == 1
     without = list(client.chat.completions.create(**asked, stream=True))
@@ -264,7 +310,9 @@ def test_32_clients_and_200_requests_get_every_answer_to_its_own_question(root):
     words = ["lion", "river", "seven", "blue", "Paris", "music", "stone", "winter"]
     chats = {word: [{"role": "user", "content": f"Spell {word}."}] for word in words}
     expected = {word: dict(STAND_IN.generate([chat], 6))[0] for word, chat in chats.items()}
-    assert len({e.output for e in expected.values()}) == len(words)  # so an answer shows whose it is
+    assert len({e.output for e in expected.values()}) == len(
+        words
+    )  # so an answer shows whose it is
 
     def ask(i: int) -> tuple[str, str, int]:
         word = words[i % len(words)]
@@ -277,7 +325,9 @@ def test_32_clients_and_200_requests_get_every_answer_to_its_own_question(root):
     assert len(answers) == 200
     assert all(tokens == expected[word].prompt_tokens for word, _, tokens in answers)
     wrong = [(word, text) for word, text, _ in answers if text != expected[word].output]
-    assert not any(text == e.output for word, text in wrong for e in expected.values())  # nobody got another's answer
+    assert not any(
+        text == e.output for word, text in wrong for e in expected.values()
+    )  # nobody got another's answer
     assert len(wrong) <= 2  # rounding may differ between compositions
 
 
@@ -299,9 +349,13 @@ def test_32_clients_and_200_requests_get_every_answer_to_its_own_question(root):
     ],
     ids=range(12),
 )
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/openai/deployments/stand-in/chat/completions"])
+@pytest.mark.parametrize(
+    "path", ["/v1/chat/completions", "/openai/deployments/stand-in/chat/completions"]
+)
 def test_a_bad_body_is_4xx_in_the_openai_error_shape(root, path, body):
-    answer = httpx.post(f"{root}{path}", content=body, headers={"content-type": "application/json"}, timeout=30)
+    answer = httpx.post(
+        f"{root}{path}", content=body, headers={"content-type": "application/json"}, timeout=30
+    )
     assert 400 <= answer.status_code < 500, answer.text
     assert answer.json()["error"]["type"] == "invalid_request_error"
 
@@ -376,7 +430,14 @@ asyncio.run(main())
 
 def test_a_batch_that_does_not_fit_into_memory_is_answered_in_smaller_ones(checkpoint):
     for spare_mib in (60, 0):  # how much a process has in reserve differs between machines
-        command = [sys.executable, "-c", SHORT_OF_MEMORY, checkpoint.path, str(find_free_port()), str(spare_mib)]
+        command = [
+            sys.executable,
+            "-c",
+            SHORT_OF_MEMORY,
+            checkpoint.path,
+            str(find_free_port()),
+            str(spare_mib),
+        ]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         *said, answers = done.stdout.splitlines()
@@ -396,7 +457,16 @@ def test_a_batch_that_does_not_fit_into_memory_is_answered_in_smaller_ones(check
 def guarded(slm):
     """A server process of our own, with a key, as `swap serve` starts it; yields the process and its root."""
     port = find_free_port()
-    command = [sys.executable, "-m", "swaplib.cli", "serve", "--model", slm.checkpoint.path, "--dtype", "float32"]
+    command = [
+        sys.executable,
+        "-m",
+        "swaplib.cli",
+        "serve",
+        "--model",
+        slm.checkpoint.path,
+        "--dtype",
+        "float32",
+    ]
     env = os.environ | {"SLM_API_KEY": "open-sesame"}
     process = subprocess.Popen(
         [*command, "--port", str(port), "--host", "0.0.0.0"],
@@ -439,7 +509,9 @@ def test_a_stopped_server_ends_what_it_has_begun_and_has_warned_of_its_address(g
     body = {"messages": CHAT, "max_tokens": 48}
     headers = {"authorization": "Bearer open-sesame"}
     with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(httpx.post, f"{root}/v1/chat/completions", json=body, headers=headers, timeout=120)
+        answer = pool.submit(
+            httpx.post, f"{root}/v1/chat/completions", json=body, headers=headers, timeout=120
+        )
         while httpx.get(f"{root}/health").json()["requests"] < 4:
             time.sleep(0.02)
         process.terminate()

@@ -36,20 +36,30 @@ def test_a_served_slm_gives_the_outputs_of_the_one_in_process(served, settings):
     options = {"max_new_tokens": 8, "concurrency": 1, "batch_size": 1}
     there = evaluate.run_model(served, "toolcall", "slm", **options)
     here = evaluate.run_model(settings.model_copy(), "toolcall", "slm", **options)
-    assert [line.generation.output for line in there.ledger] == [line.generation.output for line in here.ledger]
-    assert there.folder != here.folder  # another identity: what weights a server has, nobody can see
+    assert [line.generation.output for line in there.ledger] == [
+        line.generation.output for line in here.ledger
+    ]
+    assert (
+        there.folder != here.folder
+    )  # another identity: what weights a server has, nobody can see
     assert there.metrics["run"]["identity"]["endpoint"] == served.slm_base_url.partition("//")[2]
     assert there.metrics["run"]["model_path"] is None
 
 
 @pytest.mark.parametrize("track", ["toolcall", "structured"])
-def test_a_served_slm_that_is_asked_natively_gives_the_outputs_of_the_one_in_process(shipped_home, address, track):  # noqa: F811
+def test_a_served_slm_that_is_asked_natively_gives_the_outputs_of_the_one_in_process(
+    shipped_home, address, track
+):  # noqa: F811
     options = {"max_new_tokens": 64, "concurrency": 1, "batch_size": 1, "limit": 2}
     served = shipped_home.model_copy(update={"slm_base_url": address})
     there = evaluate.run_model(served, track, "slm-native", **options)
     here = evaluate.run_model(shipped_home, track, "slm-native", **options)
-    assert [line.generation.output for line in there.ledger] == [line.generation.output for line in here.ledger]
-    assert [line.generation.status for line in there.ledger] == [line.generation.status for line in here.ledger]
+    assert [line.generation.output for line in there.ledger] == [
+        line.generation.output for line in here.ledger
+    ]
+    assert [line.generation.status for line in there.ledger] == [
+        line.generation.status for line in here.ledger
+    ]
     assert [line.scores for line in there.ledger] == [line.scores for line in here.ledger]
 
 
@@ -77,12 +87,21 @@ def test_with_a_served_slm_the_bit_says_whether_an_adapter_is_to_be_asked(served
     for bit, candidate in ((1, "slm_ft"), (0, "slm")):
         compared = {"azure": "one", "slm": "one"}
         write_json(
-            served.evaluation / "toolcall_decision.json", {"FINE_TUNE": bit, "delta": 0, "run": {"compared": compared}}
+            served.evaluation / "toolcall_decision.json",
+            {"FINE_TUNE": bit, "delta": 0, "run": {"compared": compared}},
         )
         assert decision.plan_post_eval(served, "toolcall").candidate == candidate
 
 
-AZURE = {"run": {"run_id": "one", "identity": {}, "n_rows": 2, "max_new_tokens": 8, "parameters": {"batch_size": 2}}}
+AZURE = {
+    "run": {
+        "run_id": "one",
+        "identity": {},
+        "n_rows": 2,
+        "max_new_tokens": 8,
+        "parameters": {"batch_size": 2},
+    }
+}
 
 
 def test_the_doctor_asks_the_served_slm(served):
@@ -91,18 +110,27 @@ def test_the_doctor_asks_the_served_slm(served):
 
 @pytest.mark.parametrize(
     ("base_url", "message"),
-    [("http://127.0.0.1:9/v1", "Check SLM_BASE_URL and SLM_API_KEY"), ("http://host/chat", "SLM_BASE_URL: expected")],
+    [
+        ("http://127.0.0.1:9/v1", "Check SLM_BASE_URL and SLM_API_KEY"),
+        ("http://host/chat", "SLM_BASE_URL: expected"),
+    ],
 )
 def test_a_wrong_address_names_the_variable(settings, base_url, message):
     write_rows(settings.dataset / "toolcall" / "test.jsonl", ROWS)
     with pytest.raises((ConnectionError, ValueError), match=message):
-        evaluate.run_model(settings.model_copy(update={"slm_base_url": base_url}), "toolcall", "slm")
+        evaluate.run_model(
+            settings.model_copy(update={"slm_base_url": base_url}), "toolcall", "slm"
+        )
 
 
 @pytest.mark.parametrize(
     ("answer", "error", "message"),
     [
-        (as_json({"error": {}}, 401), PermissionError, "answered 401. Check SLM_BASE_URL and SLM_API_KEY"),
+        (
+            as_json({"error": {}}, 401),
+            PermissionError,
+            "answered 401. Check SLM_BASE_URL and SLM_API_KEY",
+        ),
         (as_json({"hello": 1}), ConnectionError, "is no OpenAI-compatible server"),
         ((200, {}, b"<html>"), ConnectionError, "is no OpenAI-compatible server"),
     ],
@@ -110,7 +138,9 @@ def test_a_wrong_address_names_the_variable(settings, base_url, message):
 def test_a_server_that_does_not_list_its_models_is_refused(settings, answer, error, message):
     write_rows(settings.dataset / "toolcall" / "test.jsonl", ROWS)
     with serving(lambda _: answer) as (root, exchanges), pytest.raises(error, match=message):
-        evaluate.run_model(settings.model_copy(update={"slm_base_url": f"{root}/v1"}), "toolcall", "slm")
+        evaluate.run_model(
+            settings.model_copy(update={"slm_base_url": f"{root}/v1"}), "toolcall", "slm"
+        )
     assert [exchange.path for exchange in exchanges] == ["/v1/models"]
 
 
@@ -119,7 +149,16 @@ def test_a_key_that_is_refused_later_stops_the_run(settings):
 
     def answer(exchange):
         is_list = exchange.path.endswith("/models")
-        return as_json({"data": [{"id": "slm"}]}) if is_list else as_json({"error": {"message": "no"}}, 401)
+        return (
+            as_json({"data": [{"id": "slm"}]})
+            if is_list
+            else as_json({"error": {"message": "no"}}, 401)
+        )
 
-    with serving(answer) as (root, _), pytest.raises(CallFailed, match="Check SLM_BASE_URL and SLM_API_KEY"):
-        evaluate.run_model(settings.model_copy(update={"slm_base_url": f"{root}/v1"}), "toolcall", "slm")
+    with (
+        serving(answer) as (root, _),
+        pytest.raises(CallFailed, match="Check SLM_BASE_URL and SLM_API_KEY"),
+    ):
+        evaluate.run_model(
+            settings.model_copy(update={"slm_base_url": f"{root}/v1"}), "toolcall", "slm"
+        )

@@ -18,7 +18,9 @@ def test_missing_variables_are_named_with_their_purpose_and_where_they_were_look
     assert str(ENV_FILE) in message
 
 
-def test_relative_paths_start_at_the_repository_and_not_at_the_working_folder(monkeypatch, tmp_path):
+def test_relative_paths_start_at_the_repository_and_not_at_the_working_folder(
+    monkeypatch, tmp_path
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SWAP_HOME", "elsewhere")
     assert load_settings().swap_home == ROOT / "elsewhere"
@@ -48,8 +50,12 @@ def test_no_representation_of_the_settings_shows_a_key(monkeypatch):
 
 def load_in_a_process(path, env: dict[str, str]) -> subprocess.CompletedProcess:
     code = "from swaplib.settings import load_settings; print(load_settings().azure_deployment)"
-    env = {name: value for name, value in env.items() if name != "AZURE_DEPLOYMENT"} | {"SWAP_ENV_FILE": str(path)}
-    return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
+    env = {name: value for name, value in env.items() if name != "AZURE_DEPLOYMENT"} | {
+        "SWAP_ENV_FILE": str(path)
+    }
+    return subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60
+    )
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "latin-1"])
@@ -64,7 +70,8 @@ def test_a_file_of_variables_that_is_not_utf_8_is_named(tmp_path, encoding):
 
 @pytest.mark.parametrize("around", ["{}\n", "{}\r\n", " {} ", "\t{}"])
 @pytest.mark.parametrize(
-    "name", ["AZURE_API_KEY", "SLM_API_KEY", "LANGFUSE_SECRET_KEY", "AZURE_ENDPOINT", "SLM_BASE_URL"]
+    "name",
+    ["AZURE_API_KEY", "SLM_API_KEY", "LANGFUSE_SECRET_KEY", "AZURE_ENDPOINT", "SLM_BASE_URL"],
 )
 def test_what_stands_around_a_copied_key_or_address_is_dropped(monkeypatch, name, around):
     monkeypatch.setenv(name, around.format("https://host/v1"))

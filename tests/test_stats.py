@@ -13,7 +13,9 @@ from swaplib.evaluation.intervals import CELLS, newcombe_interval, wilson_interv
 from swaplib.evaluation.rows_needed import find_rows_needed
 
 
-def make_bits(both: int, first_only: int, second_only: int, neither: int) -> tuple[list[bool], list[bool]]:
+def make_bits(
+    both: int, first_only: int, second_only: int, neither: int
+) -> tuple[list[bool], list[bool]]:
     pairs = [(True, True)] * both + [(True, False)] * first_only + [(False, True)] * second_only
     pairs += [(False, False)] * neither
     return [a for a, _ in pairs], [b for _, b in pairs]
@@ -25,12 +27,20 @@ def judge(*counts: int, margin: float = 0.05) -> stats.PairedEvidence:
 
 @pytest.mark.parametrize(
     ("first_only", "second_only", "p"),
-    [(6, 0, 2 / 64), (5, 0, 2 / 32), (0, 0, 1.0), (3, 3, 1.0), (7, 1, 2 * (1 + 8) / 256)],  # binomial tails by hand
+    [
+        (6, 0, 2 / 64),
+        (5, 0, 2 / 32),
+        (0, 0, 1.0),
+        (3, 3, 1.0),
+        (7, 1, 2 * (1 + 8) / 256),
+    ],  # binomial tails by hand
 )
 def test_mcnemar_as_worked_by_hand_and_by_statsmodels(first_only, second_only, p):
     assert stats.compute_mcnemar(first_only, second_only) == pytest.approx(p)
     if first_only + second_only:
-        assert p == pytest.approx(scipy.stats.binomtest(first_only, first_only + second_only).pvalue)
+        assert p == pytest.approx(
+            scipy.stats.binomtest(first_only, first_only + second_only).pvalue
+        )
     direct = tables.mcnemar([[4, first_only], [second_only, 9]], exact=True).pvalue
     assert stats.compute_mcnemar(first_only, second_only) == direct
 
@@ -41,8 +51,12 @@ def test_holm_as_worked_by_hand_and_by_statsmodels():
     raw = [2 / 2**8, 2 / 2**6, 2 / 2**7]
     assert [found[m].p_value for m in "abc"] == pytest.approx(raw)
     # sorted: a x 3, c x 2, b x 1, never falling
-    assert [found[m].p_adjusted for m in "abc"] == pytest.approx([3 * raw[0], 2 * raw[2], 2 * raw[2]])
-    assert [found[m].p_adjusted for m in "abc"] == pytest.approx(multipletests(raw, method="holm")[1])
+    assert [found[m].p_adjusted for m in "abc"] == pytest.approx(
+        [3 * raw[0], 2 * raw[2], 2 * raw[2]]
+    )
+    assert [found[m].p_adjusted for m in "abc"] == pytest.approx(
+        multipletests(raw, method="holm")[1]
+    )
 
 
 def test_the_bootstrap_is_scipys_and_seeded():
@@ -77,7 +91,9 @@ def test_groups_are_resampled_as_a_whole():
 
 def test_newcombe_as_worked_by_hand():
     # 8 rows, no disagreement: phi is 0, so the reach is that of one Wilson interval, 1 - 0.6756
-    assert newcombe_interval(stats.count_pairs(*make_bits(8, 0, 0, 0))) == pytest.approx((-0.3244, 0.3244), abs=1e-4)
+    assert newcombe_interval(stats.count_pairs(*make_bits(8, 0, 0, 0))) == pytest.approx(
+        (-0.3244, 0.3244), abs=1e-4
+    )
     # p1 = 0.8 [0.4902, 0.9433], p2 = 0.5 [0.2366, 0.7634]; ad - bc = 10 less 5, over sqrt(8*2*5*5) = 20: phi = 0.25
     low = 0.3 - math.sqrt(0.3098**2 - 2 * 0.25 * 0.3098 * 0.2634 + 0.2634**2)
     high = 0.3 + math.sqrt(0.1433**2 - 2 * 0.25 * 0.1433 * 0.2634 + 0.2634**2)
@@ -89,7 +105,11 @@ def test_newcombe_covers_the_true_gap_about_as_often_as_it_says():
     rng, hits, n, runs = np.random.default_rng(3), 0, 60, 400
     for _ in range(runs):
         counts = dict(
-            zip(("both", "first_only", "second_only", "neither"), rng.multinomial(n, [0.5, 0.2, 0.1, 0.2]), strict=True)
+            zip(
+                ("both", "first_only", "second_only", "neither"),
+                rng.multinomial(n, [0.5, 0.2, 0.1, 0.2]),
+                strict=True,
+            )
         )
         low, high = newcombe_interval({k: int(v) for k, v in counts.items()})
         hits += low <= 0.1 <= high
@@ -104,10 +124,18 @@ def test_a_limit_of_a_rate_of_nothing_is_nothing():
 @pytest.mark.parametrize(
     ("counts", "margin", "rows"),
     [
-        ((90, 1, 0, 9), 0.05, 135),  # the formula of Wald says 101, and a test of so many has a power of .44
+        (
+            (90, 1, 0, 9),
+            0.05,
+            135,
+        ),  # the formula of Wald says 101, and a test of so many has a power of .44
         ((60, 5, 5, 30), 0.05, 321),
         ((60, 15, 5, 20), 0.0, 154),
-        ((8, 0, 0, 0), 0.05, 73),  # nothing tells the models apart; at 73 rows newcombe's limit is below 0.05
+        (
+            (8, 0, 0, 0),
+            0.05,
+            73,
+        ),  # nothing tells the models apart; at 73 rows newcombe's limit is below 0.05
         ((60, 15, 10, 15), 0.05, None),  # a gap that is the margin is never settled
     ],
 )
@@ -129,15 +157,28 @@ def test_rows_needed_are_the_fewest_whose_limit_and_spread_pass_the_margin():
     assert find_rows_needed(dict(zip(CELLS, (48, 0, 1, 1), strict=True)), 0.05).rows == 74
 
 
-AUDITED = [(90, 1, 0, 9), (48, 0, 1, 1), (93, 2, 0, 5), (60, 5, 5, 30), (86, 6, 2, 6), (85, 1, 0, 1), (40, 12, 1, 47)]
+AUDITED = [
+    (90, 1, 0, 9),
+    (48, 0, 1, 1),
+    (93, 2, 0, 5),
+    (60, 5, 5, 30),
+    (86, 6, 2, 6),
+    (85, 1, 0, 1),
+    (40, 12, 1, 47),
+]
 
 
 @pytest.mark.parametrize("counts", AUDITED)
 def test_rows_needed_give_about_the_power_that_they_promise(counts):
     found = find_rows_needed(dict(zip(CELLS, counts, strict=True)), 0.05)
     n, gap = sum(counts), (counts[1] - counts[2]) / sum(counts)
-    drawn = np.random.default_rng(5).multinomial(found.rows, [count / n for count in counts], size=1000)
-    verdicts = [stats.judge(newcombe_interval(dict(zip(CELLS, row, strict=True))), 0.05) for row in drawn.tolist()]
+    drawn = np.random.default_rng(5).multinomial(
+        found.rows, [count / n for count in counts], size=1000
+    )
+    verdicts = [
+        stats.judge(newcombe_interval(dict(zip(CELLS, row, strict=True))), 0.05)
+        for row in drawn.tolist()
+    ]
     wanted = ("worse",) if gap > 0.05 else ("not worse", "better")
     power = np.mean([verdict in wanted for verdict in verdicts])
     assert 0.70 <= power <= 0.88
@@ -148,7 +189,11 @@ def test_rows_needed_give_about_the_power_that_they_promise(counts):
     ("counts", "margin", "verdict"),
     [
         ((40, 22, 1, 37), 0.05, "worse"),  # [.12, .30]
-        ((40, 12, 1, 47), 0.05, "not enough rows"),  # measurably worse, [.04, .18]; by how much is open
+        (
+            (40, 12, 1, 47),
+            0.05,
+            "not enough rows",
+        ),  # measurably worse, [.04, .18]; by how much is open
         ((90, 0, 0, 10), 0.05, "not worse"),
         ((90, 0, 6, 4), 0.0, "better"),
         ((40, 2, 30, 28), 0.05, "better"),
@@ -186,10 +231,15 @@ def test_no_table_turns_from_worse_to_not_worse_or_back_as_rows_are_added():
 @settings(max_examples=20, deadline=None)  # each resamples rows thousands of times
 @given(st.tuples(*[st.integers(0, 30)] * 4).filter(sum), st.sampled_from([0.0, 0.02, 0.1]))
 def test_whatever_the_counts_the_intervals_hold_the_gap_and_swapping_mirrors_them(counts, margin):
-    found, mirrored = judge(*counts, margin=margin), judge(counts[0], counts[2], counts[1], counts[3], margin=margin)
+    found, mirrored = (
+        judge(*counts, margin=margin),
+        judge(counts[0], counts[2], counts[1], counts[3], margin=margin),
+    )
     assert -1 <= found.interval[0] <= found.gap + 1e-12
     assert found.gap - 1e-12 <= found.interval[1] <= 1
-    assert (mirrored.interval[0], mirrored.interval[1]) == pytest.approx((-found.interval[1], -found.interval[0]))
+    assert (mirrored.interval[0], mirrored.interval[1]) == pytest.approx(
+        (-found.interval[1], -found.interval[0])
+    )
     assert mirrored.p_value == found.p_value
     assert found.verdict in ("better", "worse", "not worse", "not enough rows")
 

@@ -14,7 +14,10 @@ from swaplib.models.local_checkpoint import Checkpoint
 from swaplib.models.local_model import LoadedModel
 from swaplib.training.suitability import check_tags, describe_checkpoint
 
-OWN, FOLDED = "its template takes a system message", "its template has no place for a system message, so all models"
+OWN, FOLDED = (
+    "its template takes a system message",
+    "its template has no place for a system message, so all models",
+)
 # as DeepSeek-R1's distilled models do, whatever the options say
 THINKS_ALWAYS = QWEN_3.partition("{%- if enable_thinking")[0] + "{{- '<think>\n' }}{%- endif %}"
 
@@ -31,8 +34,12 @@ THINKS_ALWAYS = QWEN_3.partition("{%- if enable_thinking")[0] + "{{- '<think>\n'
     ids=["qwen 3", "llama 3.2", "gemma 2", "mistral", "thinks always"],
 )
 def test_the_template_is_told_in_words(checkpoint, tmp_path, template, words):
-    *said, training = describe_checkpoint(Checkpoint(copy_with_template(checkpoint, tmp_path / "copy", template)))
-    assert [word in text for word, text in zip(words, said, strict=True)] == [True] * len(words), said
+    *said, training = describe_checkpoint(
+        Checkpoint(copy_with_template(checkpoint, tmp_path / "copy", template))
+    )
+    assert [word in text for word, text in zip(words, said, strict=True)] == [True] * len(words), (
+        said
+    )
     assert training == "04 can train it (llama)"
 
 
@@ -56,7 +63,9 @@ def test_a_tag_that_no_training_has_touched_is_told(slm, tmp_path):
     renamed = {"<jupyter_output>": "</tool_call>", "<repo_name>": '<tool_call name=\\"'}
     copy = Checkpoint(copy_with_template(slm.checkpoint, tmp_path / "copy", QWEN_3, renamed))
     assert copy.tokenizer.decode(copy.encode("</tool_call>")) == "</tool_call>"
-    with pytest.raises(ValueError, match=r"has a token for </tool_call> that no training has touched"):
+    with pytest.raises(
+        ValueError, match=r"has a token for </tool_call> that no training has touched"
+    ):
         check_tags(LoadedModel(copy, slm.model.network))
 
 
@@ -64,9 +73,14 @@ def test_a_tag_that_no_training_has_touched_is_told(slm, tmp_path):
 def test_the_doctor_says_how_a_checkpoint_is_asked(settings, gemma):  # noqa: F811
     said = check_checkpoint_loads(settings.model_copy(update={"slm_model_path": gemma.path}))
     assert "loads in 4-bit and answers" in said
-    assert said.endswith("all models are asked with that text before the request; 04 can train it (llama)")
+    assert said.endswith(
+        "all models are asked with that text before the request; 04 can train it (llama)"
+    )
 
 
 def test_the_doctor_names_a_served_slm_that_refuses_system_messages(settings):
-    with serving(refuse_system) as (root, _), pytest.raises(ValueError, match="refuses a system message"):
+    with (
+        serving(refuse_system) as (root, _),
+        pytest.raises(ValueError, match="refuses a system message"),
+    ):
         check_checkpoint_loads(settings.model_copy(update={"slm_base_url": f"{root}/v1"}))

@@ -56,7 +56,9 @@ def gemma_home(toolcall_home, gemma):
     ],
     ids=["gemma 2", "mistral", "drops", "qwen 3", "llama 3.2", "refuses all", "none"],
 )
-def test_the_template_alone_says_whether_it_has_a_place_for_a_system_message(checkpoint, tmp_path, template, is_folded):
+def test_the_template_alone_says_whether_it_has_a_place_for_a_system_message(
+    checkpoint, tmp_path, template, is_folded
+):
     copy = Checkpoint(copy_with_template(checkpoint, tmp_path / "copy", template))
     assert copy.folds_system is is_folded
     assert copy.identity().get("template") == (FOLDED if is_folded else None)
@@ -64,10 +66,16 @@ def test_the_template_alone_says_whether_it_has_a_place_for_a_system_message(che
 
 def test_a_template_in_the_tokenizers_config_is_read_as_well(tmp_path):
     file = tmp_path / "tokenizer_config.json"
-    for value, found in (('"x"', "x"), ('[{"name": "tool_use", "template": "y"}]', ""), ("null", "")):
+    for value, found in (
+        ('"x"', "x"),
+        ('[{"name": "tool_use", "template": "y"}]', ""),
+        ("null", ""),
+    ):
         file.write_text(f'{{"chat_template": {value}}}')
         assert templates.read_template(tmp_path) == found
-    file.write_text('{"chat_template": [{"name": "default", "template": "x"}, {"name": "rag", "template": "y"}]}')
+    file.write_text(
+        '{"chat_template": [{"name": "default", "template": "x"}, {"name": "rag", "template": "y"}]}'
+    )
     assert templates.read_template(tmp_path) == "x"
     assert templates.read_template(tmp_path / "nowhere") == ""
 
@@ -85,7 +93,11 @@ def test_the_system_text_goes_before_the_first_request(gemma):
 roles = st.sampled_from(["system", "user", "assistant"])
 
 
-@given(st.lists(st.fixed_dictionaries({"role": roles, "content": st.text("ab", max_size=5)}), max_size=6))
+@given(
+    st.lists(
+        st.fixed_dictionaries({"role": roles, "content": st.text("ab", max_size=5)}), max_size=6
+    )
+)
 def test_folding_loses_no_text_and_leaves_no_system_message_in_front(messages):
     folded = templates.fold_system(messages)
     said, wanted = ("".join(m["content"] for m in chat) for chat in (folded, messages))
@@ -103,7 +115,11 @@ def test_01_counts_and_shows_the_prompts_of_a_model_without_a_system_role(gemma_
 
 
 def right_when_folded(exchange):
-    return right(exchange) if SYSTEM not in exchange.json()["messages"][-1]["content"] else completion("x")
+    return (
+        right(exchange)
+        if SYSTEM not in exchange.json()["messages"][-1]["content"]
+        else completion("x")
+    )
 
 
 def test_the_hosted_llm_is_asked_as_the_slm_is_and_the_run_says_so(gemma_home, toolcall_home):
@@ -115,11 +131,17 @@ def test_the_hosted_llm_is_asked_as_the_slm_is_and_the_run_says_so(gemma_home, t
     assert {len(messages) for messages in asked} == {1}
     assert folded.metrics["run"]["template"] == FOLDED
     assert "template" not in plain.metrics["run"]
-    assert folded.metrics["run"]["messages_sha256"] != plain.metrics["run"]["messages_sha256"]  # not to be compared
+    assert (
+        folded.metrics["run"]["messages_sha256"] != plain.metrics["run"]["messages_sha256"]
+    )  # not to be compared
 
 
-def test_nothing_is_paid_for_a_checkpoint_that_can_write_no_chat(toolcall_home, checkpoint, tmp_path):
-    broken = copy_with_template(checkpoint, tmp_path / "broken", "{{ raise_exception('not for chats') }}")
+def test_nothing_is_paid_for_a_checkpoint_that_can_write_no_chat(
+    toolcall_home, checkpoint, tmp_path
+):
+    broken = copy_with_template(
+        checkpoint, tmp_path / "broken", "{{ raise_exception('not for chats') }}"
+    )
     with serving(right) as (root, exchanges):
         update = {"azure_endpoint": f"{root}/openai/deployments/gpt", "slm_model_path": broken}
         with pytest.raises(ValueError, match=r"broken cannot write a request \(not for chats\)"):
@@ -138,7 +160,10 @@ def refuse_system(exchange):
 @pytest.mark.parametrize("models", ["azure,slm", "azure"])
 def test_nothing_is_paid_while_a_served_slm_refuses_system_messages(toolcall_home, gemma, models):
     with serving(right_when_folded) as (root, exchanges), serving(refuse_system) as (served, _):
-        update = {"azure_endpoint": f"{root}/openai/deployments/gpt", "slm_base_url": f"{served}/v1"}
+        update = {
+            "azure_endpoint": f"{root}/openai/deployments/gpt",
+            "slm_base_url": f"{served}/v1",
+        }
         home = toolcall_home.model_copy(update=update)
         with pytest.raises(ValueError, match=r"refuses a system message.*let SLM_MODEL_PATH name"):
             evaluate.run_models(home, "toolcall", models)
@@ -153,21 +178,29 @@ def test_a_turn_is_trained_to_end_as_the_template_ends_it(gemma):
     made = labels.label_chats(gemma, of_rows, 2048)
     proof = labels.prove_labels(gemma, of_rows["train"], made["train"])
     assert proof[1]["trained"] == '<tool_call name="tool_1">{"x":1}</tool_call><end_of_turn>'
-    assert proof[1]["not_trained"].startswith(f"{BEGIN}<start_of_turn>user\n{SYSTEM}\n\nRequest 1?<end_of_turn>")
+    assert proof[1]["not_trained"].startswith(
+        f"{BEGIN}<start_of_turn>user\n{SYSTEM}\n\nRequest 1?<end_of_turn>"
+    )
 
 
 @pytest.mark.parametrize("template", [MISTRAL_OLD, DROPS_SYSTEM], ids=["mistral", "drops"])
 def test_other_templates_without_a_system_role_can_be_trained_on(checkpoint, tmp_path, template):
     slm = Checkpoint(copy_with_template(checkpoint, tmp_path / "copy", template))
     of_rows = chats.gather_rows("toolcall", {"train": make_rows(1), "val": make_rows(1)}).chats
-    [proof] = labels.prove_labels(slm, of_rows["train"], labels.label_chats(slm, of_rows, 2048)["train"])
+    [proof] = labels.prove_labels(
+        slm, of_rows["train"], labels.label_chats(slm, of_rows, 2048)["train"]
+    )
     assert proof["trained"] == '<tool_call name="tool_0">{"x":0}</tool_call><|im_end|>'
     assert SYSTEM in proof["not_trained"]
 
 
 def test_the_run_card_says_how_an_adapter_was_asked(gemma, checkpoint):
-    chosen = {"toolcall": chats.gather_rows("toolcall", {"train": make_rows(1), "val": make_rows(1)})}
-    (folded, said), (plain, other) = (finetune._describe(slm, chosen, Recipe(), None) for slm in (gemma, checkpoint))
+    chosen = {
+        "toolcall": chats.gather_rows("toolcall", {"train": make_rows(1), "val": make_rows(1)})
+    }
+    (folded, said), (plain, other) = (
+        finetune._describe(slm, chosen, Recipe(), None) for slm in (gemma, checkpoint)
+    )
     assert said["template"] == FOLDED
     assert "template" not in other
     assert folded != plain
@@ -175,10 +208,16 @@ def test_the_run_card_says_how_an_adapter_was_asked(gemma, checkpoint):
 
 def test_markers_of_the_template_are_no_text_whatever_they_look_like(checkpoint, tmp_path):
     template = "{% for m in messages %}[|{{ m.role }}|]{{ m.content }}[|endofturn|]\n{% endfor %}"  # as EXAONE's
-    renamed = {"<repo_name>": "[|user|]", "<reponame>": "[|endofturn|]", "<file_sep>": "</tool_call>"}
+    renamed = {
+        "<repo_name>": "[|user|]",
+        "<reponame>": "[|endofturn|]",
+        "<file_sep>": "</tool_call>",
+    }
     slm = Checkpoint(copy_with_template(checkpoint, tmp_path / "copy", template, renamed))
     assert slm.turn_end == "[|endofturn|]"
-    said = LoadedModel(slm, Stub()).detokenise(slm.encode('<tool_call name="f">{}</tool_call>[|endofturn|][|user|]'))
+    said = LoadedModel(slm, Stub()).detokenise(
+        slm.encode('<tool_call name="f">{}</tool_call>[|endofturn|][|user|]')
+    )
     assert said == '<tool_call name="f">{}</tool_call>'
 
 
@@ -190,7 +229,9 @@ class Stub:
 
 
 def test_a_checkpoint_without_a_template_can_be_described(checkpoint, tmp_path):
-    slm = Checkpoint(copy_with_template(checkpoint, tmp_path / "copy", "{{ raise_exception('no') }}"))
+    slm = Checkpoint(
+        copy_with_template(checkpoint, tmp_path / "copy", "{{ raise_exception('no') }}")
+    )
     assert slm.turn_end == "<|im_end|>"
     assert slm.control_ids >= {0, 1, 2}
 
@@ -209,4 +250,6 @@ def test_a_served_model_without_a_system_role_answers_system_messages(gemma):
         body = {"messages": build_messages("toolcall", "Request 1?"), "max_tokens": 2}
         answer = httpx.post(f"{root}/v1/chat/completions", json=body, timeout=60)
     assert answer.status_code == 200
-    assert answer.json()["usage"]["prompt_tokens"] == gemma.count_tokens(gemma.render(body["messages"]))
+    assert answer.json()["usage"]["prompt_tokens"] == gemma.count_tokens(
+        gemma.render(body["messages"])
+    )

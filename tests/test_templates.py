@@ -39,7 +39,9 @@ def test_thinking_is_off_and_the_day_is_fixed_wherever_a_chat_is_rendered(thinki
 
 def test_a_template_that_asks_for_the_day_itself_gets_the_fixed_one(checkpoint, monkeypatch):
     monkeypatch.setattr(
-        checkpoint.tokenizer, "chat_template", "{{ strftime_now('%Y-%m-%d') }} {{ messages[0].content }}"
+        checkpoint.tokenizer,
+        "chat_template",
+        "{{ strftime_now('%Y-%m-%d') }} {{ messages[0].content }}",
     )
     assert checkpoint.render(CHAT) == "2024-07-26 Hi"
 
@@ -49,7 +51,9 @@ def test_identity_names_the_options_that_the_template_uses(checkpoint, thinking,
     assert json.loads(json.dumps(thinking.identity()))["template_options"] == options
     assert checkpoint.identity()["template_options"] == {}
     monkeypatch.setattr(
-        checkpoint.tokenizer, "chat_template", {"default": "{{ enable_thinking }}", "tool_use": "{{ x }}"}
+        checkpoint.tokenizer,
+        "chat_template",
+        {"default": "{{ enable_thinking }}", "tool_use": "{{ x }}"},
     )
     assert checkpoint.identity()["template_options"] == {"enable_thinking": False}
     monkeypatch.setattr(checkpoint.tokenizer, "chat_template", None)
@@ -63,7 +67,11 @@ def test_no_module_renders_a_chat_with_options_of_its_own():
 
 
 AREA = {"type": "function", "function": {"name": "area", "parameters": {"type": "object"}}}
-CALL = {"id": "c1", "type": "function", "function": {"name": "area", "arguments": {"radius": 5, "unit": "µm"}}}
+CALL = {
+    "id": "c1",
+    "type": "function",
+    "function": {"name": "area", "arguments": {"radius": 5, "unit": "µm"}},
+}
 CALLED = [
     {"role": "user", "content": "Area?"},
     {"role": "assistant", "content": None, "tool_calls": [CALL, CALL]},
@@ -81,11 +89,15 @@ def test_calls_and_results_are_said_in_words_where_the_template_knows_none(check
     ]
     assert checkpoint.render(CALLED) == checkpoint.render(said)
     spoken = [CALLED[0], {**CALLED[1], "content": "So:", "tool_calls": [CALL]}]
-    assert checkpoint.render(spoken) == checkpoint.render([CALLED[0], {"role": "assistant", "content": f"So:\n{text}"}])
+    assert checkpoint.render(spoken) == checkpoint.render(
+        [CALLED[0], {"role": "assistant", "content": f"So:\n{text}"}]
+    )
 
 
 def test_tools_stand_before_the_last_request_not_before_a_result(checkpoint):
-    asked = checkpoint.render([{"role": "user", "content": f"You may call these tools:\n{SHOWN}\n\nArea?"}], False)
+    asked = checkpoint.render(
+        [{"role": "user", "content": f"You may call these tools:\n{SHOWN}\n\nArea?"}], False
+    )
     assert checkpoint.render(CALLED, tools=[AREA]).startswith(asked)
     checkpoint.render(CALLED[1:], tools=[AREA])  # no request at all is no fault
 
@@ -100,7 +112,10 @@ def test_a_template_that_knows_calls_is_given_them_as_they_are(checkpoint, monke
     )
     monkeypatch.setattr(checkpoint.tokenizer, "chat_template", template)
     call = '<area {"radius": 5, "unit": "µm"}>'
-    assert checkpoint.render(CALLED) == f"user: Area?. assistant: {call}{call}. tool: 78.5. tool: 78.6. "
+    assert (
+        checkpoint.render(CALLED)
+        == f"user: Area?. assistant: {call}{call}. tool: 78.5. tool: 78.6. "
+    )
 
 
 OBSERVED = [*CHAT, {"role": "tool", "content": "42"}, {"role": "tool", "content": "43"}]
@@ -108,13 +123,19 @@ PLAIN = "{% for m in messages %}{{ m.role }}: {{ m.content }}. {% endfor %}"
 KNOWS_RESULTS = "{% for m in messages %}{{ 'result' if m.role == 'tool' else m.role }}: {{ m.content }}. {% endfor %}"
 
 
-@pytest.mark.parametrize(("template", "role"), [(PLAIN, "tool"), (KNOWS_RESULTS, "result")], ids=["plain", "knows"])
-def test_an_observation_that_answers_no_call_is_left_to_the_template(checkpoint, monkeypatch, template, role):
+@pytest.mark.parametrize(
+    ("template", "role"), [(PLAIN, "tool"), (KNOWS_RESULTS, "result")], ids=["plain", "knows"]
+)
+def test_an_observation_that_answers_no_call_is_left_to_the_template(
+    checkpoint, monkeypatch, template, role
+):
     monkeypatch.setattr(checkpoint.tokenizer, "chat_template", template)
     assert checkpoint.render(OBSERVED) == f"user: Hi. {role}: 42. {role}: 43. "
 
 
-def test_a_template_that_knows_results_and_no_calls_is_given_the_calls_alone_in_words(checkpoint, monkeypatch):
+def test_a_template_that_knows_results_and_no_calls_is_given_the_calls_alone_in_words(
+    checkpoint, monkeypatch
+):
     monkeypatch.setattr(checkpoint.tokenizer, "chat_template", KNOWS_RESULTS)
     text = '{"name": "area", "arguments": {"radius": 5, "unit": "µm"}}'
     said = f"user: Area?. assistant: {text}\n{text}. result: 78.5. result: 78.6. "

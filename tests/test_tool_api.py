@@ -15,7 +15,11 @@ AREA = {
     "function": {
         "name": "area",
         "description": "Area of a circle.",
-        "parameters": {"type": "object", "properties": {"radius": {"type": "integer"}}, "required": ["radius"]},
+        "parameters": {
+            "type": "object",
+            "properties": {"radius": {"type": "integer"}},
+            "required": ["radius"],
+        },
     },
 }
 NOW = {"type": "function", "function": {"name": "now"}}
@@ -51,7 +55,10 @@ def test_a_choice_says_what_is_shown_callable_and_bound(choice, n_shown, callabl
 
 
 def test_tools_are_shown_as_they_came_without_what_is_said_to_the_server():
-    strict = {"type": "function", "function": {**AREA["function"], "strict": True, "description": None}}
+    strict = {
+        "type": "function",
+        "function": {**AREA["function"], "strict": True, "description": None},
+    }
     [shown] = read(tools=[strict]).tools
     assert list(shown["function"]) == ["name", "parameters"]
     assert read(tools=[AREA]).tools == (AREA,)
@@ -69,12 +76,22 @@ def test_formats_bind_to_what_was_asked_for_and_to_no_wrapping():
 def test_messages_become_what_templates_take():
     parts = [{"type": "text", "text": "Be "}, {"type": "text", "text": "brief."}]
     bad = {**CALL, "id": "c2", "function": {"name": "now", "arguments": "{oops"}}
-    messages = [{"role": "developer", "content": parts}, *CHAT, {**CALLING, "tool_calls": [CALL, bad]}, RESULT]
+    messages = [
+        {"role": "developer", "content": parts},
+        *CHAT,
+        {**CALLING, "tool_calls": [CALL, bad]},
+        RESULT,
+    ]
     read_messages = read(messages=messages).messages
     assert read_messages[:2] == [{"role": "system", "content": "Be brief."}, *CHAT]
     calls = [call["function"]["arguments"] for call in read_messages[2]["tool_calls"]]
     assert calls == [{"radius": 5}, "{oops"]
-    assert read_messages[3] == {"role": "tool", "content": "78.5", "tool_call_id": "c1", "name": "area"}
+    assert read_messages[3] == {
+        "role": "tool",
+        "content": "78.5",
+        "tool_call_id": "c1",
+        "name": "area",
+    }
 
 
 @pytest.mark.parametrize(
@@ -100,7 +117,11 @@ def test_a_text_is_a_call_only_as_a_whole_and_of_an_offered_tool(output, call):
 
 def test_a_text_that_can_be_no_call_is_known_as_such():
     asked = read(tools=[AREA])
-    assert [text for text in ("", " ", "<tool", "{", "T", "<b", "<tool_box") if not asked.may_be_call(text)] == [
+    assert [
+        text
+        for text in ("", " ", "<tool", "{", "T", "<b", "<tool_box")
+        if not asked.may_be_call(text)
+    ] == [
         "T",
         "<b",
         "<tool_box",
@@ -110,14 +131,18 @@ def test_a_text_that_can_be_no_call_is_known_as_such():
 
 def test_half_a_surrogate_pair_in_arguments_can_be_sent():
     call = ToolCall("area", {"a": "\ud800"})
-    arguments = make_answer(make_generation("x"), "slm", call)["choices"][0]["message"]["tool_calls"][0]["function"]
+    arguments = make_answer(make_generation("x"), "slm", call)["choices"][0]["message"][
+        "tool_calls"
+    ][0]["function"]
     assert json.loads(arguments["arguments"]) == {"a": "\ud800"}
     assert arguments["arguments"].isascii()
     assert ChunkMaker("slm", False).make_call(ToolCall("area", {"a": "é"})).count("data: ") == 2
 
 
 def as_schema(schema) -> dict:
-    return {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}}
+    return {
+        "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    }
 
 
 def tool(**function) -> dict:
@@ -128,19 +153,35 @@ REFUSALS = [
     (tool(), "tools.0.function.name", "Field required"),
     (tool(name=""), "tools.0.function.name", "at least 1 character"),
     (tool(name="f", parameters=[]), "tools.0.function.parameters", "valid dictionary"),
-    (tool(name="f", parameters={"type": "no such"}), "tools.0.function.parameters", "no JSON Schema"),
-    (tool(name="f", parameters={"type": "array"}), "tools.0.function.parameters", "the schema of an object"),
+    (
+        tool(name="f", parameters={"type": "no such"}),
+        "tools.0.function.parameters",
+        "no JSON Schema",
+    ),
+    (
+        tool(name="f", parameters={"type": "array"}),
+        "tools.0.function.parameters",
+        "the schema of an object",
+    ),
     (tool(name="f", temper=1), "tools.0.function.temper", "not permitted"),
     ({"tools": [{"type": "custom", "custom": {}}]}, "tools.0.type", "'function'"),
     ({"tools": [AREA], "tool_choice": "any"}, "tool_choice", "expected none, auto, required"),
-    ({"tools": [AREA], "tool_choice": {"type": "function"}}, "tool_choice", "expected none, auto, required"),
+    (
+        {"tools": [AREA], "tool_choice": {"type": "function"}},
+        "tool_choice",
+        "expected none, auto, required",
+    ),
     (
         {"tools": [AREA], "tool_choice": {"type": "function", "function": {"name": "x"}}},
         "tool_choice.function.name",
         "no tool 'x'",
     ),
     ({"tool_choice": "required"}, "tool_choice", "no tools"),
-    ({"tools": [AREA], "response_format": {"type": "json_object"}}, "response_format", "tool_choice none"),
+    (
+        {"tools": [AREA], "response_format": {"type": "json_object"}},
+        "response_format",
+        "tool_choice none",
+    ),
     ({"response_format": {"type": "xml"}}, "response_format.type", "'json_schema'"),
     ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "with a schema"),
     (
@@ -149,15 +190,39 @@ REFUSALS = [
         "Field required",
     ),
     (as_schema({"type": "array"}), "response_format.json_schema.schema", "object at the root"),
-    (as_schema({"anyOf": [{"type": "object"}]}), "response_format.json_schema.schema", "object at the root"),
-    (as_schema({"type": "object", "required": 5}), "response_format.json_schema.schema", "no JSON Schema"),
-    ({"messages": [{"role": "user"}]}, "messages.0.content", "expected a text"),
-    ({"messages": [{"role": "assistant", "content": None}]}, "messages.0.content", "expected a text"),
-    ({"messages": [*CHAT, RESULT]}, "messages.1.tool_call_id", "the id of a call"),
-    ({"messages": [CALLING, {**RESULT, "tool_call_id": None}]}, "messages.1.tool_call_id", "the id of a call"),
-    ({"messages": [{**CHAT[0], "tool_calls": [CALL]}]}, "messages.0.tool_calls", "only an assistant's"),
     (
-        {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url"}]}]},
+        as_schema({"anyOf": [{"type": "object"}]}),
+        "response_format.json_schema.schema",
+        "object at the root",
+    ),
+    (
+        as_schema({"type": "object", "required": 5}),
+        "response_format.json_schema.schema",
+        "no JSON Schema",
+    ),
+    ({"messages": [{"role": "user"}]}, "messages.0.content", "expected a text"),
+    (
+        {"messages": [{"role": "assistant", "content": None}]},
+        "messages.0.content",
+        "expected a text",
+    ),
+    ({"messages": [*CHAT, RESULT]}, "messages.1.tool_call_id", "the id of a call"),
+    (
+        {"messages": [CALLING, {**RESULT, "tool_call_id": None}]},
+        "messages.1.tool_call_id",
+        "the id of a call",
+    ),
+    (
+        {"messages": [{**CHAT[0], "tool_calls": [CALL]}]},
+        "messages.0.tool_calls",
+        "only an assistant's",
+    ),
+    (
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url"}]}
+            ]
+        },
         "messages.0.content",
         "part 1 is no text (type 'image_url')",
     ),

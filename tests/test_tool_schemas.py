@@ -31,7 +31,10 @@ def test_a_signature_shows_types_defaults_and_what_is_optional_without_copying_t
     "raw",
     [
         {"name": "area", "description": "Area.", "parameters": SCHEMA},
-        {"type": "function", "function": {"name": "area", "description": "Area.", "parameters": SCHEMA}},
+        {
+            "type": "function",
+            "function": {"name": "area", "description": "Area.", "parameters": SCHEMA},
+        },
     ],
 )
 def test_a_tool_as_json_schema_is_read_and_written_back_unchanged(raw):
@@ -42,7 +45,11 @@ def test_a_tool_as_json_schema_is_read_and_written_back_unchanged(raw):
         '- unit (str, optional, default "cm"): One of "cm", "m".\n'
         "- points (List[int]): "
     )
-    assert to_openai(tool)["function"] == {"name": "area", "description": "Area.", "parameters": SCHEMA}
+    assert to_openai(tool)["function"] == {
+        "name": "area",
+        "description": "Area.",
+        "parameters": SCHEMA,
+    }
 
 
 def test_what_a_parameter_refers_to_stays_with_the_tool():
@@ -74,7 +81,10 @@ def test_parameters_that_are_no_json_schema_name_the_tool(change):
 
 
 def test_a_tool_of_xlam_may_have_parameters_named_type_and_properties():
-    parameters = {"type": {"type": "str", "description": "t"}, "properties": {"type": "List[str]", "description": "p"}}
+    parameters = {
+        "type": {"type": "str", "description": "t"},
+        "properties": {"type": "List[str]", "description": "p"},
+    }
     tool = parse_tool({"name": "f", "parameters": parameters})
     assert list(to_openai(tool)["function"]["parameters"]["properties"]) == ["type", "properties"]
 
@@ -142,7 +152,10 @@ def test_whether_a_value_is_of_the_declared_type(value, kind, is_right):
         ("area", "a tool with a name"),
         ({"name": "f", "parameters": 5}, "tool f: expected an object of parameters, found 5"),
         ({"name": "f", "parameters": []}, "tool f: expected an object of parameters"),
-        ({"name": "f", "description": 5, "parameters": {}}, "tool f: expected a text as its description"),
+        (
+            {"name": "f", "description": 5, "parameters": {}},
+            "tool f: expected a text as its description",
+        ),
         (
             {"name": "f", "parameters": {"x": {"description": "no type"}}},
             "tool f, parameter x: expected an object with a",
@@ -159,19 +172,33 @@ def test_a_malformed_tool_says_what_was_expected_where(raw, message):
         parse_tool(raw)
 
 
-@pytest.mark.parametrize("raw", [{"name": "f"}, {"type": "function", "function": {"name": "f", "parameters": None}}])
+@pytest.mark.parametrize(
+    "raw", [{"name": "f"}, {"type": "function", "function": {"name": "f", "parameters": None}}]
+)
 def test_a_tool_without_parameters_is_read(raw):
-    assert to_openai(parse_tool(raw))["function"]["parameters"] == {"type": "object", "properties": {}, "required": []}
+    assert to_openai(parse_tool(raw))["function"]["parameters"] == {
+        "type": "object",
+        "properties": {},
+        "required": [],
+    }
 
 
 def test_properties_with_a_list_of_required_ones_are_a_schema_without_a_type():
-    tool = parse_tool({"name": "f", "parameters": {"properties": {"x": {"type": "number"}}, "required": ["x"]}})
+    tool = parse_tool(
+        {"name": "f", "parameters": {"properties": {"x": {"type": "number"}}, "required": ["x"]}}
+    )
     assert format_signature(tool) == "f: \n- x (float): "
 
 
 def test_types_by_their_names_in_json_schema_keep_what_they_say():
-    parameters = {"x": {"type": "number"}, "y": {"type": "string, optional"}, "z": {"type": "typing.List[int]"}}
-    properties = to_openai(parse_tool({"name": "f", "parameters": parameters}))["function"]["parameters"]["properties"]
+    parameters = {
+        "x": {"type": "number"},
+        "y": {"type": "string, optional"},
+        "z": {"type": "typing.List[int]"},
+    }
+    properties = to_openai(parse_tool({"name": "f", "parameters": parameters}))["function"][
+        "parameters"
+    ]["properties"]
     assert properties == {
         "x": {"type": "number"},
         "y": {"type": "string"},
@@ -185,4 +212,7 @@ def test_a_schema_that_takes_anything_takes_anything():
 
 
 def test_a_parameter_without_a_description_is_read():
-    assert format_signature(parse_tool({"name": "f", "parameters": {"x": {"type": "int"}}})) == "f: \n- x (int): "
+    assert (
+        format_signature(parse_tool({"name": "f", "parameters": {"x": {"type": "int"}}}))
+        == "f: \n- x (int): "
+    )

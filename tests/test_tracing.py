@@ -23,15 +23,21 @@ KEYS = {
 
 
 def make_line(index: int, status: str = "ok") -> LedgerLine:
-    generation = Generation(f"output {index}", status, "stop", 11, 7, 250.0, "no answer" if status == "error" else None)
+    generation = Generation(
+        f"output {index}", status, "stop", 11, 7, 250.0, "no answer" if status == "error" else None
+    )
     return LedgerLine(index, "0" * 64, generation, {"valid_call": True})
 
 
 def trace_run(settings, run_id="run-1", n=3):
     folder = settings.runs / run_id
-    with run_trace.RunTrace(settings, run_id, folder, "eval toolcall slm test", {"model": "m"}, ["toolcall"]) as trace:
+    with run_trace.RunTrace(
+        settings, run_id, folder, "eval toolcall slm test", {"model": "m"}, ["toolcall"]
+    ) as trace:
         for i in range(n):
-            trace.add_generation(make_line(i), build_messages("toolcall", f"Request {i}"), "model-x", 32)
+            trace.add_generation(
+                make_line(i), build_messages("toolcall", f"Request {i}"), "model-x", 32
+            )
         trace.add_event("decision", {"FINE_TUNE": 1})
         trace.finish({"valid_call_rate": 1.0}, {"valid_call_rate": 1.0})
     return trace
@@ -48,8 +54,12 @@ def test_a_run_is_one_trace_with_root_children_event_and_scores(settings):
     kinds = sorted(attributes(span)["langfuse.observation.type"] for span in children)
     assert kinds == ["event", "generation", "generation", "generation"]
     scores = lines[-1]  # one line, behind the root
-    assert [(s["name"], s["value"], s["traceId"]) for s in scores] == [("valid_call_rate", 1.0, trace.trace_id)]
-    assert datetime.fromisoformat(scores[0]["timestamp"]).tzinfo is not None  # the server refuses one without
+    assert [(s["name"], s["value"], s["traceId"]) for s in scores] == [
+        ("valid_call_rate", 1.0, trace.trace_id)
+    ]
+    assert (
+        datetime.fromisoformat(scores[0]["timestamp"]).tzinfo is not None
+    )  # the server refuses one without
     assert attributes(root)["langfuse.trace.name"] == "eval toolcall slm test"
     assert json.loads(attributes(root)["langfuse.observation.input"]) == {"model": "m"}
 
@@ -60,7 +70,9 @@ def test_a_generation_tells_model_usage_latency_and_messages(settings):
     found = attributes(row)
     assert found["langfuse.observation.model.name"] == "model-x"
     assert json.loads(found["langfuse.observation.usage_details"]) == {"input": 11, "output": 7}
-    assert json.loads(found["langfuse.observation.input"]) == build_messages("toolcall", "Request 1")
+    assert json.loads(found["langfuse.observation.input"]) == build_messages(
+        "toolcall", "Request 1"
+    )
     assert found["langfuse.observation.output"] == "output 1"
     assert int(row["endTimeUnixNano"]) - int(row["startTimeUnixNano"]) == 250_000_000
 
@@ -77,7 +89,9 @@ def test_a_resumed_run_goes_on_with_its_trace_and_doubles_nothing(settings):
         "row 1",
         "row 2",
     ]
-    written = [s["name"] for line in outbox.read_outbox(again.path) for s in outbox.list_spans(line)]
+    written = [
+        s["name"] for line in outbox.read_outbox(again.path) for s in outbox.list_spans(line)
+    ]
     assert written.count("row 0") == written.count("row 2") == 1
     scores = [line for line in outbox.read_outbox(again.path) if isinstance(line, list)]
     assert len(scores) == 2
@@ -96,7 +110,9 @@ def test_a_score_that_is_no_number_is_left_out_and_the_others_are_kept(settings)
 def test_scores_are_of_the_environment_that_the_spans_are_of(settings):
     with propagate_attributes(environment="staging"):
         [*spans, scores] = outbox.read_outbox(trace_run(settings).path)
-    assert {attributes(span)["langfuse.environment"] for span in spans_in(spans).values()} == {"staging"}
+    assert {attributes(span)["langfuse.environment"] for span in spans_in(spans).values()} == {
+        "staging"
+    }
     assert [score["environment"] for score in scores] == ["staging"]
 
 
@@ -165,7 +181,9 @@ def test_long_runs_send_while_they_go(settings, monkeypatch):
 
 def test_without_keys_a_run_stops_and_says_how_to_go_on(settings):
     settings = settings.model_copy(update={"swap_tracing": "langfuse"})
-    with pytest.raises(ValueError, match=r"LANGFUSE_PUBLIC_KEY.*\n.*LANGFUSE_SECRET_KEY[^$]*SWAP_TRACING=outbox"):
+    with pytest.raises(
+        ValueError, match=r"LANGFUSE_PUBLIC_KEY.*\n.*LANGFUSE_SECRET_KEY[^$]*SWAP_TRACING=outbox"
+    ):
         outbox.check_tracing(settings)
 
 
@@ -188,7 +206,9 @@ def test_two_runs_at_once_in_one_process_are_refused(settings):
         pass
 
 
-def test_requests_are_bounded_in_bytes_and_a_refused_one_does_not_hold_up_the_others(settings, monkeypatch):
+def test_requests_are_bounded_in_bytes_and_a_refused_one_does_not_hold_up_the_others(
+    settings, monkeypatch
+):
     monkeypatch.setattr("swaplib.tracing.delivery.BYTES_PER_POST", 6_000)
     langfuse = LangfuseServer()
 
@@ -209,7 +229,14 @@ def test_requests_are_bounded_in_bytes_and_a_refused_one_does_not_hold_up_the_ot
 
 @pytest.mark.parametrize("name", ["langfuse_base_url", "langfuse_host"])
 @pytest.mark.parametrize(
-    "host", ["http://lf.local:30O0", "lf.local", "https://", "https://lf.local\n", "https://pk:canary-secret@lf.local"]
+    "host",
+    [
+        "http://lf.local:30O0",
+        "lf.local",
+        "https://",
+        "https://lf.local\n",
+        "https://pk:canary-secret@lf.local",
+    ],
 )
 def test_an_address_that_is_none_stops_before_the_run(settings, name, host):
     with pytest.raises(ValueError, match=r"LANGFUSE_BASE_URL \(or LANGFUSE_HOST\)") as caught:
@@ -223,10 +250,14 @@ def test_either_name_of_the_address_counts_and_two_addresses_are_refused(setting
     monkeypatch.setenv("LANGFUSE_HOST", "https://lf.local")
     outbox.check_tracing(load_settings().model_copy(update=KEYS))
     monkeypatch.setenv("LANGFUSE_HOST", "https://pw:canary-secret@cloud.local")
-    with pytest.raises(ValueError, match="LANGFUSE_BASE_URL and LANGFUSE_HOST name different servers") as caught:
+    with pytest.raises(
+        ValueError, match="LANGFUSE_BASE_URL and LANGFUSE_HOST name different servers"
+    ) as caught:
         outbox.check_tracing(load_settings().model_copy(update=KEYS))
     assert "canary-secret" not in str(caught.value)
-    assert trace_run(settings).deliver().made == 6  # SWAP_TRACING=outbox: where nothing is sent, they do not matter
+    assert (
+        trace_run(settings).deliver().made == 6
+    )  # SWAP_TRACING=outbox: where nothing is sent, they do not matter
     monkeypatch.delenv("LANGFUSE_BASE_URL")
     assert load_settings().find_langfuse() == "https://pw:canary-secret@cloud.local"
 
@@ -244,7 +275,9 @@ def test_no_server_is_the_default(settings):
         {"ALL_PROXY": "socks://127.0.0.1:7891/", "NO_PROXY": "[::1]/128"},
     ],
 )
-def test_runs_start_under_any_proxy_and_find_the_environment_as_it_was(settings, env_of_tests, proxies):
+def test_runs_start_under_any_proxy_and_find_the_environment_as_it_was(
+    settings, env_of_tests, proxies
+):
     code = (
         "import os, sys; from pathlib import Path; from swaplib.tracing import run_trace; from swaplib.settings import load_settings\n"
         "before = dict(os.environ)\n"
@@ -252,7 +285,9 @@ def test_runs_start_under_any_proxy_and_find_the_environment_as_it_was(settings,
         "    trace.finish({}, {'rate': 1.0})\n"
         "assert dict(os.environ) == before\n"
     )
-    env = {name: value for name, value in env_of_tests.items() if not name.lower().endswith("_proxy")}
+    env = {
+        name: value for name, value in env_of_tests.items() if not name.lower().endswith("_proxy")
+    }
     command = [sys.executable, "-c", code, str(settings.swap_home)]
     done = subprocess.run(command, env=env | proxies, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -263,7 +298,9 @@ def test_a_row_that_went_well_has_no_status_message_and_one_that_did_not_says_wh
     with run_trace.RunTrace(settings, "run-1", settings.runs / "run-1", "eval", {}, []) as trace:
         for index, status in enumerate(("ok", "error", "truncated")):
             trace.add_generation(make_line(index, status), [], "m", 1)
-    found = {span["name"]: attributes(span) for span in spans_in(outbox.read_outbox(trace.path)).values()}
+    found = {
+        span["name"]: attributes(span) for span in spans_in(outbox.read_outbox(trace.path)).values()
+    }
     key = "langfuse.observation.status_message"
     assert [found[f"row {i}"].get(key) for i in range(3)] == [None, "no answer", "stop"]
 
@@ -272,8 +309,13 @@ def test_what_a_row_cost_is_told_where_a_price_is_known(settings):
     with run_trace.RunTrace(settings, "run-1", settings.runs / "run-1", "eval", {}, []) as trace:
         trace.add_generation(make_line(0), [], "m", 1, cost={"input": 0.25, "output": 0.5})
         trace.add_generation(make_line(1), [], "m", 1)
-    found = {span["name"]: attributes(span) for span in spans_in(outbox.read_outbox(trace.path)).values()}
-    assert json.loads(found["row 0"]["langfuse.observation.cost_details"]) == {"input": 0.25, "output": 0.5}
+    found = {
+        span["name"]: attributes(span) for span in spans_in(outbox.read_outbox(trace.path)).values()
+    }
+    assert json.loads(found["row 0"]["langfuse.observation.cost_details"]) == {
+        "input": 0.25,
+        "output": 0.5,
+    }
     assert "langfuse.observation.cost_details" not in found["row 1"]
 
 
@@ -297,7 +339,9 @@ def test_nothing_but_what_was_meant_is_shown_as_metadata(settings):
         ("OTEL_SDK_DISABLED", "true", True),
     ],
 )
-def test_the_environment_cannot_switch_tracing_off_silently(settings, env_of_tests, name, value, is_refused):
+def test_the_environment_cannot_switch_tracing_off_silently(
+    settings, env_of_tests, name, value, is_refused
+):
     code = (
         "import sys; from pathlib import Path; from swaplib.tracing import run_trace; from swaplib.settings import load_settings\n"
         "with run_trace.RunTrace(load_settings(), 'r', Path(sys.argv[1]), 'a run', {'text': 'x' * 99}, []) as trace:\n"
@@ -339,12 +383,22 @@ def test_with_trace_content_off_only_hashes_and_lengths_of_prompts_and_outputs_a
     text = trace.path.read_text()
     assert "Request" not in text
     assert "output 1" not in text
-    spans = {span["name"]: attributes(span) for span in spans_in(outbox.read_outbox(trace.path)).values()}
+    spans = {
+        span["name"]: attributes(span) for span in spans_in(outbox.read_outbox(trace.path)).values()
+    }
     hidden = json.loads(spans["row 1"]["langfuse.observation.output"])
     assert hidden == {"sha256": hash_text("output 1"), "characters": 8}
-    assert json.loads(spans["row 1"]["langfuse.observation.input"]).keys() == {"sha256", "characters"}
-    assert json.loads(spans["row 1"]["langfuse.observation.usage_details"]) == {"input": 11, "output": 7}
-    assert json.loads(spans["eval toolcall slm test"]["langfuse.observation.input"]) == {"model": "m"}
+    assert json.loads(spans["row 1"]["langfuse.observation.input"]).keys() == {
+        "sha256",
+        "characters",
+    }
+    assert json.loads(spans["row 1"]["langfuse.observation.usage_details"]) == {
+        "input": 11,
+        "output": 7,
+    }
+    assert json.loads(spans["eval toolcall slm test"]["langfuse.observation.input"]) == {
+        "model": "m"
+    }
     assert json.loads(spans["decision"]["langfuse.observation.output"]) == {"FINE_TUNE": 1}
 
 
@@ -353,7 +407,9 @@ def test_what_was_traced_before_trace_content_was_off_leaves_masked_too(settings
     assert "output 1" in trace.path.read_text()
     langfuse = LangfuseServer()
     with serving(langfuse) as (root, _):
-        hiding = settings.model_copy(update=KEYS | {"langfuse_base_url": root, "swap_trace_content": "off"})
+        hiding = settings.model_copy(
+            update=KEYS | {"langfuse_base_url": root, "swap_trace_content": "off"}
+        )
         [record] = push_traces(hiding)
     assert (record["delivered"], record["failed"]) == (6, 0)
     sent = json.dumps(langfuse.spans)
@@ -362,21 +418,30 @@ def test_what_was_traced_before_trace_content_was_off_leaves_masked_too(settings
     assert hash_text("output 1") in sent
     masked = {name: span["attributes"] for name, span in langfuse.spans.items()}
     again = trace_run(settings.model_copy(update={"swap_trace_content": "off"}), run_id="run-2")
-    once = {name: attributes(span) for name, span in spans_in(outbox.read_outbox(again.path)).items()}
+    once = {
+        name: attributes(span) for name, span in spans_in(outbox.read_outbox(again.path)).items()
+    }
     key = "langfuse.observation.output"
-    assert {a[key] for a in masked.values()} == {a[key] for a in once.values()}  # hidden at either door, alike
+    assert {a[key] for a in masked.values()} == {
+        a[key] for a in once.values()
+    }  # hidden at either door, alike
 
 
 def test_a_run_that_goes_on_with_trace_content_off_leaves_masked_and_hides_nothing_twice(settings):
     trace_run(settings, n=1)
     langfuse = LangfuseServer()
     with serving(langfuse) as (root, _):
-        hiding = settings.model_copy(update=KEYS | {"langfuse_base_url": root, "swap_trace_content": "off"})
+        hiding = settings.model_copy(
+            update=KEYS | {"langfuse_base_url": root, "swap_trace_content": "off"}
+        )
         trace = trace_run(hiding, n=2)
         assert trace.deliver().failed == 0
     assert "output 0" in trace.path.read_text()  # what lies here in the clear stays so
     assert "output 1" not in trace.path.read_text()
-    sent = {span["name"]: span["attributes"]["langfuse.observation.output"] for span in langfuse.spans.values()}
+    sent = {
+        span["name"]: span["attributes"]["langfuse.observation.output"]
+        for span in langfuse.spans.values()
+    }
     for i in (0, 1):
         assert json.loads(sent[f"row {i}"]) == {"sha256": hash_text(f"output {i}"), "characters": 8}
 

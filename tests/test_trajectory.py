@@ -28,20 +28,28 @@ def make_trajectory(*calls, answer=(3, "b"), outcome="answered", failed=(), obse
     steps.append(Step("I call.", "f(x=1)", observation, None, tuple(calls), outcome == "answered"))
     usage, timing = {"calls": 1}, {"started": "2026-01-01T00:00:00+00:00", "latency_ms": 1.0}
     final = list(answer) if isinstance(answer, tuple) else answer
-    return Trajectory("7", outcome, "Do it.", ("f", "g"), tuple(steps), final, usage, {"model": "m"}, timing)
+    return Trajectory(
+        "7", outcome, "Do it.", ("f", "g"), tuple(steps), final, usage, {"model": "m"}, timing
+    )
 
 
 CASES = {
     "the gold's calls in order": (make_trajectory(CALL, OTHER), None),
     "another order": (make_trajectory(OTHER, CALL), "the calls asked for, in another order"),
     "a call is missing": (make_trajectory(CALL), "other tools called, or another number of times"),
-    "a call too many": (make_trajectory(CALL, CALL, OTHER), "other tools called, or another number of times"),
+    "a call too many": (
+        make_trajectory(CALL, CALL, OTHER),
+        "other tools called, or another number of times",
+    ),
     "a float for an int": (
         make_trajectory({"name": "f", "arguments": {"x": 1.0}}, OTHER),
         "other arguments",
     ),
     "no call": (make_trajectory(), "no call made"),
-    "another answer": (make_trajectory(CALL, OTHER, answer=(3, "c")), "another final answer than the computed one"),
+    "another answer": (
+        make_trajectory(CALL, OTHER, answer=(3, "c")),
+        "another final answer than the computed one",
+    ),
     "a sentence for an answer": (
         make_trajectory(CALL, OTHER, answer="3 and b"),
         "another final answer than the computed one",
@@ -68,9 +76,17 @@ def test_a_step_limit_on_a_failed_step_says_so():
 
 
 def test_recovered_ones_are_kept_and_marked_and_every_dropped_one_has_its_reason():
-    good, recovered, bad = make_trajectory(CALL, OTHER), make_trajectory(CALL, OTHER, failed=(CALL,)), make_trajectory()
+    good, recovered, bad = (
+        make_trajectory(CALL, OTHER),
+        make_trajectory(CALL, OTHER, failed=(CALL,)),
+        make_trajectory(),
+    )
     verdicts = filter_trajectories([good, recovered, bad], {"7": GOLD})
-    assert [(v.is_kept, v.is_recovered) for v in verdicts] == [(True, False), (True, True), (False, False)]
+    assert [(v.is_kept, v.is_recovered) for v in verdicts] == [
+        (True, False),
+        (True, True),
+        (False, False),
+    ]
     assert all(v.is_kept or v.reason for v in verdicts)
     dropped = {"no call made": 1}
     expected = {"captured": 3, "kept": 2, "kept_share": 0.6667, "recovered": 1, "dropped": dropped}
@@ -83,8 +99,14 @@ def test_without_a_gold_nothing_is_kept():
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),
-    lambda parts: st.lists(parts, max_size=3) | st.dictionaries(st.text(max_size=5), parts, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=20),
+    lambda parts: (
+        st.lists(parts, max_size=3) | st.dictionaries(st.text(max_size=5), parts, max_size=3)
+    ),
     max_leaves=8,
 )
 
@@ -92,11 +114,18 @@ json_values = st.recursive(
 @given(json_values)
 def test_a_trajectory_survives_its_file(answer):
     trajectory = make_trajectory(CALL, answer=answer, failed=(OTHER,))
-    assert Trajectory.from_json(trajectory.to_json(["no such text in it, since it is long"])) == trajectory
+    assert (
+        Trajectory.from_json(trajectory.to_json(["no such text in it, since it is long"]))
+        == trajectory
+    )
 
 
 def test_a_torn_line_counts_as_never_written_and_the_last_line_of_an_id_counts(tmp_path):
-    path, first, last = tmp_path / "t.jsonl", make_trajectory(outcome="error"), make_trajectory(CALL, OTHER)
+    path, first, last = (
+        tmp_path / "t.jsonl",
+        make_trajectory(outcome="error"),
+        make_trajectory(CALL, OTHER),
+    )
     append_line(path, first.to_json())
     with path.open("ab") as file:
         file.write(last.to_json()[:40].encode() + b"\xff\x00")  # a tear may hold any bytes
@@ -117,8 +146,13 @@ def test_secrets_and_what_looks_like_one_are_masked_everywhere():
         "AKIA" + "A" * 16,
     ]
     masked = mask_secrets({"a": texts, secret: {"b": texts[0]}}, [secret])
-    assert masked == {"a": ["key ***", "***", "Bearer ***", "?api-key=***&x=1", "***"], "***": {"b": "key ***"}}
-    assert mask_secrets("the ask-price of sk-8 is 12", ["x", "local"]) == "the ask-price of sk-8 is 12"
+    assert masked == {
+        "a": ["key ***", "***", "Bearer ***", "?api-key=***&x=1", "***"],
+        "***": {"b": "key ***"},
+    }
+    assert (
+        mask_secrets("the ask-price of sk-8 is 12", ["x", "local"]) == "the ask-price of sk-8 is 12"
+    )
 
 
 @pytest.mark.parametrize(
@@ -131,7 +165,10 @@ def test_secrets_and_what_looks_like_one_are_masked_everywhere():
         ("-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----\nrest", "***\nrest"),
         ("-----BEGIN PRIVATE KEY-----\nMIIE cut", "***"),
         ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.c2lnbmF0dXJlMTIz", "***"),
-        ("a basic understanding of http://host:80/x@y", "a basic understanding of http://host:80/x@y"),
+        (
+            "a basic understanding of http://host:80/x@y",
+            "a basic understanding of http://host:80/x@y",
+        ),
         ("token = tokenizer.encode(text)", "token = tokenizer.encode(text)"),
     ],
 )
@@ -165,7 +202,8 @@ def test_the_work_of_masking_grows_with_the_text_and_not_with_its_square(part):
 
 @given(
     st.recursive(
-        st.text(st.characters(), max_size=9), lambda parts: st.lists(parts) | st.dictionaries(st.text(), parts)
+        st.text(st.characters(), max_size=9),
+        lambda parts: st.lists(parts) | st.dictionaries(st.text(), parts),
     )
 )
 def test_what_has_had_its_surrogates_replaced_can_be_sent(value):
@@ -190,7 +228,13 @@ def test_a_key_that_is_a_word_of_the_format_leaves_the_line_readable(secret):
 def test_messages_alternate_and_end_with_the_answer():
     trajectory = make_trajectory(CALL, OTHER, failed=(CALL,))
     messages = build_agent_messages(["f: does it"], trajectory.task, trajectory.steps)
-    assert [message["role"] for message in messages] == ["system", "user", "assistant", "user", "assistant"]
+    assert [message["role"] for message in messages] == [
+        "system",
+        "user",
+        "assistant",
+        "user",
+        "assistant",
+    ]
     assert messages[3]["content"] == "Observation:\nError: SyntaxError"
     assert messages[4]["content"] == "I call.\n<code>\nf(x=1)\n</code>"
     assert "f: does it" in messages[0]["content"]

@@ -27,10 +27,14 @@ def test_this_machine_is_never_asked_through_a_proxy(monkeypatch, host):
     assert web.find_proxy("http://elsewhere:8000/v1") == "http://proxy:3128"
 
 
-@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:7891", "socks5h://u:p@127.0.0.1:7891", "127.0.0.1:7891"])
+@pytest.mark.parametrize(
+    "proxy", ["socks5://127.0.0.1:7891", "socks5h://u:p@127.0.0.1:7891", "127.0.0.1:7891"]
+)
 def test_a_client_can_be_made_under_any_proxy_and_any_exception(monkeypatch, proxy):
     monkeypatch.setenv("all_proxy", proxy)
-    monkeypatch.setenv("no_proxy", "localhost,127.0.0.0/8,::1/128,10.0.0.0/8,fd00::/8,.corp,[fe80::1]")
+    monkeypatch.setenv(
+        "no_proxy", "localhost,127.0.0.0/8,::1/128,10.0.0.0/8,fd00::/8,.corp,[fe80::1]"
+    )
     web.open_client("https://elsewhere/v1").close()
     for direct in ("https://10.2.3.4/v1", "https://[fd00::7]/v1", "https://llm.corp/v1"):
         assert web.find_proxy(direct) is None
@@ -80,7 +84,10 @@ def test_a_packed_answer_is_unpacked():
 
 
 @given(
-    st.binary() | st.recursive(st.none(), lambda inner: st.lists(inner)).map(lambda value: json.dumps(value).encode())
+    st.binary()
+    | st.recursive(st.none(), lambda inner: st.lists(inner)).map(
+        lambda value: json.dumps(value).encode()
+    )
 )
 def test_any_bytes_are_parsed_or_none(content):
     web.parse_body(content)

@@ -62,7 +62,10 @@ class _Work:
 
 
 def run_agent(
-    client: "HostedLLM | LocalSLM", task: Task, options: AgentOptions | None = None, secrets: Sequence[str] = ()
+    client: "HostedLLM | LocalSLM",
+    task: Task,
+    options: AgentOptions | None = None,
+    secrets: Sequence[str] = (),
 ) -> Trajectory:
     """Let an agent work at one request.
 
@@ -98,7 +101,9 @@ def run_agent(
     )
 
 
-def _do_work(client: "HostedLLM | LocalSLM", task: Task, options: AgentOptions, secrets: Sequence[str] = ()) -> _Work:
+def _do_work(
+    client: "HostedLLM | LocalSLM", task: Task, options: AgentOptions, secrets: Sequence[str] = ()
+) -> _Work:
     """Ask, find the code, run it, observe: at most as often as the options say."""
     work = _Work()
     names = [definition["name"] for definition in task.offered]
@@ -176,4 +181,6 @@ def _make_step(turn: str, code: str | None, result: CellResult, secrets: Sequenc
 
 def _count_usage(generations: Sequence[Generation]) -> dict[str, int]:
     names = ("prompt_tokens", "completion_tokens")
-    return {"calls": len(generations)} | {n: sum(getattr(g, n) or 0 for g in generations) for n in names}
+    return {"calls": len(generations)} | {
+        n: sum(getattr(g, n) or 0 for g in generations) for n in names
+    }

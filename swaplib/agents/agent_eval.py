@@ -39,7 +39,12 @@ class AgentRun:
 
 
 def evaluate_agent(
-    settings: Settings, model: str, tasks: TaskSet, options: AgentOptions, batch_size: int, session_id: str | None
+    settings: Settings,
+    model: str,
+    tasks: TaskSet,
+    options: AgentOptions,
+    batch_size: int,
+    session_id: str | None,
 ) -> AgentRun:
     """Let one agent work at the tasks, or go on with the run that was killed.
 
@@ -59,7 +64,9 @@ def evaluate_agent(
     plan = plan_tasks(settings, f"agent-{model}", slm, tasks, options, None, False, batch_size)
     if plan.find_waiting():
         with running_server(slm, model) as root:
-            served = HostedLLM(f"{root}/v1", "local", None, model, batch_size, deadline_s=1800, is_slm=True)
+            served = HostedLLM(
+                f"{root}/v1", "local", None, model, batch_size, deadline_s=1800, is_slm=True
+            )
             found = run_plan(settings, replace(plan, client=served), session_id)
     else:
         found = run_plan(settings, plan, session_id)
@@ -98,29 +105,44 @@ def evaluate_agents(
     """
     check_tracing(settings)
     found, options = read_tasks(settings, source, fold), options or AgentOptions()
-    held_out = tuple(task for task in found.tasks if found.split_of[task.id] == "test")[: settings.cap_rows(limit)]
+    held_out = tuple(task for task in found.tasks if found.split_of[task.id] == "test")[
+        : settings.cap_rows(limit)
+    ]
     if not held_out:
-        raise ValueError("no task calls tools of the test split, so there is nothing to evaluate an agent on")
+        raise ValueError(
+            "no task calls tools of the test split, so there is nothing to evaluate an agent on"
+        )
     tasks = replace(found, tasks=held_out)
     runs = {m: evaluate_agent(settings, m, tasks, options, batch_size, session_id) for m in AGENTS}
     _check_answered(runs)
     solved = {model: run.solved for model, run in runs.items()}
-    return {"models": {m: _describe(run) for m, run in runs.items()}, "pairs": compare_solved(solved, held_out)}, runs
+    return {
+        "models": {m: _describe(run) for m, run in runs.items()},
+        "pairs": compare_solved(solved, held_out),
+    }, runs
 
 
 def compare_solved(solved: dict[str, list[bool]], tasks: Sequence[Task]) -> dict[str, Any]:
     """The paired evidence about two agents: which of the tasks the first and the second have solved."""
     groups = [task.gold.calls[0]["name"] for task in tasks]
-    found = stats.compare_metrics({"solved_rate": tuple(solved.values())}, stats.DEFAULT_MARGIN, groups)
+    found = stats.compare_metrics(
+        {"solved_rate": tuple(solved.values())}, stats.DEFAULT_MARGIN, groups
+    )
     return {metric: asdict(pair) for metric, pair in found.items()}
 
 
 def _check_answered(runs: dict[str, AgentRun]) -> None:
     facts = {model: run.capture.facts for model, run in runs.items()}
-    failed = {model: of_run["outcomes"]["error"] for model, of_run in facts.items() if not of_run["complete"]}
+    failed = {
+        model: of_run["outcomes"]["error"]
+        for model, of_run in facts.items()
+        if not of_run["complete"]
+    }
     if failed:
         listed = ", ".join(f"{n} of {model}" for model, n in failed.items())
-        raise RuntimeError(f"tasks that got no answer from the model: {listed}. Run this again; it asks only those.")
+        raise RuntimeError(
+            f"tasks that got no answer from the model: {listed}. Run this again; it asks only those."
+        )
 
 
 def _describe(run: AgentRun) -> dict[str, Any]:

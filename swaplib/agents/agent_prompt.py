@@ -56,7 +56,9 @@ final_answer(48)
 </code>"""
 
 
-def build_agent_messages(signatures: Sequence[str], task: str, steps: Sequence[Step] = ()) -> list[Message]:
+def build_agent_messages(
+    signatures: Sequence[str], task: str, steps: Sequence[Step] = ()
+) -> list[Message]:
     """The messages of an agent's next turn, and of a whole trajectory: the same for capture, training and evaluation.
 
     Args:
@@ -83,4 +85,6 @@ def format_turn(step: Step) -> str:
 def format_observation(step: Step) -> str:
     """What the agent sees of a step: what was printed, then the error if there was one."""
     error = f"Error: {step.error}" if step.error else ""
-    return "Observation:\n" + ("\n".join(part for part in (step.observation, error) if part) or "(nothing printed)")
+    return "Observation:\n" + (
+        "\n".join(part for part in (step.observation, error) if part) or "(nothing printed)"
+    )

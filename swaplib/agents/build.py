@@ -84,11 +84,18 @@ def _build_and_write(
     """Filter and build as two spans of one trace, in the session of the capture; the manifest is written last."""
     session = capture.folder.name
     with open_run(settings, folder, "build", made_from, ["build"], session) as run:
-        verdicts = filter_trajectories(capture.trajectories, {task.id: task.gold for task in tasks.tasks})
+        verdicts = filter_trajectories(
+            capture.trajectories, {task.id: task.gold for task in tasks.tasks}
+        )
         counts = count_verdicts(verdicts)
         run.trace.add_span("filter", "filter", {"input": made_from["capture"], "output": counts})
         splits, chats, facts = _make_splits(tasks, verdicts)
-        called = [example.called for by_split in splits.values() for found in by_split.values() for example in found]
+        called = [
+            example.called
+            for by_split in splits.values()
+            for found in by_split.values()
+            for example in found
+        ]
         made = dataset.collect(splits, xlam.name_groups(called))
         check_leaks(made.rows)
         facts |= {"answerability": dataset.count_answers(made.facts)}
@@ -96,7 +103,13 @@ def _build_and_write(
         run.trace.add_span("build", "build", {"input": counts["kept"], "output": facts})
         output = {**counts, **facts, "folder": show_path(folder_of(settings))}
         run.trace.finish(output, {"kept_share": counts["kept_share"]})
-        manifest = {"made_from": made_from, "filter": counts, **facts, "sha256": hashes, "run": {"session_id": session}}
+        manifest = {
+            "made_from": made_from,
+            "filter": counts,
+            **facts,
+            "sha256": hashes,
+            "run": {"session_id": session},
+        }
         run.record("build.json", manifest, folder_of(settings) / "manifest.json")
     return Build(made.rows, tuple(chats), tuple(verdicts), manifest)
 
@@ -114,9 +127,17 @@ def _make_splits(
             splits[track][tasks.split_of[task.id]].append(example)
             chats.append(_make_chat(task, verdict, tasks.split_of[task.id]))
     facts = {
-        "rows": {track: {split: len(of_split) for split, of_split in by.items()} for track, by in splits.items()},
-        "chats": {split: n for split in SPLITS if (n := Counter(chat["split"] for chat in chats)[split])},
-        "tools": {split: len({n for by in splits.values() for e in by[split] for n in e.called}) for split in SPLITS},
+        "rows": {
+            track: {split: len(of_split) for split, of_split in by.items()}
+            for track, by in splits.items()
+        },
+        "chats": {
+            split: n for split in SPLITS if (n := Counter(chat["split"] for chat in chats)[split])
+        },
+        "tools": {
+            split: len({n for by in splits.values() for e in by[split] for n in e.called})
+            for split in SPLITS
+        },
     }
     return splits, chats, facts
 
@@ -147,7 +168,12 @@ def _write_files(
     texts = texts | {"steps.jsonl": _format_lines(chats)}
     texts["verdicts.jsonl"] = _format_lines(
         [
-            {"id": v.trajectory.id, "is_kept": v.is_kept, "reason": v.reason, "is_recovered": v.is_recovered}
+            {
+                "id": v.trajectory.id,
+                "is_kept": v.is_kept,
+                "reason": v.reason,
+                "is_recovered": v.is_recovered,
+            }
             for v in verdicts
         ]
     )
@@ -172,10 +198,16 @@ def count_chat_tokens(chats: Sequence[dict[str, Any]], checkpoint: Path) -> list
         of_split = [chat for chat in chats if chat["split"] == split]
         if not checkpoint.is_dir():
             records.append(
-                {"split": split, "chats": len(of_split), "tokens": f"no checkpoint at {show_path(checkpoint)}"}
+                {
+                    "split": split,
+                    "chats": len(of_split),
+                    "tokens": f"no checkpoint at {show_path(checkpoint)}",
+                }
             )
             continue
-        lengths = measure_chats(slm, [chat["messages"] for chat in of_split], has_generation_prompt=False)
+        lengths = measure_chats(
+            slm, [chat["messages"] for chat in of_split], has_generation_prompt=False
+        )
         record: dict[str, Any] = {"split": split, "chats": len(of_split)}
         if lengths:
             record |= {"tokens_median": int(median(lengths)), "tokens_max": max(lengths)}

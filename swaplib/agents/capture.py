@@ -80,7 +80,9 @@ class Plan:
     def find_waiting(self) -> list[Task]:
         """Tasks that have no trajectory, or one that ended in error."""
         found = read_trajectories(self.file)
-        return [task for task in self.tasks if task.id not in found or found[task.id].outcome == "error"]
+        return [
+            task for task in self.tasks if task.id not in found or found[task.id].outcome == "error"
+        ]
 
 
 def capture_trajectories(
@@ -114,12 +116,21 @@ def capture_trajectories(
         RuntimeError: Nothing would contain the LLM's code, and that was not allowed; nothing was asked.
     """
     check_tracing(settings)
-    sizes = {"limit": limit, "max_steps": max_steps, "max_new_tokens": max_new_tokens, "concurrency": concurrency}
+    sizes = {
+        "limit": limit,
+        "max_steps": max_steps,
+        "max_new_tokens": max_new_tokens,
+        "concurrency": concurrency,
+    }
     check_sizes(" (limit=None is all tasks)", **sizes)
     client = HostedLLM.from_settings(settings)
-    options = AgentOptions(max_steps=max_steps, max_new_tokens=max_new_tokens, allow_unwalled=allow_unwalled)
+    options = AgentOptions(
+        max_steps=max_steps, max_new_tokens=max_new_tokens, allow_unwalled=allow_unwalled
+    )
     tasks, limit = read_tasks(settings, source), settings.cap_rows(limit)
-    captured = run_plan(settings, plan_tasks(settings, "capture", client, tasks, options, limit, fresh, concurrency))
+    captured = run_plan(
+        settings, plan_tasks(settings, "capture", client, tasks, options, limit, fresh, concurrency)
+    )
     write_json(settings.evaluation / "capture.json", captured.facts)
     return captured
 
@@ -141,21 +152,40 @@ def plan_tasks(
         "n_tasks": len(tasks),
         "task_ids": [task.id for task in tasks],
         "n_tools": len({name for task in tasks for name in task.example.called}),
-        "tasks_sha256": hash_text(canonical_json([[task.id, m] for task, m in zip(tasks, messages, strict=True)])),
+        "tasks_sha256": hash_text(
+            canonical_json([[task.id, m] for task, m in zip(tasks, messages, strict=True)])
+        ),
         "identity": client.identity(),
         "options": asdict(options),
         "temperature": None if "is_reasoning" in client.identity() else 0,
     }
     key = hash_text(canonical_json(facts))[:12]
     folder = find_run(settings, key, new_folder(settings, kind, key), fresh)
-    secrets = settings.azure_api_key, settings.slm_api_key, settings.langfuse_public_key, settings.langfuse_secret_key
+    secrets = (
+        settings.azure_api_key,
+        settings.slm_api_key,
+        settings.langfuse_public_key,
+        settings.langfuse_secret_key,
+    )
     facts |= {"key": key, "tasks": found.facts}
-    plan = Plan(kind, client, tasks, options, facts, folder, tuple(s for s in secrets if s), concurrency, fresh)
+    plan = Plan(
+        kind,
+        client,
+        tasks,
+        options,
+        facts,
+        folder,
+        tuple(s for s in secrets if s),
+        concurrency,
+        fresh,
+    )
     waiting = plan.find_waiting()
     if waiting:
         client.check()
     calls = f"at most {len(waiting) * options.max_steps} calls"
-    print(f"{len(tasks)} tasks, {len(tasks) - len(waiting)} captured before, {len(waiting)} to come ({calls})")
+    print(
+        f"{len(tasks)} tasks, {len(tasks) - len(waiting)} captured before, {len(waiting)} to come ({calls})"
+    )
     print(f"run {show_path(folder)}")
     return plan
 
@@ -169,8 +199,14 @@ def _count_prompt_tokens(settings: Settings, tasks: Sequence[Task]) -> dict[str,
         slm.check()
     except (FileNotFoundError, ValueError):
         return None
-    lengths = measure_chats(slm, [build_agent_messages(task.signatures, task.request) for task in tasks])
-    return {"tokenizer": slm.path.name, "median": int(median(lengths)), "max": max(lengths)} if lengths else None
+    lengths = measure_chats(
+        slm, [build_agent_messages(task.signatures, task.request) for task in tasks]
+    )
+    return (
+        {"tokenizer": slm.path.name, "median": int(median(lengths)), "max": max(lengths)}
+        if lengths
+        else None
+    )
 
 
 def run_plan(settings: Settings, plan: Plan, session_id: str | None = None) -> Capture:
@@ -190,22 +226,34 @@ def run_plan(settings: Settings, plan: Plan, session_id: str | None = None) -> C
 
 def _run_and_write(settings: Settings, plan: Plan, session_id: str) -> None:
     """Do what is waiting, write the facts, deliver the trace. While tasks are in work, there is no file of facts."""
-    prices = Prices.from_settings(settings) if plan.kind == "capture" else None  # an SLM is not paid by the token
+    prices = (
+        Prices.from_settings(settings) if plan.kind == "capture" else None
+    )  # an SLM is not paid by the token
     plan.facts_file.unlink(missing_ok=True)
     lengths = _count_prompt_tokens(settings, plan.tasks)  # before a call is paid
     contained = find_walls(plan.options.allow_unwalled)
-    inputs = {"tasks": plan.facts["n_tasks"], "identity": plan.facts["identity"], "options": plan.facts["options"]}
+    inputs = {
+        "tasks": plan.facts["n_tasks"],
+        "identity": plan.facts["identity"],
+        "options": plan.facts["options"],
+    }
     with open_run(settings, plan.folder, plan.kind, inputs, [plan.kind], session_id) as run:
         for trajectory in read_trajectories(plan.file).values():  # those whose span a kill has lost
             _trace_trajectory(run.trace, trajectory, prices)
         waiting = plan.find_waiting()
-        bar = tqdm(_run_agents(plan, waiting), plan.kind, len(waiting), file=sys.stdout, unit="task")
+        bar = tqdm(
+            _run_agents(plan, waiting), plan.kind, len(waiting), file=sys.stdout, unit="task"
+        )
         for trajectory in bar:
             line = trajectory.to_json(plan.secrets)
             append_line(plan.file, line)
             _trace_trajectory(run.trace, Trajectory.from_json(line), prices)
         found = read_trajectories(plan.file)
-        facts = plan.facts | summarise([found[task.id] for task in plan.tasks]) | plan.count_solved(found)
+        facts = (
+            plan.facts
+            | summarise([found[task.id] for task in plan.tasks])
+            | plan.count_solved(found)
+        )
         facts |= {"first_prompt_tokens": lengths, "contained": contained}
         output = {"outcomes": facts["outcomes"], "folder": show_path(plan.folder)}
         run.trace.finish(output, {"solved_rate": facts["solved_rate"]})
@@ -216,18 +264,31 @@ def _run_agents(plan: Plan, waiting: Sequence[Task]) -> Iterator[Trajectory]:
     """Trajectories as they come. When one is refused, or the consumer stops, no further task is begun."""
     with ThreadPoolExecutor(plan.concurrency) as pool:
         try:
-            futures = [pool.submit(run_agent, plan.client, task, plan.options, plan.secrets) for task in waiting]
+            futures = [
+                pool.submit(run_agent, plan.client, task, plan.options, plan.secrets)
+                for task in waiting
+            ]
             for future in as_completed(futures):
                 yield future.result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _trace_trajectory(trace: run_trace.RunTrace, trajectory: Trajectory, prices: Prices | None) -> None:
+def _trace_trajectory(
+    trace: run_trace.RunTrace, trajectory: Trajectory, prices: Prices | None
+) -> None:
     steps = [asdict(step) for step in trajectory.steps]
     usage, latency_ms = trajectory.usage, trajectory.timing["latency_ms"]
-    metadata = {"id": trajectory.id, "outcome": trajectory.outcome, "usage": usage, "model": trajectory.model}
-    values = {"input": trajectory.task, "output": {"steps": steps, "final_answer": trajectory.final_answer}}
+    metadata = {
+        "id": trajectory.id,
+        "outcome": trajectory.outcome,
+        "usage": usage,
+        "model": trajectory.model,
+    }
+    values = {
+        "input": trajectory.task,
+        "output": {"steps": steps, "final_answer": trajectory.final_answer},
+    }
     tokens = {"input": usage["prompt_tokens"], "output": usage["completion_tokens"]}
     cost = prices and prices.split_price(*tokens.values())
     trace.add_span(
@@ -237,7 +298,8 @@ def _trace_trajectory(trace: run_trace.RunTrace, trajectory: Trajectory, prices:
         latency_ms,
         is_error=trajectory.outcome == "error",
         kind=LangfuseAgent,
-        ended_at=datetime.fromisoformat(trajectory.timing["started"]).timestamp() + latency_ms / 1000,
+        ended_at=datetime.fromisoformat(trajectory.timing["started"]).timestamp()
+        + latency_ms / 1000,
         spent=describe_spent(trajectory.model["model"], tokens, cost),
     )
 

@@ -35,8 +35,13 @@ def read_kept(settings: Settings, row_limit: int | None = None) -> ChatSet:
     path = build.folder_of(settings) / "steps.jsonl"
     chats = read_chats(path) if path.is_file() else []
     sizes = finetune.find_sizes(settings, row_limit)
-    kept = {split: [chat for chat in chats if chat.split == split][:n] for split, n in sizes.items()}
-    return gather_chats(kept, f"at most the first {len(kept['train'])} chats" if sizes["train"] is not None else None)
+    kept = {
+        split: [chat for chat in chats if chat.split == split][:n] for split, n in sizes.items()
+    }
+    return gather_chats(
+        kept,
+        f"at most the first {len(kept['train'])} chats" if sizes["train"] is not None else None,
+    )
 
 
 def read_manifest(settings: Settings) -> dict[str, Any]:
@@ -55,9 +60,13 @@ def read_manifest(settings: Settings) -> dict[str, Any]:
         raise ValueError(
             f"the build in {show_path(folder)} was made beside another dataset. Run 06_capture and 07_build again."
         )
-    changed = [name for name, wanted in manifest["sha256"].items() if not _is_same(folder / name, wanted)]
+    changed = [
+        name for name, wanted in manifest["sha256"].items() if not _is_same(folder / name, wanted)
+    ]
     if changed:
-        raise ValueError(f"{show_path(folder)} does not hold what was built: {', '.join(changed)}. Run 07_build again.")
+        raise ValueError(
+            f"{show_path(folder)} does not hold what was built: {', '.join(changed)}. Run 07_build again."
+        )
     return manifest
 
 
@@ -87,10 +96,14 @@ def distill_agent(
         print("no trajectory of the train split was kept, so there is nothing to distil")
         return None
     if not kept.chats["val"]:
-        print("no trajectory of the val split was kept, so nothing validates: capture more tasks (06, `limit`)")
+        print(
+            "no trajectory of the val split was kept, so nothing validates: capture more tasks (06, `limit`)"
+        )
         return None
     session, target = read_manifest(settings)["run"]["session_id"], settings.adapter_of(AGENT)
-    return finetune.train_adapter(settings, {AGENT: kept}, target, recipe or Recipe(), session_id=session)
+    return finetune.train_adapter(
+        settings, {AGENT: kept}, target, recipe or Recipe(), session_id=session
+    )
 
 
 def fine_tune_captured(
@@ -106,13 +119,21 @@ def fine_tune_captured(
     """
     check_tracing(settings)
     check_track(track)
-    session, path = read_manifest(settings)["run"]["session_id"], build.folder_of(settings) / track / "train.jsonl"
+    session, path = (
+        read_manifest(settings)["run"]["session_id"],
+        build.folder_of(settings) / track / "train.jsonl",
+    )
     if not path.is_file():
         print(f"no captured {track} row of the train split, so there is nothing to fine-tune on")
         return None
     files = {"train": path, "val": settings.dataset / track / "val.jsonl"}
     sizes = finetune.find_sizes(settings, row_limit)
     rows = {split: read_rows(file, track)[: sizes[split]] for split, file in files.items()}
-    cut = "captured rows" + (f", at most the first {len(rows['train'])} rows" if sizes["train"] is not None else "")
-    chosen, target = {track: gather_rows(track, rows, cut)}, settings.adapter_of(CAPTURED.name_adapter(track))
+    cut = "captured rows" + (
+        f", at most the first {len(rows['train'])} rows" if sizes["train"] is not None else ""
+    )
+    chosen, target = (
+        {track: gather_rows(track, rows, cut)},
+        settings.adapter_of(CAPTURED.name_adapter(track)),
+    )
     return finetune.train_adapter(settings, chosen, target, recipe or Recipe(), session_id=session)

@@ -11,7 +11,16 @@ from typing import Any
 
 from swaplib.agents.trajectory import Step, Trajectory
 
-WHOLE = {"role", "id", "type", "index", "object", "model", "created", "finish_reason"}  # never a piece of a longer text
+WHOLE = {
+    "role",
+    "id",
+    "type",
+    "index",
+    "object",
+    "model",
+    "created",
+    "finish_reason",
+}  # never a piece of a longer text
 
 
 def as_dict(value: Any) -> dict[str, Any]:
@@ -35,14 +44,19 @@ def join_chunks(chunks: Sequence[Any]) -> dict[str, Any]:
         if not isinstance(chunk, dict):
             response.setdefault("other_chunks", []).append(chunk)
             continue
-        response |= {name: value for name, value in chunk.items() if name != "choices" and value is not None}
+        response |= {
+            name: value for name, value in chunk.items() if name != "choices" and value is not None
+        }
         choices = [
-            {"index": 0} | choice if isinstance(choice, dict) else choice for choice in as_list(chunk.get("choices"))
+            {"index": 0} | choice if isinstance(choice, dict) else choice
+            for choice in as_list(chunk.get("choices"))
         ]
         response["choices"] = _join_lists(response["choices"], choices)
     for choice in response["choices"]:
         if isinstance(choice, dict) and "message" not in choice:
-            choice["message"] = {"role": "assistant", "content": ""} | as_dict(choice.pop("delta", None))
+            choice["message"] = {"role": "assistant", "content": ""} | as_dict(
+                choice.pop("delta", None)
+            )
     return response
 
 
@@ -51,7 +65,10 @@ def _join(old: Any, new: Any) -> Any:
     if new is None or old is None:
         return old if new is None else new
     if isinstance(old, dict) and isinstance(new, dict):
-        joined = {name: value if name in WHOLE else _join(old.get(name), value) for name, value in new.items()}
+        joined = {
+            name: value if name in WHOLE else _join(old.get(name), value)
+            for name, value in new.items()
+        }
         return old | {name: value for name, value in joined.items() if value is not None}
     if isinstance(old, str) and isinstance(new, str):
         return old + new
@@ -67,7 +84,11 @@ def _join_lists(old: list[Any], new: list[Any]) -> list[Any]:
     joined = list(old)
     for part in new:
         number = as_dict(part).get("index")
-        same = (i for i, known in enumerate(joined) if number is not None and as_dict(known).get("index") == number)
+        same = (
+            i
+            for i, known in enumerate(joined)
+            if number is not None and as_dict(known).get("index") == number
+        )
         if (place := next(same, None)) is None:
             joined.append(part)
         else:
@@ -76,7 +97,11 @@ def _join_lists(old: list[Any], new: list[Any]) -> list[Any]:
 
 
 def make_trajectory(
-    exchange_id: str, request: dict[str, Any], response: dict[str, Any] | None, error: str | None, started: str
+    exchange_id: str,
+    request: dict[str, Any],
+    response: dict[str, Any] | None,
+    error: str | None,
+    started: str,
 ) -> Trajectory:
     """An exchange as a trajectory of one step, with the whole of it beside; model and time are left to who knows them.
 
@@ -87,13 +112,21 @@ def make_trajectory(
         error: The kind of error that the call ended in.
         started: When the call began, in UTC.
     """
-    users = [m.get("content") for m in map(as_dict, as_list(request.get("messages"))) if m.get("role") == "user"]
+    users = [
+        m.get("content")
+        for m in map(as_dict, as_list(request.get("messages")))
+        if m.get("role") == "user"
+    ]
     task = users[-1] if users and isinstance(users[-1], str) else json.dumps(users[-1:])
     choice = next(map(as_dict, as_list(as_dict(response).get("choices"))), {})
     message, usage = as_dict(choice.get("message")), as_dict(as_dict(response).get("usage"))
     text = _read_text(message.get("content"))
-    functions = [as_dict(as_dict(call).get("function")) for call in as_list(message.get("tool_calls"))]
-    offered = [as_dict(as_dict(tool).get("function")).get("name") for tool in as_list(request.get("tools"))]
+    functions = [
+        as_dict(as_dict(call).get("function")) for call in as_list(message.get("tool_calls"))
+    ]
+    offered = [
+        as_dict(as_dict(tool).get("function")).get("name") for tool in as_list(request.get("tools"))
+    ]
     counts = {name: usage.get(name) for name in ("prompt_tokens", "completion_tokens")}
     calls = tuple(_read_call(function) for function in functions if function)
     return Trajectory(
@@ -103,7 +136,8 @@ def make_trajectory(
         tools=tuple(name for name in offered if isinstance(name, str)),
         steps=(Step(text, None, "", error, calls, is_final=error is None),),
         final_answer=text,
-        usage={"calls": 1} | {name: count if type(count) is int else 0 for name, count in counts.items()},
+        usage={"calls": 1}
+        | {name: count if type(count) is int else 0 for name, count in counts.items()},
         model={"model": request.get("model")},
         timing={"started": started},
         error=error,
@@ -113,7 +147,9 @@ def make_trajectory(
 
 def _read_text(content: Any) -> str:
     """The text of a message's content: itself, or that of its parts."""
-    parts = (part if isinstance(part, str) else as_dict(part).get("text") for part in as_list(content))
+    parts = (
+        part if isinstance(part, str) else as_dict(part).get("text") for part in as_list(content)
+    )
     return "".join(part for part in parts if isinstance(part, str))
 
 

@@ -16,7 +16,9 @@ from swaplib.runs import new_folder, open_run, read_metrics
 from swaplib.settings import Settings, check_sizes, show_path
 
 
-def evaluate_captured(settings: Settings, track: Track, question: dict[str, Any], session_id: str) -> dict[str, Any]:
+def evaluate_captured(
+    settings: Settings, track: Track, question: dict[str, Any], session_id: str
+) -> dict[str, Any]:
     """Ask the SLM as it is and the adapter of captured rows 01's test rows, and compare with all that answered the same.
 
     Args:
@@ -33,14 +35,21 @@ def evaluate_captured(settings: Settings, track: Track, question: dict[str, Any]
     captured, is_asked = str(CAPTURED), (settings.evaluation / f"{track}_slm_test.json").is_file()
     if is_asked:
         asked = read_metrics(settings, track, "slm")
-        question = question | {"limit": asked["n_rows"], "max_new_tokens": asked["run"]["max_new_tokens"]}
+        question = question | {
+            "limit": asked["n_rows"],
+            "max_new_tokens": asked["run"]["max_new_tokens"],
+        }
     models = f"slm,{captured}"
     if settings.slm_base_url and is_asked:
-        print("the SLM as it is was asked at SLM_BASE_URL: that run is compared with, the adapter runs here")
+        print(
+            "the SLM as it is was asked at SLM_BASE_URL: that run is compared with, the adapter runs here"
+        )
         models = captured
     settings = settings.model_copy(update={"slm_base_url": None})
     evaluate.run_models(settings, track, models, **question, session_id=session_id)
-    there = [m for m in ("azure", "slm_ft") if (settings.evaluation / f"{track}_{m}_test.json").is_file()]
+    there = [
+        m for m in ("azure", "slm_ft") if (settings.evaluation / f"{track}_{m}_test.json").is_file()
+    ]
     there = [m for m in there if m == "azure" or _is_current(settings, track)]
     others = ["slm", *keep_comparable(settings, track, "slm", there)]
     compared = open_compared(settings, track, *others, captured)
@@ -54,7 +63,9 @@ def _is_current(settings: Settings, track: Track) -> bool:
     if not problem:
         evaluated = read_metrics(settings, track, "slm_ft")["run"]["identity"].get("adapter_sha256")
         problem = (
-            "its last run was of another adapter" if evaluated != hash_checkpoint(settings.adapter_of(track)) else None
+            "its last run was of another adapter"
+            if evaluated != hash_checkpoint(settings.adapter_of(track))
+            else None
         )
     if problem:
         print(f"slm_ft is left out: {problem}")
@@ -89,22 +100,39 @@ def close_loop(
     check_sizes(" (test_limit=None is all)", **sizes)
     manifest, agents = distill.read_manifest(settings), {}
     session = manifest["run"]["session_id"]
-    content: dict[str, Any] = {"track": track, **{name: manifest[name] for name in ("filter", "rows", "chats")}}
+    content: dict[str, Any] = {
+        "track": track,
+        **{name: manifest[name] for name in ("filter", "rows", "chats")},
+    }
     content |= {"trained": {name: card and _shorten(card) for name, card in cards.items()}}
     content |= {"track_eval": None, "agent_eval": None, "margin": DEFAULT_MARGIN}
     if cards["rows"]:
-        question = {"limit": test_limit, "max_new_tokens": options.max_new_tokens, "batch_size": batch_size}
+        question = {
+            "limit": test_limit,
+            "max_new_tokens": options.max_new_tokens,
+            "batch_size": batch_size,
+        }
         content["track_eval"] = evaluate_captured(settings, track, question, session)
     if cards["agent"]:
-        asked = {"session_id": session, "fold": manifest["made_from"].get("fold", 0)}  # builds of old do not say it
-        found = agent_eval.evaluate_agents(settings, source, test_limit, options, batch_size, **asked)
+        asked = {
+            "session_id": session,
+            "fold": manifest["made_from"].get("fold", 0),
+        }  # builds of old do not say it
+        found = agent_eval.evaluate_agents(
+            settings, source, test_limit, options, batch_size, **asked
+        )
         content["agent_eval"], agents = found
     return _write(settings, track, content, session), agents
 
 
-def _write(settings: Settings, track: Track, content: dict[str, Any], session: str) -> dict[str, Any]:
+def _write(
+    settings: Settings, track: Track, content: dict[str, Any], session: str
+) -> dict[str, Any]:
     """Trace the summary and write its file."""
-    folder, path = new_folder(settings, track, "flywheel"), settings.evaluation / f"flywheel_{track}.json"
+    folder, path = (
+        new_folder(settings, track, "flywheel"),
+        settings.evaluation / f"flywheel_{track}.json",
+    )
     inputs, tags = {"session": session, "track": track}, [track, "flywheel"]
     with open_run(settings, folder, f"flywheel {track}", inputs, tags, session) as run:
         run.trace.add_event("flywheel", content)

@@ -34,7 +34,9 @@ class Recorder:
         self.failed = 0
         self._path, self._secrets, self._lock = path, secrets, threading.Lock()
         parts = urlsplit(base_url)
-        self._endpoint = f"{parts.hostname}{f':{parts.port}' if parts.port else ''}{parts.path.rstrip('/')}"
+        self._endpoint = (
+            f"{parts.hostname}{f':{parts.port}' if parts.port else ''}{parts.path.rstrip('/')}"
+        )
 
     def wrap(self, create: Callable[..., Any]) -> Callable[..., Any]:
         """A function that calls `create`, records, and returns what it returned or raises what it raised."""
@@ -47,15 +49,23 @@ class Recorder:
             except BaseException as error:
                 exchange.end(error=error)
                 raise
-            return exchange.await_answer(answer) if inspect.isawaitable(answer) else exchange.watch(answer)
+            return (
+                exchange.await_answer(answer)
+                if inspect.isawaitable(answer)
+                else exchange.watch(answer)
+            )
 
         return call
 
-    def keep(self, exchange: "_Exchange", response: dict[str, Any] | None, error: str | None) -> None:
+    def keep(
+        self, exchange: "_Exchange", response: dict[str, Any] | None, error: str | None
+    ) -> None:
         """Write one line."""
         found = make_trajectory(exchange.id, exchange.request, response, error, exchange.started)
         timing = found.timing | {"latency_ms": round(exchange.latency_ms, 1)}
-        line = replace(found, model={"endpoint": self._endpoint, **found.model}, timing=timing).to_json(self._secrets)
+        line = replace(
+            found, model={"endpoint": self._endpoint, **found.model}, timing=timing
+        ).to_json(self._secrets)
         with self._lock:
             append_line(self._path, line)
 
@@ -63,10 +73,10 @@ class Recorder:
         """Count an exchange and say so; the error's text may hold what was asked, so its kind is all that is said."""
         with self._lock:
             self.failed += 1
-        told = (
-            f"capture: {self.failed} exchange(s) could not be recorded whole in {self._path} ({type(error).__name__})"
-        )
-        with contextlib.suppress(Warning):  # where warnings are errors, the call does not fail either
+        told = f"capture: {self.failed} exchange(s) could not be recorded whole in {self._path} ({type(error).__name__})"
+        with contextlib.suppress(
+            Warning
+        ):  # where warnings are errors, the call does not fail either
             warnings.warn(told, stacklevel=2)
 
 
@@ -78,7 +88,9 @@ class _Exchange:
         self.started, self.start, self.latency_ms = now_utc(), time.perf_counter(), 0.0
         self.id = f"req-{uuid.uuid4().hex}"
         try:  # now, since the caller may change its messages while a stream is read
-            self.request = _to_plain({name: value for name, value in request.items() if name != "extra_headers"})
+            self.request = _to_plain(
+                {name: value for name, value in request.items() if name != "extra_headers"}
+            )
         except Exception as error:
             recorder.warn(error)
 
@@ -135,7 +147,9 @@ class _Exchange:
         self.latency_ms = (time.perf_counter() - self.start) * 1000
         try:
             reason = type(error).__name__ if error is not None else None
-            response = join_chunks(_to_plain(answer)) if isinstance(answer, list) else _read_answer(answer)
+            response = (
+                join_chunks(_to_plain(answer)) if isinstance(answer, list) else _read_answer(answer)
+            )
             self.recorder.keep(self, response, reason)
         except Exception as problem:
             self.recorder.warn(problem)
@@ -152,7 +166,11 @@ def _to_plain(value: Any) -> Any:
     """A value as JSON knows it; the SDK's objects become dicts, its `not given` marks and other objects their names."""
 
     def describe(thing: Any) -> Any:  # a server's odd shapes would make pydantic warn
-        return thing.model_dump(exclude_unset=True, warnings=False) if hasattr(thing, "model_dump") else repr(thing)
+        return (
+            thing.model_dump(exclude_unset=True, warnings=False)
+            if hasattr(thing, "model_dump")
+            else repr(thing)
+        )
 
     return json.loads(json.dumps(value, default=describe))
 
@@ -161,6 +179,8 @@ def _read_answer(answer: Any) -> dict[str, Any] | None:
     """A chat completion, also out of `with_raw_response`; None where nothing was read, as in `with_streaming_response`."""
     from openai._legacy_response import LegacyAPIResponse
 
-    if isinstance(answer, LegacyAPIResponse) and "text/event-stream" not in answer.headers.get("content-type", ""):
+    if isinstance(answer, LegacyAPIResponse) and "text/event-stream" not in answer.headers.get(
+        "content-type", ""
+    ):
         answer = answer.parse()
     return _to_plain(answer) if hasattr(answer, "model_dump") else None

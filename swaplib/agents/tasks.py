@@ -95,14 +95,18 @@ def _make_task(row: dict[str, Any]) -> Task | str:
     return Task(str(row["id"]), row, example, offered, Gold(example.calls, plain))
 
 
-def hold_out(split_of: dict[str, str], tasks: list[Task], seed: int, fold: int = 0) -> dict[str, str]:
+def hold_out(
+    split_of: dict[str, str], tasks: list[Task], seed: int, fold: int = 0
+) -> dict[str, str]:
     """01's map from tool to split, with tools of the tasks held out from its train side.
 
     Nearly all tools that can be carried out stand on 01's train side. A seeded fifth of those becomes test, the tenth after
     it val; over the folds 0 to 4 each of them is test once. 01's own val and test tools stay where they are, so nothing that
     is trained on here is called in any of its test rows.
     """
-    trained = sorted({name for task in tasks for name in task.example.called if split_of[name] == "train"})
+    trained = sorted(
+        {name for task in tasks for name in task.example.called if split_of[name] == "train"}
+    )
     random.Random(seed).shuffle(trained)  # noqa: S311 - a seeded order, no secret
     start, end = (len(trained) * k // FOLDS for k in (fold, fold + 1))
     after = (trained[end:] + trained[:start])[: len(trained) // 10]

@@ -77,8 +77,14 @@ class Trajectory:
         An agent's own are masked already when they enter a step, so that what was sent is what is written.
         """
         flat = asdict(self)
-        flat["steps"] = [{name: mask_secrets(value, secrets) for name, value in step.items()} for step in flat["steps"]]
-        masked = {name: value if name == "steps" else mask_secrets(value, secrets) for name, value in flat.items()}
+        flat["steps"] = [
+            {name: mask_secrets(value, secrets) for name, value in step.items()}
+            for step in flat["steps"]
+        ]
+        masked = {
+            name: value if name == "steps" else mask_secrets(value, secrets)
+            for name, value in flat.items()
+        }
         return json.dumps(masked)
 
     @classmethod
@@ -143,7 +149,11 @@ def _find_reason(trajectory: Trajectory, gold: Gold | None) -> str | None:
         return "another final answer than the computed one"
     if any(step.code and find_private(step.code) for step in trajectory.steps):
         return "code reaches for what is not public"
-    texts = [text for step in trajectory.steps for text in (step.thought, step.code, step.observation, step.error)]
+    texts = [
+        text
+        for step in trajectory.steps
+        for text in (step.thought, step.code, step.observation, step.error)
+    ]
     if any(CONTROL_TOKENS.search(text) for text in texts if text):
         return "a text holds a chat template's control token"
     return None
@@ -166,7 +176,9 @@ def _compare_calls(made: Sequence[dict[str, Any]], asked: Sequence[dict[str, Any
     return "other arguments"
 
 
-def filter_trajectories(trajectories: Iterable[Trajectory], golds: Mapping[str, Gold]) -> list[Verdict]:
+def filter_trajectories(
+    trajectories: Iterable[Trajectory], golds: Mapping[str, Gold]
+) -> list[Verdict]:
     """Judge every trajectory; none is lost: the dropped ones carry their reason."""
     return [judge(trajectory, golds.get(trajectory.id)) for trajectory in trajectories]
 

@@ -40,7 +40,10 @@ def is_named(value: Any, request: str) -> bool:
     if value in ("", [], {}) or isinstance(value, bool) or value is None:
         return False
     if isinstance(value, dict | list):
-        return all(is_named(part, request) for part in (value.values() if isinstance(value, dict) else value))
+        return all(
+            is_named(part, request)
+            for part in (value.values() if isinstance(value, dict) else value)
+        )
     words, numbers = _read_request(request)
     if not isinstance(value, str):
         return value in numbers

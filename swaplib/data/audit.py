@@ -32,7 +32,10 @@ def check_leaks(rows: Rows, may_share_tools: bool = False, places: Places | None
             for place, row in zip(places[track][split], of_split, strict=True):
                 prompt = _fold(row.prompt)
                 keys = {(f"prompt of {track}", prompt): "have the same prompt"}
-                keys |= {("tool", tool): f"both call the tool {tool!r}" for tool in called_tools(track, row.completion)}
+                keys |= {
+                    ("tool", tool): f"both call the tool {tool!r}"
+                    for tool in called_tools(track, row.completion)
+                }
                 for key, what in keys.items():
                     other_split, other = owners.setdefault(key, (split, place))
                     if other_split == split:
@@ -67,7 +70,10 @@ def count_repeats(rows: Rows, places: Places | None = None) -> dict[Track, dict[
     """
     places = name_places(rows) if places is None else places
     return {
-        track: {split: _count_repeats(places[track][split], track, found) for split, found in splits.items()}
+        track: {
+            split: _count_repeats(places[track][split], track, found)
+            for split, found in splits.items()
+        }
         for track, splits in rows.items()
     }
 

@@ -19,7 +19,10 @@ from swaplib.metrics import TRACKS, Track
 from swaplib.rows import SPLITS, Rows, format_rows
 from swaplib.settings import ROOT, Settings, show_path
 
-MADE_OF: dict[Track, str] = {"toolcall": "requests with one answer", "structured": "requests with two or three answers"}
+MADE_OF: dict[Track, str] = {
+    "toolcall": "requests with one answer",
+    "structured": "requests with two or three answers",
+}
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,9 @@ class Dataset:
     manifest: dict[str, Any]
 
 
-def build_dataset(settings: Settings, source: str, sizes: dict[Track, str], seed: int = 42) -> Dataset:
+def build_dataset(
+    settings: Settings, source: str, sizes: dict[Track, str], seed: int = 42
+) -> Dataset:
     """Make, audit and write the rows of both tracks with their manifest.
 
     Args:
@@ -49,9 +54,12 @@ def build_dataset(settings: Settings, source: str, sizes: dict[Track, str], seed
     if has_own := is_own(path):
         made, origin = read_source(path, seed)
     else:
-        made, origin = _make_rows(settings, source, {track: parse_sizes(sizes[track]) for track in TRACKS}, seed)
+        made, origin = _make_rows(
+            settings, source, {track: parse_sizes(sizes[track]) for track in TRACKS}, seed
+        )
     counts = {
-        track: {split: len(of_split) for split, of_split in splits.items()} for track, splits in made.rows.items()
+        track: {split: len(of_split) for split, of_split in splits.items()}
+        for track, splits in made.rows.items()
     }
     _check_counts(counts)
     shared = check_leaks(made.rows, may_share_tools=has_own, places=made.places)
@@ -71,18 +79,29 @@ def build_dataset(settings: Settings, source: str, sizes: dict[Track, str], seed
 
 def format_files(made: Collection) -> dict[str, str]:
     """What is written, by path below the dataset: rows, and facts and schemas where there are any."""
-    files = {f"{track}/{split}.jsonl": format_rows(made.rows[track][split]) for track in made.rows for split in SPLITS}
+    files = {
+        f"{track}/{split}.jsonl": format_rows(made.rows[track][split])
+        for track in made.rows
+        for split in SPLITS
+    }
     files |= {
         f"{track}/{split}.facts.jsonl": format_facts(made.facts[track][split])
         for track in made.facts
         for split in SPLITS
     }
-    return files | {f"{track}/schema.json": json.dumps(s, indent=2) + "\n" for track, s in made.schemas.items()}
+    return files | {
+        f"{track}/schema.json": json.dumps(s, indent=2) + "\n" for track, s in made.schemas.items()
+    }
 
 
-def count_answers(facts: dict[Track, dict[str, list[RowFacts]]]) -> dict[Track, dict[str, dict[str, int]]]:
+def count_answers(
+    facts: dict[Track, dict[str, list[RowFacts]]],
+) -> dict[Track, dict[str, dict[str, int]]]:
     """Where the gold values of each track and split come from (facts.count_given)."""
-    return {track: {split: count_given(found) for split, found in splits.items()} for track, splits in facts.items()}
+    return {
+        track: {split: count_given(found) for split, found in splits.items()}
+        for track, splits in facts.items()
+    }
 
 
 def _write_files(folder: Path, files: dict[str, str], manifest: dict[str, Any]) -> None:
@@ -90,7 +109,10 @@ def _write_files(folder: Path, files: dict[str, str], manifest: dict[str, Any]) 
 
     A kill leaves splits missing, which readers say, and a manifest that lets the same source be built again.
     """
-    names = [*(f"{split}{end}" for split in SPLITS for end in (".jsonl", ".facts.jsonl")), "schema.json"]
+    names = [
+        *(f"{split}{end}" for split in SPLITS for end in (".jsonl", ".facts.jsonl")),
+        "schema.json",
+    ]
     # rows come last: a split that is there has its facts
     ordered = sorted(files, key=lambda name: name.count(".") == 1 and name.endswith(".jsonl"))
     texts = {"manifest.json": format_json(manifest), **{name: files[name] for name in ordered}}
@@ -105,7 +127,9 @@ def _check_home(settings: Settings, source: str) -> None:
         raise ValueError(
             f"{show_path(rows[0])} is there already, and no manifest says whose it is. Move it away first."
         )
-    known = read_json(manifest, "Move the dataset away.")["source"] if manifest.is_file() else source
+    known = (
+        read_json(manifest, "Move the dataset away.")["source"] if manifest.is_file() else source
+    )
     if known != source:
         raise ValueError(
             f"{show_path(settings.dataset)} holds rows made from {known}, not from {source}. Set SWAP_HOME to a folder of "
@@ -137,9 +161,15 @@ def _make_rows(
 
 def collect(splits: xlam.Splits, groups: dict[str, str]) -> Collection:
     """Rows and facts of examples, by track and split; `groups` names the group of each called tool."""
-    rows = {track: {s: [e.row for e in es] for s, es in by_split.items()} for track, by_split in splits.items()}
+    rows = {
+        track: {s: [e.row for e in es] for s, es in by_split.items()}
+        for track, by_split in splits.items()
+    }
     facts = {
-        track: {s: [make_facts(track, e.row, e.query, e.shown, groups) for e in es] for s, es in by_split.items()}
+        track: {
+            s: [make_facts(track, e.row, e.query, e.shown, groups) for e in es]
+            for s, es in by_split.items()
+        }
         for track, by_split in splits.items()
     }
     return Collection(rows, facts, {})
@@ -152,7 +182,12 @@ def _check_counts(counts: dict[Track, dict[str, int]]) -> None:
             raise ValueError(
                 f"no {track} rows: they are made of {MADE_OF[track]}, and the source has none that can be used."
             )
-    if empty := [f"{track}/{split}" for track, splits in counts.items() for split, n in splits.items() if not n]:
+    if empty := [
+        f"{track}/{split}"
+        for track, splits in counts.items()
+        for split, n in splits.items()
+        if not n
+    ]:
         raise ValueError(
             f"no rows for {', '.join(empty)}: the source is too small. Take a larger one, or smaller sizes."
         )
@@ -165,5 +200,7 @@ def parse_sizes(text: str) -> dict[str, int]:
         ValueError: The text is not three whole numbers of at least 1.
     """
     if not re.fullmatch(r"[1-9]\d*/[1-9]\d*/[1-9]\d*", text):
-        raise ValueError(f"sizes {text!r}: expected train/val/test as three whole numbers, for example 340/60/100")
+        raise ValueError(
+            f"sizes {text!r}: expected train/val/test as three whole numbers, for example 340/60/100"
+        )
     return dict(zip(SPLITS, map(int, text.split("/")), strict=True))

@@ -42,7 +42,9 @@ class RowFacts:
     def list_types(self) -> dict[str, dict[str, Any]]:
         """The JSON Schema of each parameter, by tool and parameter."""
         functions = [tool["function"] for tool in self.tools]
-        return {function["name"]: function["parameters"].get("properties", {}) for function in functions}
+        return {
+            function["name"]: function["parameters"].get("properties", {}) for function in functions
+        }
 
 
 Places = dict[Track, dict[str, list[str]]]  # file:line of each row, by track and split
@@ -64,7 +66,10 @@ class Collection:
 def name_places(rows: Rows) -> Places:
     """Where rows stand that have a file for each split: `toolcall/test.jsonl:1` for the first."""
     return {
-        track: {split: [f"{track}/{split}.jsonl:{i + 1}" for i in range(len(found))] for split, found in splits.items()}
+        track: {
+            split: [f"{track}/{split}.jsonl:{i + 1}" for i in range(len(found))]
+            for split, found in splits.items()
+        }
         for track, splits in rows.items()
     }
 
@@ -90,7 +95,10 @@ def make_facts(
     parameters = {tool["name"]: tool["parameters"] for tool in tools}
     parts = list_parts(parse_gold(track, row.completion))
     given = [
-        {key: find_origin(value, parameters.get(name or "", {}).get(key, {}), request) for key, value in values.items()}
+        {
+            key: find_origin(value, parameters.get(name or "", {}).get(key, {}), request)
+            for key, value in values.items()
+        }
         for name, values in parts
     ]
     group = next((groups[name] for name, _ in parts if name in groups), None)
@@ -102,13 +110,20 @@ def list_parts(answer: Prediction) -> list[tuple[str | None, dict[str, Any]]]:
     """An answer as named values: for each call its tool and arguments; None as the tool's name where there is no call."""
     if isinstance(answer, ToolCall):
         return [(answer.name, answer.arguments)]
-    return [_read_part(item) for item in (answer.value if isinstance(answer.value, list) else [answer.value])]
+    return [
+        _read_part(item)
+        for item in (answer.value if isinstance(answer.value, list) else [answer.value])
+    ]
 
 
 def _read_part(item: Any) -> tuple[str | None, dict[str, Any]]:
     if not isinstance(item, dict):
         return None, {"value": item}
-    if set(item) == {"name", "arguments"} and isinstance(item["name"], str) and isinstance(item["arguments"], dict):
+    if (
+        set(item) == {"name", "arguments"}
+        and isinstance(item["name"], str)
+        and isinstance(item["arguments"], dict)
+    ):
         return item["name"], item["arguments"]
     return None, item
 
@@ -116,7 +131,9 @@ def _read_part(item: Any) -> tuple[str | None, dict[str, Any]]:
 def format_facts(facts: Sequence[RowFacts]) -> str:
     """Facts as JSONL."""
     names = RowFacts.__slots__
-    return "".join(json.dumps({n: getattr(f, n) for n in names}, ensure_ascii=False) + "\n" for f in facts)
+    return "".join(
+        json.dumps({n: getattr(f, n) for n in names}, ensure_ascii=False) + "\n" for f in facts
+    )
 
 
 def file_of(rows: Path) -> Path:
@@ -151,7 +168,9 @@ def read_facts(path: Path, rows: Sequence[Row]) -> list[RowFacts]:
         try:
             fact = _parse_facts(parse_json(line.decode("utf-8")))
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{show_path(file)}:{number}: not the facts of a row ({error})") from None
+            raise ValueError(
+                f"{show_path(file)}:{number}: not the facts of a row ({error})"
+            ) from None
         if fact.prompt_sha256 != hash_text(row.prompt):
             raise ValueError(
                 f"{show_path(file)}:{number} is about another prompt than line {number} of {path.name}. Run "
@@ -164,21 +183,33 @@ def read_facts(path: Path, rows: Sequence[Row]) -> list[RowFacts]:
 def _parse_facts(record: dict[str, Any]) -> RowFacts:
     """Check a line as far as it is used; raises ValueError or TypeError."""
     fact = RowFacts(**record)
-    if not isinstance(fact.request, str) or not isinstance(fact.tools, list) or not isinstance(fact.given, list):
+    if (
+        not isinstance(fact.request, str)
+        or not isinstance(fact.tools, list)
+        or not isinstance(fact.given, list)
+    ):
         raise ValueError("expected request as a text, tools and given as lists")
     for tool in fact.tools:
         function = tool.get("function") if isinstance(tool, dict) else None
         if not isinstance(function, dict) or not {"name", "parameters"} <= set(function):
             raise ValueError("expected each tool with a function, its name and its parameters")
-        properties = function["parameters"].get("properties", {}) if isinstance(function["parameters"], dict) else None
+        properties = (
+            function["parameters"].get("properties", {})
+            if isinstance(function["parameters"], dict)
+            else None
+        )
         if not isinstance(properties, dict):
-            raise ValueError(f"tool {function['name']}: expected a schema with an object of properties")
+            raise ValueError(
+                f"tool {function['name']}: expected a schema with an object of properties"
+            )
     if not all(isinstance(part, dict) for part in fact.given):
         raise ValueError("expected an object for each part of given")
     return fact
 
 
-def find_facts(settings: Settings, track: Track, split: str, rows: Sequence[Row]) -> list[RowFacts] | None:
+def find_facts(
+    settings: Settings, track: Track, split: str, rows: Sequence[Row]
+) -> list[RowFacts] | None:
     """The facts of a split of the dataset, or None where there are none: own rows need not have any.
 
     Raises:

@@ -53,7 +53,9 @@ def cluster_prompts(prompts: Sequence[str]) -> list[list[int]]:
 def _leave_out_shared(words: list[list[str]]) -> list[list[str]]:
     """Lists of words without what all of them begin with, and then without what all of them end with."""
     for _ in range(2):
-        shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*words, strict=False)))
+        shared = sum(
+            1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*words, strict=False))
+        )
         words = [of_prompt[shared:][::-1] for of_prompt in words]
     return words
 
@@ -71,11 +73,19 @@ def _label_similar(sets: Sequence[frozenset[str]]) -> "np.ndarray":
     from scipy.sparse.csgraph import connected_components
 
     columns: dict[str, int] = {}
-    cells = [(row, columns.setdefault(word, len(columns))) for row, words in enumerate(sets) for word in words]
+    cells = [
+        (row, columns.setdefault(word, len(columns)))
+        for row, words in enumerate(sets)
+        for word in words
+    ]
     rows, found = np.array(cells, dtype=np.int64).reshape(-1, 2).T
     shape, n = (len(sets), len(columns) + 1), len(sets)
     holds = coo_array((np.ones(len(cells), dtype=np.int32), (rows, found)), shape=shape).tocsr()
-    sizes, labels, words_held = np.array([len(words) for words in sets]), np.arange(n), holds.T.tocsr()
+    sizes, labels, words_held = (
+        np.array([len(words) for words in sets]),
+        np.arange(n),
+        holds.T.tocsr(),
+    )
     for start in range(0, n, BLOCK):
         shared = (holds[start : start + BLOCK] @ words_held).toarray()
         ones, others = np.nonzero(9 * shared >= 4 * (sizes[start : start + BLOCK, None] + sizes))

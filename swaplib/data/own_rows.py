@@ -68,7 +68,9 @@ def read_source(path: Path, seed: int) -> tuple[Collection, dict[str, Any]]:
     if not file.is_file():
         return read_own_rows(path), {"source": show_path(path), "split_rule": "as given"}
     if path.is_dir() and (tracks := [track for track in TRACKS if (path / track).is_dir()]):
-        raise ValueError(f"{path} holds {ONE_FILE} and {', '.join(tracks)}/. Keep one of the two forms in it.")
+        raise ValueError(
+            f"{path} holds {ONE_FILE} and {', '.join(tracks)}/. Keep one of the two forms in it."
+        )
     return read_own_file(file, seed)
 
 
@@ -93,7 +95,11 @@ def read_own_file(file: Path, seed: int) -> tuple[Collection, dict[str, Any]]:
             f"make {len(clusters)} cluster(s) of such, the largest of {max(map(len, clusters))}. Bring prompts that differ "
             "more: an instruction does not count only where all prompts begin or end with it, word for word."
         )
-    places = {track: {split: [f"{file.name}:{i + 1}" for i in indices] for split, indices in splits.items()}}
+    places = {
+        track: {
+            split: [f"{file.name}:{i + 1}" for i in indices] for split, indices in splits.items()
+        }
+    }
     taken = {track: {split: [rows[i] for i in indices] for split, indices in splits.items()}}
     origin = {
         "source": show_path(file),
@@ -102,7 +108,11 @@ def read_own_file(file: Path, seed: int) -> tuple[Collection, dict[str, Any]]:
         "seed": seed,
         "sizes_asked": {track: {split: f"{share}%" for split, share in SHARES.items()}},
         "split_rule": SPLIT_RULE,
-        "near_duplicates": {"clusters": len(alike), "rows": sum(alike), "largest": max(alike, default=0)},
+        "near_duplicates": {
+            "clusters": len(alike),
+            "rows": sum(alike),
+            "largest": max(alike, default=0),
+        },
     }
     return _add_facts(Collection(taken, {}, {}, places), file.parent), origin
 
@@ -144,7 +154,9 @@ def _add_facts(own: Collection, folder: Path) -> Collection:
             facts[track] = _make_facts(track, rows, tools or [])
     if problems:
         listed = "\n".join(f"  {problem}" for problem in problems)
-        raise ValueError(f"{folder}: {len(problems)} completion(s) do not fit what came with them:\n{listed}")
+        raise ValueError(
+            f"{folder}: {len(problems)} completion(s) do not fit what came with them:\n{listed}"
+        )
     return replace(own, facts=facts, schemas=schemas)
 
 
@@ -184,16 +196,28 @@ def _read_schema(folder: Path, track: Track) -> dict[str, Any] | None:
     return schema
 
 
-def _check_golds(track: Track, own: Collection, tools: list[Tool] | None, schema: dict[str, Any] | None) -> list[str]:
+def _check_golds(
+    track: Track, own: Collection, tools: list[Tool] | None, schema: dict[str, Any] | None
+) -> list[str]:
     """Golds that call a tool which is not offered, or do not fit its schema or that of answers, as file:line and reason."""
-    schemas = None if tools is None else {tool["name"]: to_openai(tool)["function"]["parameters"] for tool in tools}
+    schemas = (
+        None
+        if tools is None
+        else {tool["name"]: to_openai(tool)["function"]["parameters"] for tool in tools}
+    )
     splits = own.rows[track].items()
-    placed = [pair for split, rows in splits for pair in zip(own.places[track][split], rows, strict=True)]
+    placed = [
+        pair for split, rows in splits for pair in zip(own.places[track][split], rows, strict=True)
+    ]
     files = list(dict.fromkeys(place.rpartition(":")[0] for place, _ in placed))
     problems = []
     for place, row in sorted(placed, key=lambda pair: _order_place(files, pair[0])):
         gold = parse_gold(track, row.completion)
-        problems += [f"{place}: {problem}" for problem in _check_calls(gold, schemas)] if schemas is not None else []
+        problems += (
+            [f"{place}: {problem}" for problem in _check_calls(gold, schemas)]
+            if schemas is not None
+            else []
+        )
         if schema is not None and (misfit := _find_misfit(schema, gold.value, "schema.json")):
             problems.append(f"{place}: {misfit}")
     return problems
@@ -211,7 +235,9 @@ def _check_calls(gold: Prediction, schemas: dict[str, dict[str, Any]]) -> list[s
     for name, arguments in list_parts(gold):
         if name is not None and name not in schemas:
             problems.append(f"calls {name}, which tools.json does not offer")
-        elif name is not None and (misfit := _find_misfit(schemas[name], arguments, f"the tool {name} of tools.json")):
+        elif name is not None and (
+            misfit := _find_misfit(schemas[name], arguments, f"the tool {name} of tools.json")
+        ):
             problems.append(misfit)
     return problems
 
@@ -226,11 +252,15 @@ def _find_misfit(schema: dict[str, Any], value: Any, whose: str) -> str | None:
     except exceptions.Unresolvable as error:
         return f"{whose} refers to {error.ref}, which it does not hold"
     except RecursionError:
-        return f"{whose} refers to itself without end, or the completion is nested too deeply for it"
+        return (
+            f"{whose} refers to itself without end, or the completion is nested too deeply for it"
+        )
     return found and f"does not fit {whose} at {found.json_path} ({found.message[:200]})"
 
 
-def _make_facts(track: Track, splits: dict[str, list[Row]], tools: list[Tool]) -> dict[str, list[RowFacts]]:
+def _make_facts(
+    track: Track, splits: dict[str, list[Row]], tools: list[Tool]
+) -> dict[str, list[RowFacts]]:
     called = [called_tools(track, row.completion) for rows in splits.values() for row in rows]
     groups = name_groups(called)
     written = [to_openai(tool) for tool in tools]

@@ -20,7 +20,10 @@ _NAMES = {"string": "str", "integer": "int", "number": "float", "boolean": "bool
 _SIMPLE = {name: kind for kind, name in _NAMES.items()} | {kind: kind for kind in _NAMES}
 _NAMES |= {"array": "list", "object": "dict", "null": "None"}
 _TAIL = re.compile(r"(,\s*(optional|default\b.*))+$")
-_ARRAYS, _OBJECTS = ("list", "tuple", "set", "sequence", "iterable", "array"), ("dict", "mapping", "object")
+_ARRAYS, _OBJECTS = (
+    ("list", "tuple", "set", "sequence", "iterable", "array"),
+    ("dict", "mapping", "object"),
+)
 
 
 def parse_tool(raw: Any) -> Tool:
@@ -33,26 +36,42 @@ def parse_tool(raw: Any) -> Tool:
     Raises:
         ValueError: It is neither; says which tool and parameter, what was expected, and what was found.
     """
-    tool = raw["function"] if isinstance(raw, dict) and isinstance(raw.get("function"), dict) else raw
+    tool = (
+        raw["function"] if isinstance(raw, dict) and isinstance(raw.get("function"), dict) else raw
+    )
     if not isinstance(tool, dict) or not isinstance(tool.get("name"), str) or not tool["name"]:
         raise ValueError(f"expected a tool with a name, found {_show(raw)}")
     description, parameters = tool.get("description") or "", tool.get("parameters")
     if not isinstance(description, str):
-        raise ValueError(f"tool {tool['name']}: expected a text as its description, found {_show(description)}")
+        raise ValueError(
+            f"tool {tool['name']}: expected a text as its description, found {_show(description)}"
+        )
     parameters = {} if parameters is None else parameters  # a tool without any
     if not isinstance(parameters, dict):
-        raise ValueError(f"tool {tool['name']}: expected an object of parameters, found {_show(parameters)}")
+        raise ValueError(
+            f"tool {tool['name']}: expected an object of parameters, found {_show(parameters)}"
+        )
     head = {"name": tool["name"], "description": description}
     if _is_schema(parameters):
         _check_schema(tool["name"], parameters)
-        rest = {key: value for key, value in parameters.items() if key not in ("type", "properties", "required")}
+        rest = {
+            key: value
+            for key, value in parameters.items()
+            if key not in ("type", "properties", "required")
+        }
         return head | {"parameters": _parse_schema(parameters)} | ({"rest": rest} if rest else {})
-    return head | {"parameters": {name: _parse_parameter(tool["name"], name, p) for name, p in parameters.items()}}
+    return head | {
+        "parameters": {
+            name: _parse_parameter(tool["name"], name, p) for name, p in parameters.items()
+        }
+    }
 
 
 def _is_schema(parameters: dict[str, Any]) -> bool:
     """Whether parameters are an object schema; a tool of xLAM may have parameters named `type`, `properties`, `required`."""
-    is_listed = isinstance(parameters.get("required"), list) or isinstance(parameters.get("$schema"), str)
+    is_listed = isinstance(parameters.get("required"), list) or isinstance(
+        parameters.get("$schema"), str
+    )
     has_properties = isinstance(parameters.get("properties"), dict)
     return parameters.get("type") in ("object", ["object"]) or (has_properties and is_listed)
 
@@ -85,9 +104,14 @@ def _parse_schema(schema: dict[str, Any]) -> dict[str, dict[str, Any]]:
         part = part if isinstance(part, dict) else {}
         kind, words = _name_type(part), [str(part.get("description") or "")]
         if "enum" in part:
-            words.append(f"One of {', '.join(json.dumps(value, ensure_ascii=False) for value in part['enum'])}.")
+            words.append(
+                f"One of {', '.join(json.dumps(value, ensure_ascii=False) for value in part['enum'])}."
+            )
         default = {"default": part["default"]} if "default" in part else {}
-        parameter = {"type": kind if name in required else f"{kind}, optional", "description": " ".join(words).strip()}
+        parameter = {
+            "type": kind if name in required else f"{kind}, optional",
+            "description": " ".join(words).strip(),
+        }
         parsed[name] = parameter | default | {"schema": part}
     return parsed
 
@@ -143,7 +167,11 @@ def to_openai(tool: Tool) -> dict[str, Any]:
         properties[name] = parameter.get("schema") or {**to_schema(kind), **described, **default}
         if not is_optional and ("default" not in parameter or "schema" in parameter):
             required.append(name)
-    schema = tool.get("rest", {}) | {"type": "object", "properties": properties, "required": required}
+    schema = tool.get("rest", {}) | {
+        "type": "object",
+        "properties": properties,
+        "required": required,
+    }
     function = {"name": tool["name"], "description": tool["description"], "parameters": schema}
     return {"type": "function", "function": function}
 
@@ -154,11 +182,16 @@ def to_schema(kind: str) -> dict[str, Any]:
     A function, such as `Callable[[float], float]`, is written as its text.
     """
     head, bracket, inner = kind.partition("[")
-    name, parts = head.strip().lower().removeprefix("typing."), _split_parts(inner.removesuffix("]")) if bracket else []
+    name, parts = (
+        head.strip().lower().removeprefix("typing."),
+        _split_parts(inner.removesuffix("]")) if bracket else [],
+    )
     if name in _SIMPLE:
         return {"type": _SIMPLE[name]}
     if name in ("union", "optional") and parts:
-        return {"anyOf": [to_schema(part) for part in parts] + [{"type": "null"}] * (name == "optional")}
+        return {
+            "anyOf": [to_schema(part) for part in parts] + [{"type": "null"}] * (name == "optional")
+        }
     if name in _ARRAYS:
         is_pair = name == "tuple" and parts and "..." not in parts
         items = (
@@ -193,8 +226,13 @@ def fits_type(value: Any, parameter: dict[str, Any]) -> bool:
     An int is a float, a bool is no int, and null is of no type but that of a parameter which may be null.
     """
     schema = parameter.get("schema") or to_schema(read_type(parameter)[0])
-    kinds = [part.get("type") if isinstance(part, dict) else None for part in schema.get("anyOf", [schema])]
-    kinds = [kind for of_part in kinds for kind in (of_part if isinstance(of_part, list) else [of_part])]
+    kinds = [
+        part.get("type") if isinstance(part, dict) else None
+        for part in schema.get("anyOf", [schema])
+    ]
+    kinds = [
+        kind for of_part in kinds for kind in (of_part if isinstance(of_part, list) else [of_part])
+    ]
     return None in kinds or any(_is_of(value, kind) for kind in kinds)
 
 

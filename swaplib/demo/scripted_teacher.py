@@ -20,8 +20,19 @@ from swaplib.serving.server_process import find_free_port
 from swaplib.settings import load_settings
 
 GOOD = ("one step", "two steps")
-RECOVERED = ("bad code, then recovery", "no code, then recovery", "wrong arguments that fail, then recovery")
-BAD = ("wrong tool", "wrong argument", "gives up", "never ends", "obeys the observation", "calls twice")
+RECOVERED = (
+    "bad code, then recovery",
+    "no code, then recovery",
+    "wrong arguments that fail, then recovery",
+)
+BAD = (
+    "wrong tool",
+    "wrong argument",
+    "gives up",
+    "never ends",
+    "obeys the observation",
+    "calls twice",
+)
 MISTAKES = RECOVERED + BAD
 
 
@@ -43,7 +54,9 @@ def solve(task: Task, seen: str | None, in_one_step: bool) -> str:
     answer = variables[0] if len(calls) == 1 else f"[{', '.join(variables)}]"
     if seen is not None:
         return turn("I have the result, so I give it as the answer.", f"final_answer({answer})")
-    made = [f"{variable} = {call_of(call)}" for variable, call in zip(variables, calls, strict=True)]
+    made = [
+        f"{variable} = {call_of(call)}" for variable, call in zip(variables, calls, strict=True)
+    ]
     end = f"final_answer({answer})" if in_one_step else f"print({answer})"
     return turn(f"The task asks for {names}.", *made, end)
 
@@ -55,13 +68,20 @@ def blunder(task: Task, kind: str, turns: int, seen: str | None) -> str | None:
         return {
             "bad code, then recovery": turn("I print the result.", f"print({call_of(call)}"),
             "no code, then recovery": f"The answer follows from {call['name']}.",
-            "wrong arguments that fail, then recovery": turn("I call it.", f"print({call['name']}(nonsense=1))"),
+            "wrong arguments that fail, then recovery": turn(
+                "I call it.", f"print({call['name']}(nonsense=1))"
+            ),
         }[kind]
     if kind == "never ends":
         return turn("I look again.", "print(1)")
     if kind == "wrong tool" and (other := _find_other(task)):
         values = ", ".join(repr(value) for value in call["arguments"].values())
-        lines = ("try:", f"    result = {other}({values})", "except Exception:", "    result = None")
+        lines = (
+            "try:",
+            f"    result = {other}({values})",
+            "except Exception:",
+            "    result = None",
+        )
         return turn("Another tool may do.", *lines, "final_answer(result)")
     if kind in ("gives up", "wrong tool"):
         return turn("I cannot do this.", 'final_answer("I do not know")')
@@ -79,7 +99,11 @@ def blunder(task: Task, kind: str, turns: int, seen: str | None) -> str | None:
 def _find_other(task: Task) -> str | None:
     """An offered tool that the task does not ask for and that takes as many arguments as its first call."""
     n = len(task.gold.calls[0]["arguments"])
-    others = (d for d in task.offered if d["name"] not in task.example.called and len(d["parameters"]) == n)
+    others = (
+        d
+        for d in task.offered
+        if d["name"] not in task.example.called and len(d["parameters"]) == n
+    )
     return next((definition["name"] for definition in others), None)
 
 
@@ -108,7 +132,10 @@ class Teacher:
         task = next((t for t in self.tasks if messages[1]["content"] == f"Task: {t.request}"), None)
         if task is None:
             return "I do not know this task."
-        turns, style = sum(message["role"] == "assistant" for message in messages), self.style_of(task)
+        turns, style = (
+            sum(message["role"] == "assistant" for message in messages),
+            self.style_of(task),
+        )
         seen = messages[-1]["content"] if turns else None
         if said := blunder(task, style, turns, seen):
             return said
@@ -120,8 +147,16 @@ class Teacher:
         """A chat completion as the API writes it."""
         text = self.say(body["messages"])
         prompt = sum(len(message["content"]) for message in body["messages"]) // 4
-        usage = {"prompt_tokens": prompt, "completion_tokens": len(text) // 4, "total_tokens": prompt + len(text) // 4}
-        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+        usage = {
+            "prompt_tokens": prompt,
+            "completion_tokens": len(text) // 4,
+            "total_tokens": prompt + len(text) // 4,
+        }
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": text},
+            "finish_reason": "stop",
+        }
         head = {"id": "chatcmpl-scripted", "object": "chat.completion", "created": int(time.time())}
         return head | {"model": "scripted-teacher", "choices": [choice], "usage": usage}
 
@@ -153,7 +188,9 @@ def teaching(teacher: Teacher, port: int | None = None) -> Iterator[str]:
     import uvicorn
 
     port = port or find_free_port()
-    server = uvicorn.Server(uvicorn.Config(make_app(teacher), host="127.0.0.1", port=port, log_level="warning"))
+    server = uvicorn.Server(
+        uvicorn.Config(make_app(teacher), host="127.0.0.1", port=port, log_level="warning")
+    )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
@@ -171,7 +208,12 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8201)
     parser.add_argument("--mistakes", action="store_true")
     options = parser.parse_args()
-    uvicorn.run(make_app(make_teacher(options.mistakes)), host="127.0.0.1", port=options.port, log_level="warning")
+    uvicorn.run(
+        make_app(make_teacher(options.mistakes)),
+        host="127.0.0.1",
+        port=options.port,
+        log_level="warning",
+    )
 
 
 if __name__ == "__main__":

@@ -20,7 +20,11 @@ from swaplib.models.local_checkpoint import Checkpoint
 from swaplib.serving.server_process import running_server
 from swaplib.settings import ROOT
 
-STAND_IN = LocalSLM(Checkpoint(ROOT / "slm_swap" / "models" / PACKAGED_NAME, ROOT / "slm_swap" / "stand_in", "float32"))
+STAND_IN = LocalSLM(
+    Checkpoint(
+        ROOT / "slm_swap" / "models" / PACKAGED_NAME, ROOT / "slm_swap" / "stand_in", "float32"
+    )
+)
 
 
 def running_stand_in(endpoint: str) -> AbstractContextManager[str]:
@@ -36,13 +40,17 @@ def running_stand_in(endpoint: str) -> AbstractContextManager[str]:
     with contextlib.suppress(ValueError):  # whose words would hold a part of the endpoint
         port = parts.port
     if parts.hostname not in ("127.0.0.1", "localhost") or port is None:
-        raise ValueError("the stand-in serves on loopback at a port of its own: use the AZURE_ENDPOINT of demo.env.")
+        raise ValueError(
+            "the stand-in serves on loopback at a port of its own: use the AZURE_ENDPOINT of demo.env."
+        )
     return running_server(STAND_IN, "stand-in", port)
 
 
 def run_with_stand_in(endpoint: str, command: list[str | Path]) -> int:
     """Run a command while the stand-in is up, or, without one, serve until interrupted; returns the exit status."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server is stopped then, too
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(143)
+    )  # so that the server is stopped then, too
     with running_stand_in(endpoint) as root:
         if command:
             return subprocess.run(command, cwd=ROOT).returncode

@@ -24,7 +24,9 @@ USELESS = 0.1  # a model whose rate is surely below this can do nothing of the t
 UNANSWERABLE = ROOT / "slm_swap" / "02_dataset" / "source" / "unanswerable.jsonl"
 
 
-def find_caveats(settings: Settings, compared: Compared, first: str, second: str, margin: float) -> dict[str, Any]:
+def find_caveats(
+    settings: Settings, compared: Compared, first: str, second: str, margin: float
+) -> dict[str, Any]:
     """What stands beside the comparison of two models.
 
     Args:
@@ -41,8 +43,12 @@ def find_caveats(settings: Settings, compared: Compared, first: str, second: str
         `not_greedy`: which of the two was asked without a temperature.
     """
     forms = see_forms(compared)
-    bits = tuple(find_bits(compared.track, compared.rows, compared.ledgers[m]) for m in (first, second))
-    found = stats.compare_metrics({"found_rate": bits}, margin, compared.list_groups(first))["found_rate"]
+    bits = tuple(
+        find_bits(compared.track, compared.rows, compared.ledgers[m]) for m in (first, second)
+    )
+    found = stats.compare_metrics({"found_rate": bits}, margin, compared.list_groups(first))[
+        "found_rate"
+    ]
     return {
         "obstacle": "form"
         if forms[first]["hides"] or forms[second]["hides"]
@@ -52,10 +58,13 @@ def find_caveats(settings: Settings, compared: Compared, first: str, second: str
         "found": asdict(found),
         "margin": margin,
         "given": list_given(compared),
-        "offers_one_tool": bool(compared.facts) and all(len(fact.tools) == 1 for fact in compared.facts),
+        "offers_one_tool": bool(compared.facts)
+        and all(len(fact.tools) == 1 for fact in compared.facts),
         "ceiling": find_ceiling(compared),
         "noise": find_noise(settings, compared.track, compared.metrics[first]),
-        "not_greedy": [m for m in (first, second) if "is_reasoning" in compared.metrics[m]["run"]["identity"]],
+        "not_greedy": [
+            m for m in (first, second) if "is_reasoning" in compared.metrics[m]["run"]["identity"]
+        ],
     }
 
 
@@ -75,29 +84,47 @@ def summarise(settings: Settings, compared: Compared) -> dict[str, Any]:
     run = next(iter(metrics.values()))["run"]
     hosted = [model for model in metrics if ModelName.parse(model).is_hosted]
     local = [model for model in metrics if model not in hosted]
-    content = {"track": run["track"], "split": run["split"], "n_rows": run["n_rows"], "margin": stats.DEFAULT_MARGIN}
+    content = {
+        "track": run["track"],
+        "split": run["split"],
+        "n_rows": run["n_rows"],
+        "margin": stats.DEFAULT_MARGIN,
+    }
     content |= {
         "rates": compared.list_rates(),
         "costs": costs.price_runs(metrics, costs.Prices.from_settings(settings)),
     }
     content["unanswered"] = {m: found["n_by_status"]["error"] for m, found in metrics.items()}
     if not (hosted and local):
-        return content | {"form": see_forms(compared), "models": None, "pairs": None, "caveats": None}
+        return content | {
+            "form": see_forms(compared),
+            "models": None,
+            "pairs": None,
+            "caveats": None,
+        }
     pair, margin = (hosted[0], local[0]), content["margin"]
-    caveats, pairs = find_caveats(settings, compared, *pair, margin), compared.compare(*pair, margin)
+    caveats, pairs = (
+        find_caveats(settings, compared, *pair, margin),
+        compared.compare(*pair, margin),
+    )
     return content | {"form": caveats["form"], "models": pair, "pairs": pairs, "caveats": caveats}
 
 
 def see_forms(compared: Compared) -> dict[str, dict[str, Any]]:
     """What form.see_form sees of each model of a report, as plain data."""
-    return {m: asdict(see_form(compared.track, compared.rows, ledger)) for m, ledger in compared.ledgers.items()}
+    return {
+        m: asdict(see_form(compared.track, compared.rows, ledger))
+        for m, ledger in compared.ledgers.items()
+    }
 
 
 def _find_useless(compared: Compared, *models: str) -> str | None:
     """`useless` where no model gets enough rows for a comparison to mean anything: none, or surely under a tenth."""
     deciding = core_metrics(compared.track)[-1]
     found = [compared.metrics[model] for model in models]
-    is_useless = all(content["intervals"][deciding][1] < USELESS or content[deciding] == 0 for content in found)
+    is_useless = all(
+        content["intervals"][deciding][1] < USELESS or content[deciding] == 0 for content in found
+    )
     return "useless" if is_useless else None
 
 
@@ -114,7 +141,10 @@ def list_given(compared: Compared) -> dict[str, Any] | None:
     for model, ledger in compared.ledgers.items() if given else ():
         scores = [line.scores for line in ledger if line.index in given]
         n, of_model = len(scores), rates_of(aggregate(compared.track, scores))
-        rates[model] = {m: {"rate": r, "interval": wilson_interval(round(r * n), n)} for m, r in of_model.items()}
+        rates[model] = {
+            m: {"rate": r, "interval": wilson_interval(round(r * n), n)}
+            for m, r in of_model.items()
+        }
     return {"n_rows": len(given), "rates": rates}
 
 
@@ -126,7 +156,9 @@ def find_ceiling(compared: Compared) -> dict[str, Any]:
         and `rate`, what is left for a perfect model: 1 less the share of the impossible ones.
     """
     name, n = core_metrics(compared.track)[-1].removesuffix("_rate"), len(compared.rows)
-    got = {line.index for ledger in compared.ledgers.values() for line in ledger if line.scores[name]}
+    got = {
+        line.index for ledger in compared.ledgers.values() for line in ledger if line.scores[name]
+    }
     prompts = {line.index: line.prompt_sha256 for line in next(iter(compared.ledgers.values()))}
     read, nobody = read_unanswerable(compared.track), sorted(set(prompts) - got)
     by_kind: dict[str, dict[int, str]] = {"impossible": {}, "guess": {}}
@@ -163,7 +195,11 @@ def find_noise(settings: Settings, track: Track, metrics: dict[str, Any]) -> dic
     if any(run.get(key) != again["run"].get(key) for key in asked):
         return None
     ledgers = read_ledgers(settings, {"first": metrics, "again": again})
-    both = [(a, b) for a, b in zip(*ledgers.values(), strict=False) if a.prompt_sha256 == b.prompt_sha256]
+    both = [
+        (a, b)
+        for a, b in zip(*ledgers.values(), strict=False)
+        if a.prompt_sha256 == b.prompt_sha256
+    ]
     moved = {
         metric: sum(a.scores[name] != b.scores[name] for a, b in both)
         for metric in core_metrics(track)

@@ -18,7 +18,14 @@ from swaplib.rows import hash_rows, read_rows
 from swaplib.runs import read_metrics, read_run
 from swaplib.settings import Settings, show_path
 
-MUST_AGREE = ("split", "n_rows", "dataset_sha256", "rows_sha256", "messages_sha256", "max_new_tokens")
+MUST_AGREE = (
+    "split",
+    "n_rows",
+    "dataset_sha256",
+    "rows_sha256",
+    "messages_sha256",
+    "max_new_tokens",
+)
 _OF_THE_ADAPTER = ("model", "adapter_sha256", "is_merged")
 _OF_THE_PRECISION = ("quantisation", "is_dequantised")
 
@@ -67,7 +74,9 @@ def read_compared(settings: Settings, track: Track, *models: str) -> dict[str, d
     _check_base(metrics)
     dataset = settings.dataset / track / f"{first['run']['split']}.jsonl"
     if not dataset.is_file() or hash_file(dataset) != first["run"]["dataset_sha256"]:
-        raise ValueError(f"the runs were made on other rows than those in {show_path(dataset)} now. Run 02_eval again.")
+        raise ValueError(
+            f"the runs were made on other rows than those in {show_path(dataset)} now. Run 02_eval again."
+        )
     return metrics
 
 
@@ -91,7 +100,9 @@ def _check_base(metrics: dict[str, dict[str, Any]]) -> None:
 
 def _base_of(metrics: dict[str, Any], left_out: Collection[str]) -> str:
     """A local model's identity without some of its parts, as canonical JSON."""
-    return canonical_json({key: value for key, value in metrics["run"]["identity"].items() if key not in left_out})
+    return canonical_json(
+        {key: value for key, value in metrics["run"]["identity"].items() if key not in left_out}
+    )
 
 
 def find_full(settings: Settings, track: Track, base: str) -> str | None:
@@ -102,9 +113,14 @@ def find_full(settings: Settings, track: Track, base: str) -> str | None:
     full = str(replace(ModelName.parse(base), is_full=True))
     if not _is_there(settings, track, full) or not keep_comparable(settings, track, base, [full]):
         return None
-    adapters = {read_metrics(settings, track, m)["run"]["identity"].get("adapter_sha256") for m in (base, full)}
+    adapters = {
+        read_metrics(settings, track, m)["run"]["identity"].get("adapter_sha256")
+        for m in (base, full)
+    }
     if len(adapters) > 1:
-        print(f"{full} is left out: its run was of another adapter than that of {base}. Run 02_eval with it again.")
+        print(
+            f"{full} is left out: its run was of another adapter than that of {base}. Run 02_eval with it again."
+        )
         return None
     return full
 
@@ -144,7 +160,11 @@ def choose_shots(settings: Settings, track: Track, names: list[str]) -> str | No
     printed line says so.
     """
     found = {name: settings.evaluation / f"{track}_{name}_val.json" for name in names}
-    runs = {name: read_metrics(settings, track, name, "val") for name, path in found.items() if path.is_file()}
+    runs = {
+        name: read_metrics(settings, track, name, "val")
+        for name, path in found.items()
+        if path.is_file()
+    }
     kept: dict[str, dict[str, Any]] = {}
     for name, content in runs.items():
         try:
@@ -158,11 +178,19 @@ def choose_shots(settings: Settings, track: Track, names: list[str]) -> str | No
             print(f"{name} is not chosen: {error}")
     if missing := [name for name in names if name not in runs]:
         listed = ",".join(missing)
-        print(f"not recommended without a run on val: {listed}. Run 02_eval with -p models {listed} -p split val.")
-    return min(kept, key=lambda name: (-kept[name]["extra"]["right"], ModelName.parse(name).shots), default=None)
+        print(
+            f"not recommended without a run on val: {listed}. Run 02_eval with -p models {listed} -p split val."
+        )
+    return min(
+        kept,
+        key=lambda name: (-kept[name]["extra"]["right"], ModelName.parse(name).shots),
+        default=None,
+    )
 
 
-def keep_comparable(settings: Settings, track: Track, reference: str, names: list[str]) -> list[str]:
+def keep_comparable(
+    settings: Settings, track: Track, reference: str, names: list[str]
+) -> list[str]:
     """Those of the named models whose last run may be compared with a reference's.
 
     One that answers another question, such as more rows, or has another base, is left out, and a printed line says so.

@@ -44,11 +44,19 @@ class Prices:
         """US dollars for tokens of the hosted LLM; None without prices."""
         if self.usd_per_million_input is None or self.usd_per_million_output is None:
             return None
-        return (prompt_tokens * self.usd_per_million_input + completion_tokens * self.usd_per_million_output) / MILLION
+        return (
+            prompt_tokens * self.usd_per_million_input
+            + completion_tokens * self.usd_per_million_output
+        ) / MILLION
 
-    def split_price(self, prompt_tokens: int | None, completion_tokens: int | None) -> dict[str, float] | None:
+    def split_price(
+        self, prompt_tokens: int | None, completion_tokens: int | None
+    ) -> dict[str, float] | None:
         """The same for `input` and `output` apart; None also where the tokens are not known."""
-        parts = (self.price_tokens(prompt_tokens or 0, 0), self.price_tokens(0, completion_tokens or 0))
+        parts = (
+            self.price_tokens(prompt_tokens or 0, 0),
+            self.price_tokens(0, completion_tokens or 0),
+        )
         if None in (prompt_tokens, completion_tokens, *parts):
             return None
         return dict(zip(("input", "output"), parts, strict=True))
@@ -70,7 +78,9 @@ def measure_ledger(ledger: Sequence[LedgerLine]) -> dict[str, Any]:
 
     read = [line for line in ledger if _was_read(line.generation)]
     latencies = [line.generation.latency_ms for line in read]
-    p50, p95 = (round(float(ms), 1) for ms in np.percentile(latencies, (50, 95))) if read else (None, None)
+    p50, p95 = (
+        (round(float(ms), 1) for ms in np.percentile(latencies, (50, 95))) if read else (None, None)
+    )
     busy = find_busy_seconds(read)
     return {
         "rows_read": len(read),
@@ -101,7 +111,9 @@ def find_busy_seconds(ledger: Sequence[LedgerLine]) -> float | None:
     if not ledger or any(line.ended_at is None for line in ledger):
         return None
     busy, reached = 0.0, float("-inf")
-    for start, end in sorted((line.ended_at - line.generation.latency_ms / 1000, line.ended_at) for line in ledger):
+    for start, end in sorted(
+        (line.ended_at - line.generation.latency_ms / 1000, line.ended_at) for line in ledger
+    ):
         busy += max(0.0, end - max(start, reached))
         reached = max(reached, end)
     return busy
@@ -124,7 +136,11 @@ def price_runs(metrics: dict[str, dict[str, Any]], prices: Prices) -> dict[str, 
     """
     models = {model: _price_run(model, content, prices) for model, content in metrics.items()}
     hosted = models.get("azure", {}).get("usd_per_1000_rows")
-    locals_ = {m: found for m, found in models.items() if not ModelName.parse(m).is_hosted and found["rows_per_second"]}
+    locals_ = {
+        m: found
+        for m, found in models.items()
+        if not ModelName.parse(m).is_hosted and found["rows_per_second"]
+    }
     pays = {}
     if hosted and prices.usd_per_hour is not None:
         for model, found in locals_.items():
@@ -134,7 +150,9 @@ def price_runs(metrics: dict[str, dict[str, Any]], prices: Prices) -> dict[str, 
 
 def _price_run(model: str, content: dict[str, Any], prices: Prices) -> dict[str, Any]:
     found = {name: content["extra"].get(name) for name in (*MEASURED, "right")}
-    n_read = content["n_rows"] if found["rows_read"] is None else found["rows_read"]  # None: a metrics file of old
+    n_read = (
+        content["n_rows"] if found["rows_read"] is None else found["rows_read"]
+    )  # None: a metrics file of old
     usd, right = _price_row(model, found, n_read, prices), found["right"]
     return {
         "rows": content["n_rows"],
@@ -145,7 +163,14 @@ def _price_run(model: str, content: dict[str, Any], prices: Prices) -> dict[str,
 
 
 MEASURED = (
-    *("rows_read", "prompt_tokens", "completion_tokens", "p50_latency_ms", "p95_latency_ms", "busy_seconds"),
+    *(
+        "rows_read",
+        "prompt_tokens",
+        "completion_tokens",
+        "p50_latency_ms",
+        "p95_latency_ms",
+        "busy_seconds",
+    ),
     "rows_per_second",
 )
 
@@ -165,13 +190,17 @@ def _find_pay(hosted: dict[str, Any], usd_per_hour: float, found: dict[str, Any]
     usd_per_day, capacity = 24 * usd_per_hour, DAY_S * found["rows_per_second"]
     volume = usd_per_day / (hosted["usd_per_1000_rows"] / 1000)
     by_right = (
-        volume * (hosted["right"] / hosted["rows"]) / (found["right"] / found["rows"]) if found["right"] else None
+        volume * (hosted["right"] / hosted["rows"]) / (found["right"] / found["rows"])
+        if found["right"]
+        else None
     )
     return {
         "usd_per_day": usd_per_day,
         "capacity_rows_per_day": capacity,
         "from_rows_per_day": volume if volume <= capacity else None,
-        "from_rows_per_day_by_right": by_right if by_right is not None and by_right <= capacity else None,
+        "from_rows_per_day_by_right": by_right
+        if by_right is not None and by_right <= capacity
+        else None,
     }
 
 
@@ -189,20 +218,21 @@ def describe_costs(costs: dict[str, Any], model: str | None) -> str:
         if found["usd_per_1000_rows"] is not None:
             parts.append(f"{model} USD {found['usd_per_1000_rows']:,.3f}")
     if not parts:
-        return (
-            "No price is set (AZURE_USD_PER_MILLION_INPUT and _OUTPUT, SLM_USD_PER_HOUR), so costs are tokens and time."
-        )
+        return "No price is set (AZURE_USD_PER_MILLION_INPUT and _OUTPUT, SLM_USD_PER_HOUR), so costs are tokens and time."
     pay = costs["pays"].get(model)
     when = ""
     if pay and pay["from_rows_per_day"] is not None:
         when = f" A machine of its own pays from {pay['from_rows_per_day']:,.0f} rows a day on"
         by_right = pay["from_rows_per_day_by_right"]
-        when += f", counting only right answers from {by_right:,.0f}." if by_right is not None else "."
+        when += (
+            f", counting only right answers from {by_right:,.0f}." if by_right is not None else "."
+        )
     elif pay:
         most = f"{pay['capacity_rows_per_day']:,.0f} rows a day at most"
         when = f" A machine of its own never pays: it answers {most}, which cost less at the hosted LLM."
     listed = ", ".join(
-        f"{n} of {costs['models'][model]['rows']} of {model}" for model, n in count_unread(costs).items()
+        f"{n} of {costs['models'][model]['rows']} of {model}"
+        for model, n in count_unread(costs).items()
     )
     note = f" Rows that were never read are left out: {listed}." if listed else ""
     return f"For 1,000 rows, with the machine always busy: {', '.join(parts)}.{when}{note}"
@@ -210,7 +240,11 @@ def describe_costs(costs: dict[str, Any], model: str | None) -> str:
 
 def count_unread(costs: dict[str, Any]) -> dict[str, int]:
     """How many rows were never read, by model; only models with such rows. Files of old do not tell."""
-    known = {model: found for model, found in costs["models"].items() if found.get("rows_read") is not None}
+    known = {
+        model: found
+        for model, found in costs["models"].items()
+        if found.get("rows_read") is not None
+    }
     counts = {model: found["rows"] - found["rows_read"] for model, found in known.items()}
     return {model: n for model, n in counts.items() if n}
 
@@ -232,7 +266,9 @@ def trace_volumes(priced: dict[str, Any]) -> dict[str, Any] | None:
     reach = [
         found["from_rows_per_day"] or found["capacity_rows_per_day"] for found in pays.values()
     ]  # 0: a free machine
-    volumes = np.geomspace(min(reach) / 30, max(found["capacity_rows_per_day"] for found in pays.values()) * 4, 200)
+    volumes = np.geomspace(
+        min(reach) / 30, max(found["capacity_rows_per_day"] for found in pays.values()) * 4, 200
+    )
     usd = {"azure": volumes * priced["models"]["azure"]["usd_per_1000_rows"] / 1000}
     for model, found in pays.items():
         usd[model] = np.ceil(volumes / found["capacity_rows_per_day"]) * found["usd_per_day"]

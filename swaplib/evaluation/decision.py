@@ -28,7 +28,9 @@ from swaplib.settings import Settings, show_path
 from swaplib.tracing.outbox import check_tracing
 
 
-def decide(settings: Settings, track: Track, delta: float = 0.0, margin: float | None = None) -> dict[str, Any]:
+def decide(
+    settings: Settings, track: Track, delta: float = 0.0, margin: float | None = None
+) -> dict[str, Any]:
     """Apply the rule to the last runs of `azure` and `slm` on the test split; write and trace the decision.
 
     Args:
@@ -52,14 +54,26 @@ def decide(settings: Settings, track: Track, delta: float = 0.0, margin: float |
     margin = find_margin(delta, margin)
     metrics = read_compared(settings, track, "azure", "slm")
     rule = apply_rule(track, metrics["azure"], metrics["slm"], delta)
-    full, natives = find_full(settings, track, "slm"), find_native(settings, track, ("azure", "slm"))
+    full, natives = (
+        find_full(settings, track, "slm"),
+        find_native(settings, track, ("azure", "slm")),
+    )
     compared = open_compared(settings, track, *metrics, *([full] if full else []), *natives)
     found = {"rates": compared.list_rates(), "pairs": compared.compare("azure", "slm", margin)}
     found["full"] = compared.compare_all([(full, "slm"), ("azure", full)] if full else [], margin)
     found["native"] = compared.compare_all(_pair_natives(natives, ("azure", "slm")), margin)
-    facts = {**rule, "track": track, "model": "slm", "reference": "azure", "delta": delta, "margin": margin}
+    facts = {
+        **rule,
+        "track": track,
+        "model": "slm",
+        "reference": "azure",
+        "delta": delta,
+        "margin": margin,
+    }
     content = _write(settings, "decision", compared, facts, found)
-    print(f"FINE_TUNE={rule['FINE_TUNE']}  ({show_path(settings.evaluation / f'{track}_decision.json')})")
+    print(
+        f"FINE_TUNE={rule['FINE_TUNE']}  ({show_path(settings.evaluation / f'{track}_decision.json')})"
+    )
     return content
 
 
@@ -72,11 +86,18 @@ def read_decision(settings: Settings, track: Track) -> dict[str, Any]:
     check_track(track)
     path = settings.evaluation / f"{track}_decision.json"
     if not path.is_file():
-        raise FileNotFoundError(f"no decision at {path}. Run notebooks/03_decision.ipynb with track={track!r} first.")
+        raise FileNotFoundError(
+            f"no decision at {path}. Run notebooks/03_decision.ipynb with track={track!r} first."
+        )
     decided = read_json(path, "Run 03_decision again.")
     metrics = read_compared(settings, track, "azure", "slm")
-    if any(decided["run"]["compared"][model] != content["run"]["run_id"] for model, content in metrics.items()):
-        raise ValueError(f"the {track} decision was made on other runs than the last ones. Run 03_decision again.")
+    if any(
+        decided["run"]["compared"][model] != content["run"]["run_id"]
+        for model, content in metrics.items()
+    ):
+        raise ValueError(
+            f"the {track} decision was made on other runs than the last ones. Run 03_decision again."
+        )
     evaluated = metrics["slm"]["run"]["identity"].get("checkpoint_sha256")
     if not settings.slm_base_url and evaluated != hash_checkpoint(settings.slm_model_path):
         raise ValueError(
@@ -111,14 +132,21 @@ def plan_post_eval(settings: Settings, track: Track, native: bool = False) -> Po
         FileNotFoundError, ValueError: There is no decision, it is about other runs than the last ones, or it says
             FINE_TUNE=1 and there is no adapter of this base and these rows.
     """
-    must_adapt, run = read_decision(settings, track)["FINE_TUNE"], read_metrics(settings, track, "slm")["run"]
+    must_adapt, run = (
+        read_decision(settings, track)["FINE_TUNE"],
+        read_metrics(settings, track, "slm")["run"],
+    )
     # what a server serves, its list of models says; here, the adapter's run card
     misfit = None if settings.slm_base_url else find_misfit(settings, track)
     if misfit and must_adapt:
-        raise FileNotFoundError(f"FINE_TUNE=1 for {track}, and {misfit}. Run notebooks/04_finetune.ipynb first.")
+        raise FileNotFoundError(
+            f"FINE_TUNE=1 for {track}, and {misfit}. Run notebooks/04_finetune.ipynb first."
+        )
     if misfit or (settings.slm_base_url and not must_adapt):
         candidate = "slm"
-        print(f"FINE_TUNE=0 for {track}, and {misfit or 'no adapter is asked for'}: the SLM as it is is the candidate.")
+        print(
+            f"FINE_TUNE=0 for {track}, and {misfit or 'no adapter is asked for'}: the SLM as it is is the candidate."
+        )
     else:
         candidate = "slm_ft"
     question = {"limit": run["n_rows"], "max_new_tokens": run["max_new_tokens"]}
@@ -126,7 +154,9 @@ def plan_post_eval(settings: Settings, track: Track, native: bool = False) -> Po
     return PostEval(candidate, models, question | {"batch_size": run["parameters"]["batch_size"]})
 
 
-def decide_again(settings: Settings, track: Track, candidate: str, native: bool = False) -> dict[str, Any]:
+def decide_again(
+    settings: Settings, track: Track, candidate: str, native: bool = False
+) -> dict[str, Any]:
     """Apply the rule to the candidate, with 03's delta; write and trace it with the verdict.
 
     Args:
@@ -149,14 +179,24 @@ def decide_again(settings: Settings, track: Track, candidate: str, native: bool 
     check_tracing(settings)
     decided = read_decision(settings, track)
     few_shot, hosted = find_few_shot(settings, track), find_few_shot(settings, track, "azure")
-    full = {base: found for base in dict.fromkeys(("slm", candidate)) if (found := find_full(settings, track, base))}
-    natives, reference = find_native(settings, track, dict.fromkeys(("azure", "slm", candidate))), "azure"
+    full = {
+        base: found
+        for base in dict.fromkeys(("slm", candidate))
+        if (found := find_full(settings, track, base))
+    }
+    natives, reference = (
+        find_native(settings, track, dict.fromkeys(("azure", "slm", candidate))),
+        "azure",
+    )
     ruled = tuple(dict.fromkeys(("slm", *few_shot, candidate)))
     compared = open_compared(settings, track, "azure", *hosted, *ruled, *full.values(), *natives)
     if native:
         reference = _check_native(natives)
         ruled += tuple(name for name in natives if name != reference)
-    rules = {m: apply_rule(track, compared.metrics[reference], compared.metrics[m], decided["delta"]) for m in ruled}
+    rules = {
+        m: apply_rule(track, compared.metrics[reference], compared.metrics[m], decided["delta"])
+        for m in ruled
+    }
     chosen = choose_shots(settings, track, few_shot)
     recommended, verdict = _find_verdict(rules, candidate, chosen)
     facts = {
@@ -166,12 +206,24 @@ def decide_again(settings: Settings, track: Track, candidate: str, native: bool 
         "delta": decided["delta"],
         "margin": decided["margin"],
     }
-    facts |= {"verdict": verdict, "recommended": recommended, "chosen": chosen, "rules": rules, "reference": reference}
-    unquantised = [pair for base, model in full.items() for pair in ((model, base), ("azure", model))]
+    facts |= {
+        "verdict": verdict,
+        "recommended": recommended,
+        "chosen": chosen,
+        "rules": rules,
+        "reference": reference,
+    }
+    unquantised = [
+        pair for base, model in full.items() for pair in ((model, base), ("azure", model))
+    ]
     asked = {"few_shot": _pair_shots(hosted, few_shot, candidate), "full": unquantised}
     asked["native"] = _pair_natives(natives, ("azure", "slm", candidate))
-    content = _write(settings, "post_decision", compared, facts, _compare_all(compared, facts, asked))
-    print(f"verdict: {content['verdict']}  ({show_path(settings.evaluation / f'{track}_post_decision.json')})")
+    content = _write(
+        settings, "post_decision", compared, facts, _compare_all(compared, facts, asked)
+    )
+    print(
+        f"verdict: {content['verdict']}  ({show_path(settings.evaluation / f'{track}_post_decision.json')})"
+    )
     return content
 
 
@@ -188,17 +240,25 @@ def _check_native(natives: list[str]) -> str:
 def _pair_shots(hosted: list[str], few_shot: list[str], candidate: str) -> list[tuple[str, str]]:
     """Each run with examples with the models without, and with the candidate."""
     pairs = [pair for model in hosted for pair in (("azure", model), (model, candidate))]
-    return pairs + [pair for model in few_shot for pair in (("azure", model), ("slm", model), (model, candidate))]
+    return pairs + [
+        pair
+        for model in few_shot
+        for pair in (("azure", model), ("slm", model), (model, candidate))
+    ]
 
 
 def _pair_natives(natives: list[str], bases: Sequence[str]) -> list[tuple[str, str]]:
     """Each model with itself asked natively, and the hosted LLM with each SLM, both asked natively."""
-    pairs = [(base, f"{base}-native") for base in dict.fromkeys(bases) if f"{base}-native" in natives]
+    pairs = [
+        (base, f"{base}-native") for base in dict.fromkeys(bases) if f"{base}-native" in natives
+    ]
     others = [name for name in natives if name != "azure-native"]
     return pairs + [("azure-native", name) for name in others if "azure-native" in natives]
 
 
-def _compare_all(compared: Compared, facts: dict[str, Any], asked: dict[str, list[tuple[str, str]]]) -> dict[str, Any]:
+def _compare_all(
+    compared: Compared, facts: dict[str, Any], asked: dict[str, list[tuple[str, str]]]
+) -> dict[str, Any]:
     """The evidence beside a post-decision: about its models, and the pairs that are asked for, by name."""
     margin, reference = facts["margin"], facts["reference"]
     return {
@@ -210,16 +270,27 @@ def _compare_all(compared: Compared, facts: dict[str, Any], asked: dict[str, lis
     }
 
 
-def _find_verdict(rules: dict[str, dict[str, Any]], candidate: str, chosen: str | None) -> tuple[str, str]:
+def _find_verdict(
+    rules: dict[str, dict[str, Any]], candidate: str, chosen: str | None
+) -> tuple[str, str]:
     """The first that the rule lets pass: the SLM as it is, with its adapter, with the examples that val chose; else `stay`.
 
     Returns:
         The model that is recommended (the candidate when none passes), and the verdict.
     """
     names = {"slm": "swap", "slm-native": "swap, asked natively"}
-    names |= {"slm_ft": "swap with the adapter", "slm_ft-native": "swap with the adapter, asked natively"}
-    names |= {chosen: f"swap with {ModelName.parse(chosen).shots} examples in the prompt"} if chosen else {}
-    passed = ((m, verdict) for m, verdict in names.items() if m in rules and not rules[m]["FINE_TUNE"])
+    names |= {
+        "slm_ft": "swap with the adapter",
+        "slm_ft-native": "swap with the adapter, asked natively",
+    }
+    names |= (
+        {chosen: f"swap with {ModelName.parse(chosen).shots} examples in the prompt"}
+        if chosen
+        else {}
+    )
+    passed = (
+        (m, verdict) for m, verdict in names.items() if m in rules and not rules[m]["FINE_TUNE"]
+    )
     return next(passed, (candidate, "stay"))
 
 
@@ -227,8 +298,14 @@ def _write(
     settings: Settings, kind: str, compared: Compared, facts: dict[str, Any], found: dict[str, Any]
 ) -> dict[str, Any]:
     """Trace a decision and write its file; `kind` is `decision` or `post_decision`."""
-    track, metrics, second = facts["track"], compared.metrics, facts.get("recommended", facts["model"])
-    priced = costs.price_runs(metrics, costs.Prices.from_settings(settings))  # may refuse, so before anything is traced
+    track, metrics, second = (
+        facts["track"],
+        compared.metrics,
+        facts.get("recommended", facts["model"]),
+    )
+    priced = costs.price_runs(
+        metrics, costs.Prices.from_settings(settings)
+    )  # may refuse, so before anything is traced
     reference = facts["reference"]
     caveats = find_caveats(settings, compared, reference, second, facts["margin"])
     if caveats["obstacle"] and "verdict" in facts:
@@ -236,7 +313,10 @@ def _write(
     first = metrics["azure"]["run"]
     shared = {key: first[key] for key in MUST_AGREE}
     runs = {model: content["run"]["run_id"] for model, content in metrics.items()}
-    inputs, folder = {"delta": facts["delta"], "compared": runs, **shared}, new_folder(settings, track, kind)
+    inputs, folder = (
+        {"delta": facts["delta"], "compared": runs, **shared},
+        new_folder(settings, track, kind),
+    )
     path, earlier = (
         settings.evaluation / f"{track}_{kind}.json",
         _find_earlier(settings, kind, runs, (reference, second)),
@@ -250,8 +330,17 @@ def _write(
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _find_earlier(settings: Settings, kind: str, runs: dict[str, str], models: tuple[str, str]) -> list[float]:
+def _find_earlier(
+    settings: Settings, kind: str, runs: dict[str, str], models: tuple[str, str]
+) -> list[float]:
     """The deltas of the decisions that were taken before on the same two runs, the oldest first."""
-    decided = [read_json(path, "Move its folder away.") for path in sorted(settings.runs.glob(f"2*/{kind}.json"))]
-    before = [found for found in decided if all(found["run"]["compared"].get(m) == runs[m] for m in models)]
+    decided = [
+        read_json(path, "Move its folder away.")
+        for path in sorted(settings.runs.glob(f"2*/{kind}.json"))
+    ]
+    before = [
+        found
+        for found in decided
+        if all(found["run"]["compared"].get(m) == runs[m] for m in models)
+    ]
     return [found["delta"] for found in before]

@@ -28,10 +28,27 @@ from swaplib.rows import LedgerLine, Row
 
 REASONS = {
     "toolcall": (
-        *("error", "filtered", "empty", "truncated", "no wrapper", "several wrappers", "prose around", "not JSON"),
+        *(
+            "error",
+            "filtered",
+            "empty",
+            "truncated",
+            "no wrapper",
+            "several wrappers",
+            "prose around",
+            "not JSON",
+        ),
         *("wrong name", "missing argument", "extra argument", "wrong argument"),
     ),
-    "structured": ("error", "filtered", "empty", "truncated", "not JSON", "prose around", "wrong answer"),
+    "structured": (
+        "error",
+        "filtered",
+        "empty",
+        "truncated",
+        "not JSON",
+        "prose around",
+        "wrong answer",
+    ),
 }
 # how much is looked at, so that hostile text costs little: characters, and places where a JSON value may begin
 LENGTH, OPENINGS = 100_000, 50
@@ -52,7 +69,11 @@ def list_answers(track: Track, output: str) -> Iterator[Prediction]:
     if (found := parse_output(track, output)) is not None:
         yield found
     elif track == "toolcall":
-        calls = [call for wrapper in _find_wrappers(output) if (call := parse_output(track, wrapper)) is not None]
+        calls = [
+            call
+            for wrapper in _find_wrappers(output)
+            if (call := parse_output(track, wrapper)) is not None
+        ]
         yield from calls or _find_calls(output)
     else:
         yield from map(JsonDocument, _find_json(output[:LENGTH]))
@@ -132,12 +153,19 @@ def find_right(track: Track, completion: str, output: str) -> bool:
 def _is_right(gold: Prediction, found: Prediction | None) -> bool:
     """Whether an answer is right, whatever stood around it."""
     if isinstance(gold, ToolCall):
-        return isinstance(found, ToolCall) and gold.name == found.name and same_json(gold.arguments, found.arguments)
+        return (
+            isinstance(found, ToolCall)
+            and gold.name == found.name
+            and same_json(gold.arguments, found.arguments)
+        )
     return isinstance(found, JsonDocument) and same_json(gold.value, found.value)
 
 
 def diagnose(
-    track: Track, rows: Sequence[Row], ledger: Sequence[LedgerLine], facts: Sequence[RowFacts] | None = None
+    track: Track,
+    rows: Sequence[Row],
+    ledger: Sequence[LedgerLine],
+    facts: Sequence[RowFacts] | None = None,
 ) -> dict[str, Any]:
     """Look at a whole run.
 
@@ -162,7 +190,11 @@ def diagnose(
     content: dict[str, Any] = {"n_rows": len(ledger), "right": right, "reasons": counted}
     content["all_rows"] = _rate(track, ledger)
     content["answered"] = _rate(track, [line for line in ledger if line.generation.status == "ok"])
-    content["given"] = None if facts is None else _rate(track, [line for line in ledger if is_given(facts[line.index])])
+    content["given"] = (
+        None
+        if facts is None
+        else _rate(track, [line for line in ledger if is_given(facts[line.index])])
+    )
     n_found = n_lenient = 0
     for gold, of_row, line in zip(golds, answers, ledger, strict=True):
         n_found += any(_is_right(gold, answer) for answer in of_row)
@@ -189,9 +221,17 @@ def _score_fields(pairs: list[tuple[Prediction, Prediction | None]]) -> list[dic
         for place, (name, values) in enumerate(list_parts(gold)):
             other, given = others[place] if place < len(others) else (None, {})
             wanted = ({"name": name} if name is not None else {}) | values
-            given = ({"name": other} if other is not None else {}) | (given if other == name else {})
+            given = ({"name": other} if other is not None else {}) | (
+                given if other == name else {}
+            )
             for field, value in wanted.items():
-                outcome = "missing" if field not in given else "right" if same_json(value, given[field]) else "wrong"
+                outcome = (
+                    "missing"
+                    if field not in given
+                    else "right"
+                    if same_json(value, given[field])
+                    else "wrong"
+                )
                 counts.setdefault(field, Counter())[outcome] += 1
     records = [
         {"field": field, "wanted": n.total(), "right": n["right"], "missing": n["missing"]}
@@ -206,7 +246,11 @@ def _score_arguments(pairs: list[tuple[Any, Any]]) -> dict[str, float]:
     for gold, found in pairs:
         expected = {(key, canonical_json(value)) for key, value in gold.arguments.items()}
         predicted = set(_list_arguments(found)) if found is not None else set()
-        wanted, given, right = wanted + len(expected), given + len(predicted), right + len(expected & predicted)
+        wanted, given, right = (
+            wanted + len(expected),
+            given + len(predicted),
+            right + len(expected & predicted),
+        )
     precision, recall = (right / n if n else 0.0 for n in (given, wanted))
     f1 = 2 * precision * recall / (precision + recall) if right else 0.0
     return {"args_precision": precision, "args_recall": recall, "args_f1": f1}

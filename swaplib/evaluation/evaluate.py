@@ -22,7 +22,15 @@ from swaplib.evaluation.intervals import wilson_interval
 from swaplib.evaluation.probe import look
 from swaplib.evaluation.question import Question, check_served, make_question
 from swaplib.files import append_line, hash_text, write_json
-from swaplib.metrics import Track, aggregate, canonical_json, check_track, core_metrics, rates_of, score_row
+from swaplib.metrics import (
+    Track,
+    aggregate,
+    canonical_json,
+    check_track,
+    core_metrics,
+    rates_of,
+    score_row,
+)
 from swaplib.models.grammars import name_library
 from swaplib.models.hosted import HostedLLM
 from swaplib.models.local import LocalSLM
@@ -85,22 +93,36 @@ class _Plan:
 
     def price(self, answer: Generation) -> dict[str, float] | None:
         """US dollars of an answer's tokens; None where no price is known."""
-        return self.prices.split_price(answer.prompt_tokens, answer.completion_tokens) if self.model.is_hosted else None
+        return (
+            self.prices.split_price(answer.prompt_tokens, answer.completion_tokens)
+            if self.model.is_hosted
+            else None
+        )
 
     def find_waiting(self) -> list[int]:
         """Rows that have no ledger line, or one that ended in error."""
         known = self.ledger
-        return [i for i in range(len(self.question.rows)) if i not in known or known[i].generation.status == "error"]
+        return [
+            i
+            for i in range(len(self.question.rows))
+            if i not in known or known[i].generation.status == "error"
+        ]
 
     def describe(self) -> str:
         waiting = self.find_waiting()
-        characters = sum(len(message["content"]) for i in waiting for message in self.question.messages[i])
+        characters = sum(
+            len(message["content"]) for i in waiting for message in self.question.messages[i]
+        )
         done, tokens = (
             len(self.question.rows) - len(waiting),
             f"{characters // 4:,} prompt tokens, at 4 characters each",
         )
         what = f"{len(self.question.rows)} rows, {done} answered before, {len(waiting)} calls to come (about {tokens})"
-        usd = self._price(characters // 4, len(waiting) * self.facts["max_new_tokens"]) if waiting else ""
+        usd = (
+            self._price(characters // 4, len(waiting) * self.facts["max_new_tokens"])
+            if waiting
+            else ""
+        )
         return f"{self.track} {self.model} {self.split}: {what}{usd}\nrun {show_path(self.folder)}"
 
     def _price(self, prompt_tokens: int, most_tokens: int) -> str:
@@ -129,12 +151,19 @@ def make_model(
         return HostedLLM.from_slm_settings(settings, weights, concurrency)
     adapter = model.name_adapter(track)
     precision = find_full_precision() if model.is_full else "4bit"
-    checkpoint = Checkpoint(settings.slm_model_path, adapter and settings.adapter_of(adapter), precision)
+    checkpoint = Checkpoint(
+        settings.slm_model_path, adapter and settings.adapter_of(adapter), precision
+    )
     return LocalSLM(checkpoint, batch_size)
 
 
 def run_models(
-    settings: Settings, track: Track, models: str, shots: int = 0, noise_rows: int = 0, **parameters: Any
+    settings: Settings,
+    track: Track,
+    models: str,
+    shots: int = 0,
+    noise_rows: int = 0,
+    **parameters: Any,
 ) -> list[Run]:
     """Run several models, given as "azure,slm"; parameters as for run_model.
 
@@ -145,15 +174,22 @@ def run_models(
     plans, repeats = [_make_plan(settings, track, model, **parameters) for model in names], []
     if noise_rows:
         check_sizes(" (noise_rows=0 asks nothing twice)", noise_rows=noise_rows)
-        again = parameters | {"limit": min(noise_rows, parameters.get("limit") or noise_rows), "is_repeat": True}
-        repeats = [_make_plan(settings, track, model, **again) for model in names if model.is_hosted]
+        again = parameters | {
+            "limit": min(noise_rows, parameters.get("limit") or noise_rows),
+            "is_repeat": True,
+        }
+        repeats = [
+            _make_plan(settings, track, model, **again) for model in names if model.is_hosted
+        ]
     runs = [_run_plan(settings, plan) for plan in plans]
     for plan in repeats:
         _run_plan(settings, plan)
     return runs
 
 
-def run_model(settings: Settings, track: Track, model: str, shots: int = 0, **parameters: Any) -> Run:
+def run_model(
+    settings: Settings, track: Track, model: str, shots: int = 0, **parameters: Any
+) -> Run:
     """Run one model on one split, or go on with the run that was killed.
 
     Args:
@@ -176,7 +212,10 @@ def run_model(settings: Settings, track: Track, model: str, shots: int = 0, **pa
         CallFailed: The hosted LLM refuses every call.
         FormFailed: The look has shown that the hosted LLM's form hides what it knows.
     """
-    return _run_plan(settings, _make_plan(settings, track, ModelName.parse(model).with_shots(shots), **parameters))
+    return _run_plan(
+        settings,
+        _make_plan(settings, track, ModelName.parse(model).with_shots(shots), **parameters),
+    )
 
 
 def _make_plan(
@@ -198,7 +237,12 @@ def _make_plan(
     check_track(track)
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}: expected one of {', '.join(SPLITS)}")
-    sizes = {"limit": limit, "batch_size": batch_size, "concurrency": concurrency, "max_new_tokens": max_new_tokens}
+    sizes = {
+        "limit": limit,
+        "batch_size": batch_size,
+        "concurrency": concurrency,
+        "max_new_tokens": max_new_tokens,
+    }
     check_sizes(" (limit=None is the whole split)", **sizes)
     client = make_model(settings, track, model, batch_size, concurrency)
     question = make_question(settings, track, model, split, settings.cap_rows(limit))
@@ -211,7 +255,20 @@ def _make_plan(
     parameters = {**sizes, "shots": model.shots, "fresh": fresh, "probe": probe}
     parameters |= {"swap_row_limit": settings.swap_row_limit}
     prices = costs.Prices.from_settings(settings)
-    plan = _Plan(client, track, model, split, question, facts, parameters, prices, planned, key, session_id, {})
+    plan = _Plan(
+        client,
+        track,
+        model,
+        split,
+        question,
+        facts,
+        parameters,
+        prices,
+        planned,
+        key,
+        session_id,
+        {},
+    )
     plan = plan.open(find_run(settings, key, planned, fresh))
     if plan.find_waiting():
         client.check()
@@ -224,15 +281,23 @@ def _run_plan(settings: Settings, plan: _Plan) -> Run:
     """Ask what is waiting, unless nothing is; bring the metrics file up to date."""
     if plan.find_waiting() or not plan.metrics_file.is_file():
         with lock_run(settings, plan.key, plan.folder, plan.parameters["fresh"]) as folder:
-            plan = plan.open(folder)  # another process may have asked these rows between the planning and the lock
+            plan = plan.open(
+                folder
+            )  # another process may have asked these rows between the planning and the lock
             if plan.find_waiting() or not plan.metrics_file.is_file():
                 _ask_and_write(settings, plan)
     metrics = read_run(settings, plan.folder.name)
     write_json(settings.evaluation / f"{plan.name}.json", metrics)
     if not metrics["complete"]:
-        reasons = Counter(line.generation.error for line in plan.ledger.values() if line.generation.status == "error")
+        reasons = Counter(
+            line.generation.error
+            for line in plan.ledger.values()
+            if line.generation.status == "error"
+        )
         listed = "; ".join(f"{n} × {reason}" for reason, n in reasons.most_common(3))
-        print(f"{reasons.total()} row(s) ended in error ({listed}). Run this again to ask only those.")
+        print(
+            f"{reasons.total()} row(s) ended in error ({listed}). Run this again to ask only those."
+        )
     return Run(plan.folder, metrics, tuple(plan.ledger[i] for i in sorted(plan.ledger)))
 
 
@@ -243,7 +308,11 @@ def _ask_and_write(settings: Settings, plan: _Plan) -> None:
     """
     plan.metrics_file.unlink(missing_ok=True)
     model, limit = plan.facts["identity"]["model"], plan.facts["max_new_tokens"]
-    inputs = {"dataset": f"{plan.track}/{plan.split}.jsonl", **plan.facts, "parameters": plan.parameters}
+    inputs = {
+        "dataset": f"{plan.track}/{plan.split}.jsonl",
+        **plan.facts,
+        "parameters": plan.parameters,
+    }
     name = f"eval {plan.track} {plan.model} {plan.split}"
     tags = [plan.track, str(plan.model), plan.split]
     with open_run(settings, plan.folder, name, inputs, tags, plan.session_id) as run:
@@ -254,7 +323,10 @@ def _ask_and_write(settings: Settings, plan: _Plan) -> None:
             run.trace.add_generation(line, messages, model, limit, asked, cost, temperature)
         metrics = _summarise(plan)
         rates = {metric: metrics[metric] for metric in core_metrics(plan.track)}
-        run.trace.finish({**rates, "n_by_status": metrics["n_by_status"], "folder": show_path(plan.folder)}, rates)
+        run.trace.finish(
+            {**rates, "n_by_status": metrics["n_by_status"], "folder": show_path(plan.folder)},
+            rates,
+        )
         run.record("metrics.json", metrics | {"run": _describe_run(settings, plan)})
 
 
@@ -262,7 +334,11 @@ def _ask_with_a_look(plan: _Plan) -> Iterator[LedgerLine]:
     """Ask what is waiting; after the first `probe` rows, and before the others, say what they look like, or stop."""
     n = plan.parameters["probe"]
     yield from _ask_rows(plan, [i for i in plan.find_waiting() if i < n])
-    first = [plan.ledger[i] for i in range(n) if i in plan.ledger and plan.ledger[i].generation.status != "error"]
+    first = [
+        plan.ledger[i]
+        for i in range(n)
+        if i in plan.ledger and plan.ledger[i].generation.status != "error"
+    ]
     rest = [i for i in plan.find_waiting() if i >= n]
     if first and rest:
         look(plan.track, plan.model, plan.question.rows, first, len(rest), plan.prices)
@@ -273,7 +349,9 @@ def _ask_rows(plan: _Plan, waiting: list[int]) -> Iterator[LedgerLine]:
     """Ask rows; each answer is in the ledger, on disk and in memory, before it is given on."""
     # closed at once when something fails, so that no call is made whose answer nobody keeps
     forms = plan.question.forms and [plan.question.forms[i] for i in waiting]
-    asked = plan.client.generate([plan.question.messages[i] for i in waiting], plan.facts["max_new_tokens"], forms)
+    asked = plan.client.generate(
+        [plan.question.messages[i] for i in waiting], plan.facts["max_new_tokens"], forms
+    )
     with contextlib.closing(asked) as answers:
         for position, generation in tqdm(
             answers, f"{plan.track} {plan.model}", len(waiting), file=sys.stdout, unit="row"
@@ -281,7 +359,9 @@ def _ask_rows(plan: _Plan, waiting: list[int]) -> Iterator[LedgerLine]:
             index = waiting[position]
             row = plan.question.rows[index]
             scores = score_row(plan.track, row.completion, generation.output)
-            line = LedgerLine(index, hash_text(row.prompt), generation, scores, round(time.time(), 3))
+            line = LedgerLine(
+                index, hash_text(row.prompt), generation, scores, round(time.time(), 3)
+            )
             append_line(plan.ledger_file, line.to_json())
             plan.ledger[index] = line
             yield line
@@ -295,7 +375,9 @@ def _describe_run(settings: Settings, plan: _Plan) -> dict[str, Any]:
         "rows_scored": len(plan.question.rows),
         **plan.facts,
         "dataset": show_path(settings.dataset / plan.track / f"{plan.split}.jsonl"),
-        "model_path": show_path(settings.slm_model_path) if isinstance(plan.client, LocalSLM) else None,
+        "model_path": show_path(settings.slm_model_path)
+        if isinstance(plan.client, LocalSLM)
+        else None,
         "parameters": plan.parameters,
     }
 
@@ -311,6 +393,11 @@ def _summarise(plan: _Plan) -> dict[str, Any]:
         "complete": statuses["error"] == 0,
         "n_rows": n,
         "n_by_status": {status: statuses[status] for status in STATUSES},
-        "intervals": {metric: wilson_interval(round(rate * n), n) for metric, rate in rates.items()},
-        "extra": {**costs.measure_ledger(lines), "right": sum(all(line.scores.values()) for line in lines)},
+        "intervals": {
+            metric: wilson_interval(round(rate * n), n) for metric, rate in rates.items()
+        },
+        "extra": {
+            **costs.measure_ledger(lines),
+            "right": sum(all(line.scores.values()) for line in lines),
+        },
     }

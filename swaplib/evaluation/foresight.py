@@ -31,7 +31,9 @@ _FORM = re.compile(r"\b(json|arrays?|objects?)\b", re.IGNORECASE)
 Warnings = list[dict[str, Any]]
 
 
-def list_warnings(settings: Settings, data: Dataset, max_new_tokens: int = MAX_NEW_TOKENS) -> Warnings:
+def list_warnings(
+    settings: Settings, data: Dataset, max_new_tokens: int = MAX_NEW_TOKENS
+) -> Warnings:
     """What is likely to go wrong with the rows of a dataset that was just built.
 
     Args:
@@ -80,7 +82,9 @@ def _look_at_prompts(track: Track, rows: Sequence[Row]) -> Warnings:
     if track == "structured":
         silent = sum(not _FORM.search(row.prompt) for row in rows)
         meaning = "Only the system message asks for JSON then: say in the prompt what it is and which keys it has."
-        return [_warn("prompts with none of the words JSON, array, object", silent, len(rows), meaning)]
+        return [
+            _warn("prompts with none of the words JSON, array, object", silent, len(rows), meaning)
+        ]
     silent = sum("<tool_call" not in row.prompt for row in rows)
     meaning = "The wrapper stands nowhere, so nobody can write it: show a finished call of another tool in the prompt."
     return [_warn("prompts without <tool_call", silent, len(rows), meaning)]
@@ -90,14 +94,20 @@ def _look_at_golds(track: Track, rows: Sequence[Row]) -> Warnings:
     """Golds that are not written as canonical JSON."""
     other = sum(not _is_canonical(track, row.completion) for row in rows)
     meaning = "Harmless: scoring compares canonically. Examples in a prompt and training show them as they are written."
-    return [_warn("golds that are not canonical JSON (keys sorted, no spaces)", other, len(rows), meaning)]
+    return [
+        _warn(
+            "golds that are not canonical JSON (keys sorted, no spaces)", other, len(rows), meaning
+        )
+    ]
 
 
 def _is_canonical(track: Track, completion: str) -> bool:
     """Whether a gold has sorted keys and no spaces; letters beyond ASCII may be escaped or not."""
     gold = parse_gold(track, completion)
     is_call = isinstance(gold, ToolCall)
-    value, wrapper = (gold.arguments, format_tool_call(gold.name, {})) if is_call else (gold.value, "{}")
+    value, wrapper = (
+        (gold.arguments, format_tool_call(gold.name, {})) if is_call else (gold.value, "{}")
+    )
     before, _, after = wrapper.rpartition("{}")
     plain = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return completion in {f"{before}{body}{after}" for body in (plain, canonical_json(value))}
@@ -113,7 +123,11 @@ def _look_at_keys(track: Track, rows: Sequence[Row]) -> Warnings:
     odd = sum(counts.total() - max(counts.values()) for counts in orders.values())
     parts = sum(counts.total() for counts in orders.values())
     meaning = "Scoring does not care, but who learns from them learns no order."
-    found = [_warn("objects in golds whose keys stand in another order than in most", odd, parts, meaning)]
+    found = [
+        _warn(
+            "objects in golds whose keys stand in another order than in most", odd, parts, meaning
+        )
+    ]
     if track == "structured" and all(isinstance(gold.value, dict) for gold in golds):
         counts = Counter(key for gold in golds for key in gold.value)
         lacking = sum(len(gold.value) < len(counts) for gold in golds)
@@ -127,13 +141,20 @@ def _look_at_tools(settings: Settings, track: Track, splits: dict[str, list[Row]
     """Toolcall rows that offer one tool only, or golds that all call the same one where nobody says what is offered."""
     if track != "toolcall":
         return []
-    facts = [fact for split, rows in splits.items() for fact in find_facts(settings, track, split, rows) or []]
+    facts = [
+        fact
+        for split, rows in splits.items()
+        for fact in find_facts(settings, track, split, rows) or []
+    ]
     rows = sum(map(len, splits.values()))
-    called = {name for of_split in splits.values() for row in of_split for name in called_tools(track, row.completion)}
+    called = {
+        name
+        for of_split in splits.values()
+        for row in of_split
+        for name in called_tools(track, row.completion)
+    }
     single = sum(len(fact.tools) == 1 for fact in facts) if facts else rows * (len(called) == 1)
-    meaning = (
-        "The tool's name is given then: name_match_rate says how well it is copied, not how well a tool is chosen."
-    )
+    meaning = "The tool's name is given then: name_match_rate says how well it is copied, not how well a tool is chosen."
     return [_warn("rows with one tool to call", single, rows, meaning)]
 
 
@@ -141,28 +162,42 @@ def _look_at_sizes(splits: dict[str, list[Row]], near: dict[str, int]) -> Warnin
     """A test split with few rows, and many prompts that are nearly the same."""
     n, rows = len(splits["test"]), sum(map(len, splits.values()))
     low, high = wilson_interval(n // 2, n)
-    few = (
-        f"A rate of {n // 2 / n:.2f} has the 95% interval [{low:.2f}, {high:.2f}] then: few gaps can be told from none."
-    )
+    few = f"A rate of {n // 2 / n:.2f} has the 95% interval [{low:.2f}, {high:.2f}] then: few gaps can be told from none."
     largest = near.get("largest", 0)
     alike = (
         "They stand in one split, as nearly equal prompts must. Where only the instruction is alike, write it the same, "
         "word for word, in all prompts."
     )
     return [
-        _warn(f"test rows: fewer than {FEWEST_TEST_ROWS}", n if n < FEWEST_TEST_ROWS else 0, n, few),
-        _warn("prompts in one cluster of nearly equal ones", largest if 10 * largest > rows else 0, rows, alike),
+        _warn(
+            f"test rows: fewer than {FEWEST_TEST_ROWS}", n if n < FEWEST_TEST_ROWS else 0, n, few
+        ),
+        _warn(
+            "prompts in one cluster of nearly equal ones",
+            largest if 10 * largest > rows else 0,
+            rows,
+            alike,
+        ),
     ]
 
 
-def _look_at_lengths(base: Checkpoint, track: Track, splits: dict[str, list[Row]], max_new_tokens: int) -> Warnings:
+def _look_at_lengths(
+    base: Checkpoint, track: Track, splits: dict[str, list[Row]], max_new_tokens: int
+) -> Warnings:
     """Answers and training texts that are too long, by the local checkpoint's tokenizer."""
     rows = [row for of_split in splits.values() for row in of_split]
-    cut = sum(base.count_tokens(row.completion) >= max_new_tokens for row in rows)  # an answer ends with a token, too
+    cut = sum(
+        base.count_tokens(row.completion) >= max_new_tokens for row in rows
+    )  # an answer ends with a token, too
     taught = [row for split in ("train", "val") for row in splits[split]]
-    chats = [[*build_messages(track, row.prompt), {"role": "assistant", "content": row.completion}] for row in taught]
+    chats = [
+        [*build_messages(track, row.prompt), {"role": "assistant", "content": row.completion}]
+        for row in taught
+    ]
     longest = SEQUENCE_LENGTH
-    long = sum(length > longest for length in measure_chats(base, chats, has_generation_prompt=False))
+    long = sum(
+        length > longest for length in measure_chats(base, chats, has_generation_prompt=False)
+    )
     return [
         _warn(
             f"answers that do not fit into {max_new_tokens} tokens",
@@ -189,7 +224,9 @@ def preview_prompts(settings: Settings, rows: Rows) -> list[dict[str, str]]:
     base, records = find_checkpoint(settings), []
     for track, splits in rows.items():
         [messages] = adapt_chats(settings, [build_messages(track, splits["test"][0].prompt)])
-        asked = [("hosted LLM", f"{message['role']} message", message["content"]) for message in messages]
+        asked = [
+            ("hosted LLM", f"{message['role']} message", message["content"]) for message in messages
+        ]
         if settings.slm_base_url:
             text = "(the same messages, sent to SLM_BASE_URL; the server there fills in its own chat template)"
         elif base is None:
@@ -197,7 +234,10 @@ def preview_prompts(settings: Settings, rows: Rows) -> list[dict[str, str]]:
         else:
             text = base.render(messages)
         asked.append(("SLM", "text, by its chat template", text))
-        records += [{"track": track, "model": model, "part": part, "text": text} for model, part, text in asked]
+        records += [
+            {"track": track, "model": model, "part": part, "text": text}
+            for model, part, text in asked
+        ]
     return records
 
 
@@ -211,7 +251,11 @@ def count_tokens(rows: Rows, checkpoint: Path) -> list[dict[str, Any]]:
     import numpy as np
 
     if not checkpoint.is_dir():
-        return [{"track": f"no checkpoint at {show_path(checkpoint)} yet, so nobody knows lengths in tokens"}]
+        return [
+            {
+                "track": f"no checkpoint at {show_path(checkpoint)} yet, so nobody knows lengths in tokens"
+            }
+        ]
     slm, records = Checkpoint(checkpoint), []
     slm.check()
     for track, splits in rows.items():

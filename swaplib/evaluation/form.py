@@ -51,11 +51,15 @@ def see_form(track: Track, rows: Sequence[Row], ledger: Sequence[LedgerLine]) ->
     strict = sum(all(line.scores.values()) for line in ledger)
     n_fenced = sum(line.generation.output.lstrip().startswith("```") for line in ledger)
     word, n_word = _find_word(track, rows, ledger)
-    hides = found - strict >= max(HIDDEN_ROWS, HIDDEN_SHARE * n) or n_word >= max(HIDDEN_ROWS, WORD_SHARE * n)
+    hides = found - strict >= max(HIDDEN_ROWS, HIDDEN_SHARE * n) or n_word >= max(
+        HIDDEN_ROWS, WORD_SHARE * n
+    )
     return Form(n, strict, found, n_fenced, word, n_word, hides)
 
 
-def _find_word(track: Track, rows: Sequence[Row], ledger: Sequence[LedgerLine]) -> tuple[str | None, int]:
+def _find_word(
+    track: Track, rows: Sequence[Row], ledger: Sequence[LedgerLine]
+) -> tuple[str | None, int]:
     """The name that most outputs call and no gold does, such as a placeholder of the prompt; and by how many.
 
     To call another of the tools that golds call is a want of skill.
@@ -72,4 +76,6 @@ def _find_word(track: Track, rows: Sequence[Row], ledger: Sequence[LedgerLine]) 
 
 def find_bits(track: Track, rows: Sequence[Row], ledger: Sequence[LedgerLine]) -> list[bool]:
     """For each ledger line, whether the right answer stands anywhere in its output."""
-    return [find_right(track, rows[line.index].completion, line.generation.output) for line in ledger]
+    return [
+        find_right(track, rows[line.index].completion, line.generation.output) for line in ledger
+    ]

@@ -30,8 +30,12 @@ def same_value(gold: Any, found: Any, schema: Any = None) -> bool:
     """
     if isinstance(gold, str) and isinstance(found, str):
         return _standardise(gold) == _standardise(found)
-    numbers = [not isinstance(value, bool) and isinstance(value, int | float) for value in (gold, found)]
-    if all(numbers) and (_takes(schema, "number") or (isinstance(gold, float) and isinstance(found, int))):
+    numbers = [
+        not isinstance(value, bool) and isinstance(value, int | float) for value in (gold, found)
+    ]
+    if all(numbers) and (
+        _takes(schema, "number") or (isinstance(gold, float) and isinstance(found, int))
+    ):
         return gold == found
     if type(gold) is not type(found):
         return False
@@ -39,7 +43,9 @@ def same_value(gold: Any, found: Any, schema: Any = None) -> bool:
         parts = _list_items(schema, len(gold))
         return len(gold) == len(found) and all(map(same_value, gold, found, parts))
     if isinstance(gold, dict):
-        return gold.keys() == found.keys() and all(same_value(gold[key], found[key]) for key in gold)
+        return gold.keys() == found.keys() and all(
+            same_value(gold[key], found[key]) for key in gold
+        )
     return gold == found
 
 
@@ -48,12 +54,18 @@ def _list_kinds(schema: Any) -> list[dict[str, Any]]:
     if not isinstance(schema, dict):
         return []
     parts = schema.get("anyOf") or schema.get("oneOf")
-    return [kind for part in parts for kind in _list_kinds(part)] if isinstance(parts, list) else [schema]
+    return (
+        [kind for part in parts for kind in _list_kinds(part)]
+        if isinstance(parts, list)
+        else [schema]
+    )
 
 
 def _takes(schema: Any, kind: str) -> bool:
     types = [part.get("type") for part in _list_kinds(schema)]
-    return any(kind == of_part or (isinstance(of_part, list) and kind in of_part) for of_part in types)
+    return any(
+        kind == of_part or (isinstance(of_part, list) and kind in of_part) for of_part in types
+    )
 
 
 def _list_items(schema: Any, n: int) -> list[Any]:
@@ -73,7 +85,9 @@ def _standardise(text: str) -> str:
 def _list_forms(value: Any) -> list[type]:
     """What a document is, and what each item of a list is: a list, an object, or something else."""
     parts = [value, *value] if isinstance(value, list) else [value]
-    return [next((kind for kind in (list, dict) if isinstance(part, kind)), object) for part in parts]
+    return [
+        next((kind for kind in (list, dict) if isinstance(part, kind)), object) for part in parts
+    ]
 
 
 def is_right_leniently(gold: Prediction, found: Prediction | None, facts: RowFacts | None) -> bool:
@@ -84,7 +98,9 @@ def is_right_leniently(gold: Prediction, found: Prediction | None, facts: RowFac
         return False
     types = facts.list_types() if facts else {}
     pairs = [list_parts(side) for side in (gold, found)]
-    if [(name, sorted(values)) for name, values in pairs[0]] != [(name, sorted(values)) for name, values in pairs[1]]:
+    if [(name, sorted(values)) for name, values in pairs[0]] != [
+        (name, sorted(values)) for name, values in pairs[1]
+    ]:
         return False
     try:
         return all(

@@ -31,7 +31,12 @@ Chats = Sequence[Sequence[Message]]
 
 
 def measure_parity(
-    settings: Settings, track: Track, model: str, n_rows: int = 8, max_new_tokens: int = 128, batch_size: int = 16
+    settings: Settings,
+    track: Track,
+    model: str,
+    n_rows: int = 8,
+    max_new_tokens: int = 128,
+    batch_size: int = 16,
 ) -> dict[str, Any]:
     """Compare batch N with batch 1, the adapter with its exported merge, and in process with served.
 
@@ -62,7 +67,11 @@ def measure_parity(
     slm.check()
     rows = read_rows(settings.dataset / track / "test.jsonl", track)[: settings.cap_rows(n_rows)]
     chats = [build_messages(track, row.prompt) for row in rows]
-    question = {"model": model, "identity": slm.identity(), "messages_sha256": hash_text(canonical_json(chats))}
+    question = {
+        "model": model,
+        "identity": slm.identity(),
+        "messages_sha256": hash_text(canonical_json(chats)),
+    }
     question |= {"batch_size": min(batch_size, len(chats)), "max_new_tokens": max_new_tokens}
     path = settings.evaluation / f"{track}_parity.json"
     if path.is_file() and (known := read_json(path, "Delete it."))["question"] == question:
@@ -71,33 +80,52 @@ def measure_parity(
     return _measure(settings, track, slm, chats, question, path)
 
 
-def _make_model(settings: Settings, track: Track, model: str, n_rows: int, batch_size: int) -> LocalSLM | HostedLLM:
+def _make_model(
+    settings: Settings, track: Track, model: str, n_rows: int, batch_size: int
+) -> LocalSLM | HostedLLM:
     name = ModelName.parse(model)
     if name.is_hosted or name.shots or n_rows < 0:
-        raise ValueError(f"model={model!r}, n_rows={n_rows}: expected a local model (slm, slm_ft) and 0 rows or more")
+        raise ValueError(
+            f"model={model!r}, n_rows={n_rows}: expected a local model (slm, slm_ft) and 0 rows or more"
+        )
     return make_model(settings, track, name, batch_size, concurrency=1)
 
 
 def _measure(
-    settings: Settings, track: Track, slm: LocalSLM | HostedLLM, chats: Chats, question: dict[str, Any], path: Path
+    settings: Settings,
+    track: Track,
+    slm: LocalSLM | HostedLLM,
+    chats: Chats,
+    question: dict[str, Any],
+    path: Path,
 ) -> dict[str, Any]:
     """Make every comparison under a trace of its own; the record lies at `path`, too."""
     folder, tags = new_folder(settings, track, "parity"), [track, question["model"], "parity"]
     with open_run(settings, folder, f"parity {track}", question, tags) as run:
         comparisons = _compare_all(slm, chats, question["max_new_tokens"], folder)
         # an event holds numbers; the outputs that differ are in the file
-        run.trace.add_event("parity", [{**c, "differing": len(c["differing"])} for c in comparisons])
+        run.trace.add_event(
+            "parity", [{**c, "differing": len(c["differing"])} for c in comparisons]
+        )
         run.trace.finish({c["compared"]: c["share"] for c in comparisons}, {})
         return run.record("parity.json", {"question": question, "comparisons": comparisons}, path)
 
 
-def _compare_all(slm: LocalSLM | HostedLLM, chats: Chats, limit: int, place: Path) -> list[dict[str, Any]]:
-    if isinstance(slm, HostedLLM):  # served elsewhere: its batches are its own affair, but must not matter
+def _compare_all(
+    slm: LocalSLM | HostedLLM, chats: Chats, limit: int, place: Path
+) -> list[dict[str, Any]]:
+    if isinstance(
+        slm, HostedLLM
+    ):  # served elsewhere: its batches are its own affair, but must not matter
         clients = (replace(slm, concurrency=n) for n in (1, len(chats)))
         one, many = (_in_order(client.generate(chats, limit)) for client in clients)
-        return [compare_outputs(f"served: {len(chats)} calls at once against one at a time", many, one)]
+        return [
+            compare_outputs(f"served: {len(chats)} calls at once against one at a time", many, one)
+        ]
     batched, single = _answer(slm, chats, limit)
-    comparisons = [compare_outputs(f"batch {min(slm.batch_size, len(chats))} against batch 1", batched, single)]
+    comparisons = [
+        compare_outputs(f"batch {min(slm.batch_size, len(chats))} against batch 1", batched, single)
+    ]
     if slm.checkpoint.adapter:
         merged = _answer_merged(slm, chats, limit, place)
         comparisons.append(compare_outputs("adapter against its exported merge", batched, merged))
@@ -126,7 +154,9 @@ def _answer_merged(slm: LocalSLM, chats: Chats, limit: int, place: Path) -> list
 def _answer_served(slm: LocalSLM, chats: Chats, limit: int) -> list[str]:
     _free_memory()
     with running_server(slm, "slm") as root:
-        return _in_order(HostedLLM(f"{root}/v1", "local", None, "slm", concurrency=1).generate(chats, limit))
+        return _in_order(
+            HostedLLM(f"{root}/v1", "local", None, "slm", concurrency=1).generate(chats, limit)
+        )
 
 
 def _free_memory() -> None:
@@ -141,7 +171,9 @@ def _free_memory() -> None:
 def _in_order(found: Iterable[tuple[int, Generation]]) -> list[str]:
     """The outputs that a model gave, in the order of what it was asked."""
     answers = [answer for _, answer in sorted(found, key=lambda item: item[0])]
-    if failed := [f"row {i}: {answer.error}" for i, answer in enumerate(answers) if answer.status == "error"]:
+    if failed := [
+        f"row {i}: {answer.error}" for i, answer in enumerate(answers) if answer.status == "error"
+    ]:
         raise RuntimeError(
             f"parity was not measured: {len(failed)} row(s) got no answer ({failed[0]}). Run this again."
         )

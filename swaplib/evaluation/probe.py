@@ -22,7 +22,12 @@ class FormFailed(Exception):  # noqa: N818 - reads as what happened
 
 
 def look(
-    track: Track, model: ModelName, rows: Sequence[Row], first: Sequence[LedgerLine], n_to_come: int, prices: Prices
+    track: Track,
+    model: ModelName,
+    rows: Sequence[Row],
+    first: Sequence[LedgerLine],
+    n_to_come: int,
+    prices: Prices,
 ) -> None:
     """Say in a line what a run's first answers look like.
 

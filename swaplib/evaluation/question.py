@@ -57,7 +57,10 @@ def check_served(settings: Settings, client: object) -> None:
     served = client if client.is_slm else HostedLLM.from_slm_settings(settings, "slm")
     once, [asked] = replace(served, max_retries=0, deadline_s=60.0), adapt_chats(settings, [TRIAL])
     with suppress(CallFailed):  # another name, another key: its own check says so
-        failed = [dict(once.generate([chat], 1))[0].status == "error" for chat in (fold_system(TRIAL), asked)]
+        failed = [
+            dict(once.generate([chat], 1))[0].status == "error"
+            for chat in (fold_system(TRIAL), asked)
+        ]
         if failed == [False, True]:
             raise ValueError(
                 f"{served.endpoint} refuses a system message, as the chat templates of some models do. All models are asked "
@@ -67,7 +70,9 @@ def check_served(settings: Settings, client: object) -> None:
             )
 
 
-def make_question(settings: Settings, track: Track, model: ModelName, split: str, limit: int | None) -> Question:
+def make_question(
+    settings: Settings, track: Track, model: ModelName, split: str, limit: int | None
+) -> Question:
     """What a model is asked.
 
     `messages_sha256` is of the messages as the specification has them, without examples and whatever form is asked for: a
@@ -102,23 +107,33 @@ def make_question(settings: Settings, track: Track, model: ModelName, split: str
         return Question(rows, plain, None, facts)
     examples = _read_shots(settings, track, split, model.shots)
     if asked := {example.prompt for example in examples} & {row.prompt for row in rows}:
-        raise ValueError(f"{len(asked)} of the examples are asked rows themselves. Keep {split} rows out of train.")
+        raise ValueError(
+            f"{len(asked)} of the examples are asked rows themselves. Keep {split} rows out of train."
+        )
     facts |= {"shots": model.shots, "shots_sha256": hash_rows(examples)}
     shown = [build_messages(track, row.prompt, examples) for row in rows]
     return Question(rows, adapt_chats(settings, shown), None, facts)
 
 
-def _ask_natively(settings: Settings, track: Track, model: ModelName, split: str, plain: Question) -> Question:
+def _ask_natively(
+    settings: Settings, track: Track, model: ModelName, split: str, plain: Question
+) -> Question:
     """The same rows by tools or a response format."""
     if model.shots:
         raise ValueError(
             f"{model}: examples are turns in the form that is written by hand. Leave -native or -shotsN out"
         )
-    known, path = find_facts(settings, track, split, plain.rows), settings.dataset / track / "schema.json"
+    known, path = (
+        find_facts(settings, track, split, plain.rows),
+        settings.dataset / track / "schema.json",
+    )
     schema = parse_json(path.read_text(encoding="utf-8")) if path.is_file() else None
     pairs = zip(plain.rows, known or [None] * len(plain.rows), strict=True)
     asked = [ask_natively(track, row, fact, schema) for row, fact in pairs]
-    chats, forms = adapt_chats(settings, [messages for messages, _ in asked]), [form for _, form in asked]
+    chats, forms = (
+        adapt_chats(settings, [messages for messages, _ in asked]),
+        [form for _, form in asked],
+    )
     sent = [[messages, form.to_request()] for messages, form in zip(chats, forms, strict=True)]
     facts = plain.facts | {"native_sha256": hash_text(canonical_json(sent))}
     return Question(plain.rows, chats, forms, facts)

@@ -21,7 +21,9 @@ MIN_ROWS, MIN_SHARE = 3, 0.1  # a fault of fewer outputs is no pattern
 _BEGINNING = re.compile(r"\S{1,24}")
 
 
-def count_repeats(track: Track, rows: Sequence[Row], ledger: Sequence[LedgerLine]) -> dict[str, Any]:
+def count_repeats(
+    track: Track, rows: Sequence[Row], ledger: Sequence[LedgerLine]
+) -> dict[str, Any]:
     """The most frequent wrong name, wrong set of keys and wrong form among a run's outputs.
 
     Args:
@@ -37,20 +39,31 @@ def count_repeats(track: Track, rows: Sequence[Row], ledger: Sequence[LedgerLine
     """
     found: dict[str, Counter[Any]] = {"name": Counter(), "keys": Counter(), "form": Counter()}
     for line in ledger:
-        for kind, values in _list_faults(track, rows[line.index].completion, line.generation.output).items():
+        for kind, values in _list_faults(
+            track, rows[line.index].completion, line.generation.output
+        ).items():
             found[kind].update(values)
     least = max(MIN_ROWS, MIN_SHARE * len(ledger))
-    return {"n_rows": len(ledger)} | {kind: _take_first(counter, least) for kind, counter in found.items()}
+    return {"n_rows": len(ledger)} | {
+        kind: _take_first(counter, least) for kind, counter in found.items()
+    }
 
 
 def _take_first(counter: Counter[Any], least: float) -> dict[str, Any] | None:
     value, n = next(iter(counter.most_common(1)), (None, 0))
-    return {"value": list(value) if isinstance(value, tuple) else value, "n": n} if n >= least else None
+    return (
+        {"value": list(value) if isinstance(value, tuple) else value, "n": n}
+        if n >= least
+        else None
+    )
 
 
 def _list_faults(track: Track, completion: str, output: str) -> dict[str, set[Any]]:
     """An output's wrong names, wrong sets of keys and wrong form, each once."""
-    gold, faults = list_parts(parse_gold(track, completion)), {"name": set(), "keys": set(), "form": set()}
+    gold, faults = (
+        list_parts(parse_gold(track, completion)),
+        {"name": set(), "keys": set(), "form": set()},
+    )
     if parse_output(track, output) is None and (beginning := _BEGINNING.match(output.lstrip())):
         faults["form"].add(beginning[0])
     answer = find_answer(track, output)
@@ -67,7 +80,10 @@ def describe_all(
     track: Track, rows: Sequence[Row], ledgers: Mapping[str, Sequence[LedgerLine]]
 ) -> list[dict[str, str]]:
     """The shared faults of several models over the same rows: records with `model` and `shared fault`."""
-    found = {model: describe_repeats(count_repeats(track, rows, ledger)) for model, ledger in ledgers.items()}
+    found = {
+        model: describe_repeats(count_repeats(track, rows, ledger))
+        for model, ledger in ledgers.items()
+    }
     return [
         {"model": model, "shared fault": sentence}
         for model, sentences in found.items()
@@ -79,10 +95,14 @@ def describe_repeats(repeats: dict[str, Any]) -> list[str]:
     """What count_repeats found, a sentence each; none where no fault is shared."""
     n, sentences = repeats["n_rows"], []
     if found := repeats["name"]:
-        sentences.append(f"{found['n']} of {n} outputs call `{found['value']}` where another tool was right.")
+        sentences.append(
+            f"{found['n']} of {n} outputs call `{found['value']}` where another tool was right."
+        )
     if found := repeats["keys"]:
         keys = ", ".join(f"`{key}`" for key in found["value"]) or "no argument"
-        sentences.append(f"{found['n']} of {n} outputs give {keys} where other arguments were asked for.")
+        sentences.append(
+            f"{found['n']} of {n} outputs give {keys} where other arguments were asked for."
+        )
     if found := repeats["form"]:
         sentences.append(
             f'{found["n"]} of {n} outputs are not in the form asked for and begin with "{found["value"]}".'

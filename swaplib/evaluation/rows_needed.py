@@ -81,7 +81,9 @@ def _search_rows(shares: "np.ndarray", margin: float, least: int) -> "np.ndarray
     return np.where(is_found, above, np.inf)
 
 
-def _raise_power(shares: "np.ndarray", rows: int, margin: float, rng: "np.random.Generator") -> tuple[int, float]:
+def _raise_power(
+    shares: "np.ndarray", rows: int, margin: float, rng: "np.random.Generator"
+) -> tuple[int, float]:
     """The fewest rows from these on, in steps of a tenth, whose simulated tests give the shares' own verdict in 75% or more.
 
     The normal approximation of the search promises a little too much where hardly any row tells the models apart.

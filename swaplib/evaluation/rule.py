@@ -6,7 +6,9 @@ from swaplib.evaluation.stats import DEFAULT_MARGIN
 from swaplib.metrics import Track, core_metrics
 
 
-def apply_rule(track: Track, azure: dict[str, Any], slm: dict[str, Any], delta: float) -> dict[str, Any]:
+def apply_rule(
+    track: Track, azure: dict[str, Any], slm: dict[str, Any], delta: float
+) -> dict[str, Any]:
     """The rule, computed exactly: a gap of precisely delta is not worse.
 
     Args:

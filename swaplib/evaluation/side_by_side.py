@@ -33,7 +33,10 @@ class Compared:
     def list_rates(self) -> dict[str, Any]:
         """All models' rates with their intervals, by model and metric."""
         return {
-            model: {m: {"rate": content[m], "interval": content["intervals"][m]} for m in core_metrics(self.track)}
+            model: {
+                m: {"rate": content[m], "interval": content["intervals"][m]}
+                for m in core_metrics(self.track)
+            }
             for model, content in self.metrics.items()
         }
 
@@ -41,7 +44,8 @@ class Compared:
         """The paired evidence about two models, by metric."""
         sides = {
             metric: tuple(
-                [line.scores[metric.removesuffix("_rate")] for line in self.ledgers[m]] for m in (first, second)
+                [line.scores[metric.removesuffix("_rate")] for line in self.ledgers[m]]
+                for m in (first, second)
             )
             for metric in core_metrics(self.track)
         }
@@ -54,11 +58,16 @@ class Compared:
 
     def diagnose(self) -> dict[str, dict[str, Any]]:
         """Why rows failed, by model, as error_analysis.diagnose makes it."""
-        return {m: diagnose(self.track, self.rows, ledger, self.facts) for m, ledger in self.ledgers.items()}
+        return {
+            m: diagnose(self.track, self.rows, ledger, self.facts)
+            for m, ledger in self.ledgers.items()
+        }
 
     def list_groups(self, model: str) -> list[Hashable]:
         """What the bootstrap resamples: each row's group of tools, or its prompt where no facts tell one."""
-        groups = [fact.group for fact in self.facts] if self.facts else [None] * len(self.ledgers[model])
+        groups = (
+            [fact.group for fact in self.facts] if self.facts else [None] * len(self.ledgers[model])
+        )
         return [groups[line.index] or line.prompt_sha256 for line in self.ledgers[model]]
 
 
@@ -94,6 +103,8 @@ def open_runs(settings: Settings, track: Track, metrics: dict[str, dict[str, Any
         )
     rows = rows if hash_rows(rows) == run["rows_sha256"] else []
     for model, ledger in ledgers.items() if rows else ():
-        check_prompts(settings.runs / metrics[model]["run"]["run_id"] / "ledger.jsonl", ledger, rows)
+        check_prompts(
+            settings.runs / metrics[model]["run"]["run_id"] / "ledger.jsonl", ledger, rows
+        )
     facts = find_facts(settings, track, run["split"], rows) if rows else None
     return Compared(track, metrics, ledgers, rows, facts)

@@ -97,7 +97,14 @@ def judge_counts(counts: dict[str, int], margin: float) -> dict[str, Any]:
     n, interval = sum(counts.values()), newcombe_interval(counts)
     gap, verdict = (counts["first_only"] - counts["second_only"]) / n, judge(interval, margin)
     needed = find_rows_needed(counts, margin) if verdict == NOT_ENOUGH else None
-    return {"n_rows": n, **counts, "gap": gap, "interval": interval, "verdict": verdict, "rows_needed": needed}
+    return {
+        "n_rows": n,
+        **counts,
+        "gap": gap,
+        "interval": interval,
+        "verdict": verdict,
+        "rows_needed": needed,
+    }
 
 
 def count_pairs(first: Sequence[bool], second: Sequence[bool]) -> dict[str, int]:
@@ -152,5 +159,7 @@ def bootstrap_gap(
     def pool(total: "np.ndarray", size: "np.ndarray", axis: int) -> "np.ndarray":
         return total.sum(axis) / size.sum(axis)
 
-    found = bootstrap((sums, sizes), pool, paired=True, vectorized=True, method="percentile", rng=seed, batch=1000)
+    found = bootstrap(
+        (sums, sizes), pool, paired=True, vectorized=True, method="percentile", rng=seed, batch=1000
+    )
     return (float(found.confidence_interval.low), float(found.confidence_interval.high)), len(sums)

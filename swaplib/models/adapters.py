@@ -29,9 +29,14 @@ def find_misfit(settings: Settings, track: Track) -> str | None:
     card, path = read_card(folder), settings.dataset / track / "train.jsonl"
     if problem := _find_other_base(settings, folder, card):
         return problem
-    n, wanted = card["rows"].get(track, {}).get("train", 0), card["rows_sha256"].get(track, {}).get("train")
+    n, wanted = (
+        card["rows"].get(track, {}).get("train", 0),
+        card["rows_sha256"].get(track, {}).get("train"),
+    )
     if hash_rows(read_rows(path, track)[:n]) != wanted:
-        return f"the adapter at {show_path(folder)} was trained on other rows than {show_path(path)}"
+        return (
+            f"the adapter at {show_path(folder)} was trained on other rows than {show_path(path)}"
+        )
     return None
 
 
@@ -39,9 +44,7 @@ def _find_other_base(settings: Settings, folder: Path, card: dict[str, Any]) -> 
     if not card.get("checkpoint"):
         return f"the adapter at {show_path(folder)} has no run card that names its base and rows"
     if card["checkpoint"] != hash_checkpoint(settings.slm_model_path):
-        return (
-            f"the adapter at {show_path(folder)} was trained on another base than {show_path(settings.slm_model_path)}"
-        )
+        return f"the adapter at {show_path(folder)} was trained on another base than {show_path(settings.slm_model_path)}"
     return None
 
 
@@ -66,7 +69,9 @@ def export_adapter(settings: Settings, track: Track, target: Path, is_merged: bo
     checkpoint = Checkpoint(settings.slm_model_path, settings.adapter_of(track))
     checkpoint.check()
     if problem := _find_other_base(settings, checkpoint.adapter, read_card(checkpoint.adapter)):
-        raise ValueError(f"{problem}. Set SLM_MODEL_PATH to its base, or run notebooks/04_finetune.ipynb again.")
+        raise ValueError(
+            f"{problem}. Set SLM_MODEL_PATH to its base, or run notebooks/04_finetune.ipynb again."
+        )
     if target.exists():
         raise FileExistsError(f"{target} exists; name another folder, or delete it.")
     with replaced_folder(target) as folder:

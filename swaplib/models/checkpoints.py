@@ -55,20 +55,26 @@ def download(name: str, models: Path, revision: str | None = None) -> Path:
         RuntimeError: The hub did not give it.
     """
     if name.count("/") != 1:
-        raise ValueError(f"unknown checkpoint {name!r}: expected smollm2-135m-instruct or a hub id like owner/name")
+        raise ValueError(
+            f"unknown checkpoint {name!r}: expected smollm2-135m-instruct or a hub id like owner/name"
+        )
     target = models / name.rpartition("/")[2].lower()
     if target.exists():
         check_checkpoint(target)
         check_source(target, name, revision)
         return target
     work = models / f".download-{name.replace('/', '--').lower()}"
-    _fetch_snapshot(name, revision, work)  # kept when interrupted: the hub client goes on from there
+    _fetch_snapshot(
+        name, revision, work
+    )  # kept when interrupted: the hub client goes on from there
     check_checkpoint(work)
     work.rename(target)
     return target
 
 
-def import_gguf(file: Path, models: Path, name: str | None = None, sha256: Sequence[str] = ()) -> Path:
+def import_gguf(
+    file: Path, models: Path, name: str | None = None, sha256: Sequence[str] = ()
+) -> Path:
     """Make a checkpoint at `models/<name>` of a GGUF file, unless it is there already.
 
     Args:
@@ -103,7 +109,9 @@ def check_source(folder: Path, repo_id: str, revision: str | None) -> None:
     file = folder / "source.json"
     source = json.loads(file.read_text()) if file.is_file() else {}
     wanted = {source.get("revision"), source.get("commit")}
-    if source.get("repo_id", repo_id) != repo_id or (revision is not None and revision not in wanted):
+    if source.get("repo_id", repo_id) != repo_id or (
+        revision is not None and revision not in wanted
+    ):
         raise ValueError(
             f"{folder} holds {source.get('repo_id', 'a checkpoint of unknown origin')} at "
             f"{source.get('revision') or source.get('commit')}, not "
@@ -134,12 +142,18 @@ def check_checkpoint(path: Path) -> None:
 def _name_weights(folder: Path) -> set[str]:
     """The files of a checkpoint's weights: those that its index names, or the one that needs none."""
     index = folder / INDEX
-    return set(json.loads(index.read_text())["weight_map"].values()) if index.exists() else {"model.safetensors"}
+    return (
+        set(json.loads(index.read_text())["weight_map"].values())
+        if index.exists()
+        else {"model.safetensors"}
+    )
 
 
 def refuse_code(folder: Path) -> None:
     """Raise ValueError when a folder of weights holds a pickle or code, though nothing here would load it."""
-    if found := sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.suffix.lower() in REFUSED):
+    if found := sorted(
+        str(p.relative_to(folder)) for p in folder.rglob("*") if p.suffix.lower() in REFUSED
+    ):
         raise ValueError(
             f"{folder} holds files that are refused: {', '.join(found)}. Only safetensors are read and no code is run: "
             "move them away if you trust the rest."
@@ -150,10 +164,14 @@ def hash_checkpoint(path: Path) -> str:
     """One sha256 over all that shapes a checkpoint's or adapter's outputs: weights, config, tokenizer, chat template."""
     notes = {"source.json", "run_card.json"}
     kinds = {".safetensors", ".json", ".jinja", ".txt", ".model"}
-    files = sorted(file for file in path.iterdir() if file.suffix in kinds and file.name not in notes)
+    files = sorted(
+        file for file in path.iterdir() if file.suffix in kinds and file.name not in notes
+    )
     if not any(file.suffix == ".safetensors" for file in files):
         raise FileNotFoundError(f"no safetensors files in {path}")
-    return hash_text("".join(f"{file.name} {_hash_unchanged(file, file.stat().st_mtime_ns)}\n" for file in files))
+    return hash_text(
+        "".join(f"{file.name} {_hash_unchanged(file, file.stat().st_mtime_ns)}\n" for file in files)
+    )
 
 
 def count_parameters(path: Path) -> int:
@@ -189,9 +207,13 @@ def _fetch_snapshot(repo_id: str, revision: str | None, folder: Path) -> None:
 
     try:
         commit = HfApi().model_info(repo_id, revision=revision).sha
-        take = partial(snapshot_download, repo_id, revision=commit, local_dir=folder, ignore_patterns="*/*")
+        take = partial(
+            snapshot_download, repo_id, revision=commit, local_dir=folder, ignore_patterns="*/*"
+        )
         take(allow_patterns=list(HUB_FILES))
-        take(allow_patterns=list(_name_weights(folder)))  # the same weights may lie there in other forms, too
+        take(
+            allow_patterns=list(_name_weights(folder))
+        )  # the same weights may lie there in other forms, too
     except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
         why = explain(error)
         raise RuntimeError(
@@ -201,4 +223,7 @@ def _fetch_snapshot(repo_id: str, revision: str | None, folder: Path) -> None:
         ) from error
     refuse_code(folder)
     shutil.rmtree(folder / ".cache", ignore_errors=True)
-    write_json(folder / "source.json", {"repo_id": repo_id, "revision": revision or "main", "commit": commit})
+    write_json(
+        folder / "source.json",
+        {"repo_id": repo_id, "revision": revision or "main", "commit": commit},
+    )

@@ -50,7 +50,9 @@ def read_completion(body: Any) -> Completion | Refusal | None:
     return _read_choice(choice, body.get("usage"), failure)
 
 
-def _read_choice(choice: Mapping[str, Any], usage: Any, failure: Refusal | None) -> Completion | None:
+def _read_choice(
+    choice: Mapping[str, Any], usage: Any, failure: Refusal | None
+) -> Completion | None:
     message, reason = choice.get("message"), choice.get("finish_reason")
     reason = reason if isinstance(reason, str) else None
     end = "error" if failure else ENDS.get((reason or "").lower(), (None, ""))[0]
@@ -67,8 +69,16 @@ def _read_choice(choice: Mapping[str, Any], usage: Any, failure: Refusal | None)
 def _list_calls(message: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """Name and arguments of a message's tool calls, as they came; some servers send arguments as an object."""
     found = message.get("tool_calls")
-    functions = [call.get("function") for call in found if isinstance(call, Mapping)] if isinstance(found, list) else []
-    return tuple((to_text(f.get("name")), to_text(f.get("arguments"))) for f in functions if isinstance(f, Mapping))
+    functions = (
+        [call.get("function") for call in found if isinstance(call, Mapping)]
+        if isinstance(found, list)
+        else []
+    )
+    return tuple(
+        (to_text(f.get("name")), to_text(f.get("arguments")))
+        for f in functions
+        if isinstance(f, Mapping)
+    )
 
 
 def list_models(body: Any) -> list[str] | None:
@@ -76,7 +86,9 @@ def list_models(body: Any) -> list[str] | None:
     data = body.get("data") if isinstance(body, Mapping) else None
     if not isinstance(data, list):
         return None
-    return [make_printable(to_text(entry.get("id"))) for entry in data if isinstance(entry, Mapping)]
+    return [
+        make_printable(to_text(entry.get("id"))) for entry in data if isinstance(entry, Mapping)
+    ]
 
 
 def _count(value: Any) -> int | None:

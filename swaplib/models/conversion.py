@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from swaplib.files import replaced_folder, write_json
-from swaplib.models.gguf_files import CONTROL, ROLES, UNUSED, USER_DEFINED, GGUFFile, join_parts, read_gguf
+from swaplib.models.gguf_files import (
+    CONTROL,
+    ROLES,
+    UNUSED,
+    USER_DEFINED,
+    GGUFFile,
+    join_parts,
+    read_gguf,
+)
 from swaplib.models.templates import render
 
 ANSWER_LIMIT = 64
@@ -36,7 +44,9 @@ class Tokens:
     padding_is: str
 
 
-def build_checkpoint(target: Path, source: Mapping[str, Any], find: Callable[[Path], list[Path]]) -> Path:
+def build_checkpoint(
+    target: Path, source: Mapping[str, Any], find: Callable[[Path], list[Path]]
+) -> Path:
     """Make a checkpoint of a GGUF file's parts; it is whole or not there.
 
     What a person should know before asking the model anything is said on stderr.
@@ -48,7 +58,9 @@ def build_checkpoint(target: Path, source: Mapping[str, Any], find: Callable[[Pa
     """
     with replaced_folder(target) as built:
         parts = find(built.parent)
-        gguf = read_gguf(parts[0] if len(parts) == 1 else join_parts(parts, built.parent / "joined.gguf"))
+        gguf = read_gguf(
+            parts[0] if len(parts) == 1 else join_parts(parts, built.parent / "joined.gguf")
+        )
         write_json(built / "source.json", {**source, **convert_gguf(gguf, built)})
         for problem in _list_problems(gguf, built):
             print(f"warning: {target.name}: {problem}", file=sys.stderr)
@@ -98,7 +110,9 @@ def convert_gguf(gguf: GGUFFile, target: Path) -> dict[str, Any]:
     return {
         "architecture": gguf.architecture,
         "quantisation": gguf.quantisation,
-        "tokens": names | {"padding_is": tokens.padding_is} | ({"untrained": untrained} if untrained else {}),
+        "tokens": names
+        | {"padding_is": tokens.padding_is}
+        | ({"untrained": untrained} if untrained else {}),
     }
 
 
@@ -108,7 +122,9 @@ def ends_its_answer(checkpoint: Path) -> bool:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
-    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.bfloat16, trust_remote_code=False)
+    model = AutoModelForCausalLM.from_pretrained(
+        checkpoint, dtype=torch.bfloat16, trust_remote_code=False
+    )
     text = render(tokenizer, [{"role": "user", "content": "Say hi"}])
     prompt = tokenizer(text, add_special_tokens=False, return_tensors="pt")
     answer = model.generate(**prompt, max_new_tokens=ANSWER_LIMIT, do_sample=False)
@@ -124,12 +140,17 @@ def _load_tokenizer(gguf: GGUFFile) -> Any:
     """
     from transformers import AddedToken, AutoTokenizer
 
-    roles = {f"{role}_token": gguf.tokens[gguf.named[role]] if role in gguf.named else None for role in ROLES}
+    roles = {
+        f"{role}_token": gguf.tokens[gguf.named[role]] if role in gguf.named else None
+        for role in ROLES
+    }
     options = {"gguf_file": gguf.path.name, "clean_up_tokenization_spaces": False}
     options["local_files_only"] = (
         True  # is saved: left open, one file would make other checkpoints where there is no network
     )
-    tokenizer = AutoTokenizer.from_pretrained(gguf.path.parent, trust_remote_code=False, **options, **roles)
+    tokenizer = AutoTokenizer.from_pretrained(
+        gguf.path.parent, trust_remote_code=False, **options, **roles
+    )
     whole = tokenizer.get_added_vocab()
     for kind in (CONTROL, USER_DEFINED):
         texts = {gguf.tokens[i]: i for i in gguf.list_of_kind(kind) if gguf.tokens[i] not in whole}
@@ -153,7 +174,9 @@ def _settle_tokens(gguf: GGUFFile, tokenizer: Any) -> Tokens:
     end = _find_end(gguf, tokenizer)
     ends = tuple(dict.fromkeys(i for i in (end, gguf.named.get("eos")) if i is not None))
     if not ends:
-        raise ValueError(f"{gguf.path.name}: no special token follows an answer, and the file states no end token")
+        raise ValueError(
+            f"{gguf.path.name}: no special token follows an answer, and the file states no end token"
+        )
     padding, padding_is = _find_padding(gguf, ends)
     tokenizer.eos_token, tokenizer.pad_token = gguf.tokens[ends[0]], gguf.tokens[padding]
     if (tokenizer.eos_token_id, tokenizer.pad_token_id) != (ends[0], padding):
@@ -171,11 +194,15 @@ def _find_end(gguf: GGUFFile, tokenizer: Any) -> int | None:
     try:
         _, found, tail = render(tokenizer, turns, has_generation_prompt=False).rpartition(_ANSWER)
     except TemplateError as error:
-        raise ValueError(f"{gguf.path.name}: its chat template cannot be filled ({error})") from error
+        raise ValueError(
+            f"{gguf.path.name}: its chat template cannot be filled ({error})"
+        ) from error
     if not found:
         raise ValueError(f"{gguf.path.name}: its chat template leaves out what the assistant says")
     special = {*gguf.list_of_kind(CONTROL), *gguf.list_of_kind(USER_DEFINED), *gguf.named.values()}
-    return next((i for i in tokenizer(tail, add_special_tokens=False)["input_ids"] if i in special), None)
+    return next(
+        (i for i in tokenizer(tail, add_special_tokens=False)["input_ids"] if i in special), None
+    )
 
 
 def _find_padding(gguf: GGUFFile, ends: Sequence[int]) -> tuple[int, str]:
@@ -201,9 +228,13 @@ def _load_model(gguf: GGUFFile) -> Any:
     logging.disable_progress_bar()
     options = {"gguf_file": gguf.path.name, "dtype": torch.bfloat16, "output_loading_info": True}
     try:
-        loaded, found = AutoModelForCausalLM.from_pretrained(gguf.path.parent, trust_remote_code=False, **options)
+        loaded, found = AutoModelForCausalLM.from_pretrained(
+            gguf.path.parent, trust_remote_code=False, **options
+        )
     except (NotImplementedError, KeyError) as error:
-        raise ValueError(f"{gguf.path.name}: transformers cannot read its weights ({error})") from error
+        raise ValueError(
+            f"{gguf.path.name}: transformers cannot read its weights ({error})"
+        ) from error
     if lacking := sorted(found["missing_keys"]):
         raise ValueError(
             f"{gguf.path.name} lacks {len(lacking)} weight(s) of its architecture: {', '.join(lacking[:3])}, …"
@@ -212,7 +243,9 @@ def _load_model(gguf: GGUFFile) -> Any:
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     with torch.device("meta"):  # no second copy of the weights
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=torch.bfloat16, trust_remote_code=False
+        )
     model.load_state_dict(loaded.state_dict(), assign=True)
     model.tie_weights()
     return model
@@ -224,12 +257,18 @@ def _settle_config(gguf: GGUFFile, tokens: Tokens, model: Any) -> None:
 
     config = model.config
     eos = tokens.ends[0] if len(tokens.ends) == 1 else list(tokens.ends)
-    ids = {"eos_token_id": eos, "bos_token_id": gguf.named.get("bos"), "pad_token_id": tokens.padding}
+    ids = {
+        "eos_token_id": eos,
+        "bos_token_id": gguf.named.get("bos"),
+        "pad_token_id": tokens.padding,
+    }
     for key, value in ids.items():
         setattr(config, key, value)
     model.generation_config = GenerationConfig(**ids)
     rope = getattr(config, "rope_parameters", None) or {}
-    if "rope_theta" not in rope:  # no rotary positions, or one kind for each kind of layer, which transformers settles
+    if (
+        "rope_theta" not in rope
+    ):  # no rotary positions, or one kind for each kind of layer, which transformers settles
         return
     rope["rope_theta"] = gguf.rope_base or rope["rope_theta"]
     head_size = getattr(config, "head_dim", None) or config.hidden_size / config.num_attention_heads
@@ -260,6 +299,12 @@ def find_untrained(model: Any, asked: Sequence[int]) -> list[int]:
 def _drop_tokens(file: Path, n_tokens: int, dropped: Collection[str]) -> None:
     """Take out tokens that transformers added beyond the vocabulary, for which the weights have no row, and others."""
     content = json.loads(file.read_text(encoding="utf-8"))
-    kept = [token for token in content["added_tokens"] if token["id"] < n_tokens and token["content"] not in dropped]
+    kept = [
+        token
+        for token in content["added_tokens"]
+        if token["id"] < n_tokens and token["content"] not in dropped
+    ]
     if len(kept) < len(content["added_tokens"]):
-        file.write_text(json.dumps(content | {"added_tokens": kept}, ensure_ascii=False), encoding="utf-8")
+        file.write_text(
+            json.dumps(content | {"added_tokens": kept}, ensure_ascii=False), encoding="utf-8"
+        )

@@ -32,7 +32,12 @@ from typing import Any, Protocol
 
 import torch
 from tqdm import tqdm
-from transformers import AttentionInterface, AttentionMaskInterface, LogitsProcessor, LogitsProcessorList
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    LogitsProcessor,
+    LogitsProcessorList,
+)
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -42,7 +47,10 @@ ATTENTION = "grouped_sdpa"
 # part of the slots must be free before prompts are read (on a GPU a pass costs as much as many steps).
 READ_AT_ONCE = {"cpu": 1, "cuda": 16384}
 JOIN_AT = {"cpu": 1 / 8, "cuda": 1 / 2}
-JOIN_WITHIN = {"cpu": 0, "cuda": 16}  # or how many steps a feed's prompt waits at most beside a free slot
+JOIN_WITHIN = {
+    "cpu": 0,
+    "cuda": 16,
+}  # or how many steps a feed's prompt waits at most beside a free slot
 
 _NOT_CAPTURED: weakref.WeakSet[Any] = weakref.WeakSet()  # models that no CUDA graph could take
 
@@ -158,7 +166,9 @@ def decode(
         The answer of each prompt, as it ends.
     """
     hooks = _Hooks(logits_hook, sampler) if logits_hook or sampler else None
-    limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
+    limits = (
+        [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
+    )
     if model.config._attn_implementation == ATTENTION:
         yield from _decode_in_slots(model, prompts, limits, slots, on_token, hooks, feed)
     else:
@@ -172,7 +182,9 @@ class _Hooks:
     logits_hook: LogitsHook | None
     sampler: Sampler | None
 
-    def pick(self, indices: Sequence[int], generated: Sequence[Sequence[int]], logits: torch.Tensor) -> torch.Tensor:
+    def pick(
+        self, indices: Sequence[int], generated: Sequence[Sequence[int]], logits: torch.Tensor
+    ) -> torch.Tensor:
         """What _pick gives, for tokens chosen by the hooks; its arguments are theirs."""
         if self.logits_hook:
             logits = self.logits_hook(indices, generated, logits)
@@ -189,7 +201,11 @@ def _decode_in_slots(
     feed: Feed | None,
 ) -> Iterator[Answer]:
     """What decode does with a model that has this module's attention."""
-    stop_tokens, waiting, start = _list_stop_tokens(model), deque(range(len(prompts))), time.perf_counter()
+    stop_tokens, waiting, start = (
+        _list_stop_tokens(model),
+        deque(range(len(prompts))),
+        time.perf_counter(),
+    )
     work = _Slots(model, prompts, limits, min(slots, len(prompts)), hooks)
     logprobs: dict[int, list[float]] = {}  # by index, of the prompts in work
     started, device, waited = dict[int, float](), work.device.type, 0
@@ -199,7 +215,11 @@ def _decode_in_slots(
         if not (waiting or logprobs):
             return
         free = work.find_free()
-        few = 1 if feed and waited >= JOIN_WITHIN[device] else max(1, int(JOIN_AT[device] * len(work.indices)))
+        few = (
+            1
+            if feed and waited >= JOIN_WITHIN[device]
+            else max(1, int(JOIN_AT[device] * len(work.indices)))
+        )
         if waiting and len(free) >= few:
             waited = 0
             joining = [waiting.popleft() for _ in range(min(len(free), len(waiting)))]
@@ -216,12 +236,16 @@ def _decode_in_slots(
                 on_token(index, token)
             if token in stop_tokens or len(logprobs[index]) == work.limits[index]:
                 ids = work.leave(index)
-                yield Answer(index, ids, logprobs.pop(index), time.perf_counter() - started.pop(index))
+                yield Answer(
+                    index, ids, logprobs.pop(index), time.perf_counter() - started.pop(index)
+                )
         if not waiting:
             work.compact()
 
 
-def _follow(feed: Feed, work: "_Slots", waiting: deque[int], logprobs: dict[int, list[float]], slots: int) -> None:
+def _follow(
+    feed: Feed, work: "_Slots", waiting: deque[int], logprobs: dict[int, list[float]], slots: int
+) -> None:
     """Let prompts go that nobody waits for, queue those that have come, and make room for them."""
     for index in feed.list_gone():
         if logprobs.pop(index, None) is not None:
@@ -269,7 +293,9 @@ class _Layer(CacheLayerMixin):
         """Allocate for all slots."""
         for name, states in (("keys", key_states), ("values", value_states)):
             _, heads, _, size = states.shape
-            setattr(self, name, states.new_zeros(len(self.work.indices), heads, self.work.width, size))
+            setattr(
+                self, name, states.new_zeros(len(self.work.indices), heads, self.work.width, size)
+            )
         self.is_initialized = True
 
     def resize(self) -> None:
@@ -325,11 +351,27 @@ class _Slots(Cache):
     """
 
     def __init__(
-        self, model: Any, prompts: Sequence[Sequence[int]], limits: list[int], n: int, hooks: _Hooks | None = None
+        self,
+        model: Any,
+        prompts: Sequence[Sequence[int]],
+        limits: list[int],
+        n: int,
+        hooks: _Hooks | None = None,
     ):
-        weak_self = weakref.proxy(self)  # no cycle: keys and values are free as soon as nobody decodes with them
-        super().__init__(layers=[_Layer(weak_self) for _ in range(model.config.get_text_config().num_hidden_layers)])
-        self.model, self.prompts, self.device, self.hooks = model, list(prompts), model.device, hooks
+        weak_self = weakref.proxy(
+            self
+        )  # no cycle: keys and values are free as soon as nobody decodes with them
+        super().__init__(
+            layers=[
+                _Layer(weak_self) for _ in range(model.config.get_text_config().num_hidden_layers)
+            ]
+        )
+        self.model, self.prompts, self.device, self.hooks = (
+            model,
+            list(prompts),
+            model.device,
+            hooks,
+        )
         self.limits = limits
         self.width = max(len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True))
         self.indices: list[int | None] = [None] * n
@@ -338,7 +380,9 @@ class _Slots(Cache):
         self.graph: Callable[[], None] | None = None
         self.shared = shared = _count_shared(prompts)
         self.prefix = list(prompts[0][:shared])
-        self.has_shared = [True] * n  # of each slot, whether its first columns hold what the first prompts share
+        self.has_shared = [
+            True
+        ] * n  # of each slot, whether its first columns hold what the first prompts share
         if shared:
             self._read([0], [self.prefix], 0)
             for layer in self.layers:
@@ -363,19 +407,28 @@ class _Slots(Cache):
         self.generated |= {i: [] for i in indices}
         by_start: dict[int, list[tuple[int, int]]] = {}
         for slot, index in zip(slots, indices, strict=True):
-            by_start.setdefault(self._find_start(slot, self.prompts[index]), []).append((slot, index))
+            by_start.setdefault(self._find_start(slot, self.prompts[index]), []).append(
+                (slot, index)
+            )
         for start, pairs in by_start.items():
             self._read_all(pairs, start)
-        self.lengths[slots] = torch.tensor([len(self.prompts[i]) for i in indices], device=self.device)
+        self.lengths[slots] = torch.tensor(
+            [len(self.prompts[i]) for i in indices], device=self.device
+        )
         for slot, index in zip(slots, indices, strict=True):
-            self.indices[slot], self.has_shared[slot] = index, self._begins_alike(self.prompts[index])
+            self.indices[slot], self.has_shared[slot] = (
+                index,
+                self._begins_alike(self.prompts[index]),
+            )
         return self._take(slots)
 
     def _read_all(self, pairs: list[tuple[int, int]], start: int) -> None:
         """Read the prompts (slot, index) from column `start` on, as many in one pass as a pass may read."""
         while pairs:
             longest = max(len(self.prompts[index]) for _, index in pairs) - start
-            n = max(1, min(READ_AT_ONCE[self.device.type] // longest, 32))  # _read makes n times n rows of logits
+            n = max(
+                1, min(READ_AT_ONCE[self.device.type] // longest, 32)
+            )  # _read makes n times n rows of logits
             slots, indices = ([pair[k] for pair in pairs[:n]] for k in (0, 1))
             logits = self._read(slots, [self.prompts[i] for i in indices], start)
             self.last[:, slots] = self._choose(indices, logits)
@@ -386,7 +439,11 @@ class _Slots(Cache):
         if not self.shared or not self._begins_alike(prompt):
             self.has_shared[slot] = False
             return 0
-        donor = slot if self.has_shared[slot] else next((i for i, has in enumerate(self.has_shared) if has), None)
+        donor = (
+            slot
+            if self.has_shared[slot]
+            else next((i for i, has in enumerate(self.has_shared) if has), None)
+        )
         if donor is None:
             return 0
         for layer in self.layers if donor != slot else ():
@@ -429,7 +486,9 @@ class _Slots(Cache):
             self._step(int(self.lengths.max()) + 1)
         slots = [slot for slot, index in enumerate(self.indices) if index is not None]
         if self.hooks:
-            self.last[:, slots] = self._choose([self.indices[slot] for slot in slots], self.logits[slots])
+            self.last[:, slots] = self._choose(
+                [self.indices[slot] for slot in slots], self.logits[slots]
+            )
         return self._take(slots)
 
     def leave(self, index: int) -> list[int]:
@@ -463,12 +522,16 @@ class _Slots(Cache):
         """
         suffixes = [list(prompt[start:]) for prompt in prompts]
         longest = max(map(len, suffixes))
-        ids = torch.tensor([suffix + [0] * (longest - len(suffix)) for suffix in suffixes], device=self.device)
+        ids = torch.tensor(
+            [suffix + [0] * (longest - len(suffix)) for suffix in suffixes], device=self.device
+        )
         self.rows, self.seen = torch.tensor(slots, device=self.device)[:, None], start + longest
         self.columns = torch.arange(start, self.seen, device=self.device)[None]
         mask = torch.arange(self.seen, device=self.device) <= self.columns[0][:, None]
         last = torch.tensor([len(suffix) - 1 for suffix in suffixes], device=self.device)
-        logits = self._call(ids, self.columns.expand(len(slots), -1), mask.expand(len(slots), 1, -1, -1), last)
+        logits = self._call(
+            ids, self.columns.expand(len(slots), -1), mask.expand(len(slots), 1, -1, -1), last
+        )
         return logits.diagonal().T
 
     def _step(self, seen: int) -> None:
@@ -483,7 +546,9 @@ class _Slots(Cache):
         self.rows, self.seen = torch.arange(len(self.indices), device=self.device)[:, None], seen
         self.columns = self.lengths[:, None]
         mask = torch.arange(seen, device=self.device) <= self.columns
-        logits = self._call(self.last[0, :, None].long(), self.columns, mask[:, None, None], 1)[:, -1]
+        logits = self._call(self.last[0, :, None].long(), self.columns, mask[:, None, None], 1)[
+            :, -1
+        ]
         if self.hooks:
             self.logits = logits
         else:
@@ -491,7 +556,11 @@ class _Slots(Cache):
         self.lengths.add_(1).clamp_(max=self.width - 1)  # a free slot runs on beside the others
 
     def _call(
-        self, ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, keep: int | torch.Tensor
+        self,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        mask: torch.Tensor,
+        keep: int | torch.Tensor,
     ) -> torch.Tensor:
         """Run the model over new tokens, whose keys and values go to `rows` and `columns` of this cache (see _Layer).
 
@@ -536,7 +605,9 @@ class _Slots(Cache):
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            tqdm.write(f"no CUDA graph of this model ({str(error).splitlines()[0]}): its steps are launched one by one")
+            tqdm.write(
+                f"no CUDA graph of this model ({str(error).splitlines()[0]}): its steps are launched one by one"
+            )
             torch.cuda.set_stream(stream)  # a failed capture leaves its own behind
             _NOT_CAPTURED.add(self.model)
             replay = step
@@ -590,8 +661,12 @@ def _decode_with_library(
         indices = [index for index, (_, other) in asked.items() if other == limit][:size]
         batch = [asked.pop(index)[0] for index in indices]
         width = max(map(len, batch))
-        ids = torch.tensor([[padding] * (width - len(p)) + list(p) for p in batch], device=model.device)
-        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in batch], device=model.device)
+        ids = torch.tensor(
+            [[padding] * (width - len(p)) + list(p) for p in batch], device=model.device
+        )
+        mask = torch.tensor(
+            [[0] * (width - len(p)) + [1] * len(p) for p in batch], device=model.device
+        )
         watch = _HookedWatch(hooks, indices, width, stop_tokens) if hooks else _LogprobWatch()
         options = {"max_new_tokens": limit, "logits_processor": LogitsProcessorList([watch])}
         streamer = _Streamer(on_token, indices, stop_tokens) if on_token else None
@@ -607,7 +682,9 @@ class _LogprobWatch(LogitsProcessor):
     """Keeps the logprob of each token that `generate` takes, which is the likeliest; it changes nothing."""
 
     def __init__(self) -> None:
-        self.by_length: dict[int, torch.Tensor] = {}  # a step that is taken back is asked again at the same length
+        self.by_length: dict[
+            int, torch.Tensor
+        ] = {}  # a step that is taken back is asked again at the same length
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         self.by_length[input_ids.shape[1]] = scores.log_softmax(-1, dtype=torch.float32).amax(-1)
@@ -615,7 +692,9 @@ class _LogprobWatch(LogitsProcessor):
 
     def list_logprobs(self, start: int, stop: int) -> list[list[float]]:
         """Those of each row's tokens from position `start` to `stop`."""
-        return torch.stack([self.by_length[length] for length in range(start, stop)], dim=1).tolist()
+        return torch.stack(
+            [self.by_length[length] for length in range(start, stop)], dim=1
+        ).tolist()
 
 
 class _HookedWatch(_LogprobWatch):

@@ -15,13 +15,23 @@ from typing import Any, Literal
 
 from swaplib.masking import mask_secrets
 
-Means = Literal["too long", "cut off", "filtered", "quota", "unknown model", "refused parameter", "limit too high"]
+Means = Literal[
+    "too long",
+    "cut off",
+    "filtered",
+    "quota",
+    "unknown model",
+    "refused parameter",
+    "limit too high",
+]
 End = Literal["truncated", "filtered", "error"]
 
 LONGEST_READ = 10_000  # characters of a message that are looked at
 LONGEST_SAID = 160  # characters of an endpoint's words that are kept
 SAME = 16  # so many characters in a row that stand in a prompt, too, are the prompt's
-HOPELESS = 5  # calls in a row since the first that were refused for one reason: the next one will be, too
+HOPELESS = (
+    5  # calls in a row since the first that were refused for one reason: the next one will be, too
+)
 
 
 @dataclass(frozen=True)
@@ -51,49 +61,197 @@ class Meaning:
 
 
 MEANINGS = (
-    Meaning("OpenAI, Azure", "too long", "code", r"^context_length_exceeded$", "mckaywrigley/chatbot-ui/issues/102"),
-    Meaning("llama.cpp", "too long", "type", r"^exceed_context_size_error$", "oobabooga/textgen/issues/7257"),
     Meaning(
-        "Mistral", "too long", "message", r"too large for model", "https://docs.mistral.ai/resources/known-limitations"
-    ),
-    Meaning("vLLM, SGLang", "too long", "message", r"maximum context length", "vllm-project/vllm/issues/20409"),
-    Meaning("vLLM, prompt", "too long", "message", r"maximum model length", "Gabesarch/grounded-rl/issues/16"),
-    Meaning("vLLM, no room", "too long", "message", r"must be at least 1, got -", "vllm-project/vllm/issues/4667"),
-    Meaning("SGLang", "too long", "message", r"longer than the model's context", "QwenLM/Qwen3/issues/1321"),
-    Meaning(
-        "TGI", "too long", "message", r"`inputs`.*must (have|be)", "huggingface/text-generation-inference/issues/628"
+        "OpenAI, Azure",
+        "too long",
+        "code",
+        r"^context_length_exceeded$",
+        "mckaywrigley/chatbot-ui/issues/102",
     ),
     Meaning(
-        "LM Studio", "too long", "message", r"context length of only \d", "lmstudio-ai/lmstudio-bug-tracker/issues/237"
+        "llama.cpp",
+        "too long",
+        "type",
+        r"^exceed_context_size_error$",
+        "oobabooga/textgen/issues/7257",
     ),
-    Meaning("LiteLLM", "too long", "message", r"ContextWindowExceeded", "BerriAI/litellm/issues/7259"),
-    Meaning("Anthropic", "too long", "message", r"prompt is too long: \d+", "BerriAI/litellm/issues/7259"),
-    Meaning("Google", "too long", "message", r"input token count.* exceeds", "google-gemini/gemini-cli/issues/12214"),
-    Meaning("swap serve", "too long", "message", r"^the body is larger than \d+ bytes$", "swaplib/serving/guard.py"),
-    Meaning("Azure, thinking", "cut off", "message", r"^Could not finish the message", "decolua/9router/issues/972"),
-    Meaning("Azure, prompt", "filtered", "code", r"^content_filter$", "compl-ai/compl-ai/issues/20"),
-    Meaning("LiteLLM, filter", "filtered", "message", r"ContentPolicyViolation", "BerriAI/litellm/pull/16231"),
-    Meaning("OpenAI, quota", "quota", "type", r"^insufficient_quota$", "langchain-ai/langchainjs/issues/1929"),
-    Meaning("OpenAI, code", "quota", "code", r"^insufficient_quota$", "langchain-ai/langchainjs/issues/1929"),
-    Meaning("LiteLLM, budget", "quota", "type", r"^budget_exceeded$", "BerriAI/litellm/issues/36729"),
-    Meaning("LiteLLM, words", "quota", "message", r"budget has been exceeded", "BerriAI/litellm/issues/14144"),
+    Meaning(
+        "Mistral",
+        "too long",
+        "message",
+        r"too large for model",
+        "https://docs.mistral.ai/resources/known-limitations",
+    ),
+    Meaning(
+        "vLLM, SGLang",
+        "too long",
+        "message",
+        r"maximum context length",
+        "vllm-project/vllm/issues/20409",
+    ),
+    Meaning(
+        "vLLM, prompt",
+        "too long",
+        "message",
+        r"maximum model length",
+        "Gabesarch/grounded-rl/issues/16",
+    ),
+    Meaning(
+        "vLLM, no room",
+        "too long",
+        "message",
+        r"must be at least 1, got -",
+        "vllm-project/vllm/issues/4667",
+    ),
+    Meaning(
+        "SGLang",
+        "too long",
+        "message",
+        r"longer than the model's context",
+        "QwenLM/Qwen3/issues/1321",
+    ),
+    Meaning(
+        "TGI",
+        "too long",
+        "message",
+        r"`inputs`.*must (have|be)",
+        "huggingface/text-generation-inference/issues/628",
+    ),
+    Meaning(
+        "LM Studio",
+        "too long",
+        "message",
+        r"context length of only \d",
+        "lmstudio-ai/lmstudio-bug-tracker/issues/237",
+    ),
+    Meaning(
+        "LiteLLM", "too long", "message", r"ContextWindowExceeded", "BerriAI/litellm/issues/7259"
+    ),
+    Meaning(
+        "Anthropic",
+        "too long",
+        "message",
+        r"prompt is too long: \d+",
+        "BerriAI/litellm/issues/7259",
+    ),
+    Meaning(
+        "Google",
+        "too long",
+        "message",
+        r"input token count.* exceeds",
+        "google-gemini/gemini-cli/issues/12214",
+    ),
+    Meaning(
+        "swap serve",
+        "too long",
+        "message",
+        r"^the body is larger than \d+ bytes$",
+        "swaplib/serving/guard.py",
+    ),
+    Meaning(
+        "Azure, thinking",
+        "cut off",
+        "message",
+        r"^Could not finish the message",
+        "decolua/9router/issues/972",
+    ),
+    Meaning(
+        "Azure, prompt", "filtered", "code", r"^content_filter$", "compl-ai/compl-ai/issues/20"
+    ),
+    Meaning(
+        "LiteLLM, filter",
+        "filtered",
+        "message",
+        r"ContentPolicyViolation",
+        "BerriAI/litellm/pull/16231",
+    ),
+    Meaning(
+        "OpenAI, quota",
+        "quota",
+        "type",
+        r"^insufficient_quota$",
+        "langchain-ai/langchainjs/issues/1929",
+    ),
+    Meaning(
+        "OpenAI, code",
+        "quota",
+        "code",
+        r"^insufficient_quota$",
+        "langchain-ai/langchainjs/issues/1929",
+    ),
+    Meaning(
+        "LiteLLM, budget", "quota", "type", r"^budget_exceeded$", "BerriAI/litellm/issues/36729"
+    ),
+    Meaning(
+        "LiteLLM, words",
+        "quota",
+        "message",
+        r"budget has been exceeded",
+        "BerriAI/litellm/issues/14144",
+    ),
     Meaning("OpenRouter, credits", "quota", "status", r"^402$", "Gitlawb/openclaude/issues/43"),
-    Meaning("Azure, deployment", "unknown model", "code", r"^DeploymentNotFound$", "chatboxai/chatbox/issues/646"),
-    Meaning("OpenAI, model", "unknown model", "code", r"^model_not_found$", "timkmecl/chatgpt-vscode/issues/45"),
     Meaning(
-        "vLLM, model", "unknown model", "message", r"^The model `.*` does not exist", "vllm-project/vllm/issues/3485"
-    ),
-    Meaning("Ollama, model", "unknown model", "message", r"^model .* not found", "netease-youdao/QAnything/issues/555"),
-    Meaning("LiteLLM, model", "unknown model", "message", r"Invalid model name", "BerriAI/litellm/issues/27030"),
-    Meaning(
-        "OpenAI, limit", "limit too high", "message", r"max_tokens is too large", "tailcallhq/forgecode/issues/1185"
+        "Azure, deployment",
+        "unknown model",
+        "code",
+        r"^DeploymentNotFound$",
+        "chatboxai/chatbox/issues/646",
     ),
     Meaning(
-        "OpenAI, parameter", "refused parameter", "code", r"^unsupported_parameter$", "Mai-with-u/MaiBot/issues/1406"
+        "OpenAI, model",
+        "unknown model",
+        "code",
+        r"^model_not_found$",
+        "timkmecl/chatgpt-vscode/issues/45",
     ),
-    Meaning("OpenAI, value", "refused parameter", "code", r"^unsupported_value$", "johny-b/llmcomp/issues/69"),
     Meaning(
-        "Copilot", "refused parameter", "message", r"^Unsupported (param|val)", "caozhiyuan/copilot-api/issues/164"
+        "vLLM, model",
+        "unknown model",
+        "message",
+        r"^The model `.*` does not exist",
+        "vllm-project/vllm/issues/3485",
+    ),
+    Meaning(
+        "Ollama, model",
+        "unknown model",
+        "message",
+        r"^model .* not found",
+        "netease-youdao/QAnything/issues/555",
+    ),
+    Meaning(
+        "LiteLLM, model",
+        "unknown model",
+        "message",
+        r"Invalid model name",
+        "BerriAI/litellm/issues/27030",
+    ),
+    Meaning(
+        "OpenAI, limit",
+        "limit too high",
+        "message",
+        r"max_tokens is too large",
+        "tailcallhq/forgecode/issues/1185",
+    ),
+    Meaning(
+        "OpenAI, parameter",
+        "refused parameter",
+        "code",
+        r"^unsupported_parameter$",
+        "Mai-with-u/MaiBot/issues/1406",
+    ),
+    Meaning(
+        "OpenAI, value",
+        "refused parameter",
+        "code",
+        r"^unsupported_value$",
+        "johny-b/llmcomp/issues/69",
+    ),
+    Meaning(
+        "Copilot",
+        "refused parameter",
+        "message",
+        r"^Unsupported (param|val)",
+        "caozhiyuan/copilot-api/issues/164",
     ),
 )
 
@@ -137,20 +295,30 @@ def read_refusal(status: int, body: Any) -> Refusal:
     body = body if isinstance(body, Mapping) else {}
     error = body.get("error")
     if not isinstance(error, Mapping):
-        said = {"message": error, "type": body.get("error_type")}  # TGI, LM Studio, Ollama's own API
-        error = said if isinstance(error, str) and error else body  # vLLM and SGLang: no `error` around it
+        said = {
+            "message": error,
+            "type": body.get("error_type"),
+        }  # TGI, LM Studio, Ollama's own API
+        error = (
+            said if isinstance(error, str) and error else body
+        )  # vLLM and SGLang: no `error` around it
     code, inner = to_text(error.get("code")), error.get("status_code")
     named = next((int(n) for n in (code, to_text(inner)) if re.fullmatch(r"[45]\d\d", n)), status)
     texts = [to_text(error.get(key)) for key in ("type", "param")]
     message = to_text(error.get("message")) or to_text(error.get("detail"))
     return Refusal(
-        named if status < 400 else status, code[:200], *(text[:200] for text in texts), message[:LONGEST_READ]
+        named if status < 400 else status,
+        code[:200],
+        *(text[:200] for text in texts),
+        message[:LONGEST_READ],
     )
 
 
 def make_printable(text: str, longest: int = 100) -> str:
     """A text for a terminal: in one line, without control characters, and not longer than this."""
-    shown = "".join(character if character.isprintable() else " " for character in text[: longest * 20])
+    shown = "".join(
+        character if character.isprintable() else " " for character in text[: longest * 20]
+    )
     shown = " ".join(shown.split())
     return shown if len(shown) <= longest else f"{shown[: longest - 2]} …"
 
@@ -167,7 +335,9 @@ def quote(refusal: Refusal, secrets: Sequence[str], asked: Sequence[str]) -> str
     sent = [" ".join(text.split()) for text in asked]
     same = min(SAME, max(8, len(said)))
     pieces = [said[i : i + same] for i in range(len(said) - same + 1)]
-    is_echo = any(piece in text for text in sent for piece in pieces) or any(len(t) >= 8 and t in said for t in sent)
+    is_echo = any(piece in text for text in sent for piece in pieces) or any(
+        len(t) >= 8 and t in said for t in sent
+    )
     return "" if is_echo else said
 
 

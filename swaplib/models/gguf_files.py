@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 MAGIC = b"GGUF"
 CONTROL, USER_DEFINED, UNUSED = 3, 4, 5  # kinds of tokens in GGUF
-ROLES = {"bos": "bos_token_id", "eos": "eos_token_id", "unk": "unknown_token_id", "pad": "padding_token_id"}
+ROLES = {
+    "bos": "bos_token_id",
+    "eos": "eos_token_id",
+    "unk": "unknown_token_id",
+    "pad": "padding_token_id",
+}
 
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 # what numpy and gguf raise on bytes that end too early or mean nothing
@@ -75,16 +80,23 @@ def find_parts(file: Path) -> list[Path]:
     parts = [file]
     if match := _PART.fullmatch(file.name):
         count = int(match["count"])
-        parts = [file.with_name(f"{match['stem']}-{n:05}-of-{count:05}.gguf") for n in range(1, count + 1)]
+        parts = [
+            file.with_name(f"{match['stem']}-{n:05}-of-{count:05}.gguf")
+            for n in range(1, count + 1)
+        ]
     if lacking := [part for part in parts if not part.is_file()]:
         whole = (
-            f" {file.name} is one of {len(parts)} parts, which must lie beside each other." if len(parts) > 1 else ""
+            f" {file.name} is one of {len(parts)} parts, which must lie beside each other."
+            if len(parts) > 1
+            else ""
         )
         raise FileNotFoundError(f"no file at {', '.join(map(str, lacking))}.{whole}")
     for part in parts:
         with part.open("rb") as opened:
             if (found := opened.read(4)) != MAGIC:
-                raise ValueError(f"{part} is no GGUF file: it begins with {found!r}, not with {MAGIC!r}")
+                raise ValueError(
+                    f"{part} is no GGUF file: it begins with {found!r}, not with {MAGIC!r}"
+                )
     return parts
 
 
@@ -96,7 +108,9 @@ def name_gguf(file: Path, name: str | None = None) -> str:
     """
     match = _PART.fullmatch(file.name)
     if name is None and not match and file.suffix != ".gguf":
-        raise ValueError(f"{file.name} has no .gguf suffix: say with --name what the checkpoint is to be called")
+        raise ValueError(
+            f"{file.name} has no .gguf suffix: say with --name what the checkpoint is to be called"
+        )
     name = name or (match["stem"] if match else file.stem)
     if not re.fullmatch(r"\w[\w.+-]*", name):
         raise ValueError(
@@ -117,7 +131,9 @@ def join_parts(parts: Sequence[Path], target: Path) -> Path:
     for number, (part, reader) in enumerate(zip(parts, readers, strict=True)):
         stated = (_value(reader, "split.no"), _value(reader, "split.count"))
         if stated != (number, len(parts)):
-            raise ValueError(f"{part}: expected part {number} of {len(parts)} (from 0), the file says {stated}")
+            raise ValueError(
+                f"{part}: expected part {number} of {len(parts)} (from 0), the file says {stated}"
+            )
     writer = GGUFWriter(target, str(_value(readers[0], "general.architecture")))
     for field in readers[0].fields.values():
         if not field.name.startswith(("GGUF.", "split.", "general.architecture")):
@@ -145,8 +161,13 @@ def read_gguf(file: Path) -> GGUFFile:
             f"{file.name}: architecture {architecture!r} cannot be read; expected one of {', '.join(known)}"
         )
     if (_value(reader, "split.count") or 1) > 1:
-        raise ValueError(f"{file.name} is one part of several: name them as they were, like model-00001-of-00003.gguf")
-    template, tokens = _value(reader, "tokenizer.chat_template"), _value(reader, "tokenizer.ggml.tokens")
+        raise ValueError(
+            f"{file.name} is one part of several: name them as they were, like model-00001-of-00003.gguf"
+        )
+    template, tokens = (
+        _value(reader, "tokenizer.chat_template"),
+        _value(reader, "tokenizer.ggml.tokens"),
+    )
     if not template:
         raise ValueError(
             f"{file.name} has no chat template, so it says neither how it is asked nor how an answer ends. It is of a base "
@@ -202,6 +223,10 @@ def _name_quantisation(reader: "GGUFReader") -> str:
 
 def _list_unread(reader: "GGUFReader", architecture: str) -> tuple[str, ...]:
     """Where the file stretches its positions for long texts: transformers does not take it from GGUF."""
-    tensors = [tensor.name for tensor in reader.tensors if tensor.name.startswith(("rope_freqs", "rope_factors"))]
+    tensors = [
+        tensor.name
+        for tensor in reader.tensors
+        if tensor.name.startswith(("rope_freqs", "rope_factors"))
+    ]
     stretched = (_value(reader, f"{architecture}.rope.scaling.type") or "none") != "none"
     return (*tensors, *([f"{architecture}.rope.scaling"] if stretched else []))

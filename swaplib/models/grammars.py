@@ -48,14 +48,18 @@ class Vocabulary:
         try:
             return self._compile_text(json.dumps(schema))
         except RecursionError:
-            raise ValueError("this JSON Schema cannot bind the decoding: it is nested too deeply") from None
+            raise ValueError(
+                "this JSON Schema cannot bind the decoding: it is nested too deeply"
+            ) from None
 
     def _compile_anew(self, schema: str) -> Any:
         from llguidance import LLMatcher
 
         grammar = LLMatcher.grammar_from_json_schema(schema, overrides=LAYOUT)
         if problem := LLMatcher.validate_grammar(grammar, self.tokens):
-            raise ValueError(f"this JSON Schema cannot bind the decoding: {problem.splitlines()[0]}")
+            raise ValueError(
+                f"this JSON Schema cannot bind the decoding: {problem.splitlines()[0]}"
+            )
         return LLMatcher(self.tokens, grammar)
 
 
@@ -66,13 +70,22 @@ class SchemaHook:
     (its limits were passed) is made to end there, so that the others go on; `problems` says why, by the prompt's index.
     """
 
-    def __init__(self, find_vocabulary: Callable[[], Vocabulary], schemas: Sequence[dict[str, Any] | None]):
-        self._find_vocabulary, self.problems = find_vocabulary, dict[int, str]()  # not read while every prompt is free
+    def __init__(
+        self, find_vocabulary: Callable[[], Vocabulary], schemas: Sequence[dict[str, Any] | None]
+    ):
+        self._find_vocabulary, self.problems = (
+            find_vocabulary,
+            dict[int, str](),
+        )  # not read while every prompt is free
         self._keys: dict[int, str] = {}  # of each bound prompt, its schema's text
         self._compiled: dict[str, Any] = {}
-        self._matchers: dict[int, Any] = {}  # of the prompts in work, each with how many tokens it has taken
+        self._matchers: dict[
+            int, Any
+        ] = {}  # of the prompts in work, each with how many tokens it has taken
         self._taken: dict[int, int] = {}
-        self._mask: torch.Tensor | None = None  # made once: to fill it anew costs as much as a step of a small model
+        self._mask: torch.Tensor | None = (
+            None  # made once: to fill it anew costs as much as a step of a small model
+        )
         for index, schema in enumerate(schemas):
             self.add(index, schema)
 
@@ -104,7 +117,8 @@ class SchemaHook:
         import torch
 
         bound = [
-            (self._follow(index, ids), row) for row, (index, ids) in enumerate(zip(indices, generated, strict=True))
+            (self._follow(index, ids), row)
+            for row, (index, ids) in enumerate(zip(indices, generated, strict=True))
         ]
         matchers = [(matcher, row) for matcher, row in bound if matcher is not None]
         if not matchers:
@@ -113,7 +127,9 @@ class SchemaHook:
         for matcher, row in bound:
             if matcher is None:
                 mask[row] = -1  # every bit is set
-        self.vocabulary.executor.unsafe_compute_mask_ptr(matchers, mask.data_ptr(), mask.shape[1] * 4, len(indices))
+        self.vocabulary.executor.unsafe_compute_mask_ptr(
+            matchers, mask.data_ptr(), mask.shape[1] * 4, len(indices)
+        )
         logits = _forbid(logits, mask.to(logits.device, non_blocking=True))
         for matcher, row in matchers:
             if matcher.is_error():

@@ -56,7 +56,9 @@ class HostedLLM:
         """Build from AZURE_*; raises ValueError when a variable is missing or the endpoint has neither known shape."""
         settings.require("AZURE_ENDPOINT", "AZURE_API_KEY")
         endpoint = (settings.azure_endpoint or "").rstrip("/")
-        if not re.fullmatch(r"https?://[^/?#@<>\s]+(/[^?#<>\s]*)?(/deployments/[^/?#<>\s]+|/v1)", endpoint):
+        if not re.fullmatch(
+            r"https?://[^/?#@<>\s]+(/[^?#<>\s]*)?(/deployments/[^/?#<>\s]+|/v1)", endpoint
+        ):
             raise ValueError(
                 "AZURE_ENDPOINT: expected https://<host>/openai/deployments/<deployment>, or …/v1 with AZURE_DEPLOYMENT as "
                 "the model, and nothing behind it (no /chat/completions, no ?api-version, no user)"
@@ -68,14 +70,18 @@ class HostedLLM:
         version = settings.azure_api_version if is_azure else None
         pace = Pace(settings.azure_requests_per_minute, settings.azure_tokens_per_minute)
         options = {"is_reasoning": settings.azure_reasoning, "pace": pace}
-        return cls(endpoint, settings.azure_api_key or "", version, deployment, concurrency, **options)
+        return cls(
+            endpoint, settings.azure_api_key or "", version, deployment, concurrency, **options
+        )
 
     @classmethod
     def from_slm_settings(cls, settings: Settings, model: str, concurrency: int = 8) -> "HostedLLM":
         """An SLM that is served at SLM_BASE_URL under the name `slm` or `slm_ft`; raises ValueError for another shape."""
         endpoint = (settings.slm_base_url or "").rstrip("/")
         if not re.fullmatch(r"https?://[^/?#@<>\s]+(/[^?#<>\s]*)?/v1", endpoint):
-            raise ValueError("SLM_BASE_URL: expected http(s)://<host>/v1, and nothing behind it (no /chat/completions)")
+            raise ValueError(
+                "SLM_BASE_URL: expected http(s)://<host>/v1, and nothing behind it (no /chat/completions)"
+            )
         return cls(endpoint, settings.slm_api_key or "local", None, model, concurrency, is_slm=True)
 
     @property
@@ -91,10 +97,16 @@ class HostedLLM:
             ConnectionError: Nothing listens there, or what does cannot be spoken with; says why.
             ValueError, PermissionError: A served SLM is not listed under its name there, or wants another key.
         """
-        headers = {"api-key": self.api_key} if self.api_version else {"authorization": f"Bearer {self.api_key}"}
+        headers = (
+            {"api-key": self.api_key}
+            if self.api_version
+            else {"authorization": f"Bearer {self.api_key}"}
+        )
         try:
             with web.open_client(self.endpoint, headers=headers) as client:
-                answer = client.get("/models") if self.is_slm else client.options("/chat/completions")
+                answer = (
+                    client.get("/models") if self.is_slm else client.options("/chat/completions")
+                )
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             if isinstance(error, httpx2.ReadTimeout | httpx2.ReadError) and not self.is_slm:
                 return  # it is there; how it takes a call, the first one tells
@@ -103,7 +115,9 @@ class HostedLLM:
                 "the demo's stand-in, start it with `make stand-in`."
             ) from None
         if answer.status_code == 407:
-            raise ConnectionError("the proxy of HTTPS_PROXY, HTTP_PROXY or ALL_PROXY wants a user and a password (407)")
+            raise ConnectionError(
+                "the proxy of HTTPS_PROXY, HTTP_PROXY or ALL_PROXY wants a user and a password (407)"
+            )
         if self.is_slm:
             self._check_listed(answer)
 
@@ -115,11 +129,17 @@ class HostedLLM:
     def _check_listed(self, answer: httpx2.Response) -> None:
         """A server that ignores the model's name must not answer for another model."""
         if answer.status_code != 200:
-            raise PermissionError(f"{self.endpoint}/models answered {answer.status_code}. Check {self._variables}.")
+            raise PermissionError(
+                f"{self.endpoint}/models answered {answer.status_code}. Check {self._variables}."
+            )
         names = list_models(web.parse_body(answer.content))
         if names is None:
-            raise ConnectionError(f"{self.endpoint} is no OpenAI-compatible server. Check SLM_BASE_URL.")
-        if not {self.deployment, f"{self.deployment}:latest"} & set(names):  # Ollama lists no name without a tag
+            raise ConnectionError(
+                f"{self.endpoint} is no OpenAI-compatible server. Check SLM_BASE_URL."
+            )
+        if not {self.deployment, f"{self.deployment}:latest"} & set(
+            names
+        ):  # Ollama lists no name without a tag
             raise ValueError(
                 f"{self.endpoint} serves {', '.join(names[:10]) or 'no model'}, not {self.deployment}. Serve it under that "
                 "name: `swap serve --name`, vLLM's --served-model-name and --lora-modules, or `ollama cp`."
@@ -128,11 +148,18 @@ class HostedLLM:
     def identity(self) -> dict[str, Any]:
         """What makes two runs of this model the same run: host, path and deployment (never the key)."""
         parts = urlsplit(self.endpoint)
-        found = {"endpoint": f"{parts.netloc}{parts.path}", "model": self.deployment, "api_version": self.api_version}
+        found = {
+            "endpoint": f"{parts.netloc}{parts.path}",
+            "model": self.deployment,
+            "api_version": self.api_version,
+        }
         return found | ({"is_reasoning": True} if self.is_reasoning else {})
 
     def generate(
-        self, conversations: Sequence[Sequence[Message]], max_new_tokens: int, forms: Sequence[NativeForm] | None = None
+        self,
+        conversations: Sequence[Sequence[Message]],
+        max_new_tokens: int,
+        forms: Sequence[NativeForm] | None = None,
     ) -> Iterator[tuple[int, Generation]]:
         """Ask for answers concurrently, and hand them on as they come.
 
@@ -161,8 +188,12 @@ class HostedLLM:
                 if isinstance(item, BaseException):
                     raise item
                 yield item
-                with contextlib.suppress(RuntimeError):  # the loop is closed when every call is done
-                    loop.call_soon_threadsafe(free.release)  # not before: a kill loses what nobody has kept yet
+                with contextlib.suppress(
+                    RuntimeError
+                ):  # the loop is closed when every call is done
+                    loop.call_soon_threadsafe(
+                        free.release
+                    )  # not before: a kill loses what nobody has kept yet
         finally:
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(task.cancel)
@@ -190,7 +221,11 @@ class HostedLLM:
     def _client(self) -> Any:
         from openai import AsyncAzureOpenAI, AsyncOpenAI
 
-        shared = {"base_url": self.endpoint, "api_key": self.api_key, "max_retries": self.max_retries}
+        shared = {
+            "base_url": self.endpoint,
+            "api_key": self.api_key,
+            "max_retries": self.max_retries,
+        }
         shared["timeout"] = httpx2.Timeout(self.deadline_s, connect=CONNECT_S)
         shared["http_client"] = web.open_async_client(self.endpoint, self.deadline_s, [self._note])
         if self.api_version:
@@ -200,19 +235,36 @@ class HostedLLM:
     async def _note(self, answer: httpx2.Response) -> None:
         """Look at each answer: what tells new calls to wait, and what no second try of this one can mend."""
         await self.pace.note(answer)
-        if answer.status_code >= 400 and find_meaning(refusal_of(answer.status_code, answer.content)):
+        if answer.status_code >= 400 and find_meaning(
+            refusal_of(answer.status_code, answer.content)
+        ):
             answer.headers["x-should-retry"] = "false"
 
-    async def _ask(self, client: Any, messages: Sequence[Message], limit: int, form: NativeForm | None) -> Generation:
+    async def _ask(
+        self, client: Any, messages: Sequence[Message], limit: int, form: NativeForm | None
+    ) -> Generation:
         import openai
 
         call = Call(messages, form)
-        reader = Reader(self._place, self.deployment, self._variables, self.api_key, self.max_retries, self._streak)
-        how = {"max_completion_tokens": limit} if self.is_reasoning else {"temperature": 0, "max_tokens": limit}
+        reader = Reader(
+            self._place,
+            self.deployment,
+            self._variables,
+            self.api_key,
+            self.max_retries,
+            self._streak,
+        )
+        how = (
+            {"max_completion_tokens": limit}
+            if self.is_reasoning
+            else {"temperature": 0, "max_tokens": limit}
+        )
         create = client.chat.completions.with_raw_response.create
         try:
             async with asyncio.timeout(self.deadline_s):
-                answer = await create(model=self.deployment, messages=list(messages), **how, **call.fields)
+                answer = await create(
+                    model=self.deployment, messages=list(messages), **how, **call.fields
+                )
             return reader.read_answer(answer.content, call)
         except TimeoutError:
             return call.fail(f"no answer within {self.deadline_s:g} s")
@@ -222,8 +274,12 @@ class HostedLLM:
             )
         except openai.OpenAIError as error:
             if web.is_lasting(error):
-                raise CallFailed(f"{self._place}: {web.explain(error)}. Check {self._variables}.") from None
-            return call.fail(f"{type(error).__name__}: {web.explain(error)}, after up to {self.max_retries} retries")
+                raise CallFailed(
+                    f"{self._place}: {web.explain(error)}. Check {self._variables}."
+                ) from None
+            return call.fail(
+                f"{type(error).__name__}: {web.explain(error)}, after up to {self.max_retries} retries"
+            )
 
     @property
     def _place(self) -> str:

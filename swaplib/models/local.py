@@ -40,7 +40,10 @@ class LocalSLM:
         return load(self.checkpoint)
 
     def generate(
-        self, conversations: Sequence[Sequence[Message]], max_new_tokens: int, forms: Sequence[NativeForm] | None = None
+        self,
+        conversations: Sequence[Sequence[Message]],
+        max_new_tokens: int,
+        forms: Sequence[NativeForm] | None = None,
     ) -> Iterator[tuple[int, Generation]]:
         """Answer conversations, `batch_size` at once.
 
@@ -60,9 +63,13 @@ class LocalSLM:
             yield from self.model.generate(prompts, max_new_tokens, self.batch_size)
         elif conversations:
             asked = zip(conversations, forms, strict=True)
-            prompts = [self.checkpoint.render(messages, tools=form.tools) for messages, form in asked]
+            prompts = [
+                self.checkpoint.render(messages, tools=form.tools) for messages, form in asked
+            ]
             hook = self.model.constrain([form.to_grammar() for form in forms])
-            for i, generation in self.model.generate(prompts, max_new_tokens, self.batch_size, logits_hook=hook):
+            for i, generation in self.model.generate(
+                prompts, max_new_tokens, self.batch_size, logits_hook=hook
+            ):
                 if problem := hook.problems.get(i):
                     raise RuntimeError(problem)
                 yield i, replace(generation, output=forms[i].read_output(generation.output))

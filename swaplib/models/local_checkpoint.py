@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from swaplib.models import templates
-from swaplib.models.checkpoints import check_checkpoint, count_parameters, hash_checkpoint, read_header, refuse_code
+from swaplib.models.checkpoints import (
+    check_checkpoint,
+    count_parameters,
+    hash_checkpoint,
+    read_header,
+    refuse_code,
+)
 from swaplib.prompts import Message
 
 Precision = Literal["4bit", "float32", "bfloat16"]
@@ -41,12 +47,16 @@ class Checkpoint:
         """Raise FileNotFoundError or ValueError when the checkpoint or the adapter is not there or not whole."""
         check_checkpoint(self.path)
         if self.adapter is not None and not (self.adapter / "adapter_config.json").is_file():
-            raise FileNotFoundError(f"no adapter at {self.adapter}. Run notebooks/04_finetune.ipynb first.")
+            raise FileNotFoundError(
+                f"no adapter at {self.adapter}. Run notebooks/04_finetune.ipynb first."
+            )
         if self.adapter is not None:
             refuse_code(self.adapter)
             config = json.loads((self.adapter / "adapter_config.json").read_text(encoding="utf-8"))
             if (kind := config.get("peft_type", "LORA")) != "LORA":
-                raise ValueError(f"the adapter at {self.adapter} is of the kind {kind}; expected LORA")
+                raise ValueError(
+                    f"the adapter at {self.adapter} is of the kind {kind}; expected LORA"
+                )
             if config.get("megatron_config"):  # PEFT imports the module that it names
                 raise ValueError(
                     f"the adapter at {self.adapter} names code to import (megatron_config); no code is run"
@@ -114,10 +124,20 @@ class Checkpoint:
 
         A tokenizer may mark other tokens as special, such as the tags of a tool call: those are what the model said.
         """
-        special = {i: t.content for i, t in self.tokenizer.added_tokens_decoder.items() if t.special}
+        special = {
+            i: t.content for i, t in self.tokenizer.added_tokens_decoder.items() if t.special
+        }
         markers = templates.find_markers(self.tokenizer)
-        control = {i for i, text in special.items() if text in markers or templates.CONTROL_TOKENS.fullmatch(text)}
-        named = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id)
+        control = {
+            i
+            for i, text in special.items()
+            if text in markers or templates.CONTROL_TOKENS.fullmatch(text)
+        }
+        named = (
+            self.tokenizer.bos_token_id,
+            self.tokenizer.eos_token_id,
+            self.tokenizer.pad_token_id,
+        )
         return frozenset(control | {i for i in named if i is not None})
 
     def render(

@@ -24,10 +24,14 @@ if TYPE_CHECKING:
     from swaplib.models.decoding import Answer, LogitsHook, OnToken, Sampler
     from swaplib.models.grammars import SchemaHook, Vocabulary
 
-_OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory|bad_alloc|ALLOC_FAILED")
+_OUT_OF_MEMORY = re.compile(
+    "out of memory|can't allocate memory|not enough memory|bad_alloc|ALLOC_FAILED"
+)
 
 
-def load(checkpoint: Checkpoint, is_dequantised: bool | None = None, is_merged: bool | None = None) -> "LoadedModel":
+def load(
+    checkpoint: Checkpoint, is_dequantised: bool | None = None, is_merged: bool | None = None
+) -> "LoadedModel":
     """Load a checkpoint's model as its identity says, or as told.
 
     Args:
@@ -50,7 +54,9 @@ def load(checkpoint: Checkpoint, is_dequantised: bool | None = None, is_merged: 
         what = "changes lm_head or the embedding, or replaces a module"
         raise ValueError(f"the adapter at {checkpoint.adapter} {what}: it cannot be merged")
     if is_merged and not is_dequantised:
-        raise ValueError("an adapter is added to dequantised weights only: packed ones would round it away")
+        raise ValueError(
+            "an adapter is added to dequantised weights only: packed ones would round it away"
+        )
     network = _load_weights(checkpoint, is_dequantised)
     if checkpoint.adapter:
         from peft import PeftModel
@@ -72,7 +78,10 @@ def _load_weights(checkpoint: Checkpoint, is_dequantised: bool) -> Any:
     getLogger("bitsandbytes").setLevel(ERROR)
     dtype = getattr(torch, checkpoint.arithmetic)
     quantisation = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
     )
     network = AutoModelForCausalLM.from_pretrained(
         checkpoint.path,
@@ -85,9 +94,17 @@ def _load_weights(checkpoint: Checkpoint, is_dequantised: bool) -> Any:
     if checkpoint.precision == "4bit" and is_dequantised:
         network = network.dequantize()
     ends = network.generation_config.eos_token_id
-    ends = [checkpoint.tokenizer.eos_token_id] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+    ends = (
+        [checkpoint.tokenizer.eos_token_id]
+        if ends is None
+        else [ends]
+        if isinstance(ends, int)
+        else list(ends)
+    )
     turn_end = checkpoint.tokenizer.convert_tokens_to_ids(checkpoint.turn_end)
-    if turn_end not in ends:  # what the model was trained to end its turns with, whatever its config forgets
+    if (
+        turn_end not in ends
+    ):  # what the model was trained to end its turns with, whatever its config forgets
         ends.append(turn_end)
     network.generation_config = GenerationConfig(
         do_sample=False,
@@ -151,11 +168,20 @@ class LoadedModel:
                 yield i, Generation("", "truncated", "context_length_exceeded", len(ids), 0, 0.0)
         fitting.sort(key=lambda i: len(encoded[i]), reverse=True)
         callbacks = Callbacks(on_token, logits_hook, sampler)
-        lot = Lot(self.checkpoint, dict(enumerate(encoded)), dict.fromkeys(fitting, max_new_tokens), fitting)
+        lot = Lot(
+            self.checkpoint,
+            dict(enumerate(encoded)),
+            dict.fromkeys(fitting, max_new_tokens),
+            fitting,
+        )
         yield from self._decode(lot, batch_size, callbacks)
 
     def follow(
-        self, feed: Feed, batch_size: int, on_token: "OnToken", logits_hook: "LogitsHook | None" = None
+        self,
+        feed: Feed,
+        batch_size: int,
+        on_token: "OnToken",
+        logits_hook: "LogitsHook | None" = None,
     ) -> Iterator[tuple[int, Generation]]:
         """Answer what a feed brings, until it brings nothing and nothing is in work; arguments are those of generate.
 
@@ -166,7 +192,9 @@ class LoadedModel:
         lot.take(batch_size)
         yield from self._decode(lot, batch_size, Callbacks(on_token, logits_hook, None))
 
-    def _decode(self, lot: Lot, size: int, callbacks: Callbacks) -> Iterator[tuple[int, Generation]]:
+    def _decode(
+        self, lot: Lot, size: int, callbacks: Callbacks
+    ) -> Iterator[tuple[int, Generation]]:
         """Decode the prompts that wait, in their order; when memory runs out, those not done are begun again."""
         import torch
 
@@ -177,19 +205,26 @@ class LoadedModel:
             feed = lot if lot.feed else None
             try:
                 asked = [lot.encoded[i] for i in rows], [lot.limits[i] for i in rows], size
-                for answer in decoding.decode(self.network, *asked, *callbacks.bind(rows), feed=feed):
+                for answer in decoding.decode(
+                    self.network, *asked, *callbacks.bind(rows), feed=feed
+                ):
                     i, prompt_tokens = rows[answer.index], len(lot.encoded[rows[answer.index]])
                     lot.end(i)
                     callbacks.told.pop(i, None)
                     yield i, self._read(answer, prompt_tokens)
-            except (RuntimeError, MemoryError) as error:  # torch tells of memory in both, and of much else in the first
+            except (
+                RuntimeError,
+                MemoryError,
+            ) as error:  # torch tells of memory in both, and of much else in the first
                 if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
                     raise
                 tried = min(size, len(lot.waiting))
                 if tried == 1:
                     self._refuse(lot, error)
                 else:
-                    tqdm.write(f"out of memory with {tried} row(s) at once: going on with {tried // 2}")
+                    tqdm.write(
+                        f"out of memory with {tried} row(s) at once: going on with {tried // 2}"
+                    )
                 size = max(1, tried // 2)
             if lot.waiting:
                 torch.cuda.empty_cache()  # what the attempt held is free once its error is gone
@@ -228,14 +263,18 @@ class LoadedModel:
     def detokenise(self, ids: Sequence[int]) -> str:
         """The text of token ids; tokens that end an answer and control tokens are left out, and nothing else."""
         dropped = self.checkpoint.control_ids | self.stop_ids
-        return self.checkpoint.tokenizer.decode([i for i in ids if i not in dropped], skip_special_tokens=False)
+        return self.checkpoint.tokenizer.decode(
+            [i for i in ids if i not in dropped], skip_special_tokens=False
+        )
 
     def _read(self, answer: "Answer", prompt_tokens: int) -> Generation:
         has_ended, output = answer.ids[-1] in self.stop_ids, self.detokenise(answer.ids)
         status = "truncated" if not has_ended else "ok" if output.strip() else "empty"
         reason = "stop" if has_ended else "length"
         counts, latency_ms = (prompt_tokens, len(answer.ids)), 1000 * answer.seconds
-        return Generation(output, status, reason, *counts, latency_ms, None, *measure_logprobs(answer.logprobs))
+        return Generation(
+            output, status, reason, *counts, latency_ms, None, *measure_logprobs(answer.logprobs)
+        )
 
 
 def measure_logprobs(logprobs: Sequence[float]) -> tuple[float | None, float | None]:

@@ -85,7 +85,9 @@ class Callbacks:
     sampler: "Sampler | None"
     told: defaultdict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
 
-    def bind(self, rows: list[int]) -> tuple["OnToken | None", "LogitsHook | None", "Sampler | None"]:
+    def bind(
+        self, rows: list[int]
+    ) -> tuple["OnToken | None", "LogitsHook | None", "Sampler | None"]:
         """The callbacks for one attempt at these rows, which decode knows by their place in the list."""
         again = {i: tuple(self.told[i]) for i in rows if i in self.told}
         came: Counter[int] = Counter()
@@ -97,15 +99,27 @@ class Callbacks:
                 self.told[i].append(token)
                 self.on_token(i, token)
 
-        def change(places: Sequence[int], generated: Sequence[Sequence[int]], logits: "torch.Tensor") -> "torch.Tensor":
+        def change(
+            places: Sequence[int], generated: Sequence[Sequence[int]], logits: "torch.Tensor"
+        ) -> "torch.Tensor":
             return self.logits_hook([rows[place] for place in places], generated, logits)
 
-        def choose(places: Sequence[int], generated: Sequence[Sequence[int]], logits: "torch.Tensor") -> "torch.Tensor":
+        def choose(
+            places: Sequence[int], generated: Sequence[Sequence[int]], logits: "torch.Tensor"
+        ) -> "torch.Tensor":
             indices = [rows[place] for place in places]
-            tokens = self.sampler(indices, generated, logits).clone() if self.sampler else logits.argmax(-1)
+            tokens = (
+                self.sampler(indices, generated, logits).clone()
+                if self.sampler
+                else logits.argmax(-1)
+            )
             for k, (i, ids) in enumerate(zip(indices, generated, strict=True)):
                 if len(ids) < len(again.get(i, ())):
                     tokens[k] = again[i][len(ids)]
             return tokens
 
-        return self.on_token and tell, self.logits_hook and change, choose if self.sampler or again else None
+        return (
+            self.on_token and tell,
+            self.logits_hook and change,
+            choose if self.sampler or again else None,
+        )

@@ -15,7 +15,9 @@ FORMS = (
     f"{', '.join(KINDS)}, and behind it, each where it is wanted and in this order, -captured (slm_ft only), -full (slm and "
     f"slm_ft only), -native, and -shots1 to -shots{MAX_SHOTS}"
 )
-_NAME = re.compile(rf"({'|'.join(KINDS)})(-captured)?(-full)?(-native)?(?:-shots([1-9][0-9]{{0,3}}))?")
+_NAME = re.compile(
+    rf"({'|'.join(KINDS)})(-captured)?(-full)?(-native)?(?:-shots([1-9][0-9]{{0,3}}))?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,11 @@ class ModelName:
     @property
     def label(self) -> str:
         """The name as a person reads it, for example `slm-shots4 (local, 4 examples)`."""
-        words = {"captured rows": self.is_captured, "not quantised": self.is_full, "native tool calls": self.is_native}
+        words = {
+            "captured rows": self.is_captured,
+            "not quantised": self.is_full,
+            "native tool calls": self.is_native,
+        }
         words |= {f"{self.shots} example{'s' * (self.shots > 1)}": self.shots != 0}
         return f"{self} ({', '.join([KINDS[self.base], *(word for word, is_there in words.items() if is_there)])})"
 

@@ -104,10 +104,17 @@ def _make_call(i: int, function: dict[str, Any]) -> dict[str, Any]:
     parameters = {"type": "object", "properties": {}, "additionalProperties": False} | (
         function.get("parameters") or {}
     )
-    if '"$ref"' in json.dumps(parameters):  # its references begin at its own root, not at that of the call
+    if '"$ref"' in json.dumps(
+        parameters
+    ):  # its references begin at its own root, not at that of the call
         parameters = {"$id": f"urn:tool:{i}"} | parameters
     properties = {"name": {"const": function["name"]}, "arguments": parameters}
-    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
 
 
 def is_strict(schema: Any) -> bool:
@@ -118,7 +125,9 @@ def is_strict(schema: Any) -> bool:
         return True
     if schema.get("type") == "object" or "properties" in schema:
         names = set(schema.get("properties", {}))
-        if schema.get("additionalProperties") is not False or names != set(schema.get("required", [])):
+        if schema.get("additionalProperties") is not False or names != set(
+            schema.get("required", [])
+        ):
             return False
     return all(is_strict(part) for part in schema.values())
 
@@ -151,7 +160,9 @@ def ask_natively(
         messages = [{"role": "user", "content": row.prompt}]
     else:
         shown = (
-            "" if track == "toolcall" else "\n\n".join(format_signature(parse_tool(tool)) for tool in tools) + "\n\n"
+            ""
+            if track == "toolcall"
+            else "\n\n".join(format_signature(parse_tool(tool)) for tool in tools) + "\n\n"
         )
         instruction = {"role": "system", "content": f"{TASKS[track]} {VALUES}"}
         messages = [instruction, {"role": "user", "content": f"{shown}{request}"}]
@@ -165,7 +176,11 @@ def ask_natively(
 def _is_calls(track: Track, row: Row) -> bool:
     """Whether a structured gold is an array of calls."""
     gold = parse_gold(track, row.completion)
-    return isinstance(gold, JsonDocument) and isinstance(gold.value, list) and all(name for name, _ in list_parts(gold))
+    return (
+        isinstance(gold, JsonDocument)
+        and isinstance(gold.value, list)
+        and all(name for name, _ in list_parts(gold))
+    )
 
 
 def _find_request(row: Row, fact: RowFacts | None) -> str | None:
@@ -182,7 +197,12 @@ def wrap_schema(schema: dict[str, Any] | None) -> tuple[dict[str, Any] | None, b
         return schema, False
     definitions = {key: schema[key] for key in ("$defs", "definitions", "$schema") if key in schema}
     inner = {key: part for key, part in schema.items() if key not in definitions}
-    root = {"type": "object", "properties": {WRAPPED: inner}, "required": [WRAPPED], "additionalProperties": False}
+    root = {
+        "type": "object",
+        "properties": {WRAPPED: inner},
+        "required": [WRAPPED],
+        "additionalProperties": False,
+    }
     return definitions | root, True
 
 
@@ -194,4 +214,8 @@ def read_call(output: str) -> ToolCall | None:
     except (ValueError, RecursionError):
         return None
     parts = list_parts(JsonDocument(value))
-    return ToolCall(*parts[0]) if len(parts) == 1 and parts[0][0] is not None and isinstance(value, dict) else None
+    return (
+        ToolCall(*parts[0])
+        if len(parts) == 1 and parts[0][0] is not None and isinstance(value, dict)
+        else None
+    )

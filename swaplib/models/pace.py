@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 SHARE = 0.97  # of a limit: the endpoint's clock and its count of tokens are not ours
-CATCH_UP_S = 0.1  # a start that comes late, since the processor is busy, is made up for within this time
+CATCH_UP_S = (
+    0.1  # a start that comes late, since the processor is busy, is made up for within this time
+)
 LONGEST_PAUSE_S = 120.0  # the SDK waits no longer either: beyond it a 429 is a refusal
 
 
@@ -24,7 +26,9 @@ class Pace:
     tokens_per_minute: int | None = None
     _free_at: dict[str, float] = field(default_factory=dict, init=False, repr=False, compare=False)
     _resume_at: float = field(default=0.0, init=False, repr=False, compare=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
+    _lock: threading.Lock = field(
+        default_factory=threading.Lock, init=False, repr=False, compare=False
+    )
 
     async def wait(self, tokens: int) -> None:
         """Wait until a call may start, and book it.
@@ -51,7 +55,10 @@ class Pace:
 
     def _try_start(self, tokens: int) -> float:
         """Book a call and return 0; or book nothing and return the seconds until it is worth trying again."""
-        limits = {"requests": (1, self.requests_per_minute), "tokens": (tokens, self.tokens_per_minute)}
+        limits = {
+            "requests": (1, self.requests_per_minute),
+            "tokens": (tokens, self.tokens_per_minute),
+        }
         with self._lock:
             now = time.monotonic()
             if (seconds := max(0.0, self._resume_at, *self._free_at.values()) - now) > 0:

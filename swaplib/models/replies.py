@@ -82,13 +82,23 @@ class Reader:
     def _read_completion(self, found: Completion, call: Call) -> Generation:
         """Keep text, finish reason and usage; half an answer that ended in an error is none."""
         if found.end == "error":
-            said = self._quote(found.failure, call) if found.failure else self._keep_word(found.finish_reason or "")
+            said = (
+                self._quote(found.failure, call)
+                if found.failure
+                else self._keep_word(found.finish_reason or "")
+            )
             return call.fail(f"the answer ended in an error: {said}")
         self.streak.end()
         output = call.form.read_message(found.text, found.calls) if call.form else found.text
-        kept = None if found.finish_reason is None else self._keep_word(found.finish_reason) or "unknown"
+        kept = (
+            None
+            if found.finish_reason is None
+            else self._keep_word(found.finish_reason) or "unknown"
+        )
         status = found.end or ("ok" if output.strip() else "empty")
-        return Generation(output, status, kept, found.prompt_tokens, found.completion_tokens, call.measure_ms())
+        return Generation(
+            output, status, kept, found.prompt_tokens, found.completion_tokens, call.measure_ms()
+        )
 
     def read_refusal(self, refusal: Refusal, what: str, call: Call) -> Generation:
         """A filtered or too long prompt is the model's own limit; what every call would get raises CallFailed.
@@ -113,16 +123,25 @@ class Reader:
         if means == "unknown model" or refusal.status in (401, 403, 404):
             raise CallFailed(f"{self.place} answered {said}. Check {self.variables}.")
         is_final = 400 <= refusal.status < 500 and refusal.status not in (408, 409, 429)
-        if is_final and self.streak.is_hopeless((refusal.status, refusal.code, refusal.type, refusal.param)):
+        if is_final and self.streak.is_hopeless(
+            (refusal.status, refusal.code, refusal.type, refusal.param)
+        ):
             raise CallFailed(
                 f"{self.place} refused the first {HOPELESS} calls, all alike: {said}. No further call was made. Check "
                 f"{self.variables}, and what the endpoint takes."
             )
-        return call.fail(f"{what} {said}{'' if is_final else f', after up to {self.max_retries} retries'}")
+        return call.fail(
+            f"{what} {said}{'' if is_final else f', after up to {self.max_retries} retries'}"
+        )
 
-    def _stop_for_parameter(self, refusal: Refusal, means: str | None, fields: dict[str, Any], said: str) -> None:
+    def _stop_for_parameter(
+        self, refusal: Refusal, means: str | None, fields: dict[str, Any], said: str
+    ) -> None:
         """Raise CallFailed where a refusal is of a part of the request that all calls have."""
-        names, who = f"{refusal.param} {refusal.message}", f"the deployment {self.deployment} refuses"
+        names, who = (
+            f"{refusal.param} {refusal.message}",
+            f"the deployment {self.deployment} refuses",
+        )
         if means == "limit too high":
             raise CallFailed(f"{who} the token limit: {said}. Choose a lower max_new_tokens.")
         greedy = _find_name(_GREEDY, refusal.param if means is None else names)

@@ -21,9 +21,15 @@ from pathlib import Path
 from typing import Any
 
 DAY = datetime(2024, 7, 26)  # what Llama 3.2's template takes where it is told no date
-OPTIONS = {"enable_thinking": False, "date_string": DAY.strftime("%d %b %Y"), "strftime_now": DAY.strftime}
+OPTIONS = {
+    "enable_thinking": False,
+    "date_string": DAY.strftime("%d %b %Y"),
+    "strftime_now": DAY.strftime,
+}
 
-FOLDED = {"system": "folded"}  # what a run says of itself where the system text goes before the request
+FOLDED = {
+    "system": "folded"
+}  # what a run says of itself where the system text goes before the request
 TRIAL = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Say hi."}]
 _SAID = "Hello there."
 
@@ -105,7 +111,11 @@ def read_template(folder: Path) -> str:
     file, config = folder / "chat_template.jinja", folder / "tokenizer_config.json"
     if file.is_file():
         return file.read_text(encoding="utf-8")
-    found = json.loads(config.read_text(encoding="utf-8")).get("chat_template") if config.is_file() else None
+    found = (
+        json.loads(config.read_text(encoding="utf-8")).get("chat_template")
+        if config.is_file()
+        else None
+    )
     if isinstance(found, list):  # several, by name
         found = {entry["name"]: entry["template"] for entry in found}
     return _choose(found)
@@ -132,7 +142,11 @@ def _render_plain(tokenizer: Any) -> str:
     from jinja2 import TemplateError
 
     try:
-        return render(tokenizer, [*TRIAL, {"role": "assistant", "content": _SAID}], has_generation_prompt=False)
+        return render(
+            tokenizer,
+            [*TRIAL, {"role": "assistant", "content": _SAID}],
+            has_generation_prompt=False,
+        )
     except (TemplateError, TypeError, ValueError):
         return ""
 
@@ -141,7 +155,9 @@ def _list_special(tokenizer: Any) -> list[str]:
     return [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
 
 
-def _say_tools(messages: Sequence[Mapping[str, Any]], tools: Sequence[dict[str, Any]]) -> list[Mapping[str, Any]]:
+def _say_tools(
+    messages: Sequence[Mapping[str, Any]], tools: Sequence[dict[str, Any]]
+) -> list[Mapping[str, Any]]:
     """The messages with the tools in front of the last request."""
     listed = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
     last = max((i for i, message in enumerate(messages) if message["role"] == "user"), default=0)
@@ -154,7 +170,10 @@ def _say_calls(message: Mapping[str, Any]) -> Mapping[str, Any]:
     if not message.get("tool_calls"):
         return message
     calls = [json.dumps(call["function"], ensure_ascii=False) for call in message["tool_calls"]]
-    return {"role": message["role"], "content": "\n".join([message["content"] or "", *calls]).lstrip("\n")}
+    return {
+        "role": message["role"],
+        "content": "\n".join([message["content"] or "", *calls]).lstrip("\n"),
+    }
 
 
 def _say_results(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -185,4 +204,6 @@ def list_options(tokenizer: Any) -> dict[str, Any]:
     """The options that a tokenizer's template really uses, by name; a function stands as the day that it writes."""
     text = _find_template(tokenizer)
     used = {name: value for name, value in OPTIONS.items() if re.search(rf"\b{name}\b", text)}
-    return {name: DAY.date().isoformat() if callable(value) else value for name, value in used.items()}
+    return {
+        name: DAY.date().isoformat() if callable(value) else value for name, value in used.items()
+    }

@@ -22,11 +22,15 @@ def describe_tasks(found: TaskSet) -> str:
 
 def show_capture(facts: dict[str, Any]) -> "Styler":
     """What a capture came to: tasks, outcomes, steps, tokens; and how long the prompts of first turns are."""
-    outcomes = "; ".join(f"{n} {outcome.replace('_', ' ')}" for outcome, n in facts["outcomes"].items())
+    outcomes = "; ".join(
+        f"{n} {outcome.replace('_', ' ')}" for outcome, n in facts["outcomes"].items()
+    )
     record = {"model": facts["identity"]["model"], "tasks": facts["n_tasks"], "outcomes": outcomes}
     record |= {"steps": facts["steps"], "failed_steps": facts["failed_steps"], **facts["usage"]}
     if lengths := facts.get("first_prompt_tokens"):  # captures of old do not say
-        record["tokens of a first prompt"] = f"{lengths['median']}, at most {lengths['max']} ({lengths['tokenizer']})"
+        record["tokens of a first prompt"] = (
+            f"{lengths['median']}, at most {lengths['max']} ({lengths['tokenizer']})"
+        )
     if contained := facts.get("contained"):
         record["the code was contained by"] = describe_walls(contained)
     return show_records([record])
@@ -39,12 +43,18 @@ def show_trajectories(trajectories: Sequence[Trajectory], n: int = 4) -> "Styler
         return trajectory.outcome == "answered", not any(step.error for step in trajectory.steps)
 
     shown = sorted(trajectories, key=order)[:n]
-    records = [{"task": t.task, "what it did": _format_steps(t), "answer": _format_answer(t)} for t in shown]
+    records = [
+        {"task": t.task, "what it did": _format_steps(t), "answer": _format_answer(t)}
+        for t in shown
+    ]
     return show_texts(records, f"{len(shown)} of {len(trajectories)} trajectories")
 
 
 def _format_steps(trajectory: Trajectory) -> str:
-    turns = [(format_turn(step), "" if step.is_final else format_observation(step)) for step in trajectory.steps]
+    turns = [
+        (format_turn(step), "" if step.is_final else format_observation(step))
+        for step in trajectory.steps
+    ]
     return "\n\n".join(part for turn in turns for part in turn if part)
 
 
@@ -64,10 +74,16 @@ def describe_filter(counts: dict[str, Any]) -> str:
 
 def show_filter(counts: dict[str, Any]) -> "Styler":
     """Kept trajectories, and the dropped ones by reason, with shares of all."""
-    n = {"kept": counts["kept"] - counts["recovered"], "kept, after a failed step": counts["recovered"]}
+    n = {
+        "kept": counts["kept"] - counts["recovered"],
+        "kept, after a failed step": counts["recovered"],
+    }
     n |= {f"dropped: {reason}": number for reason, number in counts["dropped"].items()}
     return show_records(
-        [{"verdict": name, "trajectories": k, "share": f"{k / counts['captured']:.2f}"} for name, k in n.items()]
+        [
+            {"verdict": name, "trajectories": k, "share": f"{k / counts['captured']:.2f}"}
+            for name, k in n.items()
+        ]
     )
 
 
@@ -75,7 +91,10 @@ def show_verdicts(verdicts: Sequence[Verdict], n: int = 4) -> "Styler":
     """Trajectories with their verdicts for a person to read: dropped ones first, then those that recovered."""
     shown = sorted(verdicts, key=lambda v: (v.is_kept, not v.is_recovered))[:n]
     records = [
-        {"verdict": verdict.reason or ("kept, after a failed step" if verdict.is_recovered else "kept")}
+        {
+            "verdict": verdict.reason
+            or ("kept, after a failed step" if verdict.is_recovered else "kept")
+        }
         | {"task": verdict.trajectory.task, "what it did": _format_steps(verdict.trajectory)}
         | {"answer": _format_answer(verdict.trajectory)}
         for verdict in shown
@@ -87,17 +106,26 @@ def show_build(manifest: dict[str, Any]) -> "Styler":
     """Rows of each track and step-wise texts, by split, and the tools they call."""
     records = [{"made": f"{track} rows", **n} for track, n in manifest["rows"].items()]
     records.append(
-        {"made": "step-wise texts", **{split: manifest["chats"].get(split, 0) for split in manifest["tools"]}}
+        {
+            "made": "step-wise texts",
+            **{split: manifest["chats"].get(split, 0) for split in manifest["tools"]},
+        }
     )
     return show_records([*records, {"made": "tools called", **manifest["tools"]}])
 
 
 def show_chat(chats: Sequence[dict[str, Any]]) -> "Styler":
     """The longest chat, message by message, and which messages may carry loss; an empty table when there is none."""
-    chat = max(chats, key=lambda chat: len(chat["messages"]), default={"messages": [], "is_trained": []})
+    chat = max(
+        chats, key=lambda chat: len(chat["messages"]), default={"messages": [], "is_trained": []}
+    )
     pairs = zip(chat["messages"], chat["is_trained"], strict=True)
     records = [
-        {"role": message["role"], "trained": "yes" if is_trained else "no", "text": message["content"]}
+        {
+            "role": message["role"],
+            "trained": "yes" if is_trained else "no",
+            "text": message["content"],
+        }
         for message, is_trained in pairs
     ]
     return show_texts(records or [{"role": "(nothing was kept)"}])

@@ -32,8 +32,12 @@ def show_manifest(manifest: dict[str, Any]) -> "Styler":
     ]
     near, caption = manifest.get("near_duplicates"), ""
     if near is not None:
-        caption = f"{near['clusters']} cluster(s) of nearly equal prompts, {near['rows']} rows in them"
-        caption += f", the largest of {near['largest']}; each in one split" if near["clusters"] else ""
+        caption = (
+            f"{near['clusters']} cluster(s) of nearly equal prompts, {near['rows']} rows in them"
+        )
+        caption += (
+            f", the largest of {near['largest']}; each in one split" if near["clusters"] else ""
+        )
     return style(pd.DataFrame(records), caption)
 
 
@@ -46,7 +50,11 @@ def show_left_out(manifest: dict[str, Any]) -> "Styler":
 def show_answerability(manifest: dict[str, Any]) -> "Styler":
     """Where the gold values of each track and split come from; nothing to count for own rows without facts."""
     counts = manifest["answerability"]
-    heads = {"values_request": "in the request", "values_default": "a default", "values_neither": "neither"}
+    heads = {
+        "values_request": "in the request",
+        "values_default": "a default",
+        "values_neither": "neither",
+    }
     records = [
         {"track": track, "split": split, "rows": manifest["rows"][track][split]}
         | {heads.get(name, name): n for name, n in numbers.items()}
@@ -54,14 +62,24 @@ def show_answerability(manifest: dict[str, Any]) -> "Styler":
         for split, numbers in splits.items()
     ]
     return show_records(
-        records or [{"track": "own rows without tools.json or schema.json: nothing is known of their values"}]
+        records
+        or [
+            {
+                "track": "own rows without tools.json or schema.json: nothing is known of their values"
+            }
+        ]
     )
 
 
 def show_warnings(records: list[dict[str, Any]]) -> "Styler":
     """What is likely to go wrong, track by track (foresight.list_warnings)."""
     shown = [
-        {"track": r["track"], "rows": f"{r['rows']} of {r['of']}", "what": r["warning"], "what it means": r["meaning"]}
+        {
+            "track": r["track"],
+            "rows": f"{r['rows']} of {r['of']}",
+            "what": r["warning"],
+            "what it means": r["meaning"],
+        }
         for r in records
     ]
     return show_texts(shown or [{"track": "nothing found"}])
@@ -75,5 +93,7 @@ def show_asked(records: list[dict[str, str]]) -> "Styler":
 def show_rows(rows: dict[str, dict[str, list[Row]]], track: Track, n: int = 3) -> "Styler":
     """The first n test rows of a track, prompt beside completion; an empty table when the dataset lacks the track."""
     found = rows.get(track, {}).get("test", [])
-    table = pd.DataFrame([{"prompt": r.prompt, "completion": r.completion} for r in found[:n]], dtype=object)
+    table = pd.DataFrame(
+        [{"prompt": r.prompt, "completion": r.completion} for r in found[:n]], dtype=object
+    )
     return style_texts(table, f"{track}: {min(n, len(found))} of {len(found)} test rows")

@@ -22,7 +22,11 @@ def _style_of(model: str) -> tuple[str, str]:
     name = ModelName.parse(model)
     if str(name) == name.base:
         return STYLES[name.base]
-    marks = [("#882255", "O", name.is_captured), ("#DDCC77", "*", name.is_full), ("#000000", "||", name.is_native)]
+    marks = [
+        ("#882255", "O", name.is_captured),
+        ("#DDCC77", "*", name.is_full),
+        ("#000000", "||", name.is_native),
+    ]
     marks.append((SHOTS_COLOURS[name.shots % 4], SHOTS_HATCHES[name.shots // 4], name.shots != 0))
     found = [(colour, hatch) for colour, hatch, is_there in marks if is_there]
     return found[-1][0], VARIANT_HATCHES[name.base] + "".join(hatch for _, hatch in found)
@@ -55,16 +59,34 @@ def plot_metrics(track: Track, metrics: Sequence[dict[str, Any]]) -> "Figure":
         rates = [content[name] for name in names]
         # a rate of 0 or 1 lies on its interval's end; rounding must not make an error bar negative
         errors = [
-            [max(0.0, rate - content["intervals"][n][0]) for n, rate in zip(names, rates, strict=True)],
-            [max(0.0, content["intervals"][n][1] - rate) for n, rate in zip(names, rates, strict=True)],
+            [
+                max(0.0, rate - content["intervals"][n][0])
+                for n, rate in zip(names, rates, strict=True)
+            ],
+            [
+                max(0.0, content["intervals"][n][1] - rate)
+                for n, rate in zip(names, rates, strict=True)
+            ],
         ]
         places = _list_places(len(names), offset, len(metrics))
         colour, hatch = _style_of(model)
-        style = {"color": colour, "hatch": hatch, "edgecolor": "white", "error_kw": {"ecolor": "#333333", "capsize": 2}}
-        axes.bar(places, rates, width * 0.92, yerr=errors, label=ModelName.parse(model).label, **style)
+        style = {
+            "color": colour,
+            "hatch": hatch,
+            "edgecolor": "white",
+            "error_kw": {"ecolor": "#333333", "capsize": 2},
+        }
+        axes.bar(
+            places, rates, width * 0.92, yerr=errors, label=ModelName.parse(model).label, **style
+        )
         for place, rate, top in zip(places, rates, errors[1], strict=True):
             axes.annotate(
-                f"{rate:.2f}", (place, rate + top), (0, 3), textcoords="offset points", ha="center", fontsize=7
+                f"{rate:.2f}",
+                (place, rate + top),
+                (0, 3),
+                textcoords="offset points",
+                ha="center",
+                fontsize=7,
             )
     axes.set_xticks(range(len(names)), names)
     axes.set_ylim(0, 1.12)
@@ -79,21 +101,36 @@ def plot_reasons(diagnoses: dict[str, dict[str, Any]]) -> "Figure":
     import matplotlib.pyplot as plt
 
     counts = {model: {"right": d["right"], **d["reasons"]} for model, d in diagnoses.items()}
-    names = [name for name in next(iter(counts.values())) if any(of_model[name] for of_model in counts.values())]
+    names = [
+        name
+        for name in next(iter(counts.values()))
+        if any(of_model[name] for of_model in counts.values())
+    ]
     height = 0.8 / len(counts)
-    figure, axes = plt.subplots(figsize=(7.5, 1 + 0.17 * len(names) * len(counts)), layout="constrained")
+    figure, axes = plt.subplots(
+        figsize=(7.5, 1 + 0.17 * len(names) * len(counts)), layout="constrained"
+    )
     for offset, (model, of_model) in enumerate(counts.items()):
         colour, hatch = _style_of(model)
         places = _list_places(len(names), offset, len(counts))
         values = [of_model[name] for name in names]
-        style = {"color": colour, "hatch": hatch, "edgecolor": "white", "label": ModelName.parse(model).label}
+        style = {
+            "color": colour,
+            "hatch": hatch,
+            "edgecolor": "white",
+            "label": ModelName.parse(model).label,
+        }
         bars = axes.barh(places, values, height * 0.92, **style)
-        axes.bar_label(bars, [str(value) if value else "" for value in values], padding=3, fontsize=8)
+        axes.bar_label(
+            bars, [str(value) if value else "" for value in values], padding=3, fontsize=8
+        )
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.set_xlabel("rows")
     figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=8)
-    return _finish(figure, axes, f"why rows failed, {next(iter(diagnoses.values()))['n_rows']} rows")
+    return _finish(
+        figure, axes, f"why rows failed, {next(iter(diagnoses.values()))['n_rows']} rows"
+    )
 
 
 def plot_form(forms: dict[str, dict[str, Any]]) -> "Figure":
@@ -101,11 +138,23 @@ def plot_form(forms: dict[str, dict[str, Any]]) -> "Figure":
     import matplotlib.pyplot as plt
 
     labels = [ModelName.parse(model).label for model in forms]
-    strict, inside = [f["strict"] for f in forms.values()], [f["found"] - f["strict"] for f in forms.values()]
+    strict, inside = (
+        [f["strict"] for f in forms.values()],
+        [f["found"] - f["strict"] for f in forms.values()],
+    )
     figure, axes = plt.subplots(figsize=(7.5, 1.3 + 0.32 * len(forms)), layout="constrained")
-    axes.barh(labels, strict, 0.7, color=[_style_of(model)[0] for model in forms], label="right as asked")
+    axes.barh(
+        labels, strict, 0.7, color=[_style_of(model)[0] for model in forms], label="right as asked"
+    )
     bars = axes.barh(
-        labels, inside, 0.7, left=strict, color="#DDDDDD", edgecolor="#888888", hatch="//", label="right inside"
+        labels,
+        inside,
+        0.7,
+        left=strict,
+        color="#DDDDDD",
+        edgecolor="#888888",
+        hatch="//",
+        label="right inside",
     )
     texts = [f"{a}" + (f" + {b} inside" if b else "") for a, b in zip(strict, inside, strict=True)]
     axes.bar_label(bars, texts, padding=3, fontsize=8)
@@ -126,13 +175,19 @@ def plot_costs(volumes: dict[str, Any] | None) -> "Figure | None":
     for line, (model, usd) in zip(
         itertools.cycle(("-", "--", "-.", ":")), volumes["usd_per_day"].items(), strict=False
     ):
-        style = {"color": _style_of(model)[0], "linewidth": 2, "label": ModelName.parse(model).label}
+        style = {
+            "color": _style_of(model)[0],
+            "linewidth": 2,
+            "label": ModelName.parse(model).label,
+        }
         axes.plot(volumes["rows_per_day"], usd, line, **style)
     crossings = {(pay["from_rows_per_day"], pay["usd_per_day"]) for pay in volumes["pays"].values()}
     for rows, usd in crossings:
         if rows is not None:
             axes.plot([rows], [usd], "o", color="#333333")
-            axes.annotate(f"{rows:,.0f}", (rows, usd), (-4, 6), textcoords="offset points", ha="right")
+            axes.annotate(
+                f"{rows:,.0f}", (rows, usd), (-4, 6), textcoords="offset points", ha="right"
+            )
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("rows a day (dot: from here a machine of its own pays)")
@@ -152,7 +207,11 @@ def plot_losses(card: dict[str, Any] | None) -> "Figure | None":
         "losses": {"color": "#56B4E9", "linewidth": 1, "label": "train, each step"},
         "validation": {"color": "#D55E00", "marker": "o", "label": "validation"},
     }.items():
-        axes.plot([point["step"] for point in card[name]], [point["loss"] for point in card[name]], **style)
+        axes.plot(
+            [point["step"] for point in card[name]],
+            [point["loss"] for point in card[name]],
+            **style,
+        )
     axes.set_ylim(bottom=0)
     axes.set_xlabel("optimiser step")
     axes.set_ylabel("loss of completion tokens")

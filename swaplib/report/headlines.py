@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
 
 
-NAME_IS_GIVEN = (
-    "Natively the name of the one tool that a row offers is given: name_match_rate says nothing of -native runs."
-)
+NAME_IS_GIVEN = "Natively the name of the one tool that a row offers is given: name_match_rate says nothing of -native runs."
 
 
 def show_decision(decision: dict[str, Any]) -> "Styler":
@@ -47,7 +45,13 @@ def show_decision(decision: dict[str, Any]) -> "Styler":
 
 def show_evidence(decision: dict[str, Any]) -> "Styler":
     """How sure the gap is, metric by metric: the hosted LLM against the model that the decision is about."""
-    pairs = [{"first": decision["reference"], "second": decision["model"], "pairs": decision["evidence"]["pairs"]}]
+    pairs = [
+        {
+            "first": decision["reference"],
+            "second": decision["model"],
+            "pairs": decision["evidence"]["pairs"],
+        }
+    ]
     return show_pairs(pairs, decision["margin"])
 
 
@@ -56,20 +60,30 @@ def show_pairs(comparisons: list[dict[str, Any]], margin: float, caption: str = 
     records = []
     for compared in comparisons:
         for name, found in compared["pairs"].items():
-            record = {"first less second": f"{compared['first']} − {compared['second']}", "metric": name}
+            record = {
+                "first less second": f"{compared['first']} − {compared['second']}",
+                "metric": name,
+            }
             record |= {"gap, 95%": say_gap(found), "the second is": say_verdict(found, margin)}
             record |= {"rows needed (power; range)": _format_needed(found["rows_needed"])}
-            record |= {"only first, only second right": f"{found['first_only']}, {found['second_only']}"}
+            record |= {
+                "only first, only second right": f"{found['first_only']}, {found['second_only']}"
+            }
             by_groups = "[{:+.2f}, {:+.2f}]".format(*found["bootstrap"])
             record |= {"95% by groups": f"{by_groups} of {found['n_groups']}"}
-            records.append(record | {"McNemar p (Holm)": f"{found['p_value']:.2g} ({found['p_adjusted']:.2g})"})
+            records.append(
+                record | {"McNemar p (Holm)": f"{found['p_value']:.2g} ({found['p_adjusted']:.2g})"}
+            )
     return style(pd.DataFrame(records), caption)
 
 
 def _format_needed(needed: dict[str, Any] | None) -> str:
     if not needed:
         return ""
-    low, most = round_up(needed["low"]), f"{round_up(needed['high']):,}" if needed["high"] else "a million or more"
+    low, most = (
+        round_up(needed["low"]),
+        f"{round_up(needed['high']):,}" if needed["high"] else "a million or more",
+    )
     return f"{round_up(needed['rows']):,} ({needed['power']:.0%}; {low:,} to {most})"
 
 
@@ -80,21 +94,33 @@ def show_few_shot(decision: dict[str, Any]) -> "Styler":
     """
     if found := decision["evidence"]["few_shot"]:
         return show_pairs(found, decision["margin"])
-    return style(pd.DataFrame({"few-shot runs": ["none: 02_eval makes one with `-p models slm -p shots 4`"]}))
+    return style(
+        pd.DataFrame({"few-shot runs": ["none: 02_eval makes one with `-p models slm -p shots 4`"]})
+    )
 
 
 def show_full(decision: dict[str, Any]) -> "Styler":
     """What 4-bit took: each 4-bit run against the same checkpoint unquantised, and that against the hosted LLM."""
     if found := decision["evidence"]["full"]:
         return show_pairs(found, decision["margin"])
-    return style(pd.DataFrame({"unquantised runs": ["none: 02_eval makes one with `-p models slm-full`"]}))
+    return style(
+        pd.DataFrame({"unquantised runs": ["none: 02_eval makes one with `-p models slm-full`"]})
+    )
 
 
 def show_native(decision: dict[str, Any]) -> "Styler":
     """What form costs: each model against itself asked natively, and the two natively. One offered tool gives its name."""
     if found := decision["evidence"]["native"]:
-        return show_pairs(found, decision["margin"], NAME_IS_GIVEN if decision["caveats"]["offers_one_tool"] else "")
-    return style(pd.DataFrame({"native runs": ["none: 02_eval makes them with `-p models azure-native,slm-native`"]}))
+        return show_pairs(
+            found,
+            decision["margin"],
+            NAME_IS_GIVEN if decision["caveats"]["offers_one_tool"] else "",
+        )
+    return style(
+        pd.DataFrame(
+            {"native runs": ["none: 02_eval makes them with `-p models azure-native,slm-native`"]}
+        )
+    )
 
 
 def show_comparison(compared: dict[str, Any] | None) -> "Styler":
@@ -124,7 +150,11 @@ def show_costs(decision: dict[str, Any]) -> "Styler":
     costs, records = decision["costs"], []
     has_unread = bool(count_unread(costs))
     for model, found in costs["models"].items():
-        record = {"model": ModelName.parse(model).label, "rows": found["rows"], "right": found["right"]}
+        record = {
+            "model": ModelName.parse(model).label,
+            "rows": found["rows"],
+            "right": found["right"],
+        }
         record |= {"rows read": _format(found.get("rows_read"), ",d")} if has_unread else {}
         record |= {"tokens in": found["prompt_tokens"], "tokens out": found["completion_tokens"]}
         record |= {
@@ -136,8 +166,13 @@ def show_costs(decision: dict[str, Any]) -> "Styler":
             pay = costs["pays"].get(model)
             record |= {"USD for 1,000 rows": _format(found["usd_per_1000_rows"], ",.4f")}
             record |= {"USD a right row": _format(found["usd_per_right_row"], ",.6f")}
-            for name, key in (("rows", "from_rows_per_day"), ("right rows", "from_rows_per_day_by_right")):
-                record |= {f"pays from, {name} a day": _format(pay[key], ",.0f") or "never" if pay else ""}
+            for name, key in (
+                ("rows", "from_rows_per_day"),
+                ("right rows", "from_rows_per_day_by_right"),
+            ):
+                record |= {
+                    f"pays from, {name} a day": _format(pay[key], ",.0f") or "never" if pay else ""
+                }
         records.append(record)
     return style(pd.DataFrame(records))
 
@@ -149,7 +184,12 @@ def _format(value: float | None, form: str) -> str:
 def show_changes(decision: dict[str, Any]) -> "Styler":
     """What the adapter changed against the SLM without it, in rows, both ways; from a post-decision."""
     records = [
-        {"metric": name, "gained": n["second_only"], "lost": n["first_only"], "right in both": n["both"]}
+        {
+            "metric": name,
+            "gained": n["second_only"],
+            "lost": n["first_only"],
+            "right in both": n["both"],
+        }
         | {"wrong in both": n["neither"]}
         for name, n in decision["evidence"]["changes"].items()
     ]
@@ -162,15 +202,24 @@ def describe_loop(loop: dict[str, Any]) -> list[str]:
     lines = [
         f"Captured {kept['captured']} trajectories; {kept['kept']} are right and were kept ({kept['kept_share']:.0%})."
     ]
-    trained = {"agent": "the agent's adapter", "rows": f"the adapter of captured {loop['track']} rows"}
+    trained = {
+        "agent": "the agent's adapter",
+        "rows": f"the adapter of captured {loop['track']} rows",
+    }
     for name, what in trained.items():
         card = loop["trained"][name]
         n = sum(of_split["train"] for of_split in card["rows"].values()) if card else 0
-        how = f"on {n} {'chats' if name == 'agent' else 'rows'}, {card['steps']} steps" if card else "not trained"
+        how = (
+            f"on {n} {'chats' if name == 'agent' else 'rows'}, {card['steps']} steps"
+            if card
+            else "not trained"
+        )
         lines.append(f"Trained: {what}, {how}.")
     if agents := loop["agent_eval"]:
         base, distilled = (agents["models"][m] for m in ("slm", "slm_ft"))
-        rates = " to ".join(f"{format_rate(m['solved_rate'], m['interval'])}" for m in (base, distilled))
+        rates = " to ".join(
+            f"{format_rate(m['solved_rate'], m['interval'])}" for m in (base, distilled)
+        )
         found = agents["pairs"]["solved_rate"]
         counts = f"{found['second_only']} gained, {found['first_only']} lost, McNemar p {found['p_value']:.3g}"
         lines.append(
@@ -187,7 +236,9 @@ def show_loop(loop: dict[str, Any]) -> "HTML":
     """A turn of the loop in a box."""
     agents = loop["agent_eval"]
     solved = [agents["models"][m]["solved_rate"] for m in ("slm", "slm_ft")] if agents else None
-    head = f"Tasks solved: {solved[0]:.0%} to {solved[1]:.0%}" if solved else "No agent was distilled"
+    head = (
+        f"Tasks solved: {solved[0]:.0%} to {solved[1]:.0%}" if solved else "No agent was distilled"
+    )
     return _make_box(head, [("", sentence) for sentence in describe_loop(loop)])
 
 
@@ -195,8 +246,15 @@ def show_agents(loop: dict[str, Any]) -> "Styler":
     """The agents side by side, then the paired evidence on tasks solved."""
     agents = loop["agent_eval"] or {"models": {}}
     records = [
-        {"agent": ModelName.parse(model).label, "tasks": found["n_tasks"], "solved": found["solved"]}
-        | {"solved rate": format_rate(found["solved_rate"], found["interval"]), "steps a task": f"{found['steps']:.2f}"}
+        {
+            "agent": ModelName.parse(model).label,
+            "tasks": found["n_tasks"],
+            "solved": found["solved"],
+        }
+        | {
+            "solved rate": format_rate(found["solved_rate"], found["interval"]),
+            "steps a task": f"{found['steps']:.2f}",
+        }
         for model, found in agents["models"].items()
     ]
     return style(pd.DataFrame(records))
@@ -205,13 +263,19 @@ def show_agents(loop: dict[str, Any]) -> "Styler":
 def show_loop_pairs(loop: dict[str, Any]) -> "Styler":
     """Paired evidence of the loop: the distilled agent, then the adapter of captured rows against every other model."""
     agents, rows = loop["agent_eval"], loop["track_eval"]
-    pairs = [{"first": "slm (agent)", "second": "slm_ft (agent)", "pairs": agents["pairs"]}] if agents else []
+    pairs = (
+        [{"first": "slm (agent)", "second": "slm_ft (agent)", "pairs": agents["pairs"]}]
+        if agents
+        else []
+    )
     return show_pairs(pairs + (rows["comparisons"] if rows else []), loop["margin"])
 
 
 def describe_parity(parity: dict[str, Any]) -> str:
     """Whether the score is that of one model, as one sentence for a manager."""
-    parts = [f"{c['compared']}: {c['equal']} of {c['rows']} outputs equal" for c in parity["comparisons"]]
+    parts = [
+        f"{c['compared']}: {c['equal']} of {c['rows']} outputs equal" for c in parity["comparisons"]
+    ]
     return f"Is it one model? {'; '.join(parts) or 'not asked'}."
 
 
@@ -237,4 +301,6 @@ def _make_box(head: str, lines: list[tuple[str, str]]) -> "HTML":
     )
     box = "border:2px solid #333;border-left-width:12px;padding:0.6em 1em;margin:0.5em 0;max-width:72em"
     title = f'<div style="font-size:1.6em;font-weight:bold">{escape(head)}</div>'
-    return HTML(f'<div style="{box}">{title}<table style="border:none;margin:0.3em 0 0 0">{rows}</table></div>')
+    return HTML(
+        f'<div style="{box}">{title}<table style="border:none;margin:0.3em 0 0 0">{rows}</table></div>'
+    )

@@ -10,7 +10,16 @@ from swaplib.evaluation.costs import describe_costs
 from swaplib.evaluation.stats import NOT_ENOUGH, judge
 from swaplib.metrics import core_metrics
 from swaplib.models.names import ModelName
-from swaplib.report.words import OPEN, capitalise, join, place, say_gap, say_settling, say_verdict, say_who
+from swaplib.report.words import (
+    OPEN,
+    capitalise,
+    join,
+    place,
+    say_gap,
+    say_settling,
+    say_verdict,
+    say_who,
+)
 
 COIN = (
     "With delta=0 the rule is a coin flip between models that are equally good: it calls the SLM worse in about half of all "
@@ -40,9 +49,16 @@ def describe_decision(decision: dict[str, Any]) -> list[tuple[str, str]]:
     lines.append(("Cost", describe_costs(decision["costs"], _compared(decision)[0])))
     if not obstacle:
         lines.append(("To settle it", say_settling(_compared(decision)[1], decision["margin"])))
-    rest = [_say_groups(decision), _say_rows_beside(decision), _say_noise(decision["caveats"]), _say_earlier(decision)]
+    rest = [
+        _say_groups(decision),
+        _say_rows_beside(decision),
+        _say_noise(decision["caveats"]),
+        _say_earlier(decision),
+    ]
     return [
-        line for line in [*lines, *(("Note", text) for text in rest), ("4-bit", describe_full(decision))] if line[1]
+        line
+        for line in [*lines, *(("Note", text) for text in rest), ("4-bit", describe_full(decision))]
+        if line[1]
     ]
 
 
@@ -51,7 +67,9 @@ def make_runs_head(summary: dict[str, Any]) -> str:
     if summary["caveats"] and summary["caveats"]["obstacle"]:
         return "Not comparable"
     metric = core_metrics(summary["track"])[-1]
-    rates = [f"{say_who(model)} {rate[metric]['rate']:.2f}" for model, rate in summary["rates"].items()]
+    rates = [
+        f"{say_who(model)} {rate[metric]['rate']:.2f}" for model, rate in summary["rates"].items()
+    ]
     return capitalise(f"{', '.join(rates)} ({metric})")
 
 
@@ -61,8 +79,16 @@ def describe_runs(summary: dict[str, Any]) -> list[tuple[str, str]]:
     Args:
         summary: As caveats.summarise makes it.
     """
-    failed = [f"{n} rows of {say_who(model)} ended in error" for model, n in summary["unanswered"].items() if n]
-    lines = [("Incomplete", f"{join(failed)}: run this again, and only these are asked.")] if failed else []
+    failed = [
+        f"{n} rows of {say_who(model)} ended in error"
+        for model, n in summary["unanswered"].items()
+        if n
+    ]
+    lines = (
+        [("Incomplete", f"{join(failed)}: run this again, and only these are asked.")]
+        if failed
+        else []
+    )
     caveats = summary["caveats"]
     if caveats and caveats["obstacle"]:
         lines += describe_obstacle(summary["track"], caveats, caveats["obstacle"])
@@ -71,14 +97,25 @@ def describe_runs(summary: dict[str, Any]) -> list[tuple[str, str]]:
     if caveats and not caveats["obstacle"]:
         pairs = summary["pairs"].items()
         listed = "; ".join(
-            f"{metric} {say_verdict(pair, summary['margin'])}, {say_gap(pair)}" for metric, pair in pairs
+            f"{metric} {say_verdict(pair, summary['margin'])}, {say_gap(pair)}"
+            for metric, pair in pairs
         )
         who = f"{say_who(summary['models'][1])} against {say_who(summary['models'][0])}"
-        lines.append(("How sure?", f"At 95%, {who} on {summary['n_rows']} {summary['split']} rows: {listed}."))
-    lines += [("Cost", describe_costs(summary["costs"], summary["models"] and summary["models"][1]))]
+        lines.append(
+            (
+                "How sure?",
+                f"At 95%, {who} on {summary['n_rows']} {summary['split']} rows: {listed}.",
+            )
+        )
+    lines += [
+        ("Cost", describe_costs(summary["costs"], summary["models"] and summary["models"][1]))
+    ]
     if caveats and not caveats["obstacle"]:
         settling = say_settling(summary["pairs"], summary["margin"])
-        lines += [("To settle it", settling), ("Next", "03_decision applies the rule to the test rows.")]
+        lines += [
+            ("To settle it", settling),
+            ("Next", "03_decision applies the rule to the test rows."),
+        ]
     return lines + ([("Note", noise)] if caveats and (noise := _say_noise(caveats)) else [])
 
 
@@ -97,15 +134,26 @@ def _say_rule(decision: dict[str, Any]) -> str:
 
     def say(model: str, metrics: list[str]) -> str:
         listed = join(
-            [f"{m} ({rates[model][m]['rate']:.2f} against {rates[reference][m]['rate']:.2f})" for m in metrics]
+            [
+                f"{m} ({rates[model][m]['rate']:.2f} against {rates[reference][m]['rate']:.2f})"
+                for m in metrics
+            ]
         )
         return f"{say_who(model)} is worse than {say_who(reference)}{by} on {listed}"
 
     n, candidate = decision["n_rows"], decision["model"]
-    parts = [say(candidate, decision["worse_on"])] if model != candidate and decision["worse_on"] else []
+    parts = (
+        [say(candidate, decision["worse_on"])]
+        if model != candidate and decision["worse_on"]
+        else []
+    )
     good = f"{say_who(model)} is not worse than {say_who(reference)}{by} on any core metric"
     parts.append(say(model, worse_on) if worse_on else good)
-    single = f" A single row decides here: it is {1 / n:.3g} of a rate." if _hangs_by_a_row(decision) else ""
+    single = (
+        f" A single row decides here: it is {1 / n:.3g} of a rate."
+        if _hangs_by_a_row(decision)
+        else ""
+    )
     return f"On {n} rows, {', but '.join(parts)}.{single}"
 
 
@@ -131,10 +179,14 @@ def _say_sureness(decision: dict[str, Any]) -> list[tuple[str, str]]:
     parts = [f"At 95% {say_who(model)} is {claim} on {join(sure)}."] if sure else []
     if open_:
         more = f" {COIN}." if not delta else ""
-        parts.append(f"Not sure on {join(open_)}: the interval of the gap includes {delta:g}.{more}")
+        parts.append(
+            f"Not sure on {join(open_)}: the interval of the gap includes {delta:g}.{more}"
+        )
     lines = [("How sure?", " ".join(parts))]
     if not delta:
-        listed = "; ".join(f"{m} {say_verdict(pair, margin)}, {say_gap(pair)}" for m, pair in pairs.items())
+        listed = "; ".join(
+            f"{m} {say_verdict(pair, margin)}, {say_gap(pair)}" for m, pair in pairs.items()
+        )
         lines.append((f"Within {margin:g}?", f"Another question, for {say_who(model)}: {listed}."))
     return lines
 
@@ -143,7 +195,10 @@ def describe_obstacle(track: str, caveats: dict[str, Any], obstacle: str) -> lis
     """Why two models cannot be compared, what can be said all the same, and the next step."""
     forms = {model: caveats["form"][model] for model in caveats["models"]}
     if obstacle == "useless":
-        rows = [f"{say_who(m)} gets {form['strict']} of {form['n_rows']} rows right" for m, form in forms.items()]
+        rows = [
+            f"{say_who(m)} gets {form['strict']} of {form['n_rows']} rows right"
+            for m, form in forms.items()
+        ]
         why = f"{capitalise('; '.join(rows))}: two models that cannot do a task are not as good as each other."
         next_ = "Read the failures in 02, then mend the prompt or show examples"
     else:
@@ -156,7 +211,11 @@ def describe_obstacle(track: str, caveats: dict[str, Any], obstacle: str) -> lis
     verdict = say_verdict(pair, caveats["margin"])
     by_found = f"Counting right answers wherever they stand, the gap is {say_gap(pair)}: {verdict}."
     command = f"swap run notebooks/02_eval.ipynb -p track {track} -p models azure-shots4,slm-shots4"
-    tuned = ", or let 04_finetune teach the SLM its form" if not forms[caveats["models"][0]]["hides"] else ""
+    tuned = (
+        ", or let 04_finetune teach the SLM its form"
+        if not forms[caveats["models"][0]]["hides"]
+        else ""
+    )
     lines = [("Why", why)] + ([("How sure?", by_found)] if obstacle == "form" else [])
     return [*lines, ("Next", f"{next_} ({command}){tuned}.")]
 
@@ -176,14 +235,20 @@ def _say_form(form: dict[str, Any]) -> str:
         return f"{form['n_fenced']} of {n} answers of {{}} are inside a code fence."
     if form["word"] and hidden < form["n_word"]:
         word = form["word"].replace("{", "{{").replace("}", "}}")
-        return f"{form['n_word']} of {n} answers of {{}} call `{word}` where another tool was right."
+        return (
+            f"{form['n_word']} of {n} answers of {{}} call `{word}` where another tool was right."
+        )
     return f"{hidden} right answers of {{}} do not stand alone, in the form asked for."
 
 
 def _say_groups(decision: dict[str, Any]) -> str:
     """Said where resampling whole groups would take a verdict back: rows that share tools tell less of other tools."""
     _, pairs, _ = _compared(decision)
-    weak = [m for m, pair in pairs.items() if pair["verdict"] != NOT_ENOUGH and _is_weak(pair, decision["margin"])]
+    weak = [
+        m
+        for m, pair in pairs.items()
+        if pair["verdict"] != NOT_ENOUGH and _is_weak(pair, decision["margin"])
+    ]
     if not weak:
         return ""
     first = pairs[weak[0]]
@@ -199,7 +264,10 @@ def _is_weak(pair: dict[str, Any], margin: float) -> bool:
 
 def _say_rows_beside(decision: dict[str, Any]) -> str:
     """The rate over rows whose values are given, and the ceiling, on the metric that decides."""
-    metric, models = core_metrics(decision["track"])[-1], (decision["reference"], _compared(decision)[0])
+    metric, models = (
+        core_metrics(decision["track"])[-1],
+        (decision["reference"], _compared(decision)[0]),
+    )
     given, ceiling, parts = decision["caveats"]["given"], decision["caveats"]["ceiling"], []
     if given and given["rates"] and given["n_rows"] < ceiling["n_rows"]:
         rates = ", ".join(f"{say_who(m)} {given['rates'][m][metric]['rate']:.2f}" for m in models)
@@ -215,10 +283,18 @@ def _say_rows_beside(decision: dict[str, Any]) -> str:
 
 
 def _say_noise(caveats: dict[str, Any]) -> str:
-    who = join([say_who(model) for model in caveats.get("not_greedy", ())])  # older files do not say it
-    warning = f"{capitalise(who)} was asked without a temperature and is not greedy. " if who else ""
+    who = join(
+        [say_who(model) for model in caveats.get("not_greedy", ())]
+    )  # older files do not say it
+    warning = (
+        f"{capitalise(who)} was asked without a temperature and is not greedy. " if who else ""
+    )
     if not (noise := caveats["noise"]):
-        return f"{warning}How much that moves nobody has measured: run 02_eval with -p noise_rows 20." if who else ""
+        return (
+            f"{warning}How much that moves nobody has measured: run 02_eval with -p noise_rows 20."
+            if who
+            else ""
+        )
     moved = ", ".join(f"{metric} {n}" for metric, n in noise["moved"].items())
     return (
         f"{warning}Asked twice, the hosted LLM gave {noise['equal']} of {noise['n_rows']} outputs again; rows whose score "

@@ -28,20 +28,29 @@ def style(frame: pd.DataFrame, caption: str = "") -> "Styler":
     title = [("text-align", "left"), ("font-weight", "bold"), ("padding", "0.4em 0")]
     selectors = {"td": cell, "th": head, "caption": title}
     styles = [{"selector": selector, "props": props} for selector, props in selectors.items()]
-    return frame.style.format(escape="html", na_rep="").set_table_styles(styles).set_caption(caption).hide(axis="index")
+    return (
+        frame.style.format(escape="html", na_rep="")
+        .set_table_styles(styles)
+        .set_caption(caption)
+        .hide(axis="index")
+    )
 
 
 def style_texts(frame: pd.DataFrame, caption: str = "") -> "Styler":
     """A table of long texts, of dtype object: escaped, lines kept, each cell scrolling when it is long."""
     box = "max-height:18em;max-width:27em;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere;font-size:0.85em"
     return style(frame, caption).format(
-        lambda text: f'<div class="tex2jax_ignore" style="{box}">{escape(_show_text(str(text)))}</div>'
+        lambda text: (
+            f'<div class="tex2jax_ignore" style="{box}">{escape(_show_text(str(text)))}</div>'
+        )
     )
 
 
 def _show_text(text: str) -> str:
     """A text made visible; the rest of a very long one is cut."""
-    return make_visible(text[:SHOWN]) + (f" … (cut: {len(text):,} characters)" if len(text) > SHOWN else "")
+    return make_visible(text[:SHOWN]) + (
+        f" … (cut: {len(text):,} characters)" if len(text) > SHOWN else ""
+    )
 
 
 def show_records(records: list[dict[str, Any]]) -> "Styler":
@@ -51,7 +60,9 @@ def show_records(records: list[dict[str, Any]]) -> "Styler":
 
 def show_texts(records: list[dict[str, Any]], caption: str = "") -> "Styler":
     """Records with long texts as a table; underscores in the heads become spaces."""
-    return style_texts(pd.DataFrame(records).rename(columns=lambda name: name.replace("_", " ")), caption)
+    return style_texts(
+        pd.DataFrame(records).rename(columns=lambda name: name.replace("_", " ")), caption
+    )
 
 
 def format_rate(rate: float, interval: list[float]) -> str:
@@ -79,10 +90,16 @@ def list_runs(settings: Settings, track: Track) -> "Styler":
         if metrics := found.get("metrics"):
             run = metrics["run"]
             where = run["identity"].get("endpoint") or run["identity"]["model"]
-            record |= {"ended": run["ended"][:16].replace("T", " "), "model": run["model"], "deployment": where}
+            record |= {
+                "ended": run["ended"][:16].replace("T", " "),
+                "model": run["model"],
+                "deployment": where,
+            }
             record |= {"split": run["split"], "rows": metrics["n_rows"]}
             record |= {name: f"{metrics[name]:.2f}" for name in core_metrics(track)}
-            record["state"] = "complete" if metrics["complete"] else f"{metrics['n_by_status']['error']} errors"
+            record["state"] = (
+                "complete" if metrics["complete"] else f"{metrics['n_by_status']['error']} errors"
+            )
         elif "problem" in found:
             record["state"] = found["problem"]
         else:
@@ -98,10 +115,20 @@ def show_answered(track: Track, diagnoses: dict[str, dict[str, Any]]) -> "Styler
     """
     records = []
     for model, d in diagnoses.items():
-        for rows, found in (("all", d["all_rows"]), ("answered", d["answered"]), ("given", d["given"])):
+        for rows, found in (
+            ("all", d["all_rows"]),
+            ("answered", d["answered"]),
+            ("given", d["given"]),
+        ):
             if found is not None:
-                record = {"model": ModelName.parse(model).label, "rows that are": rows, "n": found["n_rows"]}
-                records.append(record | {name: _format_rate(found.get(name)) for name in core_metrics(track)})
+                record = {
+                    "model": ModelName.parse(model).label,
+                    "rows that are": rows,
+                    "n": found["n_rows"],
+                }
+                records.append(
+                    record | {name: _format_rate(found.get(name)) for name in core_metrics(track)}
+                )
     return style(pd.DataFrame(records))
 
 
@@ -112,10 +139,19 @@ def _format_rate(rate: float | None) -> str:
 def show_fields(diagnoses: dict[str, dict[str, Any]], n: int = 12) -> "Styler":
     """The keys of the golds that models got wrong most often: how often each was wanted, right and missing, by model."""
     by_model = {model: {f["field"]: f for f in d["fields"]} for model, d in diagnoses.items()}
-    wanted = {field: found["wanted"] for of_model in by_model.values() for field, found in of_model.items()}
-    wrong = {field: sum(d[field]["wanted"] - d[field]["right"] for d in by_model.values()) for field in wanted}
+    wanted = {
+        field: found["wanted"]
+        for of_model in by_model.values()
+        for field, found in of_model.items()
+    }
+    wrong = {
+        field: sum(d[field]["wanted"] - d[field]["right"] for d in by_model.values())
+        for field in wanted
+    }
     records = []
-    missed = sorted((field for field in wanted if wrong[field]), key=lambda field: (-wrong[field], field))
+    missed = sorted(
+        (field for field in wanted if wrong[field]), key=lambda field: (-wrong[field], field)
+    )
     for field in missed[:n]:
         record = {"key": field, "wanted": wanted[field]}
         for model, of_model in by_model.items():
@@ -123,7 +159,10 @@ def show_fields(diagnoses: dict[str, dict[str, Any]], n: int = 12) -> "Styler":
             record[f"{model}: right"] = f"{found['right']} ({found['right'] / found['wanted']:.2f})"
             record[f"{model}: missing"] = found["missing"] or ""
         records.append(record)
-    return style(pd.DataFrame(records), f"{len(records)} of {len(missed)} keys that were wrong, of {len(wanted)}")
+    return style(
+        pd.DataFrame(records),
+        f"{len(records)} of {len(missed)} keys that were wrong, of {len(wanted)}",
+    )
 
 
 def show_diagnosis(diagnoses: dict[str, dict[str, Any]]) -> "Styler":
@@ -148,7 +187,12 @@ def show_failures(run: "Run", rows: list[Row], n: int = 5) -> "Styler":
 
 
 def _make_failure(line: LedgerLine, row: Row) -> dict[str, Any]:
-    record = {"row": line.index, "verdict": _describe_verdict(line), "prompt": row.prompt, "gold": row.completion}
+    record = {
+        "row": line.index,
+        "verdict": _describe_verdict(line),
+        "prompt": row.prompt,
+        "gold": row.completion,
+    }
     return record | {"output": _show_output(line)}
 
 
@@ -158,7 +202,10 @@ def _describe_verdict(line: LedgerLine) -> str:
 
 
 def _show_output(line: LedgerLine) -> str:
-    return line.generation.output or f"(nothing: {line.generation.error or line.generation.finish_reason})"
+    return (
+        line.generation.output
+        or f"(nothing: {line.generation.error or line.generation.finish_reason})"
+    )
 
 
 def show_differences(
@@ -175,7 +222,9 @@ def show_differences(
 
     def order(pair: tuple[LedgerLine, LedgerLine]) -> tuple[bool, bool, bool, int]:
         first, second = (line.scores for line in pair)
-        is_worse, is_better = (any(a[name] > b[name] for name in a) for a, b in ((first, second), (second, first)))
+        is_worse, is_better = (
+            any(a[name] > b[name] for name in a) for a, b in ((first, second), (second, first))
+        )
         return not is_worse, not is_better, all(second.values()), pair[0].index
 
     pairs = sorted(zip(*(ledgers[model] for model in models), strict=True), key=order)
@@ -194,28 +243,42 @@ def show_differences(
 def show_run_card(card: dict[str, Any] | None) -> "Styler":
     """What a training did, from its run card; an empty table when none was needed."""
     if card is None:
-        return style(pd.DataFrame({"training": ["none: nothing had to be trained, or nothing was kept"]}))
+        return style(
+            pd.DataFrame({"training": ["none: nothing had to be trained, or nothing was kept"]})
+        )
     rows = [f"{track}: {n['train']} train, {n['val']} val" for track, n in card["rows"].items()]
     losses = {name.replace("_", " "): f"{loss:.3f}" for name, loss in card["final"].items()}
     facts = {"base": card["base"], "rows": "; ".join(rows), "steps": card["steps"], **losses}
     facts |= {name.replace("_", " "): value for name, value in card["recipe"].items()}
-    facts |= {"seconds": card["seconds"] or "(unknown)", "resumed from": card["resumed_from"] or "(not killed)"}
+    facts |= {
+        "seconds": card["seconds"] or "(unknown)",
+        "resumed from": card["resumed_from"] or "(not killed)",
+    }
     facts |= {
         "device": card["run"]["device"],
         "departures from the fixed settings": "; ".join(card["departures"]) or "none",
     }
-    return style(pd.DataFrame({"what": facts.keys(), "value": [str(value) for value in facts.values()]}))
+    return style(
+        pd.DataFrame({"what": facts.keys(), "value": [str(value) for value in facts.values()]})
+    )
 
 
 def show_labels(records: list[dict[str, Any]]) -> "Styler":
     """The label proof's records: what would be trained of each row, its end of turn made visible."""
-    return style_texts(pd.DataFrame(records, dtype=object).rename(columns=lambda name: name.replace("_", " ")))
+    return style_texts(
+        pd.DataFrame(records, dtype=object).rename(columns=lambda name: name.replace("_", " "))
+    )
 
 
 def show_parity(parity: dict[str, Any]) -> "Styler":
     """The share of equal outputs in each comparison."""
     records = [
-        {"compared": c["compared"], "rows": c["rows"], "equal": c["equal"], "share": f"{c['share']:.2f}"}
+        {
+            "compared": c["compared"],
+            "rows": c["rows"],
+            "equal": c["equal"],
+            "share": f"{c['share']:.2f}",
+        }
         for c in parity["comparisons"]
     ]
     return style(pd.DataFrame(records))
@@ -223,7 +286,13 @@ def show_parity(parity: dict[str, Any]) -> "Styler":
 
 def show_unequal(parity: dict[str, Any], n: int = 3) -> "Styler":
     """The first n rows of each comparison whose outputs differ, side by side."""
-    records = [{"compared": c["compared"], **row} for c in parity["comparisons"] for row in c["differing"][:n]]
+    records = [
+        {"compared": c["compared"], **row}
+        for c in parity["comparisons"]
+        for row in c["differing"][:n]
+    ]
     total = sum(len(c["differing"]) for c in parity["comparisons"])
     caption = f"{len(records)} of {total} differing outputs" if records else "no output differs"
-    return style_texts(pd.DataFrame(records, columns=["compared", "row", "first", "second"], dtype=object), caption)
+    return style_texts(
+        pd.DataFrame(records, columns=["compared", "row", "first", "second"], dtype=object), caption
+    )

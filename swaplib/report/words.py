@@ -29,9 +29,7 @@ def say_verdict(pair: dict[str, Any], margin: float) -> str:
     if pair["verdict"] == WORSE:
         return f"worse by more than {margin:g}" if margin else "worse"
     if pair["verdict"] == NOT_WORSE:
-        return (
-            f"{'worse, but' if is_measurable else 'not worse'} by {'less' if is_measurable else 'more'} than {margin:g}"
-        )
+        return f"{'worse, but' if is_measurable else 'not worse'} by {'less' if is_measurable else 'more'} than {margin:g}"
     if pair["verdict"] == NOT_ENOUGH and is_measurable:
         return f"{NOT_ENOUGH} (measurably worse, by how much is open)"
     return str(pair["verdict"])
@@ -53,10 +51,16 @@ def say_rows(needed: dict[str, Any] | None) -> str:
 
 def say_settling(pairs: dict[str, Any], margin: float) -> str:
     """What would settle what is open at the margin."""
-    open_ = {metric: say_rows(pair["rows_needed"]) for metric, pair in pairs.items() if pair["verdict"] == NOT_ENOUGH}
+    open_ = {
+        metric: say_rows(pair["rows_needed"])
+        for metric, pair in pairs.items()
+        if pair["verdict"] == NOT_ENOUGH
+    }
     if not open_:
         return f"Nothing is open at {margin:g}."
-    listed = "; ".join(f"{m} {rows or 'by no number of rows: the gap is the margin'}" for m, rows in open_.items())
+    listed = "; ".join(
+        f"{m} {rows or 'by no number of rows: the gap is the margin'}" for m, rows in open_.items()
+    )
     return f"At {margin:g}, if the models go on to disagree as they did: {listed}."
 
 
@@ -88,7 +92,9 @@ def capitalise(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def judge_table(both: int, first_only: int, second_only: int, neither: int, margin: float) -> dict[str, Any]:
+def judge_table(
+    both: int, first_only: int, second_only: int, neither: int, margin: float
+) -> dict[str, Any]:
     """What the counts of two models' paired answers say of the second: the calculator behind `swap evidence`.
 
     Returns:
@@ -99,13 +105,19 @@ def judge_table(both: int, first_only: int, second_only: int, neither: int, marg
     """
     cells = (both, first_only, second_only, neither)
     if not sum(cells):
-        raise ValueError("0 rows: expected at least one row in BOTH, FIRST, SECOND and NEITHER together")
+        raise ValueError(
+            "0 rows: expected at least one row in BOTH, FIRST, SECOND and NEITHER together"
+        )
     found = judge_counts(dict(zip(CELLS, cells, strict=True)), margin)
     needed = found["rows_needed"]
     pair = found | {"rows_needed": needed and asdict(needed)}
-    sentence = f"On {sum(cells)} rows the candidate is: {say_verdict(pair, margin)}, {say_gap(pair)}."
+    sentence = (
+        f"On {sum(cells)} rows the candidate is: {say_verdict(pair, margin)}, {say_gap(pair)}."
+    )
     sentence += (
-        f" To settle it, if they go on to disagree as they did: {say_rows(pair['rows_needed'])}." if needed else ""
+        f" To settle it, if they go on to disagree as they did: {say_rows(pair['rows_needed'])}."
+        if needed
+        else ""
     )
     return {
         "verdict": found["verdict"],

@@ -70,7 +70,9 @@ class Batcher:
             while isinstance(item := await request.arrived.get(), int):
                 ids.append(item)
                 said = self.slm.model.detokenise(ids)
-                if len(said) > len(sent) and not said.endswith("\ufffd"):  # a character may need several tokens
+                if len(said) > len(sent) and not said.endswith(
+                    "\ufffd"
+                ):  # a character may need several tokens
                     yield said[len(sent) :]
                     sent = said
         finally:
@@ -87,9 +89,14 @@ class Batcher:
 
     def count(self) -> dict[str, int]:
         """How many requests wait, and how many are in work."""
-        return {"waiting": len(self._waiting), "in_work": len(self._in_work.requests) if self._in_work else 0}
+        return {
+            "waiting": len(self._waiting),
+            "in_work": len(self._in_work.requests) if self._in_work else 0,
+        }
 
-    def _queue(self, text: str, limit: int, is_streamed: bool, schema: dict[str, Any] | None) -> _Request:
+    def _queue(
+        self, text: str, limit: int, is_streamed: bool, schema: dict[str, Any] | None
+    ) -> _Request:
         self.check_room()
         self.requests += 1
         request = _Request(text, limit, is_streamed, schema)
@@ -108,9 +115,13 @@ class Batcher:
         """Answer requests until cancelled."""
         while True:
             await self._has_come.wait()
-            await asyncio.sleep(GATHER_S)  # requests sent together arrive a moment apart, and begin alike
+            await asyncio.sleep(
+                GATHER_S
+            )  # requests sent together arrive a moment apart, and begin alike
             self._has_come.clear()
-            self._in_work = _Session(self.slm, self._waiting, asyncio.get_running_loop().call_soon_threadsafe)
+            self._in_work = _Session(
+                self.slm, self._waiting, asyncio.get_running_loop().call_soon_threadsafe
+            )
             try:
                 await asyncio.to_thread(self._in_work.answer)
             except Exception as error:  # each request that has no answer is told
@@ -135,7 +146,9 @@ class _Session:
 
     def answer(self) -> None:
         """Answer what waits and what comes meanwhile."""
-        for index, generation in self.slm.model.follow(self, self.slm.batch_size, self._tell_token, self._hook):
+        for index, generation in self.slm.model.follow(
+            self, self.slm.batch_size, self._tell_token, self._hook
+        ):
             problem = self._hook.problems.get(index)
             self._end(index, RuntimeError(problem) if problem else generation)
 

@@ -53,7 +53,9 @@ class ChatMessage(BaseModel):
     def refuse_other(cls, value: Any) -> None:
         """Only an answer's text and its calls are read; the official client sends the other fields back empty."""
         if value:
-            raise PydanticCustomError("other", "only content and tool_calls are read of a message: leave it out", {})
+            raise PydanticCustomError(
+                "other", "only content and tool_calls are read of a message: leave it out", {}
+            )
 
     @field_validator("content", mode="before")
     @classmethod

@@ -51,12 +51,19 @@ class Guard:
             return await self.app(scope, receive, send)
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         if self.options.is_local and not _names_this_machine(headers.get(b"host", "")):
-            refusal = make_error(403, "this server answers to localhost and 127.0.0.1 only: ask it by that name")
+            refusal = make_error(
+                403, "this server answers to localhost and 127.0.0.1 only: ask it by that name"
+            )
             return await refusal(scope, receive, send)
         if self.options.api_key and scope["path"] != "/health" and not self._has_key(headers):
-            refusal = make_error(401, "no valid key: send Authorization: Bearer KEY", code="invalid_api_key")
+            refusal = make_error(
+                401, "no valid key: send Authorization: Bearer KEY", code="invalid_api_key"
+            )
             return await refusal(scope, receive, send)
-        if headers.get(b"content-length", "0").isdigit() and int(headers.get(b"content-length", "0")) > self._limit:
+        if (
+            headers.get(b"content-length", "0").isdigit()
+            and int(headers.get(b"content-length", "0")) > self._limit
+        ):
             return await make_error(413, self._too_large)(scope, receive, send)
         return await self.app(scope, self._limit_body(receive), send)
 
@@ -71,7 +78,9 @@ class Guard:
                 async with asyncio.timeout_at(None if is_whole else end):
                     message = await receive()
             except TimeoutError:
-                raise HTTPException(408, f"the body did not come within {BODY_LIMIT_S:g} s") from None
+                raise HTTPException(
+                    408, f"the body did not come within {BODY_LIMIT_S:g} s"
+                ) from None
             taken += len(message.get("body", b""))
             is_whole = not message.get("more_body", False)
             if taken > self._limit:

@@ -67,7 +67,9 @@ class NeutralFields(BaseModel):
     def take_neutral(cls, value: Any, info: ValidationInfo) -> Any:
         """Refuse a value that could change an answer, in words."""
         taken, why = _TAKEN[str(info.field_name)]
-        if value is None or any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in taken):
+        if value is None or any(
+            value == one and isinstance(value, bool) == isinstance(one, bool) for one in taken
+        ):
             return value
         listed = " or ".join([*(f"send {json.dumps(one)}" for one in taken), "leave it out"])
         raise PydanticCustomError("neutral", "{why}: {listed}", {"why": why, "listed": listed})
@@ -80,4 +82,6 @@ class NeutralFields(BaseModel):
         if value is None or (isinstance(value, dict) and value.items() <= fixed.items()):
             return value
         what = {"fixed": json.dumps(fixed)}
-        raise PydanticCustomError("neutral", "templates are filled in with {fixed} here, and nothing else", what)
+        raise PydanticCustomError(
+            "neutral", "templates are filled in with {fixed} here, and nothing else", what
+        )

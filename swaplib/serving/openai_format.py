@@ -94,7 +94,9 @@ class ChatRequest(NeutralFields):
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: StrictBool | None = None
     response_format: ResponseFormat | None = None
-    top_p: float | None = Field(None, gt=0, le=1, strict=True)  # whatever these are, greedy decoding does not change
+    top_p: float | None = Field(
+        None, gt=0, le=1, strict=True
+    )  # whatever these are, greedy decoding does not change
     seed: StrictInt | None = None
     user: str | None = None
     metadata: dict[str, str] | None = None
@@ -130,8 +132,16 @@ def make_answer(generation: Generation, name: str, call: ToolCall | None = None)
         message = {"role": "assistant", "content": None, "tool_calls": [_describe_call(call)]}
     else:
         message = {"role": "assistant", "content": generation.output}
-    choice = {"index": 0, "message": message, "finish_reason": "tool_calls" if call else generation.finish_reason}
-    return {**_make_head("chat.completion", name), "choices": [choice], "usage": count_usage(generation)}
+    choice = {
+        "index": 0,
+        "message": message,
+        "finish_reason": "tool_calls" if call else generation.finish_reason,
+    }
+    return {
+        **_make_head("chat.completion", name),
+        "choices": [choice],
+        "usage": count_usage(generation),
+    }
 
 
 class ChunkMaker:
@@ -152,7 +162,9 @@ class ChunkMaker:
         arguments = described["function"]["arguments"]
         head = {"index": 0, **described, "function": {**described["function"], "arguments": ""}}
         lines = self._make_delta({"content": None, "tool_calls": [head]})
-        return lines + self._make_delta({"tool_calls": [{"index": 0, "function": {"arguments": arguments}}]})
+        return lines + self._make_delta(
+            {"tool_calls": [{"index": 0, "function": {"arguments": arguments}}]}
+        )
 
     def make_end(self, generation: Generation, has_called: bool = False) -> str:
         """Why the answer ended, its token counts when they were asked for, and the end of the stream."""
@@ -169,7 +181,9 @@ class ChunkMaker:
 
 def _describe_call(call: ToolCall) -> dict[str, Any]:
     arguments = json.dumps(call.arguments, ensure_ascii=False)
-    if not arguments.isascii() and re.search("[\ud800-\udfff]", arguments):  # half a pair, which no answer can carry
+    if not arguments.isascii() and re.search(
+        "[\ud800-\udfff]", arguments
+    ):  # half a pair, which no answer can carry
         arguments = json.dumps(call.arguments)
     function = {"name": call.name, "arguments": arguments}
     return {"id": f"call_{uuid.uuid4().hex}", "type": "function", "function": function}
@@ -181,16 +195,22 @@ def count_usage(generation: Generation) -> dict[str, int]:
     return {"prompt_tokens": asked, "completion_tokens": answered, "total_tokens": asked + answered}
 
 
-def make_error(status: int, message: str, param: str | None = None, code: str | None = None) -> JSONResponse:
+def make_error(
+    status: int, message: str, param: str | None = None, code: str | None = None
+) -> JSONResponse:
     """An error in OpenAI's shape."""
     return JSONResponse(describe_error(status, message, param, code), status)
 
 
-def describe_error(status: int, message: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
+def describe_error(
+    status: int, message: str, param: str | None = None, code: str | None = None
+) -> dict[str, Any]:
     """The body of an error."""
     kind = "invalid_request_error" if status < 500 else "server_error"
     # a field's name may be anything, half of a surrogate pair too, which no answer can carry
-    message, param = (text and text.encode(errors="backslashreplace").decode() for text in (message, param))
+    message, param = (
+        text and text.encode(errors="backslashreplace").decode() for text in (message, param)
+    )
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
@@ -204,4 +224,9 @@ def _make_event(body: dict[str, Any]) -> str:
 
 
 def _make_head(kind: str, name: str) -> dict[str, Any]:
-    return {"id": f"chatcmpl-{uuid.uuid4().hex}", "object": kind, "created": int(time.time()), "model": name}
+    return {
+        "id": f"chatcmpl-{uuid.uuid4().hex}",
+        "object": kind,
+        "created": int(time.time()),
+        "model": name,
+    }

@@ -25,7 +25,13 @@ from swaplib.models.local import LocalSLM
 from swaplib.rows import Generation
 from swaplib.serving.batcher import Batcher, Busy
 from swaplib.serving.guard import Connection, Guard, ServeOptions, count_descriptors
-from swaplib.serving.openai_format import ChatRequest, ChunkMaker, make_answer, make_error, make_error_event
+from swaplib.serving.openai_format import (
+    ChatRequest,
+    ChunkMaker,
+    make_answer,
+    make_error,
+    make_error_event,
+)
 from swaplib.serving.tool_api import Asked, Refused, read_request
 from swaplib.web import is_loopback
 
@@ -51,17 +57,28 @@ def make_app(slm: LocalSLM, name: str, options: ServeOptions | None = None) -> F
         yield
         worker.cancel()
 
-    app = FastAPI(title="SLM swap", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(
+        title="SLM swap", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
+    )
     app.add_middleware(Guard, options=options)
     _add_error_handlers(app)
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
-        return {"status": "ok", "model": name, "pid": os.getpid(), "requests": batcher.requests, **batcher.count()}
+        return {
+            "status": "ok",
+            "model": name,
+            "pid": os.getpid(),
+            "requests": batcher.requests,
+            **batcher.count(),
+        }
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [{"id": name, "object": "model", "created": 0, "owned_by": "local"}]}
+        return {
+            "object": "list",
+            "data": [{"id": name, "object": "model", "created": 0, "owned_by": "local"}],
+        }
 
     @app.post("/v1/chat/completions")
     async def chat(body: ChatRequest, request: Request) -> Any:
@@ -81,7 +98,11 @@ def _add_error_handlers(app: FastAPI) -> None:
     async def refuse_body(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         param = ".".join(str(part) for part in first["loc"][1:]) or None
-        what = "this field is not known here: leave it out" if first["type"] == "extra_forbidden" else first["msg"]
+        what = (
+            "this field is not known here: leave it out"
+            if first["type"] == "extra_forbidden"
+            else first["msg"]
+        )
         return make_error(400, f"{param or 'body'}: {what}", param)
 
     @app.exception_handler(HTTPException)
@@ -94,17 +115,28 @@ def _add_error_handlers(app: FastAPI) -> None:
 
 
 async def _answer(
-    batcher: Batcher, name: str, options: ServeOptions, body: ChatRequest, asked_model: str, request: Request
+    batcher: Batcher,
+    name: str,
+    options: ServeOptions,
+    body: ChatRequest,
+    asked_model: str,
+    request: Request,
 ) -> Any:
     """Check what only the model can check, then answer whole or as a stream."""
     if asked_model != name:
-        return make_error(404, f"no model {asked_model!r} here: expected {name!r}", "model", "model_not_found")
+        return make_error(
+            404, f"no model {asked_model!r} here: expected {name!r}", "model", "model_not_found"
+        )
     try:
         batcher.check_room()
         if body.limit > options.max_new_tokens:
-            raise Refused("max_tokens", f"an answer may have at most {options.max_new_tokens} tokens here")
+            raise Refused(
+                "max_tokens", f"an answer may have at most {options.max_new_tokens} tokens here"
+            )
         asked = await asyncio.to_thread(read_request, body)  # the schemas of a client may be large
-        text = await asyncio.to_thread(_render, batcher.slm, asked, body.limit)  # a body of 1 MB takes a second
+        text = await asyncio.to_thread(
+            _render, batcher.slm, asked, body.limit
+        )  # a body of 1 MB takes a second
         await _check_grammar(batcher, asked)
     except Refused as refusal:
         return make_error(400, str(refusal), refusal.param, refusal.code)
@@ -123,12 +155,16 @@ async def _answer(
 
 
 def _refuse_busy() -> JSONResponse:
-    refusal = make_error(503, f"too many requests wait: come back in {RETRY_AFTER_S} s", code="server_busy")
+    refusal = make_error(
+        503, f"too many requests wait: come back in {RETRY_AFTER_S} s", code="server_busy"
+    )
     refusal.headers["Retry-After"] = str(RETRY_AFTER_S)
     return refusal
 
 
-async def _while_connected(request: Request, answer: Coroutine[Any, Any, Generation]) -> Generation | None:
+async def _while_connected(
+    request: Request, answer: Coroutine[Any, Any, Generation]
+) -> Generation | None:
     """An answer, or None once the client has gone: then the request leaves its place."""
 
     async def watch() -> None:
@@ -152,7 +188,9 @@ def _render(slm: LocalSLM, asked: Asked, limit: int) -> str:
         text = slm.checkpoint.render(asked.messages, tools=asked.tools)
         text.encode()
     except (TemplateError, TypeError, RecursionError) as error:
-        raise Refused("messages", f"the model's chat template cannot write them ({error})") from None
+        raise Refused(
+            "messages", f"the model's chat template cannot write them ({error})"
+        ) from None
     except UnicodeEncodeError:
         raise Refused("messages", "a text holds half of a surrogate pair") from None
     # checked here, because it is the request's fault and OpenAI's format has an error for it
@@ -171,7 +209,9 @@ async def _check_grammar(batcher: Batcher, asked: Asked) -> None:
             raise Refused(param, str(error)) from None
 
 
-async def _stream(batcher: Batcher, asked: Asked, text: str, limit: int, chunks: ChunkMaker) -> AsyncIterator[str]:
+async def _stream(
+    batcher: Batcher, asked: Asked, text: str, limit: int, chunks: ChunkMaker
+) -> AsyncIterator[str]:
     held, is_text = "", False
     try:
         async for part in batcher.stream(text, limit, asked.schema):
@@ -189,7 +229,13 @@ async def _stream(batcher: Batcher, asked: Asked, text: str, limit: int, chunks:
         yield make_error_event(f"the model failed ({type(error).__name__})")
 
 
-def serve(slm: LocalSLM, name: str, port: int, host: str = "127.0.0.1", options: ServeOptions | None = None) -> None:
+def serve(
+    slm: LocalSLM,
+    name: str,
+    port: int,
+    host: str = "127.0.0.1",
+    options: ServeOptions | None = None,
+) -> None:
     """Serve until stopped; SIGTERM and Ctrl-C let the requests in flight end first.
 
     Raises:
@@ -202,7 +248,10 @@ def serve(slm: LocalSLM, name: str, port: int, host: str = "127.0.0.1", options:
     options = replace(options or ServeOptions(), is_local=is_loopback(host))
     if not options.is_local:
         who = "with the key" if options.api_key else "at all (there is no --api-key)"
-        print(f"warning: {host} is reachable from other machines, unencrypted, by anyone {who}.", file=sys.stderr)
+        print(
+            f"warning: {host} is reachable from other machines, unencrypted, by anyone {who}.",
+            file=sys.stderr,
+        )
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -212,7 +261,10 @@ def serve(slm: LocalSLM, name: str, port: int, host: str = "127.0.0.1", options:
             raise OSError(what) from None
         address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/v1"
         print(f"loading {slm.checkpoint.path.name}; then {name} answers at {address}", flush=True)
-        limits = {"backlog": max(8, count_descriptors() // 8), "timeout_graceful_shutdown": STOP_LIMIT_S}
+        limits = {
+            "backlog": max(8, count_descriptors() // 8),
+            "timeout_graceful_shutdown": STOP_LIMIT_S,
+        }
         app = make_app(slm, name, options)
         config = uvicorn.Config(app, http=Connection, ws="none", log_level="warning", **limits)
         uvicorn.Server(config).run(sockets=[listener])

@@ -36,7 +36,16 @@ def running_server(slm: LocalSLM, name: str, port: int | None = None) -> Iterato
     slm.check()
     port = port or find_free_port()
     served = slm.checkpoint
-    command = [sys.executable, "-m", "swaplib.cli", "serve", "--model", served.path, "--dtype", served.precision]
+    command = [
+        sys.executable,
+        "-m",
+        "swaplib.cli",
+        "serve",
+        "--model",
+        served.path,
+        "--dtype",
+        served.precision,
+    ]
     command += [
         "--batch-size",
         str(slm.batch_size),
@@ -52,7 +61,9 @@ def running_server(slm: LocalSLM, name: str, port: int | None = None) -> Iterato
     root = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryFile() as log:
         # the server ends with its standard input, so with this process, however that ends
-        server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT)
+        server = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT
+        )
         try:
             _wait_until_healthy(server, root, log)
             yield root

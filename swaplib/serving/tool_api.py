@@ -73,7 +73,10 @@ class Asked:
         if not self.form.tools:
             return [("response_format.json_schema.schema", self.schema)]
         places = [(i, tool) for i, tool in enumerate(self.tools) if tool in self.form.tools]
-        of_each = [(f"tools.{i}.function.parameters", NativeForm((tool,)).to_grammar()) for i, tool in places]
+        of_each = [
+            (f"tools.{i}.function.parameters", NativeForm((tool,)).to_grammar())
+            for i, tool in places
+        ]
         return [*of_each, ("tools", self.schema)]
 
 
@@ -92,7 +95,8 @@ def read_request(body: ChatRequest) -> Asked:
         return Asked(messages, form=form)
     if form:
         raise Refused(
-            "response_format", "an answer cannot be a call and of a format: leave tools out, or tool_choice none"
+            "response_format",
+            "an answer cannot be a call and of a format: leave tools out, or tool_choice none",
         )
     called = tools
     if isinstance(choice, NamedTool):
@@ -119,13 +123,20 @@ def read_messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
             names |= {call.id: call.function.name for call in calls}
         if role == "tool":
             if message.tool_call_id not in names:
-                raise Refused(f"{place}.tool_call_id", "expected the id of a call in an assistant's message before it")
+                raise Refused(
+                    f"{place}.tool_call_id",
+                    "expected the id of a call in an assistant's message before it",
+                )
             turn |= {"tool_call_id": message.tool_call_id, "name": names[message.tool_call_id]}
         if message.name not in (None, turn.get("name")):
             expected = (
-                f"expected {turn['name']!r}, which was called" if "name" in turn else "speakers have no names here"
+                f"expected {turn['name']!r}, which was called"
+                if "name" in turn
+                else "speakers have no names here"
             )
-            raise Refused(f"{place}.name", f"{expected}: leave it out, or write it into the content")
+            raise Refused(
+                f"{place}.name", f"{expected}: leave it out, or write it into the content"
+            )
         read.append(turn)
     return read
 
@@ -136,7 +147,11 @@ def _read_made_call(call: MadeCall) -> dict[str, Any]:
     except (ValueError, RecursionError):
         arguments = None
     arguments = arguments if isinstance(arguments, dict) else call.function.arguments
-    return {"id": call.id, "type": "function", "function": {"name": call.function.name, "arguments": arguments}}
+    return {
+        "id": call.id,
+        "type": "function",
+        "function": {"name": call.function.name, "arguments": arguments},
+    }
 
 
 def _read_tool(i: int, tool: OfferedTool) -> dict[str, Any]:
@@ -146,8 +161,15 @@ def _read_tool(i: int, tool: OfferedTool) -> dict[str, Any]:
         _check_schema(place, parameters)
         if parameters.get("type", "object") not in ("object", ["object"]):
             raise Refused(place, "expected the schema of an object")
-    given = {"name": tool.function.name, "description": tool.function.description, "parameters": parameters}
-    return {"type": "function", "function": {key: value for key, value in given.items() if value is not None}}
+    given = {
+        "name": tool.function.name,
+        "description": tool.function.description,
+        "parameters": parameters,
+    }
+    return {
+        "type": "function",
+        "function": {key: value for key, value in given.items() if value is not None},
+    }
 
 
 def _read_format(response_format: ResponseFormat | None) -> NativeForm | None:
@@ -162,7 +184,8 @@ def _read_format(response_format: ResponseFormat | None) -> NativeForm | None:
     _check_schema(place, schema)
     if schema.get("type", "object" if "properties" in schema else None) != "object":
         raise Refused(
-            place, 'expected an object at the root: "type": "object" (an array can stand under a property of it)'
+            place,
+            'expected an object at the root: "type": "object" (an array can stand under a property of it)',
         )
     return NativeForm((), schema)
 
@@ -173,6 +196,8 @@ def _check_schema(place: str, schema: dict[str, Any]) -> None:
     try:
         jsonschema.Draft202012Validator.check_schema(schema)
     except jsonschema.SchemaError as error:
-        raise Refused(place, f"this is no JSON Schema ({error.json_path}: {error.message[:120]})") from None
+        raise Refused(
+            place, f"this is no JSON Schema ({error.json_path}: {error.message[:120]})"
+        ) from None
     except RecursionError:
         raise Refused(place, "this JSON Schema is nested too deeply") from None

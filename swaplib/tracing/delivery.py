@@ -73,7 +73,14 @@ class Sender:
             delivered += len(ids) if key in taken else 0
             trace_id = trace_id or next((span["traceId"] for span in list_spans(line)), "")
         failed = made - delivered if is_sending else 0
-        return Delivery(trace_id, show_path(self.path), made, delivered, failed, self.problem if failed else None)
+        return Delivery(
+            trace_id,
+            show_path(self.path),
+            made,
+            delivered,
+            failed,
+            self.problem if failed else None,
+        )
 
     def send(self, is_all: bool = False) -> None:
         """Post the lines that this server has not taken yet, or all. Never raises for what a server does."""
@@ -133,7 +140,11 @@ def _make_request(batch: list[tuple[str, Any]]) -> tuple[str, Any, list[str]]:
     if isinstance(batch[0][1], dict):
         return (
             SPANS_PATH,
-            {"resourceSpans": [resource for _, line in batch for resource in line["resourceSpans"]]},
+            {
+                "resourceSpans": [
+                    resource for _, line in batch for resource in line["resourceSpans"]
+                ]
+            },
             keys,
         )
     return SCORES_PATH, [score for _, line in batch for score in line], keys
@@ -156,7 +167,9 @@ def push_traces(settings: Settings, is_all: bool = False) -> list[dict[str, Any]
     records = []
     for path in sorted(settings.runs.glob("*/trace.jsonl")):
         run_id, keys = path.parent.name, {key for key, _ in read_latest(path)}
-        if not keys or (not is_all and any(keys <= taken for taken in read_delivered(path).values())):
+        if not keys or (
+            not is_all and any(keys <= taken for taken in read_delivered(path).values())
+        ):
             continue
         sender = Sender(settings, path)
         sender.send(is_all)
@@ -172,7 +185,11 @@ def _find_files_of(settings: Settings, run_id: str) -> dict[Path, dict[str, Any]
     """Metrics files, decisions and run cards that tell of a run, with their contents; other JSON files are left alone."""
     files = {}
     adapters = (settings.swap_home / "04_ft").glob("*/run_card.json")
-    for file in (*(settings.runs / run_id).glob("*.json"), *settings.evaluation.glob("*.json"), *adapters):
+    for file in (
+        *(settings.runs / run_id).glob("*.json"),
+        *settings.evaluation.glob("*.json"),
+        *adapters,
+    ):
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
         except ValueError:

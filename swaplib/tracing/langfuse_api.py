@@ -32,7 +32,9 @@ def find_version(client: httpx2.Client) -> str:
     answer = client.get(HEALTH_PATH)
     body = parse_body(answer.content)
     told = body.get("version") if isinstance(body, dict) else None
-    if found := re.match(r"v?([0-9]{1,4}\.[0-9]{1,4}(?:\.[0-9]{1,4})?)", told if isinstance(told, str) else ""):
+    if found := re.match(
+        r"v?([0-9]{1,4}\.[0-9]{1,4}(?:\.[0-9]{1,4})?)", told if isinstance(told, str) else ""
+    ):
         return found[1]
     raise ConnectionError(
         f"it does not answer as a Langfuse server does ({HEALTH_PATH}: status {answer.status_code} without a version). "
@@ -55,7 +57,11 @@ def find_refusal(answer: httpx2.Response, found: str) -> str | None:
     partial = body.get("partialSuccess") or {}
     # a number, or its text; whatever else it is, it does not say that all were taken
     rejected = partial.get("rejectedSpans") or 0 if isinstance(partial, dict) else None
-    return "it refused some of the spans or scores" if body.get("errors") or rejected not in (0, "0") else None
+    return (
+        "it refused some of the spans or scores"
+        if body.get("errors") or rejected not in (0, "0")
+        else None
+    )
 
 
 def _explain_status(status: int, found: str) -> str:

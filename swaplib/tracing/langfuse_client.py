@@ -40,17 +40,25 @@ class Outbox(SpanExporter):
         from google.protobuf.json_format import MessageToDict
 
         body = MessageToDict(encode_spans(spans))
-        for resource in body["resourceSpans"]:  # a server copies a scope's attributes into each row's metadata
+        for resource in body[
+            "resourceSpans"
+        ]:  # a server copies a scope's attributes into each row's metadata
             for scope in resource["scopeSpans"]:
                 scope["scope"].pop("attributes", None)
-        for span in list_spans(body):  # OTLP/JSON writes ids in hex, where protobuf's JSON has base64
+        for span in list_spans(
+            body
+        ):  # OTLP/JSON writes ids in hex, where protobuf's JSON has base64
             for key in span.keys() & {"traceId", "spanId", "parentSpanId"}:
                 span[key] = base64.b64decode(span[key]).hex()
         try:
             if self.path is None:
                 raise RuntimeError("a span ended outside of a run")
-            append_line(self.path, json.dumps(mask_content(body) if self.is_content_hidden else body))
-        except Exception as error:  # the SDK only logs what its exporter raises, so keep it for RunTrace
+            append_line(
+                self.path, json.dumps(mask_content(body) if self.is_content_hidden else body)
+            )
+        except (
+            Exception
+        ) as error:  # the SDK only logs what its exporter raises, so keep it for RunTrace
             self.problem = error
             raise
         return SpanExportResult.SUCCESS
@@ -91,10 +99,14 @@ def get_tracer() -> Tracer:
     # given here, so that the environment's OTEL_* and LANGFUSE_* variables can neither drop nor cut a span
     limits = SpanLimits(max_span_attributes=128, max_span_attribute_length=SpanLimits.UNSET)
     resource = Resource({"service.name": "slm-swap"})  # it is shown beside every row
-    provider = TracerProvider(sampler=ALWAYS_ON, span_limits=limits, id_generator=ids, resource=resource)
+    provider = TracerProvider(
+        sampler=ALWAYS_ON, span_limits=limits, id_generator=ids, resource=resource
+    )
     # what else the SDK would ask a server for, such as room for images, it is not given
     nowhere = httpx.Client(transport=httpx.MockTransport(lambda _: httpx.Response(404)))
-    with no_proxies():  # the SDK builds another client, which reads the environment; nothing leaves through it
+    with (
+        no_proxies()
+    ):  # the SDK builds another client, which reads the environment; nothing leaves through it
         client = Langfuse(
             public_key=PUBLIC_KEY,
             secret_key="outbox",  # noqa: S106 - no secret: nothing leaves through this client
@@ -106,11 +118,15 @@ def get_tracer() -> Tracer:
             should_export_span=lambda _: True,
         )
     # the SDK's own scope, whose spans a server reads without copying their attributes into the metadata
-    scope = provider.get_tracer("langfuse-sdk", version("langfuse"), attributes={"public_key": PUBLIC_KEY})
+    scope = provider.get_tracer(
+        "langfuse-sdk", version("langfuse"), attributes={"public_key": PUBLIC_KEY}
+    )
     return Tracer(client, scope, provider, outbox, ids)
 
 
-def describe_spent(model: str, usage: dict[str, int], cost: dict[str, float] | None) -> dict[str, str]:
+def describe_spent(
+    model: str, usage: dict[str, int], cost: dict[str, float] | None
+) -> dict[str, str]:
     """A span's attributes of what an observation spent: the SDK takes these of generations only, a server of all.
 
     Args:

@@ -29,12 +29,20 @@ def check_tracing(settings: Settings) -> None:
         return
     address = settings.find_langfuse()
     try:
-        settings.require("LANGFUSE_PUBLIC_KEY", "LANGFUSE_SECRET_KEY", *([] if address else ["LANGFUSE_BASE_URL"]))
+        settings.require(
+            "LANGFUSE_PUBLIC_KEY",
+            "LANGFUSE_SECRET_KEY",
+            *([] if address else ["LANGFUSE_BASE_URL"]),
+        )
     except ValueError as error:
-        raise ValueError(f"{error}\nOr set SWAP_TRACING=outbox to keep traces in the local outbox alone.") from None
+        raise ValueError(
+            f"{error}\nOr set SWAP_TRACING=outbox to keep traces in the local outbox alone."
+        ) from None
     try:
         url = httpx2.URL(address)
-        has_host = url.scheme in ("http", "https") and url.host and not url.userinfo  # it is printed and written down
+        has_host = (
+            url.scheme in ("http", "https") and url.host and not url.userinfo
+        )  # it is printed and written down
     except httpx2.InvalidURL:
         has_host = False
     if not has_host:
@@ -60,7 +68,9 @@ def _read_keyed(path: Path) -> Iterator[tuple[str, Any]]:
 
 def read_latest(path: Path) -> Iterator[tuple[str, Any]]:
     """Keys and lines of an outbox without what a later line says anew; a line of which nothing is left is passed over."""
-    last = {name: number for number, line in enumerate(read_outbox(path)) for name in list_ids(line)}
+    last = {
+        name: number for number, line in enumerate(read_outbox(path)) for name in list_ids(line)
+    }
     for number, (key, line) in enumerate(_read_keyed(path)):
         _keep(line, {name for name in list_ids(line) if last.get(name, number) == number})
         if list_ids(line):
@@ -87,7 +97,11 @@ def list_spans(line: Any) -> Iterator[dict[str, Any]]:
 
 def list_ids(line: Any) -> list[str]:
     """The ids of a line's spans or scores."""
-    return [score["id"] for score in line] if isinstance(line, list) else [span["spanId"] for span in list_spans(line)]
+    return (
+        [score["id"] for score in line]
+        if isinstance(line, list)
+        else [span["spanId"] for span in list_spans(line)]
+    )
 
 
 def read_starts(path: Path) -> dict[str, int | str]:
@@ -112,7 +126,10 @@ def mask_content(line: Any) -> Any:
     for span in list_spans(line):
         attributes = span.get("attributes", [])
         found = {attribute["key"]: attribute["value"] for attribute in attributes}
-        if _MARK in found or found.get(f"{_OBSERVATION}type", {}).get("stringValue") in ("span", "event"):
+        if _MARK in found or found.get(f"{_OBSERVATION}type", {}).get("stringValue") in (
+            "span",
+            "event",
+        ):
             continue
         for name in ("input", "output"):
             if (value := found.get(f"{_OBSERVATION}{name}")) is None:
@@ -144,7 +161,10 @@ def note_delivered(path: Path, recipient: str, keys: list[str]) -> None:
 def forget_delivered(path: Path, recipient: str) -> None:
     """Forget what a recipient has taken of an outbox: all of it is to be sent anew."""
     others = {to: sorted(keys) for to, keys in read_delivered(path).items() if to != recipient}
-    write_text(_file_beside(path), "".join(json.dumps({"to": to, "lines": keys}) + "\n" for to, keys in others.items()))
+    write_text(
+        _file_beside(path),
+        "".join(json.dumps({"to": to, "lines": keys}) + "\n" for to, keys in others.items()),
+    )
 
 
 def _file_beside(path: Path) -> Path:

@@ -69,13 +69,17 @@ class RunTrace:
 
     def __enter__(self) -> "RunTrace":
         if self._tracer.outbox.path is not None:
-            raise RuntimeError("another run is being traced in this process; runs go one after the other")
+            raise RuntimeError(
+                "another run is being traced in this process; runs go one after the other"
+            )
         try:
             self._tracer.outbox.path, self._tracer.outbox.problem = self.path, None
             self._tracer.outbox.is_content_hidden = self._settings.swap_trace_content == "off"
             self._stack.enter_context(propagate_attributes(**self._shared))
             self._root = self._start_root()
-        except BaseException:  # an interrupt, too, must leave the process able to trace the next run
+        except (
+            BaseException
+        ):  # an interrupt, too, must leave the process able to trace the next run
             self._stack.close()
             self._tracer.outbox.path = None
             raise
@@ -97,14 +101,18 @@ class RunTrace:
         spans = [start for start in self._starts.values() if isinstance(start, int)]
         self._tracer.ids.trace_id, span_id = self.trace_id, self._make_id("root")
         span = self._start_span(self._name, span_id, min(spans, default=time.time_ns()))
-        self._stack.enter_context(use_span(span, True, record_exception=False, set_status_on_exception=False))
+        self._stack.enter_context(
+            use_span(span, True, record_exception=False, set_status_on_exception=False)
+        )
         facts = {"input": self._inputs, "metadata": {"run_id": self._run_id}}
         return LangfuseSpan(otel_span=span, langfuse_client=self._tracer.client, **facts)
 
     def _start_span(self, name: str, span_id: str, start: int) -> Span:
         """Start a span below the current one; one that is written again keeps the time that it had."""
         self._tracer.ids.span_id = span_id
-        return self._tracer.scope.start_span(name, start_time=self._starts.setdefault(span_id, start))
+        return self._tracer.scope.start_span(
+            name, start_time=self._starts.setdefault(span_id, start)
+        )
 
     def _make_id(self, key: str) -> str:
         return hashlib.sha256(f"{self._run_id}/{key}".encode()).hexdigest()[:16]
@@ -155,7 +163,9 @@ class RunTrace:
         if span_id in self._starts:
             return
         generation, end = line.generation, _to_ns(line.ended_at)
-        span = self._start_span(f"row {line.index}", span_id, end - int(generation.latency_ms * 1e6))
+        span = self._start_span(
+            f"row {line.index}", span_id, end - int(generation.latency_ms * 1e6)
+        )
         said: Any = [{key: _clean(text) for key, text in message.items()} for message in messages]
         LangfuseGeneration(
             otel_span=span,
@@ -164,11 +174,15 @@ class RunTrace:
             output=_clean(generation.output),
             model=model,
             model_parameters=_drop_none({"temperature": temperature, "max_tokens": limit}),
-            usage_details=_drop_none({"input": generation.prompt_tokens, "output": generation.completion_tokens}),
+            usage_details=_drop_none(
+                {"input": generation.prompt_tokens, "output": generation.completion_tokens}
+            ),
             cost_details=cost,
             metadata={"index": line.index, "status": generation.status, "scores": line.scores},
             level="ERROR" if generation.status == "error" else "DEFAULT",
-            status_message=None if generation.status == "ok" else generation.error or generation.finish_reason,
+            status_message=None
+            if generation.status == "ok"
+            else generation.error or generation.finish_reason,
         ).end(end_time=end)
         self._pass_on()
 
@@ -210,7 +224,9 @@ class RunTrace:
         span = self._start_span(name, span_id, end - int(latency_ms * 1e6))
         span.set_attributes(spent or {})
         level = "ERROR" if is_error else "DEFAULT"
-        kind(otel_span=span, langfuse_client=self._tracer.client, level=level, **values).end(end_time=end)
+        kind(otel_span=span, langfuse_client=self._tracer.client, level=level, **values).end(
+            end_time=end
+        )
         self._flush()
 
     def add_event(self, name: str, output: Any) -> None:
@@ -224,12 +240,23 @@ class RunTrace:
         """Set the root span's output and add scores to the trace; ids make a repeated score the same one."""
         # what an attempt that failed has said of itself, a server keeps until it is told otherwise
         self._root.update(output=output, level="DEFAULT", status_message="")
-        attributes, now = getattr(get_current_span(), "attributes", None) or {}, datetime.now(UTC).isoformat()
-        environment = attributes.get("langfuse.environment")  # LANGFUSE_TRACING_ENVIRONMENT, which the SDK reads
+        attributes, now = (
+            getattr(get_current_span(), "attributes", None) or {},
+            datetime.now(UTC).isoformat(),
+        )
+        environment = attributes.get(
+            "langfuse.environment"
+        )  # LANGFUSE_TRACING_ENVIRONMENT, which the SDK reads
         shared = {"traceId": self.trace_id} | ({"environment": environment} if environment else {})
         found = {self._make_id(f"score {name}"): (name, value) for name, value in scores.items()}
         self._scores = [
-            {"id": key, "name": name, "value": float(value), "timestamp": self._starts.get(key, now), **shared}
+            {
+                "id": key,
+                "name": name,
+                "value": float(value),
+                "timestamp": self._starts.get(key, now),
+                **shared,
+            }
             for key, (name, value) in found.items()
             if isfinite(value)  # JSON has no other numbers
         ]

@@ -53,8 +53,13 @@ def gather_rows(track: Track, rows: dict[str, Sequence[Row]], cut: str | None = 
     chats: dict[str, list[Chat]] = {split: [] for split in rows}
     for split, of_split in rows.items():
         for number, row in enumerate(of_split, start=1):
-            messages = (*build_messages(track, row.prompt), {"role": "assistant", "content": row.completion})
-            chats[split].append(Chat(f"{track}/{split}.jsonl:{number}", split, messages, (False, False, True)))
+            messages = (
+                *build_messages(track, row.prompt),
+                {"role": "assistant", "content": row.completion},
+            )
+            chats[split].append(
+                Chat(f"{track}/{split}.jsonl:{number}", split, messages, (False, False, True))
+            )
     return ChatSet(chats, {split: hash_rows(of_split) for split, of_split in rows.items()}, cut)
 
 
@@ -64,7 +69,9 @@ def gather_chats(chats: dict[str, list[Chat]], cut: str | None = None) -> ChatSe
         split: [json.dumps([chat.id, chat.messages, chat.is_trained]) + "\n" for chat in of_split]
         for split, of_split in chats.items()
     }
-    return ChatSet(chats, {split: hash_text("".join(of_split)) for split, of_split in lines.items()}, cut)
+    return ChatSet(
+        chats, {split: hash_text("".join(of_split)) for split, of_split in lines.items()}, cut
+    )
 
 
 def read_chats(path: Path) -> list[Chat]:
@@ -85,12 +92,17 @@ def read_chats(path: Path) -> list[Chat]:
         except (ValueError, KeyError, TypeError) as error:
             problems.append(f"  {path.name}:{number}: {error}")
     if problems:
-        raise ValueError(f"{show_path(path)}: {len(problems)} bad line(s). Run 07_build again:\n" + "\n".join(problems))
+        raise ValueError(
+            f"{show_path(path)}: {len(problems)} bad line(s). Run 07_build again:\n"
+            + "\n".join(problems)
+        )
     return chats
 
 
 def _parse_chat(record: dict[str, Any]) -> Chat:
-    chat = Chat(record["id"], record["split"], tuple(record["messages"]), tuple(record["is_trained"]))
+    chat = Chat(
+        record["id"], record["split"], tuple(record["messages"]), tuple(record["is_trained"])
+    )
     roles = [message["role"] for message, _ in zip(chat.messages, chat.is_trained, strict=True)]
     if not all(isinstance(message["content"], str) for message in chat.messages):
         raise ValueError("expected texts as the messages' contents")

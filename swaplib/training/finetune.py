@@ -24,7 +24,11 @@ from swaplib.training.sft import Recipe, import_unsloth, save_adapter, train
 
 
 def fine_tune(
-    settings: Settings, track: Track, force: bool = False, row_limit: int | None = None, recipe: Recipe | None = None
+    settings: Settings,
+    track: Track,
+    force: bool = False,
+    row_limit: int | None = None,
+    recipe: Recipe | None = None,
 ) -> dict[str, Any] | None:
     """Train the track's adapter when its decision says FINE_TUNE=1, or when forced.
 
@@ -45,12 +49,16 @@ def fine_tune(
     check_tracing(settings)
     chosen = choose_rows(settings, track, force, row_limit)
     if chosen is None:
-        print(f"FINE_TUNE=0 for {track}: by the rule the SLM is good enough as it is, so there is nothing to train.")
+        print(
+            f"FINE_TUNE=0 for {track}: by the rule the SLM is good enough as it is, so there is nothing to train."
+        )
         return None
     return train_adapter(settings, {track: chosen}, settings.adapter_of(track), recipe or Recipe())
 
 
-def choose_rows(settings: Settings, track: Track, force: bool = False, row_limit: int | None = None) -> ChatSet | None:
+def choose_rows(
+    settings: Settings, track: Track, force: bool = False, row_limit: int | None = None
+) -> ChatSet | None:
     """The rows that fine_tune trains on, as chats; None when the decision says FINE_TUNE=0 and nothing is forced.
 
     Raises:
@@ -60,10 +68,16 @@ def choose_rows(settings: Settings, track: Track, force: bool = False, row_limit
     if not force and read_decision(settings, track)["FINE_TUNE"] != 1:
         return None
     sizes = find_sizes(settings, row_limit)
-    whole = {split: read_rows(settings.dataset / track / f"{split}.jsonl", track) for split in sizes}
+    whole = {
+        split: read_rows(settings.dataset / track / f"{split}.jsonl", track) for split in sizes
+    }
     rows = {split: whole[split][:n] for split, n in sizes.items()}
     is_cut = len(rows["train"]) < len(whole["train"])
-    cut = f"only the first {len(rows['train'])} train rows and {len(rows['val'])} val rows" if is_cut else None
+    cut = (
+        f"only the first {len(rows['train'])} train rows and {len(rows['val'])} val rows"
+        if is_cut
+        else None
+    )
     return gather_rows(track, rows, cut)
 
 
@@ -124,7 +138,10 @@ def train_adapter(
     """
     import_unsloth()
     slm = Checkpoint(settings.slm_model_path)
-    chats = {split: [chat for one in chosen.values() for chat in one.chats[split]] for split in ("train", "val")}
+    chats = {
+        split: [chat for one in chosen.values() for chat in one.chats[split]]
+        for split in ("train", "val")
+    }
     examples = label_chats(slm, chats, recipe.sequence_length)
     key, facts = _describe(slm, chosen, recipe, session_id)
     planned = new_folder(settings, "-".join(chosen), "train", key)
@@ -145,9 +162,16 @@ def _describe(
     hashes = {name: one.sha256 for name, one in chosen.items()}
     question = {"recipe": used, "rows_sha256": hashes, "checkpoint": identity["checkpoint_sha256"]}
     question |= {"template": identity["template"]} if "template" in identity else {}
-    departures = [f"{name} {used[name]} in place of {value}" for name, value in fixed.items() if used[name] != value]
+    departures = [
+        f"{name} {used[name]} in place of {value}"
+        for name, value in fixed.items()
+        if used[name] != value
+    ]
     facts = {
-        "rows": {name: {split: len(chats) for split, chats in one.chats.items()} for name, one in chosen.items()},
+        "rows": {
+            name: {split: len(chats) for split, chats in one.chats.items()}
+            for name, one in chosen.items()
+        },
         "departures": departures + [one.cut for one in chosen.values() if one.cut],
         "session_id": session_id,
         "base": identity["model"],
@@ -177,7 +201,9 @@ def _train_run(
 ) -> dict[str, Any]:
     """Train under one trace, put the adapter in its place with its card, deliver the trace."""
     tracks = list(facts["rows"])
-    print(f"training on {len(examples['train'])} rows, validating on {len(examples['val'])} · run {show_path(folder)}")
+    print(
+        f"training on {len(examples['train'])} rows, validating on {len(examples['val'])} · run {show_path(folder)}"
+    )
     name, session = f"train {' '.join(tracks)}", facts.get("session_id")
     with open_run(settings, folder, name, facts, [*tracks, "train"], session) as run:
         outcome, model = train(slm, examples, recipe, folder / "checkpoints", run.trace)

@@ -43,7 +43,11 @@ def label_chat(slm: Checkpoint, chat: Chat) -> Example:
             continue
         prompt, turn = slm.render(chat.messages[:i]), message["content"] + slm.turn_end
         whole = slm.render(chat.messages[: i + 1], has_generation_prompt=False)
-        if not (prompt.startswith(reached) and whole.startswith(prompt) and whole[len(prompt) :].rstrip() == turn):
+        if not (
+            prompt.startswith(reached)
+            and whole.startswith(prompt)
+            and whole[len(prompt) :].rstrip() == turn
+        ):
             raise ValueError(
                 f"the chat template of {slm.path.name} does not render chat {chat.id} as prompt, turn and "
                 f"{slm.turn_end!r} one after the other: message {i} comes out as {whole[len(prompt) :][-80:]!r}"
@@ -56,13 +60,17 @@ def label_chat(slm: Checkpoint, chat: Chat) -> Example:
     return Example(ids, labels)
 
 
-def label_chats(slm: Checkpoint, chats: dict[str, list[Chat]], limit: int) -> dict[str, list[Example]]:
+def label_chats(
+    slm: Checkpoint, chats: dict[str, list[Chat]], limit: int
+) -> dict[str, list[Example]]:
     """Tokenise and prove the chats of several splits, such as train and val.
 
     Raises:
         ValueError: Chats are longer than `limit` tokens (all are listed, none is cut), or the label proof fails.
     """
-    examples = {split: [label_chat(slm, chat) for chat in of_split] for split, of_split in chats.items()}
+    examples = {
+        split: [label_chat(slm, chat) for chat in of_split] for split, of_split in chats.items()
+    }
     lengths = [
         (chat.id, len(example.input_ids))
         for split, made in examples.items()
@@ -78,7 +86,9 @@ def label_chats(slm: Checkpoint, chats: dict[str, list[Chat]], limit: int) -> di
     return examples
 
 
-def prove_labels(slm: Checkpoint, chats: Sequence[Chat], examples: Sequence[Example]) -> list[dict[str, Any]]:
+def prove_labels(
+    slm: Checkpoint, chats: Sequence[Chat], examples: Sequence[Example]
+) -> list[dict[str, Any]]:
     """Decode what would be trained and what would not and compare both with the chats, so that nobody has to believe a mask.
 
     Args:
@@ -97,7 +107,8 @@ def prove_labels(slm: Checkpoint, chats: Sequence[Chat], examples: Sequence[Exam
     for chat, example in zip(chats, examples, strict=True):
         runs = _list_runs(example)
         trained, others = (
-            [slm.tokenizer.decode(ids) for is_loss, ids in runs if is_loss is kind] for kind in (True, False)
+            [slm.tokenizer.decode(ids) for is_loss, ids in runs if is_loss is kind]
+            for kind in (True, False)
         )
         if problem := _find_problem(slm, chat, example, trained):
             raise ValueError(
@@ -106,7 +117,9 @@ def prove_labels(slm: Checkpoint, chats: Sequence[Chat], examples: Sequence[Exam
             )
         n_trained = sum(label != IGNORED for label in example.labels)
         record = {"chat": chat.id, "tokens": len(example.labels), "trained_tokens": n_trained}
-        records.append(record | {"trained": "\n\n".join(trained), "not_trained": "\n[…]\n".join(others)})
+        records.append(
+            record | {"trained": "\n\n".join(trained), "not_trained": "\n[…]\n".join(others)}
+        )
     return records
 
 
@@ -120,7 +133,10 @@ def _list_runs(example: Example) -> list[tuple[bool, list[int]]]:
 def _find_problem(slm: Checkpoint, chat: Chat, example: Example, trained: list[str]) -> str | None:
     places = [i for i, carries_loss in enumerate(chat.is_trained) if carries_loss]
     wanted = [chat.messages[i]["content"] + slm.turn_end for i in places]
-    if any(label not in (IGNORED, token) for token, label in zip(example.input_ids, example.labels, strict=True)):
+    if any(
+        label not in (IGNORED, token)
+        for token, label in zip(example.input_ids, example.labels, strict=True)
+    ):
         return "a label is another token than the one it stands at"
     for number, (found, right) in enumerate(zip_longest(trained, wanted, fillvalue=""), start=1):
         if found != right:
@@ -135,4 +151,6 @@ def _find_problem(slm: Checkpoint, chat: Chat, example: Example, trained: list[s
         if example.input_ids[: len(asked)] != asked:
             return "the prompt of a turn is not the one that the model is asked with"
         reached = len(asked) + len(slm.encode(turn))
-    return None if reached == len(example.input_ids) else "tokens stand behind the last trained turn"
+    return (
+        None if reached == len(example.input_ids) else "tokens stand behind the last trained turn"
+    )

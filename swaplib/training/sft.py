@@ -53,7 +53,11 @@ def import_unsloth() -> None:
 
 
 def train(
-    base: Checkpoint, examples: dict[str, list[Example]], recipe: Recipe, work: Path, trace: run_trace.RunTrace
+    base: Checkpoint,
+    examples: dict[str, list[Example]],
+    recipe: Recipe,
+    work: Path,
+    trace: run_trace.RunTrace,
 ) -> tuple[dict[str, Any], Any]:
     """Train with Unsloth; returns what happened, for the run card, and the model with its adapter."""
     import torch
@@ -69,14 +73,21 @@ def train(
     if not any("eval_loss" in log and log["step"] == trainer.state.global_step for log in history):
         trainer.evaluate()  # which adds its own line to the history
     losses = [{"step": log["step"], "loss": log["loss"]} for log in history if "loss" in log]
-    validation = [{"step": log["step"], "loss": log["eval_loss"]} for log in history if "eval_loss" in log]
+    validation = [
+        {"step": log["step"], "loss": log["eval_loss"]} for log in history if "eval_loss" in log
+    ]
     outcome = {
         "steps": trainer.state.global_step,
         "rows_trained": len(examples["train"]) * recipe.epochs,
-        "final": {"mean_train_loss": mean(point["loss"] for point in losses), "val_loss": validation[-1]["loss"]},
+        "final": {
+            "mean_train_loss": mean(point["loss"] for point in losses),
+            "val_loss": validation[-1]["loss"],
+        },
         "losses": losses,
         "validation": validation,
-        "departures": [] if has_gpu else ["no GPU: float32 weights in place of 4-bit, AdamW in place of 8-bit AdamW"],
+        "departures": []
+        if has_gpu
+        else ["no GPU: float32 weights in place of 4-bit, AdamW in place of 8-bit AdamW"],
         "resumed_from": Path(checkpoint).name if checkpoint else None,
         # validation included, loading not; of a training that was killed only the last part is known
         "seconds": None if checkpoint else round(result.metrics["train_runtime"], 1),
@@ -126,14 +137,20 @@ def _make_callback(trace: run_trace.RunTrace) -> Any:
     class Progress(TrainerCallback):
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.bar = tqdm(
-                desc="training", total=state.max_steps, initial=state.global_step, unit="step", file=sys.stdout
+                desc="training",
+                total=state.max_steps,
+                initial=state.global_step,
+                unit="step",
+                file=sys.stdout,
             )
             self.shown: dict[str, str] = {}
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.bar.update(state.global_step - self.bar.n)
 
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        def on_log(
+            self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any
+        ) -> None:
             names = {"loss": "loss", "eval_loss": "val_loss"}
             found = {names[key]: f"{value:.3f}" for key, value in logs.items() if key in names}
             self.shown |= found
@@ -179,7 +196,9 @@ def _make_config(recipe: Recipe, work: Path, n_rows: int, has_gradient_checkpoin
     )
 
 
-def load_for_training(path: Path, recipe: Recipe, has_gpu: bool, has_gradient_checkpointing: bool = False) -> Any:
+def load_for_training(
+    path: Path, recipe: Recipe, has_gpu: bool, has_gradient_checkpointing: bool = False
+) -> Any:
     """The base (4-bit on a GPU, else float32) with a fresh adapter on its linear layers."""
     import torch
     from unsloth import FastLanguageModel
@@ -216,7 +235,9 @@ def _is_json(path: Path) -> bool:
         return False
 
 
-def save_adapter(model: Any, base: Checkpoint, target: Path, card: dict[str, Any], is_compact: bool) -> None:
+def save_adapter(
+    model: Any, base: Checkpoint, target: Path, card: dict[str, Any], is_compact: bool
+) -> None:
     """Write adapter, tokenizer and card to their place, all or nothing: a half-written adapter never loads."""
     import torch
     from safetensors.torch import load_file, save_file
@@ -228,7 +249,9 @@ def save_adapter(model: Any, base: Checkpoint, target: Path, card: dict[str, Any
         (built / "README.md").unlink(missing_ok=True)
         if is_compact:
             file = built / "adapter_model.safetensors"
-            save_file({name: weight.to(torch.bfloat16) for name, weight in load_file(file).items()}, file)
+            save_file(
+                {name: weight.to(torch.bfloat16) for name, weight in load_file(file).items()}, file
+            )
         else:
             base.tokenizer.save_pretrained(built)
         write_json(built / "run_card.json", card)

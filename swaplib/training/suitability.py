@@ -27,10 +27,16 @@ _SAMPLES = (
 
 def describe_checkpoint(checkpoint: Checkpoint) -> list[str]:
     """How a checkpoint's chats are written and whether it can be trained, each in a few words."""
-    options = {name: json.dumps(value) for name, value in templates.list_options(checkpoint.tokenizer).items()}
+    options = {
+        name: json.dumps(value)
+        for name, value in templates.list_options(checkpoint.tokenizer).items()
+    }
     said = [_describe_system(checkpoint)]
     if options:
-        said.append("its template is filled in with " + ", ".join(f"{name} {value}" for name, value in options.items()))
+        said.append(
+            "its template is filled in with "
+            + ", ".join(f"{name} {value}" for name, value in options.items())
+        )
     if checkpoint.render(templates.TRIAL).rstrip().endswith("<think>"):
         said.append(
             "its template begins every answer with <think>, which nothing switches off: 256 tokens may not be enough"
@@ -40,9 +46,7 @@ def describe_checkpoint(checkpoint: Checkpoint) -> list[str]:
 
 def _describe_system(checkpoint: Checkpoint) -> str:
     if checkpoint.folds_system:
-        return (
-            "its template has no place for a system message, so all models are asked with that text before the request"
-        )
+        return "its template has no place for a system message, so all models are asked with that text before the request"
     return "its template takes a system message"
 
 
@@ -52,7 +56,9 @@ def describe_training(checkpoint: Checkpoint) -> str:
         "model_type", "of unknown kind"
     )
     names = read_headers(checkpoint.path)
-    if lacking := [layer for layer in LINEAR_LAYERS if not any(f".{layer}." in name for name in names)]:
+    if lacking := [
+        layer for layer in LINEAR_LAYERS if not any(f".{layer}." in name for name in names)
+    ]:
         return f"04 cannot train it ({kind} has no {', '.join(lacking)})"
     return f"04 can train it ({kind})"
 

@@ -113,12 +113,18 @@ def parse_said(line: bytes, nonce: str) -> Said:
         Broken: It is anything but one of the three messages, with this nonce.
     """
     try:
-        message = json.loads(line.decode(), parse_constant=_refuse_constant, parse_float=_parse_float)
+        message = json.loads(
+            line.decode(), parse_constant=_refuse_constant, parse_float=_parse_float
+        )
         check_depth(message)
     except (ValueError, RecursionError, MemoryError):
         raise Broken("the process gave no result that can be read") from None
     message = replace_surrogates(message)
-    if not isinstance(message, dict) or set(message) != {"nonce", "kind", "value"} or message["nonce"] != nonce:
+    if (
+        not isinstance(message, dict)
+        or set(message) != {"nonce", "kind", "value"}
+        or message["nonce"] != nonce
+    ):
         raise Broken("the process gave no result that can be read")
     kind, value = message["kind"], message["value"]
     if kind not in KINDS or not _fits(kind, value):
@@ -153,7 +159,9 @@ def _parse_float(text: str) -> float:
 def check_depth(value: Any) -> None:
     """Raise ValueError for a plain value that is nested deeper than 64 lists or objects; does not recurse."""
     level, depth = [value], 0
-    while level := [part for parts in level if isinstance(parts, dict | list) for part in _list_parts(parts)]:
+    while level := [
+        part for parts in level if isinstance(parts, dict | list) for part in _list_parts(parts)
+    ]:
         depth += 1
         if depth > MAX_DEPTH:
             raise ValueError(f"a value is nested too deep: at most {MAX_DEPTH} lists or objects")

@@ -45,7 +45,11 @@ class Child:
         )
         for descriptor in theirs:
             os.close(descriptor)
-        return cls(process, Channel(from_tools, to_tools, REPLY_BYTES), Channel(from_cells, to_cells, longest_said))
+        return cls(
+            process,
+            Channel(from_tools, to_tools, REPLY_BYTES),
+            Channel(from_cells, to_cells, longest_said),
+        )
 
     def end_runner(self) -> int | None:
         """End and reap the process that runs cells; its status, None when that is not known."""

@@ -19,17 +19,51 @@ from collections.abc import Callable
 from typing import Any
 
 MODULES = (
-    *("collections", "datetime", "decimal", "fractions", "functools", "itertools", "json", "math", "operator"),
+    *(
+        "collections",
+        "datetime",
+        "decimal",
+        "fractions",
+        "functools",
+        "itertools",
+        "json",
+        "math",
+        "operator",
+    ),
     *("random", "re", "statistics", "string", "textwrap"),
 )
 NEEDED_LATER = (  # what Python would else look for when there are no files any more
-    *("_strptime", "unicodedata", "encodings.idna", "encodings.ascii", "encodings.latin_1", "encodings.cp1252"),
-    *("encodings.utf_16", "encodings.utf_32", "encodings.rot_13", "encodings.hex_codec", "encodings.base64_codec"),
+    *(
+        "_strptime",
+        "unicodedata",
+        "encodings.idna",
+        "encodings.ascii",
+        "encodings.latin_1",
+        "encodings.cp1252",
+    ),
+    *(
+        "encodings.utf_16",
+        "encodings.utf_32",
+        "encodings.rot_13",
+        "encodings.hex_codec",
+        "encodings.base64_codec",
+    ),
 )
 NO_BUILTINS = ("breakpoint", "input", "exit", "quit", "help", "copyright", "credits", "license")
 FILE_EVENTS = ("open", "os.", "glob.", "pathlib.")
 REFUSED_EVENTS = (
-    *("socket.", "subprocess.", "ctypes.", "mmap.", "shutil.", "signal.", "sqlite3.", "urllib.", "gc.", "pty."),
+    *(
+        "socket.",
+        "subprocess.",
+        "ctypes.",
+        "mmap.",
+        "shutil.",
+        "signal.",
+        "sqlite3.",
+        "urllib.",
+        "gc.",
+        "pty.",
+    ),
     *(
         "fcntl.",
         "resource.",
@@ -41,7 +75,16 @@ REFUSED_EVENTS = (
         "os.system",
         "os.kill",
     ),
-    *("os.ch", "os.setxattr", "os.removexattr", "os.putenv", "os.unsetenv", "os.lockf", "os.startfile", "os.add_dll"),
+    *(
+        "os.ch",
+        "os.setxattr",
+        "os.removexattr",
+        "os.putenv",
+        "os.unsetenv",
+        "os.lockf",
+        "os.startfile",
+        "os.add_dll",
+    ),
 )
 
 
@@ -97,12 +140,19 @@ def check_plain(value: object, limit: int) -> None:
 class Cells:
     """Runs cells in one namespace: variables stay from one to the next. Tools and the answer are asked for on a channel."""
 
-    def __init__(self, channel: tuple[io.BufferedReader, int], tools: list[str], limits: dict[str, int]):
+    def __init__(
+        self, channel: tuple[io.BufferedReader, int], tools: list[str], limits: dict[str, int]
+    ):
         self.source, self.target = channel
         self.limits, self.nonce = limits, ""
         kept = {name: value for name, value in vars(builtins).items() if name not in NO_BUILTINS}
-        self.namespace = {"__builtins__": kept | {"__import__": guarded_import}, "__name__": "agent"}
-        self.namespace |= {name: Tool(name, self.ask) for name in tools} | {"final_answer": self.finish}
+        self.namespace = {
+            "__builtins__": kept | {"__import__": guarded_import},
+            "__name__": "agent",
+        }
+        self.namespace |= {name: Tool(name, self.ask) for name in tools} | {
+            "final_answer": self.finish
+        }
 
     def serve(self) -> None:
         """Run cells until there are no more."""
@@ -196,12 +246,16 @@ def carry_out(functions: dict[str, Callable[..., Any]], call: dict[str, Any]) ->
     """What a tool gave, as marshal has it (types stay as they are), or its exception."""
     try:
         value = marshal.dumps(functions[call["name"]](**call["arguments"]))
-    except Exception as error:  # a tool may raise anything for arguments that are not what it asks for
+    except (
+        Exception
+    ) as error:  # a tool may raise anything for arguments that are not what it asks for
         return {"error": [type(error).__name__, str(error)[:500]]}
     return {"value": base64.b64encode(value).decode()}
 
 
-def serve_tools(source: io.BufferedReader, target: int, functions: dict[str, Callable[..., Any]], child: int) -> None:
+def serve_tools(
+    source: io.BufferedReader, target: int, functions: dict[str, Callable[..., Any]], child: int
+) -> None:
     """Carry out calls until there are no more, or the child is to be ended: then its status is the answer."""
     for line in source:
         message = json.loads(line)

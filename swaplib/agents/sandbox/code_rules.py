@@ -6,7 +6,15 @@ It looks at the text alone, so it is no wall (those are the kernel's, walls.py):
 import ast
 import re
 
-ALLOWED = {"__init__", "__name__", "__doc__", "_asdict", "_replace", "_fields", "_make"}  # of ordinary code
+ALLOWED = {
+    "__init__",
+    "__name__",
+    "__doc__",
+    "_asdict",
+    "_replace",
+    "_fields",
+    "_make",
+}  # of ordinary code
 INSIDE = re.compile(
     r"__(?:class|bases?|mro|subclasses|globals|builtins|import|self|func|code|closure|dict|loader|spec|getattribute"
     r"|reduce|reduce_ex|subclasshook|init_subclass|traceback|context|cause|wrapped)__"

@@ -90,7 +90,11 @@ class Sandbox:
             try_walls: The walls to try; all of them but for tests.
         """
         self.contained: dict[str, Any] | None = None
-        self._tools, self._limits, self._allow_unwalled = list(tools), limits or Limits(), allow_unwalled
+        self._tools, self._limits, self._allow_unwalled = (
+            list(tools),
+            limits or Limits(),
+            allow_unwalled,
+        )
         self._try_walls = list(try_walls)
         self._child: Child | None = None
         self._cells: list[_Cell] = []
@@ -124,14 +128,21 @@ class Sandbox:
             return
         self._child = child = Child.open(self._longest_said())
         deadline = time.monotonic() + START_LIMIT_S
-        config = {"root": str(ROOT), "tools": self._tools, "walls": self._try_walls, "limits": asdict(self._limits)}
+        config = {
+            "root": str(ROOT),
+            "tools": self._tools,
+            "walls": self._try_walls,
+            "limits": asdict(self._limits),
+        }
         try:
             child.tools.send(config, deadline)
             child.runner = json.loads(child.tools.receive(deadline))["pid"]
             self.contained = json.loads(child.cells.receive(deadline))
         except Broken as broken:
             self.close()
-            raise RuntimeError(f"the process for the agent's code did not start: {broken}; see child.py") from None
+            raise RuntimeError(
+                f"the process for the agent's code did not start: {broken}; see child.py"
+            ) from None
         if not self.contained["is_walled"] and not self._allow_unwalled:
             self.close()
             raise RuntimeError(NOT_WALLED)
@@ -142,7 +153,9 @@ class Sandbox:
         if child is not None:
             child.close()
 
-    def _exchange(self, cell: _Cell, reply_to: Callable[[dict[str, Any], float], dict[str, Any]]) -> dict[str, Any]:
+    def _exchange(
+        self, cell: _Cell, reply_to: Callable[[dict[str, Any], float], dict[str, Any]]
+    ) -> dict[str, Any]:
         """Have a cell run, and reply to its calls; what it printed and its error.
 
         Raises:
@@ -163,12 +176,16 @@ class Sandbox:
     def _carry_out(self, cell: _Cell, call: dict[str, Any], deadline: float) -> dict[str, Any]:
         """Write a call down, then have it carried out: what the child gets for it."""
         if call["name"] not in self._tools or len(cell.replies) >= MAX_CALLS:
-            raise Broken(f"stopped, since it called what is no tool, or tools more than {MAX_CALLS} times")
+            raise Broken(
+                f"stopped, since it called what is no tool, or tools more than {MAX_CALLS} times"
+            )
         reply = self._carry_out_known(cell, self._check_size(call), deadline)
         cell.replies.append((call, reply))
         return reply
 
-    def _carry_out_known(self, cell: _Cell, call: dict[str, Any], deadline: float) -> dict[str, Any]:
+    def _carry_out_known(
+        self, cell: _Cell, call: dict[str, Any], deadline: float
+    ) -> dict[str, Any]:
         try:
             arguments = bind_arguments(TOOLS[call["name"]], *call["args"], **call["kwargs"])
         except TypeError as error:

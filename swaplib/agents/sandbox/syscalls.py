@@ -16,23 +16,99 @@ AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 Numbers = dict[str, tuple[int | None, int | None]]
 
 WORK: Numbers = {  # computing, memory, time, and descriptors that are open
-    **{"read": (0, 63), "write": (1, 64), "close": (3, 57), "fstat": (5, 80), "lseek": (8, 62), "mmap": (9, 222)},
-    **{"mprotect": (10, 226), "munmap": (11, 215), "brk": (12, 214), "mremap": (25, 216), "madvise": (28, 233)},
-    **{"rt_sigaction": (13, 134), "rt_sigprocmask": (14, 135), "rt_sigreturn": (15, 139), "sigaltstack": (131, 132)},
-    **{"readv": (19, 65), "writev": (20, 66), "poll": (7, None), "ppoll": (271, 73), "select": (23, None)},
-    **{"pselect6": (270, 72), "sched_yield": (24, 124), "futex": (202, 98), "restart_syscall": (219, 128)},
-    **{"nanosleep": (35, 101), "clock_nanosleep": (230, 115), "clock_gettime": (228, 113), "clock_getres": (229, 114)},
+    **{
+        "read": (0, 63),
+        "write": (1, 64),
+        "close": (3, 57),
+        "fstat": (5, 80),
+        "lseek": (8, 62),
+        "mmap": (9, 222),
+    },
+    **{
+        "mprotect": (10, 226),
+        "munmap": (11, 215),
+        "brk": (12, 214),
+        "mremap": (25, 216),
+        "madvise": (28, 233),
+    },
+    **{
+        "rt_sigaction": (13, 134),
+        "rt_sigprocmask": (14, 135),
+        "rt_sigreturn": (15, 139),
+        "sigaltstack": (131, 132),
+    },
+    **{
+        "readv": (19, 65),
+        "writev": (20, 66),
+        "poll": (7, None),
+        "ppoll": (271, 73),
+        "select": (23, None),
+    },
+    **{
+        "pselect6": (270, 72),
+        "sched_yield": (24, 124),
+        "futex": (202, 98),
+        "restart_syscall": (219, 128),
+    },
+    **{
+        "nanosleep": (35, 101),
+        "clock_nanosleep": (230, 115),
+        "clock_gettime": (228, 113),
+        "clock_getres": (229, 114),
+    },
     **{"gettimeofday": (96, 169), "time": (201, None), "times": (100, 153), "getrusage": (98, 165)},
-    **{"getpid": (39, 172), "getppid": (110, 173), "gettid": (186, 178), "getuid": (102, 174), "geteuid": (107, 175)},
-    **{"getgid": (104, 176), "getegid": (108, 177), "getrandom": (318, 278), "exit": (60, 93), "exit_group": (231, 94)},
+    **{
+        "getpid": (39, 172),
+        "getppid": (110, 173),
+        "gettid": (186, 178),
+        "getuid": (102, 174),
+        "geteuid": (107, 175),
+    },
+    **{
+        "getgid": (104, 176),
+        "getegid": (108, 177),
+        "getrandom": (318, 278),
+        "exit": (60, 93),
+        "exit_group": (231, 94),
+    },
     **{"set_robust_list": (273, 99), "rseq": (334, 293), "membarrier": (324, 283)},
 }
 FILES: Numbers = {  # only where the root is a file system of the process's own
-    **{"open": (2, None), "openat": (257, 56), "stat": (4, None), "lstat": (6, None), "newfstatat": (262, 79)},
-    **{"statx": (332, 291), "access": (21, None), "faccessat": (269, 48), "faccessat2": (439, 439), "getcwd": (79, 17)},
-    **{"pread64": (17, 67), "pwrite64": (18, 68), "fcntl": (72, 25), "dup": (32, 23), "fsync": (74, 82)},
-    **{"truncate": (76, 45), "ftruncate": (77, 46), "getdents64": (217, 61), "mkdir": (83, None), "mkdirat": (258, 34)},
-    **{"rmdir": (84, None), "unlink": (87, None), "unlinkat": (263, 35), "rename": (82, None), "renameat": (264, 38)},
+    **{
+        "open": (2, None),
+        "openat": (257, 56),
+        "stat": (4, None),
+        "lstat": (6, None),
+        "newfstatat": (262, 79),
+    },
+    **{
+        "statx": (332, 291),
+        "access": (21, None),
+        "faccessat": (269, 48),
+        "faccessat2": (439, 439),
+        "getcwd": (79, 17),
+    },
+    **{
+        "pread64": (17, 67),
+        "pwrite64": (18, 68),
+        "fcntl": (72, 25),
+        "dup": (32, 23),
+        "fsync": (74, 82),
+    },
+    **{
+        "truncate": (76, 45),
+        "ftruncate": (77, 46),
+        "getdents64": (217, 61),
+        "mkdir": (83, None),
+        "mkdirat": (258, 34),
+    },
+    **{
+        "rmdir": (84, None),
+        "unlink": (87, None),
+        "unlinkat": (263, 35),
+        "rename": (82, None),
+        "renameat": (264, 38),
+    },
     **{"renameat2": (316, 276), "readlink": (89, None), "readlinkat": (267, 78), "chdir": (80, 49)},
 }
 
@@ -53,7 +129,9 @@ def allow_only_work(libc: ctypes.CDLL, has_files: bool) -> bool:
         return False
     column = list(AUDIT_ARCH).index(machine)
     calls = WORK | (FILES if has_files else {})
-    code = make_filter(AUDIT_ARCH[machine], [pair[column] for pair in calls.values() if pair[column] is not None])
+    code = make_filter(
+        AUDIT_ARCH[machine], [pair[column] for pair in calls.values() if pair[column] is not None]
+    )
     kept = ctypes.create_string_buffer(code, len(code))
     program = _Program(len(code) // 8, ctypes.addressof(kept))
     return libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0) == 0

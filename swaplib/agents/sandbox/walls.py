@@ -21,9 +21,18 @@ from typing import Any
 from swaplib.agents.sandbox import syscalls
 
 ALL = ("namespaces", "user namespaces", "landlock", "seccomp")
-SUFFICIENT = {"namespaces", "user namespaces", "seccomp"}  # any keeps files, sockets and processes out of reach
+SUFFICIENT = {
+    "namespaces",
+    "user namespaces",
+    "seccomp",
+}  # any keeps files, sockets and processes out of reach
 
-CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER = 0x00020000, 0x04000000, 0x08000000, 0x10000000
+CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER = (
+    0x00020000,
+    0x04000000,
+    0x08000000,
+    0x10000000,
+)
 CLONE_NEWPID, CLONE_NEWNET, CLONE_NEWCGROUP = 0x20000000, 0x40000000, 0x02000000
 APART = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWPID | CLONE_NEWNET
 MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_PRIVATE, MNT_DETACH = 2, 4, 8, 0x4000, 1 << 18, 2
@@ -72,12 +81,18 @@ def _unshare(libc: ctypes.CDLL, more: int, disk_bytes: int) -> bool:
         return False
     uid, gid = os.geteuid(), os.getegid()
     if more & CLONE_NEWUSER:
-        libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)  # else a process that was root may not write its own maps
+        libc.prctl(
+            PR_SET_DUMPABLE, 1, 0, 0, 0
+        )  # else a process that was root may not write its own maps
     if libc.unshare(APART | more) != 0:
         return False
     if more & CLONE_NEWUSER:
         try:
-            for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+            for name, text in (
+                ("setgroups", "deny"),
+                ("uid_map", f"{uid} {uid} 1"),
+                ("gid_map", f"{gid} {gid} 1"),
+            ):
                 with open(f"/proc/self/{name}", "w") as file:
                     file.write(text)
         except OSError:
@@ -89,7 +104,9 @@ def _empty_root(libc: ctypes.CDLL, disk_bytes: int) -> bool:
     """An empty file system in memory in place of everything; the old root is gone then."""
     place, flags = b"/tmp", MS_NOSUID | MS_NODEV | MS_NOEXEC  # any folder does: it is covered
     options = f"size={disk_bytes},nr_inodes={max(16, disk_bytes // 2**14)},mode=1777".encode()
-    if libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None) or libc.mount(b"none", place, b"tmpfs", flags, options):
+    if libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None) or libc.mount(
+        b"none", place, b"tmpfs", flags, options
+    ):
         return False
     os.chdir(place)
     if libc.pivot_root(b".", b".") or libc.umount2(b".", MNT_DETACH):
@@ -112,7 +129,12 @@ def give_up_root() -> str:
 def limit(limits: dict[str, Any], has_files: bool) -> None:
     """CPU, memory, the size of a file (none without a root of one's own), open files, and no further process."""
     size = limits["file_bytes"] if has_files else 0
-    for name, value in {"CPU": limits["cpu_s"], "AS": limits["memory_bytes"], "FSIZE": size, "NPROC": 0}.items():
+    for name, value in {
+        "CPU": limits["cpu_s"],
+        "AS": limits["memory_bytes"],
+        "FSIZE": size,
+        "NPROC": 0,
+    }.items():
         resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
     for name, value in {"CORE": 0, "NOFILE": 32}.items():
         resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))

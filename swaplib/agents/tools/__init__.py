@@ -26,7 +26,9 @@ def find_tool(definition: dict[str, Any]) -> Callable[..., Any] | None:
         definition: A tool as the data has it: `{"name", "description", "parameters": {name: {…}}}`.
     """
     function = TOOLS.get(definition["name"])
-    if function is None or set(inspect.signature(function).parameters) != set(definition["parameters"]):
+    if function is None or set(inspect.signature(function).parameters) != set(
+        definition["parameters"]
+    ):
         return None
     return function
 

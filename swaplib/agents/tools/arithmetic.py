@@ -107,7 +107,9 @@ def permutation_count(n: int, k: int) -> int:
     return math.perm(n, k)
 
 
-def probability_of_consecutive_rolls(target_value: int, num_rolls: int, num_sides: int = 6) -> float:
+def probability_of_consecutive_rolls(
+    target_value: int, num_rolls: int, num_sides: int = 6
+) -> float:
     """The chance that every one of the rolls shows the value."""
     return float(Fraction(1, num_sides) ** num_rolls) if 1 <= target_value <= num_sides else 0.0
 

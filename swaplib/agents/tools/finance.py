@@ -8,7 +8,9 @@ def cagr(start_value: float, end_value: float, years: int) -> float:
 
 def calculate_order_total(items: list[str], quantities: list[int], prices: list[float]) -> float:
     """The sum of quantities times prices, one of each for every item."""
-    return sum(quantity * price for _, quantity, price in zip(items, quantities, prices, strict=True))
+    return sum(
+        quantity * price for _, quantity, price in zip(items, quantities, prices, strict=True)
+    )
 
 
 def compound_interest(principal: float, rate: float, time: float, n: int = 1) -> float:
@@ -26,7 +28,9 @@ def investment_profit(amount: float, rate: float, years: int) -> float:
     return amount * (1 + rate) ** years - amount
 
 
-def monthly_mortgage_payment(loan_amount: float, annual_interest_rate: float, loan_term_years: int) -> float:
+def monthly_mortgage_payment(
+    loan_amount: float, annual_interest_rate: float, loan_term_years: int
+) -> float:
     """The equal monthly payment that pays back a loan, at a twelfth of the annual rate a month."""
     rate, months = annual_interest_rate / 12, 12 * loan_term_years
     return loan_amount * rate / (1 - (1 + rate) ** -months) if rate else loan_amount / months

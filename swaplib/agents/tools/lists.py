@@ -91,7 +91,10 @@ def find_n_largest_numbers(nums: list[float], n: int) -> list[float]:
 
 def find_next_greater_element(nums: list[int]) -> list[int]:
     """For each element the first greater one to its right, or -1."""
-    return [next((later for later in nums[i + 1 :] if later > number), -1) for i, number in enumerate(nums)]
+    return [
+        next((later for later in nums[i + 1 :] if later > number), -1)
+        for i, number in enumerate(nums)
+    ]
 
 
 def find_pairs_with_sum(nums: list[int], target: int) -> list[list[int]]:
@@ -112,7 +115,11 @@ def is_valid_sudoku(board: list[list[Any]]) -> bool:
     seen: set[tuple[Any, ...]] = set()
     for r, row in enumerate(board):
         for c, cell in enumerate(row):
-            places = {("row", r, str(cell)), ("column", c, str(cell)), ("box", r // 3, c // 3, str(cell))}
+            places = {
+                ("row", r, str(cell)),
+                ("column", c, str(cell)),
+                ("box", r // 3, c // 3, str(cell)),
+            }
             if cell != "." and seen & places:
                 return False
             seen |= places if cell != "." else set()

@@ -14,7 +14,9 @@ def calculate_distance(point1: list[float], point2: list[float]) -> float:
     return math.dist(point1, point2)
 
 
-def calculate_electric_field(charge: float, distance: float, permitivity: float = 8.854e-12) -> float:
+def calculate_electric_field(
+    charge: float, distance: float, permitivity: float = 8.854e-12
+) -> float:
     """The field of a point charge: charge / (4 pi permitivity distance²)."""
     return charge / (4 * math.pi * permitivity * distance**2)
 
@@ -41,7 +43,9 @@ def circle_area(radius: float) -> float:
 
 def cosine_similarity(vector_a: list[float], vector_b: list[float]) -> float:
     """The cosine of the angle between two vectors."""
-    return sum(a * b for a, b in zip(vector_a, vector_b, strict=True)) / (math.hypot(*vector_a) * math.hypot(*vector_b))
+    return sum(a * b for a, b in zip(vector_a, vector_b, strict=True)) / (
+        math.hypot(*vector_a) * math.hypot(*vector_b)
+    )
 
 
 def displacement(initial_velocity: float, acceleration: float, time: float) -> float:
@@ -59,7 +63,9 @@ def final_velocity(initial_velocity: float, acceleration: float, time: float) ->
     return initial_velocity + acceleration * time
 
 
-def linear_regression_prediction(x_values: list[float], y_values: list[float], target_x: float) -> float:
+def linear_regression_prediction(
+    x_values: list[float], y_values: list[float], target_x: float
+) -> float:
     """The value at a place on the line of least squares through the points."""
     slope, intercept = statistics.linear_regression(x_values, y_values)
     return intercept + slope * target_x
@@ -68,7 +74,10 @@ def linear_regression_prediction(x_values: list[float], y_values: list[float], t
 def matrix_multiply(matrix_a: list[list[float]], matrix_b: list[list[float]]) -> list[list[float]]:
     """The product of two matrices, given row by row."""
     columns = list(zip(*matrix_b, strict=True))
-    return [[sum(a * b for a, b in zip(row, column, strict=True)) for column in columns] for row in matrix_a]
+    return [
+        [sum(a * b for a, b in zip(row, column, strict=True)) for column in columns]
+        for row in matrix_a
+    ]
 
 
 def polygon_area_shoelace(vertices: list[list[float]]) -> float:

@@ -59,7 +59,9 @@ def is_rotation(str1: str, str2: str) -> bool:
 
 def is_valid_email(email: str) -> bool:
     """Whether a text has an address's form: name, @, and a domain of at least two parts of letters, digits, hyphens."""
-    return re.fullmatch(r"[\w.%+-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}", email) is not None
+    return (
+        re.fullmatch(r"[\w.%+-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}", email) is not None
+    )
 
 
 def is_valid_ip_address(ip: str) -> bool:
@@ -84,7 +86,10 @@ def is_valid_parentheses(s: str) -> bool:
 def longest_common_prefix(strs: list[str]) -> str:
     """The longest beginning that all texts share."""
     first, last = min(strs), max(strs)
-    return next((first[:i] for i, character in enumerate(first) if i >= len(last) or character != last[i]), first)
+    return next(
+        (first[:i] for i, character in enumerate(first) if i >= len(last) or character != last[i]),
+        first,
+    )
 
 
 def reverse_string(text: str) -> str:
