@@ -25,7 +25,7 @@ from swaplib.rows import read_rows
 from swaplib.settings import ROOT, load_settings
 from swaplib.training import sft
 from swaplib.training.chats import gather_rows
-from swaplib.training.labels import Example, label_chats
+from swaplib.training.labels import TokenizedChat, label_chats
 
 SEVEN_B = Path(tempfile.gettempdir()) / "qwen2.5-7b-shaped-random"
 WARM_UP = 5  # steps that are not timed
@@ -62,7 +62,7 @@ def make_7b() -> str:
     return str(SEVEN_B)
 
 
-def make_examples(base: Checkpoint, n: int, tokens: int | None) -> list[Example]:
+def make_examples(base: Checkpoint, n: int, tokens: int | None) -> list[TokenizedChat]:
     """The first n toolcall train rows; with `tokens`, each filled up to that length by those that follow."""
     rows = read_rows(ROOT / "slm_swap" / "02_dataset" / "toolcall" / "train.jsonl", "toolcall")
     chats = gather_rows("toolcall", {"train": rows}).chats
@@ -74,7 +74,7 @@ def make_examples(base: Checkpoint, n: int, tokens: int | None) -> list[Example]
         [i for e in examples for i in e.labels],
     )
     return [
-        Example(ids[k * tokens : (k + 1) * tokens], labels[k * tokens : (k + 1) * tokens])
+        TokenizedChat(ids[k * tokens : (k + 1) * tokens], labels[k * tokens : (k + 1) * tokens])
         for k in range(n)
     ]
 

@@ -40,7 +40,7 @@ def find_imports(source: str, modules: dict[str, Path]) -> set[str]:
 
 def name_room(module: str) -> str:
     """`swaplib.agents.tools.text` is in the room `agents`."""
-    return (module.split(".") + [""])[1]
+    return [*module.split("."), ""][1]
 
 
 def find_arrows(package: Path) -> dict[str, set[str]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from swaplib.metrics import TRACKS
 from swaplib.models.local import LocalSLM
 from swaplib.models.local_checkpoint import Checkpoint
 from swaplib.models.local_model import LoadedModel
@@ -19,6 +20,17 @@ def settings(tmp_path: Path) -> Settings:
     return load_settings().model_copy(
         update={"swap_home": tmp_path / "home", "swap_row_limit": None}
     )
+
+
+@pytest.fixture
+def shipped_home(settings: Settings) -> Settings:
+    """A home with the first shipped test rows and their facts."""
+    for track in TRACKS:
+        for name in ("test.jsonl", "test.facts.jsonl", "train.jsonl"):
+            target = settings.dataset / track / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / "slm_swap" / "02_dataset" / track / name, target)
+    return settings
 
 
 @pytest.fixture(scope="session")

@@ -188,7 +188,7 @@ def test_the_filter_keeps_exactly_what_the_teacher_did_right(settings):
     with teaching(settings, teacher=Teacher(tasks, mistakes)) as (settings, _):
         done = capture.capture_trajectories(settings, source, max_steps=3)
         built = build.build_captured(settings, source)
-    reasons = {v.trajectory.id: v.reason for v in built.verdicts}
+    reasons = {v.trajectory.id: v.reason for v in built.grades}
     assert reasons == {
         **dict.fromkeys(("98", "20", "47", "122", "564", "18", "104", "900002")),
         "195": "no call made",
@@ -199,7 +199,7 @@ def test_the_filter_keeps_exactly_what_the_teacher_did_right(settings):
         "900001": "another final answer than the computed one",
         "900003": "a text holds a chat template's control token",
     }
-    assert {v.trajectory.id for v in built.verdicts if v.is_kept and v.is_recovered} == {
+    assert {v.trajectory.id for v in built.grades if v.is_kept and v.is_recovered} == {
         "20",
         "47",
         "122",
@@ -304,7 +304,7 @@ def test_kept_trajectories_become_rows_as_01_makes_them_and_chats_that_mask_what
     assert built.manifest["sha256"] == {
         name: hash_file(build.folder_of(settings) / name) for name in built.manifest["sha256"]
     }
-    kept = {v.trajectory.id: v.trajectory for v in built.verdicts if v.is_kept}
+    kept = {v.trajectory.id: v.trajectory for v in built.grades if v.is_kept}
     assert (
         len(built.chats)
         == len(kept)
@@ -600,7 +600,7 @@ def test_when_nothing_is_kept_the_build_says_so_and_leaves_no_rows(settings):
     assert built.manifest["filter"]["dropped"] == {"the last step failed": 3}
     assert {p.name for p in build.folder_of(settings).rglob("*") if p.is_file()} == {
         "manifest.json",
-        "verdicts.jsonl",
+        "grades.jsonl",
     }
 
 

@@ -48,14 +48,14 @@ def test_bad_lines_are_all_named(tmp_path):
     }
     good["messages"][0]["content"] = "a line \u2028 separator"
     leaking = good | {"messages": [{"role": "user", "content": "x"}]}
-    file = tmp_path / "steps.jsonl"
+    file = tmp_path / "chats.jsonl"
     separated = json.dumps(good, ensure_ascii=False)
     file.write_text(
         "\n".join([separated, json.dumps(leaking), "{}", json.dumps(good | {"is_trained": []})])
     )
     with pytest.raises(ValueError, match="3 bad line") as caught:
         chats.read_chats(file)
-    assert "steps.jsonl:2" in str(caught.value)
+    assert "chats.jsonl:2" in str(caught.value)
     assert "found it on ['user']" in str(caught.value)
     with pytest.raises(FileNotFoundError, match="07_build"):
         chats.read_chats(tmp_path / "none.jsonl")

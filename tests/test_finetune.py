@@ -154,22 +154,22 @@ def test_the_adapter_reloads_with_the_outputs_of_the_model_in_memory(trained):
 
 def test_an_adapter_fits_its_own_base_and_rows_only(trained, tmp_path):
     settings, _, _ = trained
-    assert adapters.find_misfit(settings, "toolcall") is None
-    assert "there is no adapter" in adapters.find_misfit(settings, "structured")
+    assert adapters.explain_adapter_mismatch(settings, "toolcall") is None
+    assert "there is no adapter" in adapters.explain_adapter_mismatch(settings, "structured")
     other_base = shutil.copytree(settings.slm_model_path, tmp_path / settings.slm_model_path.name)
     (other_base / "chat_template.jinja").write_text("{{ messages[0].content }}")
     elsewhere = settings.model_copy(update={"slm_model_path": other_base})
-    assert "was trained on another base" in adapters.find_misfit(elsewhere, "toolcall")
+    assert "was trained on another base" in adapters.explain_adapter_mismatch(elsewhere, "toolcall")
     with pytest.raises(ValueError, match="was trained on another base"):
         adapters.export_adapter(elsewhere, "toolcall", tmp_path / "out", is_merged=True)
     other_rows = settings.model_copy(update={"swap_home": tmp_path / "home"})
     shutil.copytree(settings.adapter_of("toolcall"), other_rows.adapter_of("toolcall"))
     write_rows(other_rows.dataset / "toolcall" / "train.jsonl", ROWS[1:3])
-    assert "was trained on other rows" in adapters.find_misfit(other_rows, "toolcall")
+    assert "was trained on other rows" in adapters.explain_adapter_mismatch(other_rows, "toolcall")
     write_rows(
         other_rows.dataset / "toolcall" / "train.jsonl", ROWS
     )  # it was trained on the first two
-    assert adapters.find_misfit(other_rows, "toolcall") is None
+    assert adapters.explain_adapter_mismatch(other_rows, "toolcall") is None
     renamed = shutil.copytree(other_base, tmp_path / "qwen2.5-7b-instruct")
     with pytest.raises(
         ValueError, match=r"belongs to smollm2-135m-instruct, not to qwen2\.5-7b-instruct"

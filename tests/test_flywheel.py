@@ -97,7 +97,7 @@ def check_that_a_served_baseline_stays(settings):
 def test_a_build_beside_another_dataset_or_with_changed_files_is_refused(toolcall_home):
     folder, manifest = toolcall_home.dataset / "captured", toolcall_home.dataset / "manifest.json"
     write_json(manifest, {"seed": 42})
-    write_text(folder / "steps.jsonl", "")
+    write_text(folder / "chats.jsonl", "")
     made = {
         "made_from": {"dataset_manifest_sha256": hash_file(manifest)},
         "sha256": {},
@@ -105,10 +105,10 @@ def test_a_build_beside_another_dataset_or_with_changed_files_is_refused(toolcal
     }
     write_json(
         folder / "manifest.json",
-        made | {"sha256": {"steps.jsonl": hash_file(folder / "steps.jsonl")}},
+        made | {"sha256": {"chats.jsonl": hash_file(folder / "chats.jsonl")}},
     )
     assert distill.read_kept(toolcall_home).chats == {"train": [], "val": []}
-    write_text(folder / "steps.jsonl", "changed")
+    write_text(folder / "chats.jsonl", "changed")
     with pytest.raises(ValueError, match=r"does not hold what was built: steps\.jsonl"):
         distill.read_kept(toolcall_home)
     write_json(manifest, {"seed": 43})

@@ -5,7 +5,6 @@ import json
 import jsonschema
 import pytest
 import torch
-from test_native import shipped_home  # noqa: F401 - a fixture
 
 from swaplib.evaluation import evaluate
 from swaplib.metrics import score_row
@@ -78,7 +77,7 @@ def test_a_schema_that_cannot_bind_is_refused_in_words(model):
 
 def test_an_slm_that_is_asked_natively_calls_the_offered_tool_whatever_it_would_have_said(
     shipped_home,
-):  # noqa: F811
+):
     run = evaluate.run_model(
         shipped_home, "toolcall", "slm-native", limit=2, max_new_tokens=96, batch_size=2
     )
@@ -88,7 +87,7 @@ def test_an_slm_that_is_asked_natively_calls_the_offered_tool_whatever_it_would_
     assert run.metrics["run"]["grammar"] == name_library()
 
 
-def test_structured_answers_are_unwrapped_calls(shipped_home):  # noqa: F811
+def test_structured_answers_are_unwrapped_calls(shipped_home):
     run = evaluate.run_model(
         shipped_home, "structured", "slm-native", limit=1, max_new_tokens=128, batch_size=1
     )

@@ -11,7 +11,7 @@ from swaplib.rows import read_rows
 from swaplib.settings import ROOT
 from swaplib.training import labels
 from swaplib.training.chats import Chat, gather_rows
-from swaplib.training.labels import IGNORED, Example
+from swaplib.training.labels import IGNORED, TokenizedChat
 
 DATA = ROOT / "slm_swap" / "02_dataset"
 ROWS = {
@@ -120,7 +120,7 @@ def test_every_single_wrong_label_is_caught(checkpoint, chat):
         with pytest.raises(
             ValueError, match=f"label proof, chat {re.escape(chat.id)}: trained turn"
         ):
-            labels.prove_labels(checkpoint, [chat], [Example(example.input_ids, flipped)])
+            labels.prove_labels(checkpoint, [chat], [TokenizedChat(example.input_ids, flipped)])
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_the_label_proof_fails_on_planted_labels_and_names_the_chat(
 ):
     chats = [make_chat("structured"), make_chat(kind)]
     examples = [labels.label_chat(checkpoint, chat) for chat in chats]
-    examples[1] = Example(*spoil(examples[1].input_ids, examples[1].labels))
+    examples[1] = TokenizedChat(*spoil(examples[1].input_ids, examples[1].labels))
     with pytest.raises(ValueError) as caught:
         labels.prove_labels(checkpoint, chats, examples)
     assert f"label proof, chat {'toolcall/train.jsonl:3' if kind == 'toolcall' else 7}: " in str(

@@ -1,5 +1,4 @@
 import json
-import shutil
 
 import jsonschema
 import pytest
@@ -29,17 +28,6 @@ AREA = to_openai(
 )
 CALLING, LISTING = NativeForm((AREA,)), NativeForm((), {"type": "object"}, is_wrapped=True)
 TOOLCALL = '<tool_call name="area">{"radius":5}</tool_call>'
-
-
-@pytest.fixture
-def shipped_home(settings):
-    """A home with the first shipped test rows and their facts."""
-    for track in TRACKS:
-        for name in ("test.jsonl", "test.facts.jsonl", "train.jsonl"):
-            target = settings.dataset / track / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / "slm_swap" / "02_dataset" / track / name, target)
-    return settings
 
 
 def calling(

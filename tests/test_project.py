@@ -6,10 +6,10 @@ import subprocess
 import tomllib
 import venv
 
+import house
 import pytest
 import yaml
 
-import house
 from swaplib import doctor
 from swaplib.settings import PURPOSES, ROOT, load_settings
 

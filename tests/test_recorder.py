@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from servers import as_json, completion, refusal, serving
 
 from swaplib.agents import capture, exchanges
-from swaplib.agents.trajectory import Trajectory, judge, read_trajectories
+from swaplib.agents.trajectory import Trajectory, grade, read_trajectories
 
 KEY = "sk-a-key-that-must-stay-secret"
 MESSAGES = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Say hi"}]
@@ -79,7 +79,7 @@ def test_a_line_holds_the_exchange_and_no_key(tmp_path):
     assert line.exchange["response"]["choices"][0]["message"]["content"] == "Hi, ***"
     assert line.id.startswith("req-")
     assert line.model["model"] == "m"
-    assert judge(line, None).reason == "no gold to check it against"
+    assert grade(line, None).reason == "no gold to check it against"
     text = path.read_text()
     assert KEY not in text
     assert "another-secret" not in text

@@ -3,7 +3,6 @@
 import pytest
 from runs import make_metrics
 from servers import as_json, serving
-from test_native import shipped_home  # noqa: F401 - a fixture
 
 from swaplib.doctor import check_checkpoint_loads
 from swaplib.evaluation import decision, evaluate, parity
@@ -49,7 +48,7 @@ def test_a_served_slm_gives_the_outputs_of_the_one_in_process(served, settings):
 @pytest.mark.parametrize("track", ["toolcall", "structured"])
 def test_a_served_slm_that_is_asked_natively_gives_the_outputs_of_the_one_in_process(
     shipped_home, address, track
-):  # noqa: F811
+):
     options = {"max_new_tokens": 64, "concurrency": 1, "batch_size": 1, "limit": 2}
     served = shipped_home.model_copy(update={"slm_base_url": address})
     there = evaluate.run_model(served, track, "slm-native", **options)

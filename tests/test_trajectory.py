@@ -11,9 +11,9 @@ from swaplib.agents.trajectory import (
     Gold,
     Step,
     Trajectory,
-    count_verdicts,
+    count_grades,
     filter_trajectories,
-    judge,
+    grade,
     read_trajectories,
 )
 from swaplib.files import append_line
@@ -66,13 +66,13 @@ CASES = {
 
 @pytest.mark.parametrize(("trajectory", "reason"), CASES.values(), ids=CASES)
 def test_a_trajectory_is_judged_by_its_calls_and_its_answer(trajectory, reason):
-    assert judge(trajectory, GOLD).reason == reason
+    assert grade(trajectory, GOLD).reason == reason
 
 
 def test_a_step_limit_on_a_failed_step_says_so():
     steps = (Step("I cannot", None, "", "no code found"),)
     trajectory = Trajectory("7", "step_limit", "Do it.", (), steps, None, {}, {}, {})
-    assert judge(trajectory, GOLD).reason == "the last step failed"
+    assert grade(trajectory, GOLD).reason == "the last step failed"
 
 
 def test_recovered_ones_are_kept_and_marked_and_every_dropped_one_has_its_reason():
@@ -81,21 +81,21 @@ def test_recovered_ones_are_kept_and_marked_and_every_dropped_one_has_its_reason
         make_trajectory(CALL, OTHER, failed=(CALL,)),
         make_trajectory(),
     )
-    verdicts = filter_trajectories([good, recovered, bad], {"7": GOLD})
-    assert [(v.is_kept, v.is_recovered) for v in verdicts] == [
+    grades = filter_trajectories([good, recovered, bad], {"7": GOLD})
+    assert [(v.is_kept, v.is_recovered) for v in grades] == [
         (True, False),
         (True, True),
         (False, False),
     ]
-    assert all(v.is_kept or v.reason for v in verdicts)
+    assert all(v.is_kept or v.reason for v in grades)
     dropped = {"no call made": 1}
     expected = {"captured": 3, "kept": 2, "kept_share": 0.6667, "recovered": 1, "dropped": dropped}
-    assert count_verdicts(verdicts) == expected
-    assert count_verdicts([])["kept_share"] == 0.0
+    assert count_grades(grades) == expected
+    assert count_grades([])["kept_share"] == 0.0
 
 
 def test_without_a_gold_nothing_is_kept():
-    assert judge(make_trajectory(CALL), None).reason == "no gold to check it against"
+    assert grade(make_trajectory(CALL), None).reason == "no gold to check it against"
 
 
 json_values = st.recursive(
@@ -214,7 +214,7 @@ def test_code_that_reaches_for_what_is_not_public_is_not_trained_on():
     for code in ("final_answer.__self__.calls[:] = []", "getattr(f, '__globals__')", "x._y"):
         steps = (Step("I try.", code, "", "not allowed"), *make_trajectory(CALL, OTHER).steps)
         assert (
-            judge(replace(make_trajectory(CALL, OTHER), steps=steps), GOLD).reason
+            grade(replace(make_trajectory(CALL, OTHER), steps=steps), GOLD).reason
             == "code reaches for what is not public"
         )
 

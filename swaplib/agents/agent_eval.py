@@ -1,6 +1,6 @@
 """Evaluates the SLM as an agent: the share of test tasks it solves, as it is and distilled, with paired evidence.
 
-Prompt, tools, sandbox and judge are those of the capture. The tools of the test tasks are called in no trajectory that was
+Prompt, tools, sandbox and grade are those of the capture. The tools of the test tasks are called in no trajectory that was
 trained on, though some are offered there. A model is served by a process of its own, so that turns are answered in batches.
 """
 
@@ -12,7 +12,7 @@ from swaplib.agents.agent import AgentOptions
 from swaplib.agents.capture import Capture, plan_tasks, run_plan
 from swaplib.agents.distill import AGENT
 from swaplib.agents.tasks import Task, TaskSet, read_tasks
-from swaplib.agents.trajectory import Verdict, filter_trajectories
+from swaplib.agents.trajectory import Grade, filter_trajectories
 from swaplib.evaluation import stats
 from swaplib.evaluation.intervals import wilson_interval
 from swaplib.models.hosted import HostedLLM
@@ -27,15 +27,15 @@ AGENTS = ("slm", "slm_ft")  # as it is, and with the agent's adapter
 
 @dataclass(frozen=True)
 class AgentRun:
-    """One agent's run over the test tasks, and the verdict on each trajectory, in the order of the tasks."""
+    """One agent's run over the test tasks, and the grade on each trajectory, in the order of the tasks."""
 
     capture: Capture
-    verdicts: tuple[Verdict, ...]
+    grades: tuple[Grade, ...]
 
     @property
     def solved(self) -> list[bool]:
         """One bit for each task."""
-        return [verdict.is_kept for verdict in self.verdicts]
+        return [grade.is_kept for grade in self.grades]
 
 
 def evaluate_agent(
@@ -146,12 +146,12 @@ def _check_answered(runs: dict[str, AgentRun]) -> None:
 
 
 def _describe(run: AgentRun) -> dict[str, Any]:
-    n, solved = len(run.verdicts), sum(run.solved)
+    n, solved = len(run.grades), sum(run.solved)
     return {
         "n_tasks": n,
         "solved": solved,
         "solved_rate": solved / n,
         "interval": wilson_interval(solved, n),
-        "steps": sum(len(verdict.trajectory.steps) for verdict in run.verdicts) / n,
+        "steps": sum(len(grade.trajectory.steps) for grade in run.grades) / n,
         "run_id": run.capture.folder.name,
     }

@@ -1,8 +1,8 @@
 """Captured trajectories -> rows of both tracks and step-wise training texts, through 01's audit and its map of tools.
 
 It judges every trajectory first; those kept become what 01 makes of a raw row, with the calls made in place of the gold's.
-Below `02_dataset/captured/` lie the rows as `<track>/<split>.jsonl` (no file where there are none), `verdicts.jsonl`, and
-`steps.jsonl`, one chat for each kept trajectory:
+Below `02_dataset/captured/` lie the rows as `<track>/<split>.jsonl` (no file where there are none), `grades.jsonl`, and
+`chats.jsonl`, one chat for each kept trajectory:
 
     {"id": "98", "split": "train", "is_recovered": false,
      "messages": [{"role": "system", "content": "Solve the task …"}, {"role": "user", "content": "Task: …"},
@@ -24,7 +24,7 @@ from typing import Any
 from swaplib.agents.agent_prompt import build_agent_messages
 from swaplib.agents.capture import Capture, read_capture
 from swaplib.agents.tasks import Task, TaskSet, read_tasks
-from swaplib.agents.trajectory import Verdict, count_verdicts, filter_trajectories
+from swaplib.agents.trajectory import Grade, count_grades, filter_trajectories
 from swaplib.data import dataset, xlam
 from swaplib.data.audit import check_leaks
 from swaplib.files import hash_file, hash_text, replace_files
@@ -40,11 +40,11 @@ MAX_TOKENS = 2048  # the training length
 
 @dataclass(frozen=True)
 class Build:
-    """What a build made: rows by track and split, the chats of steps.jsonl, the verdicts, and the manifest."""
+    """What a build made: rows by track and split, the chats of chats.jsonl, the grades, and the manifest."""
 
     rows: Rows
     chats: tuple[dict[str, Any], ...]
-    verdicts: tuple[Verdict, ...]
+    grades: tuple[Grade, ...]
     manifest: dict[str, Any]
 
 
@@ -84,12 +84,12 @@ def _build_and_write(
     """Filter and build as two spans of one trace, in the session of the capture; the manifest is written last."""
     session = capture.folder.name
     with open_run(settings, folder, "build", made_from, ["build"], session) as run:
-        verdicts = filter_trajectories(
+        grades = filter_trajectories(
             capture.trajectories, {task.id: task.gold for task in tasks.tasks}
         )
-        counts = count_verdicts(verdicts)
+        counts = count_grades(grades)
         run.trace.add_span("filter", "filter", {"input": made_from["capture"], "output": counts})
-        splits, chats, facts = _make_splits(tasks, verdicts)
+        splits, chats, facts = _make_splits(tasks, grades)
         called = [
             example.called
             for by_split in splits.values()
@@ -99,7 +99,7 @@ def _build_and_write(
         made = dataset.collect(splits, xlam.name_groups(called))
         check_leaks(made.rows)
         facts |= {"answerability": dataset.count_answers(made.facts)}
-        hashes = _write_files(folder_of(settings), dataset.format_files(made), chats, verdicts)
+        hashes = _write_files(folder_of(settings), dataset.format_files(made), chats, grades)
         run.trace.add_span("build", "build", {"input": counts["kept"], "output": facts})
         output = {**counts, **facts, "folder": show_path(folder_of(settings))}
         run.trace.finish(output, {"kept_share": counts["kept_share"]})
@@ -111,21 +111,21 @@ def _build_and_write(
             "run": {"session_id": session},
         }
         run.record("build.json", manifest, folder_of(settings) / "manifest.json")
-    return Build(made.rows, tuple(chats), tuple(verdicts), manifest)
+    return Build(made.rows, tuple(chats), tuple(grades), manifest)
 
 
 def _make_splits(
-    tasks: TaskSet, verdicts: Sequence[Verdict]
+    tasks: TaskSet, grades: Sequence[Grade]
 ) -> tuple[xlam.Splits, list[dict[str, Any]], dict[str, Any]]:
     """Examples by track and split, the chats, and their counts; in the order of the tasks."""
     splits: xlam.Splits = {track: {split: [] for split in SPLITS} for track in TRACKS}
-    kept = {verdict.trajectory.id: verdict for verdict in verdicts if verdict.is_kept}
+    kept = {grade.trajectory.id: grade for grade in grades if grade.is_kept}
     chats = []
     for task in tasks.tasks:
-        if verdict := kept.get(task.id):
-            track, example = _make_example(task, verdict)
+        if grade := kept.get(task.id):
+            track, example = _make_example(task, grade)
             splits[track][tasks.split_of[task.id]].append(example)
-            chats.append(_make_chat(task, verdict, tasks.split_of[task.id]))
+            chats.append(_make_chat(task, grade, tasks.split_of[task.id]))
     facts = {
         "rows": {
             track: {split: len(of_split) for split, of_split in by.items()}
@@ -142,31 +142,31 @@ def _make_splits(
     return splits, chats, facts
 
 
-def _make_example(task: Task, verdict: Verdict) -> tuple[Track, xlam.Example]:
+def _make_example(task: Task, grade: Grade) -> tuple[Track, xlam.SourceRow]:
     """What 01 makes of the task's raw row when its answers are the calls made."""
-    examples, _ = xlam.make_examples([task.raw | {"answers": json.dumps(verdict.trajectory.calls)}])
+    examples, _ = xlam.make_examples([task.raw | {"answers": json.dumps(grade.trajectory.calls)}])
     return next((track, of_track[0]) for track, of_track in examples.items() if of_track)
 
 
-def _make_chat(task: Task, verdict: Verdict, split: str) -> dict[str, Any]:
-    """A line of steps.jsonl."""
-    steps = verdict.trajectory.steps
+def _make_chat(task: Task, grade: Grade, split: str) -> dict[str, Any]:
+    """A line of chats.jsonl."""
+    steps = grade.trajectory.steps
     messages = build_agent_messages(task.signatures, task.request, steps)
     carries = iter([step.error is None for step in steps])
     is_trained = [message["role"] == "assistant" and next(carries) for message in messages]
-    head = {"id": task.id, "split": split, "is_recovered": verdict.is_recovered}
+    head = {"id": task.id, "split": split, "is_recovered": grade.is_recovered}
     return head | {"messages": messages, "is_trained": is_trained}
 
 
 def _write_files(
-    folder: Path, texts: dict[str, str], chats: list[dict[str, Any]], verdicts: Sequence[Verdict]
+    folder: Path, texts: dict[str, str], chats: list[dict[str, Any]], grades: Sequence[Grade]
 ) -> dict[str, str]:
     """Write everything but the manifest, which is taken away first: while it is missing, the files are not whole.
 
     `texts` are the files of rows and facts; one without a line is not written.
     """
-    texts = texts | {"steps.jsonl": _format_lines(chats)}
-    texts["verdicts.jsonl"] = _format_lines(
+    texts = texts | {"chats.jsonl": _format_lines(chats)}
+    texts["grades.jsonl"] = _format_lines(
         [
             {
                 "id": v.trajectory.id,
@@ -174,7 +174,7 @@ def _write_files(
                 "reason": v.reason,
                 "is_recovered": v.is_recovered,
             }
-            for v in verdicts
+            for v in grades
         ]
     )
     made = {name: text for name, text in texts.items() if text}

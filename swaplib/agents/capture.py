@@ -23,7 +23,7 @@ from swaplib.agents.agent_prompt import build_agent_messages
 from swaplib.agents.recorder import Recorder
 from swaplib.agents.sandbox.session import find_walls
 from swaplib.agents.tasks import Task, TaskSet, read_tasks
-from swaplib.agents.trajectory import Trajectory, judge, read_trajectories
+from swaplib.agents.trajectory import Trajectory, grade, read_trajectories
 from swaplib.evaluation.costs import Prices
 from swaplib.files import append_line, hash_text, read_json, write_json
 from swaplib.metrics import canonical_json
@@ -74,7 +74,7 @@ class Plan:
 
     def count_solved(self, found: dict[str, Trajectory]) -> dict[str, Any]:
         """`solved` and `solved_rate`: tasks whose trajectory makes the gold's calls and gives the computed answer."""
-        solved = sum(judge(found[task.id], task.gold).is_kept for task in self.tasks)
+        solved = sum(grade(found[task.id], task.gold).is_kept for task in self.tasks)
         return {"solved": solved, "solved_rate": solved / len(self.tasks) if self.tasks else 0.0}
 
     def find_waiting(self) -> list[Task]:

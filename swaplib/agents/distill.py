@@ -32,7 +32,7 @@ def read_kept(settings: Settings, row_limit: int | None = None) -> ChatSet:
         FileNotFoundError, ValueError: There is no build, or its chats do not fit.
     """
     read_manifest(settings)
-    path = build.folder_of(settings) / "steps.jsonl"
+    path = build.folder_of(settings) / "chats.jsonl"
     chats = read_chats(path) if path.is_file() else []
     sizes = finetune.find_sizes(settings, row_limit)
     kept = {

@@ -6,10 +6,10 @@ from typing import Any
 from swaplib.agents import agent_eval, distill
 from swaplib.agents.agent import AgentOptions
 from swaplib.evaluation import evaluate
-from swaplib.evaluation.comparison import keep_comparable, open_compared
+from swaplib.evaluation.comparison import filter_comparable, open_compared
 from swaplib.evaluation.stats import DEFAULT_MARGIN
 from swaplib.metrics import Track
-from swaplib.models.adapters import find_misfit
+from swaplib.models.adapters import explain_adapter_mismatch
 from swaplib.models.checkpoints import hash_checkpoint
 from swaplib.models.names import CAPTURED
 from swaplib.runs import new_folder, open_run, read_metrics
@@ -51,7 +51,7 @@ def evaluate_captured(
         m for m in ("azure", "slm_ft") if (settings.evaluation / f"{track}_{m}_test.json").is_file()
     ]
     there = [m for m in there if m == "azure" or _is_current(settings, track)]
-    others = ["slm", *keep_comparable(settings, track, "slm", there)]
+    others = ["slm", *filter_comparable(settings, track, "slm", there)]
     compared = open_compared(settings, track, *others, captured)
     comparisons = compared.compare_all([(m, captured) for m in others], DEFAULT_MARGIN)
     return {"rates": compared.list_rates(), "comparisons": comparisons}
@@ -59,7 +59,7 @@ def evaluate_captured(
 
 def _is_current(settings: Settings, track: Track) -> bool:
     """Whether the last run of `slm_ft` is of the adapter that is there now; a printed line says when it is left out."""
-    problem = find_misfit(settings, track)
+    problem = explain_adapter_mismatch(settings, track)
     if not problem:
         evaluated = read_metrics(settings, track, "slm_ft")["run"]["identity"].get("adapter_sha256")
         problem = (

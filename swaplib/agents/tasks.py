@@ -28,7 +28,7 @@ class Task:
 
     id: str
     raw: dict[str, Any]
-    example: xlam.Example
+    example: xlam.SourceRow
     offered: tuple[Tool, ...]
     gold: Gold
 

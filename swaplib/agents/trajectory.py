@@ -120,7 +120,7 @@ class Gold:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Grade:
     """Whether a trajectory is kept; `reason` says why not. `is_recovered` marks one with failed steps."""
 
     trajectory: Trajectory
@@ -129,10 +129,10 @@ class Verdict:
     is_recovered: bool
 
 
-def judge(trajectory: Trajectory, gold: Gold | None) -> Verdict:
+def grade(trajectory: Trajectory, gold: Gold | None) -> Grade:
     """Check a trajectory against its request's gold; without one it cannot be kept."""
     reason = _find_reason(trajectory, gold)
-    return Verdict(trajectory, reason is None, reason, any(step.error for step in trajectory.steps))
+    return Grade(trajectory, reason is None, reason, any(step.error for step in trajectory.steps))
 
 
 def _find_reason(trajectory: Trajectory, gold: Gold | None) -> str | None:
@@ -178,19 +178,19 @@ def _compare_calls(made: Sequence[dict[str, Any]], asked: Sequence[dict[str, Any
 
 def filter_trajectories(
     trajectories: Iterable[Trajectory], golds: Mapping[str, Gold]
-) -> list[Verdict]:
+) -> list[Grade]:
     """Judge every trajectory; none is lost: the dropped ones carry their reason."""
-    return [judge(trajectory, golds.get(trajectory.id)) for trajectory in trajectories]
+    return [grade(trajectory, golds.get(trajectory.id)) for trajectory in trajectories]
 
 
-def count_verdicts(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+def count_grades(grades: Sequence[Grade]) -> dict[str, Any]:
     """Counts and shares: `captured`, `kept`, `kept_share`, `recovered` (among the kept), and `dropped` by reason."""
-    kept = [verdict for verdict in verdicts if verdict.is_kept]
-    dropped = Counter(verdict.reason for verdict in verdicts if not verdict.is_kept)
+    kept = [grade for grade in grades if grade.is_kept]
+    dropped = Counter(grade.reason for grade in grades if not grade.is_kept)
     return {
-        "captured": len(verdicts),
+        "captured": len(grades),
         "kept": len(kept),
-        "kept_share": round(len(kept) / len(verdicts), 4) if verdicts else 0.0,
-        "recovered": sum(verdict.is_recovered for verdict in kept),
+        "kept_share": round(len(kept) / len(grades), 4) if grades else 0.0,
+        "recovered": sum(grade.is_recovered for grade in kept),
         "dropped": dict(dropped.most_common()),
     }

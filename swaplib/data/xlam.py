@@ -38,11 +38,11 @@ SPLIT_RULE = (
 )
 ADULT = re.compile(r"porn|onlyfans|hentai|erotic|\bxxx\b", re.IGNORECASE)
 
-Splits = dict[Track, dict[str, list["Example"]]]
+Splits = dict[Track, dict[str, list["SourceRow"]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
+class SourceRow:
     """A row, with what the audit needs to know of where it came from."""
 
     row: Row
@@ -142,7 +142,7 @@ def _read_hub() -> list[dict[str, Any]]:
         ) from error
 
 
-def make_examples(raw: list[dict[str, Any]]) -> tuple[dict[Track, list[Example]], Counter[str]]:
+def make_examples(raw: list[dict[str, Any]]) -> tuple[dict[Track, list[SourceRow]], Counter[str]]:
     """Turn raw rows into examples, those with a flaw (find_flaw) among them: the map from tool to split needs all.
 
     Returns:
@@ -151,7 +151,7 @@ def make_examples(raw: list[dict[str, Any]]) -> tuple[dict[Track, list[Example]]
     Raises:
         ValueError: Raw rows are malformed; each is listed with its id, what was expected and what was found.
     """
-    examples: dict[Track, list[Example]] = {track: [] for track in TRACKS}
+    examples: dict[Track, list[SourceRow]] = {track: [] for track in TRACKS}
     left_out: Counter[str] = Counter()
     problems: list[str] = []
     seen: set[str] = set()
@@ -236,16 +236,16 @@ def _reason_to_leave_out(calls: list[dict[str, Any]], tools: list[Tool]) -> str 
     return None
 
 
-def _make_example(query: str, calls: list[dict[str, Any]], tools: list[Tool]) -> Example:
+def _make_example(query: str, calls: list[dict[str, Any]], tools: list[Tool]) -> SourceRow:
     if len(calls) == 1:
         completion = format_tool_call(**calls[0])
     else:
         completion = json.dumps(calls, ensure_ascii=False, separators=(",", ":"))
-    example = Example(Row("", completion), query, tuple(calls), tuple(tools))
+    example = SourceRow(Row("", completion), query, tuple(calls), tuple(tools))
     return replace(example, row=Row(format_prompt(example), completion))
 
 
-def format_prompt(example: Example, template: str | None = None) -> str:
+def format_prompt(example: SourceRow, template: str | None = None) -> str:
     """An example's prompt; `template` is another instruction than the track's (prompts.ROW_PROMPTS)."""
     track: Track = "toolcall" if len(example.calls) == 1 else "structured"
     return build_prompt(
@@ -253,7 +253,7 @@ def format_prompt(example: Example, template: str | None = None) -> str:
     )
 
 
-def find_flaw(example: Example) -> str | None:
+def find_flaw(example: SourceRow) -> str | None:
     """Why an example is left out though it could be made: its gold breaks what the prompt asks for, or it is for adults.
 
     A gold that states a default which the request does not name word for word is one: the prompt says to leave it out. In
@@ -273,7 +273,7 @@ def find_flaw(example: Example) -> str | None:
 
 
 def split_by_tool(
-    examples: dict[Track, list[Example]], sizes: dict[Track, dict[str, int]], seed: int
+    examples: dict[Track, list[SourceRow]], sizes: dict[Track, dict[str, int]], seed: int
 ) -> Splits:
     """Split both tracks with one map from tool to split, so that no tool called in test is called in train or val.
 
@@ -299,14 +299,14 @@ def split_by_tool(
 
 
 def map_tools(
-    examples: dict[Track, list[Example]], sizes: dict[Track, dict[str, int]], seed: int
+    examples: dict[Track, list[SourceRow]], sizes: dict[Track, dict[str, int]], seed: int
 ) -> dict[str, str]:
     """The map from every called tool to its split that split_by_tool uses for the same arguments."""
     return _assign_groups(examples, sizes, random.Random(seed))  # noqa: S311 - a seeded order, no secret
 
 
 def _assign_groups(
-    examples: dict[Track, list[Example]],
+    examples: dict[Track, list[SourceRow]],
     sizes: dict[Track, dict[str, int]],
     shuffler: random.Random,
 ) -> dict[str, str]:

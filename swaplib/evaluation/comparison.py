@@ -111,7 +111,7 @@ def find_full(settings: Settings, track: Track, base: str) -> str | None:
     One that answers another question than the base's last run, or that has another adapter, is left out with a printed line.
     """
     full = str(replace(ModelName.parse(base), is_full=True))
-    if not _is_there(settings, track, full) or not keep_comparable(settings, track, base, [full]):
+    if not _is_there(settings, track, full) or not filter_comparable(settings, track, base, [full]):
         return None
     adapters = {
         read_metrics(settings, track, m)["run"]["identity"].get("adapter_sha256")
@@ -133,7 +133,9 @@ def find_native(settings: Settings, track: Track, bases: Collection[str]) -> lis
     """The native runs of these models, where there are some that answer the question of the model's last run."""
     names = {base: str(replace(ModelName.parse(base), is_native=True)) for base in bases}
     there = {base: name for base, name in names.items() if _is_there(settings, track, name)}
-    return [name for base, name in there.items() if keep_comparable(settings, track, base, [name])]
+    return [
+        name for base, name in there.items() if filter_comparable(settings, track, base, [name])
+    ]
 
 
 def find_few_shot(settings: Settings, track: Track, base: str = "slm") -> list[str]:
@@ -150,7 +152,7 @@ def find_few_shot(settings: Settings, track: Track, base: str = "slm") -> list[s
             print(
                 f"{name} is left out: its examples are not those of {show_path(train)} now. Run 02_eval with them again."
             )
-    return keep_comparable(settings, track, base, kept)
+    return filter_comparable(settings, track, base, kept)
 
 
 def choose_shots(settings: Settings, track: Track, names: list[str]) -> str | None:
@@ -188,7 +190,7 @@ def choose_shots(settings: Settings, track: Track, names: list[str]) -> str | No
     )
 
 
-def keep_comparable(
+def filter_comparable(
     settings: Settings, track: Track, reference: str, names: list[str]
 ) -> list[str]:
     """Those of the named models whose last run may be compared with a reference's.

@@ -20,7 +20,7 @@ from swaplib.evaluation.comparison import (
 from swaplib.evaluation.rule import apply_rule, find_margin
 from swaplib.files import read_json
 from swaplib.metrics import Track, check_track
-from swaplib.models.adapters import find_misfit
+from swaplib.models.adapters import explain_adapter_mismatch
 from swaplib.models.checkpoints import hash_checkpoint
 from swaplib.models.names import ModelName
 from swaplib.runs import new_folder, open_run, read_metrics
@@ -137,7 +137,7 @@ def plan_post_eval(settings: Settings, track: Track, native: bool = False) -> Po
         read_metrics(settings, track, "slm")["run"],
     )
     # what a server serves, its list of models says; here, the adapter's run card
-    misfit = None if settings.slm_base_url else find_misfit(settings, track)
+    misfit = None if settings.slm_base_url else explain_adapter_mismatch(settings, track)
     if misfit and must_adapt:
         raise FileNotFoundError(
             f"FINE_TUNE=1 for {track}, and {misfit}. Run notebooks/04_finetune.ipynb first."

@@ -17,7 +17,7 @@ from swaplib.rows import hash_rows, read_rows
 from swaplib.settings import Settings, show_path
 
 
-def find_misfit(settings: Settings, track: Track) -> str | None:
+def explain_adapter_mismatch(settings: Settings, track: Track) -> str | None:
     """Why the track's adapter must not be judged on today's base and rows, in words; None when it fits.
 
     An adapter fits when its run card says that it was trained on this very checkpoint, and on the first rows of today's

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from swaplib.agents.agent_prompt import format_observation, format_turn
 from swaplib.agents.sandbox.session import describe_walls
 from swaplib.agents.tasks import TaskSet
-from swaplib.agents.trajectory import Trajectory, Verdict
+from swaplib.agents.trajectory import Grade, Trajectory
 from swaplib.report.tables import show_records, show_texts
 
 if TYPE_CHECKING:
@@ -81,25 +81,22 @@ def show_filter(counts: dict[str, Any]) -> "Styler":
     n |= {f"dropped: {reason}": number for reason, number in counts["dropped"].items()}
     return show_records(
         [
-            {"verdict": name, "trajectories": k, "share": f"{k / counts['captured']:.2f}"}
+            {"grade": name, "trajectories": k, "share": f"{k / counts['captured']:.2f}"}
             for name, k in n.items()
         ]
     )
 
 
-def show_verdicts(verdicts: Sequence[Verdict], n: int = 4) -> "Styler":
-    """Trajectories with their verdicts for a person to read: dropped ones first, then those that recovered."""
-    shown = sorted(verdicts, key=lambda v: (v.is_kept, not v.is_recovered))[:n]
+def show_grades(grades: Sequence[Grade], n: int = 4) -> "Styler":
+    """Trajectories with their grades for a person to read: dropped ones first, then those that recovered."""
+    shown = sorted(grades, key=lambda v: (v.is_kept, not v.is_recovered))[:n]
     records = [
-        {
-            "verdict": verdict.reason
-            or ("kept, after a failed step" if verdict.is_recovered else "kept")
-        }
-        | {"task": verdict.trajectory.task, "what it did": _format_steps(verdict.trajectory)}
-        | {"answer": _format_answer(verdict.trajectory)}
-        for verdict in shown
+        {"grade": grade.reason or ("kept, after a failed step" if grade.is_recovered else "kept")}
+        | {"task": grade.trajectory.task, "what it did": _format_steps(grade.trajectory)}
+        | {"answer": _format_answer(grade.trajectory)}
+        for grade in shown
     ]
-    return show_texts(records, f"{len(shown)} of {len(verdicts)} trajectories")
+    return show_texts(records, f"{len(shown)} of {len(grades)} trajectories")
 
 
 def show_build(manifest: dict[str, Any]) -> "Styler":

@@ -5,7 +5,7 @@ A row is a chat with one trained turn, its completion; a toolcall row, for examp
     Chat("toolcall/train.jsonl:3", "train", messages=({"role": "system", …}, {"role": "user", "content": "Answer the …"},
          {"role": "assistant", "content": "<tool_call …"}), is_trained=(False, False, True))
 
-A kept trajectory is a line of `02_dataset/captured/steps.jsonl` (build.py shows one). Its task, observations and failed
+A kept trajectory is a line of `02_dataset/captured/chats.jsonl` (build.py shows one). Its task, observations and failed
 turns are read, never learned: an agent must not be taught to make up what a tool would have said.
 """
 

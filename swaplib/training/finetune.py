@@ -19,7 +19,7 @@ from swaplib.runs import lock_run, new_folder, open_run
 from swaplib.settings import Settings, check_sizes, show_path
 from swaplib.tracing.outbox import check_tracing
 from swaplib.training.chats import ChatSet, gather_rows
-from swaplib.training.labels import Example, label_chat, label_chats, prove_labels
+from swaplib.training.labels import TokenizedChat, label_chat, label_chats, prove_labels
 from swaplib.training.sft import Recipe, import_unsloth, save_adapter, train
 
 
@@ -192,7 +192,7 @@ def _find_card(target: Path, key: str) -> dict[str, Any] | None:
 def _train_run(
     settings: Settings,
     slm: Checkpoint,
-    examples: dict[str, list[Example]],
+    examples: dict[str, list[TokenizedChat]],
     recipe: Recipe,
     folder: Path,
     facts: dict[str, Any],

@@ -19,14 +19,14 @@ IGNORED = -100  # the label of a token that carries no loss
 
 
 @dataclass(frozen=True)
-class Example:
+class TokenizedChat:
     """One chat as tokens: `input_ids` and `labels` of equal length; a label of IGNORED carries no loss."""
 
     input_ids: list[int]
     labels: list[int]
 
 
-def label_chat(slm: Checkpoint, chat: Chat) -> Example:
+def label_chat(slm: Checkpoint, chat: Chat) -> TokenizedChat:
     """Tokenise a chat; labels cover each trained turn and the token that ends it. What follows the last one is left out.
 
     Each turn is tokenised apart from what stands before it, because that is how generation meets it.
@@ -57,12 +57,12 @@ def label_chat(slm: Checkpoint, chat: Chat) -> Example:
             ids += tokens
             labels += tokens if carries_loss else [IGNORED] * len(tokens)
         reached = prompt + turn
-    return Example(ids, labels)
+    return TokenizedChat(ids, labels)
 
 
 def label_chats(
     slm: Checkpoint, chats: dict[str, list[Chat]], limit: int
-) -> dict[str, list[Example]]:
+) -> dict[str, list[TokenizedChat]]:
     """Tokenise and prove the chats of several splits, such as train and val.
 
     Raises:
@@ -87,7 +87,7 @@ def label_chats(
 
 
 def prove_labels(
-    slm: Checkpoint, chats: Sequence[Chat], examples: Sequence[Example]
+    slm: Checkpoint, chats: Sequence[Chat], examples: Sequence[TokenizedChat]
 ) -> list[dict[str, Any]]:
     """Decode what would be trained and what would not and compare both with the chats, so that nobody has to believe a mask.
 
@@ -123,14 +123,16 @@ def prove_labels(
     return records
 
 
-def _list_runs(example: Example) -> list[tuple[bool, list[int]]]:
+def _list_runs(example: TokenizedChat) -> list[tuple[bool, list[int]]]:
     """Stretches of tokens with and without loss, in order."""
     pairs = zip(example.input_ids, example.labels, strict=True)
     stretches = groupby(pairs, key=lambda pair: pair[1] != IGNORED)
     return [(is_loss, [token for token, _ in stretch]) for is_loss, stretch in stretches]
 
 
-def _find_problem(slm: Checkpoint, chat: Chat, example: Example, trained: list[str]) -> str | None:
+def _find_problem(
+    slm: Checkpoint, chat: Chat, example: TokenizedChat, trained: list[str]
+) -> str | None:
     places = [i for i, carries_loss in enumerate(chat.is_trained) if carries_loss]
     wanted = [chat.messages[i]["content"] + slm.turn_end for i in places]
     if any(

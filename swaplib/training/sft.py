@@ -19,7 +19,7 @@ from tqdm import tqdm
 from swaplib.files import replaced_folder, write_json
 from swaplib.models.local_checkpoint import SEQUENCE_LENGTH, Checkpoint
 from swaplib.tracing import run_trace
-from swaplib.training.labels import IGNORED, Example
+from swaplib.training.labels import IGNORED, TokenizedChat
 
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -54,7 +54,7 @@ def import_unsloth() -> None:
 
 def train(
     base: Checkpoint,
-    examples: dict[str, list[Example]],
+    examples: dict[str, list[TokenizedChat]],
     recipe: Recipe,
     work: Path,
     trace: run_trace.RunTrace,
@@ -99,7 +99,7 @@ def train(
 def make_trainer(
     model: Any,
     tokenizer: Any,
-    examples: dict[str, list[Example]],
+    examples: dict[str, list[TokenizedChat]],
     recipe: Recipe,
     work: Path,
     has_gradient_checkpointing: bool = False,
