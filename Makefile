@@ -71,4 +71,5 @@ stand-in: .venv/.done $(CHECKPOINT)
 lint: .venv/.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/nbstripout --keep-id --verify notebooks/*.ipynb

@@ -28,7 +28,7 @@ GPU_ONLY = {
     "xformers": "attention kernels of GPUs",
 }
 
-EVERYWHERE = " ; implementation_name == 'cpython' and sys_platform == 'linux'"  # what pyproject.toml resolves for
+EVERYWHERE = " ; python_full_version < '3.13' and implementation_name == 'cpython' and sys_platform == 'linux'"
 
 
 def read_blocks(text: str) -> dict[str, str]:
