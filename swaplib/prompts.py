@@ -54,6 +54,23 @@ texts. Leave out a parameter with a default unless the request sets it.
 Request: {request}""",
 }
 
+# The same for rows out of a log: their gold is what the hosted LLM said without a word of ours, so
+# nothing is said of defaults. `json` is for an answer that is no call.
+_DEFAULTS = VALUES[VALUES.index(" Leave out") :]
+LOGGED_PROMPTS: dict[str, str] = {
+    "toolcall": ROW_PROMPTS["toolcall"]
+    .replace(_DEFAULTS, "")
+    .replace("one call of the tool below", "one call of one of the tools below"),
+    "structured": ROW_PROMPTS["structured"].replace(_DEFAULTS, ""),
+    "json": """\
+Answer the request with JSON. Reply with exactly one JSON document that fits this JSON Schema, where \
+one is given, and nothing else. Start with the document's first bracket and end with its last one.
+
+{signatures}
+
+Request: {request}""",
+}
+
 MAX_SHOTS = 8
 
 

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from swaplib.agents.exchanges import join_chunks, make_trajectory
+from swaplib.agents.exchanges import make_trajectory
+from swaplib.data.stream_chunks import join_chunks
 from swaplib.files import append_line
 from swaplib.provenance import now_utc
 

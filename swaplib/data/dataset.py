@@ -14,6 +14,7 @@ from swaplib.data import xlam
 from swaplib.data.audit import check_leaks, count_repeats
 from swaplib.data.facts import Collection, RowFacts, count_given, format_facts, make_facts
 from swaplib.data.own_rows import is_own, read_source
+from swaplib.data.traffic_rows import is_traffic, read_traffic
 from swaplib.files import format_json, hash_text, read_json, replace_files
 from swaplib.metrics import TRACKS, Track
 from swaplib.rows import SPLITS, Rows, format_rows
@@ -51,12 +52,13 @@ def build_dataset(
             was found. Nothing was written then.
     """
     path = ROOT / Path(source).expanduser()
-    if has_own := is_own(path):
+    has_own = True
+    if is_traffic(path):
+        made, origin = read_traffic(path, _parse_all(sizes), seed)
+    elif has_own := is_own(path):
         made, origin = read_source(path, seed)
     else:
-        made, origin = _make_rows(
-            settings, source, {track: parse_sizes(sizes[track]) for track in TRACKS}, seed
-        )
+        made, origin = _make_rows(settings, source, _parse_all(sizes), seed)
     counts = {
         track: {split: len(of_split) for split, of_split in splits.items()}
         for track, splits in made.rows.items()
@@ -191,6 +193,10 @@ def _check_counts(counts: dict[Track, dict[str, int]]) -> None:
         raise ValueError(
             f"no rows for {', '.join(empty)}: the source is too small. Take a larger one, or smaller sizes."
         )
+
+
+def _parse_all(sizes: dict[Track, str]) -> dict[Track, dict[str, int]]:
+    return {track: parse_sizes(sizes[track]) for track in TRACKS}
 
 
 def parse_sizes(text: str) -> dict[str, int]:

@@ -31,6 +31,7 @@ class RowFacts:
     are those that the prompt shows, as the OpenAI API has them. `group` is the first name of the group of tools that are
     called together (None where no tool is called). `given` says of each gold value where it comes from
     (answerability.Origin), one object for each call; of a gold that is no call, for each object of it, or `{"value": …}`.
+    Of a row out of a log, `count` says how often it was asked, `schema` is that of its answer.
     """
 
     prompt_sha256: str
@@ -38,6 +39,8 @@ class RowFacts:
     tools: list[dict[str, Any]]
     group: str | None
     given: list[dict[str, str]]
+    count: int = 1
+    schema: dict[str, Any] | None = None
 
     def list_types(self) -> dict[str, dict[str, Any]]:
         """The JSON Schema of each parameter, by tool and parameter."""
@@ -129,11 +132,13 @@ def _read_part(item: Any) -> tuple[str | None, dict[str, Any]]:
 
 
 def format_facts(facts: Sequence[RowFacts]) -> str:
-    """Facts as JSONL."""
-    names = RowFacts.__slots__
-    return "".join(
-        json.dumps({n: getattr(f, n) for n in names}, ensure_ascii=False) + "\n" for f in facts
-    )
+    """Facts as JSONL; `count` and `schema` only where a log has given them."""
+    lines = []
+    for fact in facts:
+        record = {name: getattr(fact, name) for name in RowFacts.__slots__}
+        usual = {"count": 1, "schema": None}
+        lines.append({n: v for n, v in record.items() if n not in usual or v != usual[n]})
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
 def file_of(rows: Path) -> Path:

@@ -144,12 +144,13 @@ def ask_natively(
         track: `structured` or `toolcall`.
         row: The row.
         fact: Its facts, which hold the tools; None for own rows without tools.json and schema.json.
-        schema: The JSON Schema of own structured answers, where one was brought.
+        schema: The JSON Schema of own structured answers, where one was brought for all of them.
 
     Raises:
         ValueError: Nobody knows the tools that a call is to choose from.
     """
     tools = fact.tools if fact else []
+    schema = fact.schema if fact and fact.schema is not None else schema
     if track == "toolcall" and not tools:
         raise ValueError(
             "these rows come without tools.json, so no tool can be offered: bring one, or leave -native out"
