@@ -141,6 +141,8 @@ def test_facts_of_a_toolcall_row_made_from_raw_rows():
         "tools": [AS_OPENAI],  # the one that the prompt shows
         "group": "aaa",  # another row calls both
         "given": [{"radius": "request", "unit": "default", "pair": "neither"}],
+        "count": 1,
+        "schema": None,
     }
     (facts,) = made.facts["structured"]["test"]
     assert facts.given == [{"radius": "neither"}, {"radius": "request"}]

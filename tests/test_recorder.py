@@ -11,6 +11,7 @@ from servers import as_json, completion, refusal, serving
 
 from swaplib.agents import capture, exchanges
 from swaplib.agents.trajectory import Trajectory, grade, read_trajectories
+from swaplib.data import stream_chunks
 
 KEY = "sk-a-key-that-must-stay-secret"
 MESSAGES = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Say hi"}]
@@ -320,7 +321,7 @@ JSON = st.recursive(
     JSON,
 )
 def test_no_json_keeps_an_exchange_from_being_a_line(chunks, request, answered):
-    for response in (exchanges.join_chunks(chunks), answered):
+    for response in (stream_chunks.join_chunks(chunks), answered):
         line = exchanges.make_trajectory(
             "req-1", request, response, None, "2026-11-26T00:00:00+00:00"
         ).to_json()

@@ -27,8 +27,14 @@ DESK = {
     "additionalProperties": False,
 }
 TOOLS = [
-    {"type": "function", "function": {"name": "lend_book", "description": "Lend.", "parameters": DESK}},
-    {"type": "function", "function": {"name": "opening_hours", "description": "When.", "parameters": {}}},
+    {
+        "type": "function",
+        "function": {"name": "lend_book", "description": "Lend.", "parameters": DESK},
+    },
+    {
+        "type": "function",
+        "function": {"name": "opening_hours", "description": "When.", "parameters": {}},
+    },
 ]
 PLACE = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 FORMAT = {"type": "json_schema", "json_schema": {"name": "place", "schema": PLACE}}
@@ -71,7 +77,12 @@ def piece(arguments, **function):
     return {"tool_calls": [{"index": 0, "function": {"arguments": arguments, **function}}]}
 
 
-PARTS = [{"role": "user", "content": [{"type": "text", "text": "Lend me "}, {"type": "text", "text": "Emma"}]}]
+PARTS = [
+    {
+        "role": "user",
+        "content": [{"type": "text", "text": "Lend me "}, {"type": "text", "text": "Emma"}],
+    }
+]
 IMAGE = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]
 FILTERED = {"hate": {"filtered": False}, "violence": {"filtered": True}}
 LOOP = [
@@ -79,7 +90,11 @@ LOOP = [
     calling(("opening_hours", "{}")),
     {"role": "tool", "tool_call_id": "c0", "content": "9 to 5"},
 ]
-OLD = {"role": "assistant", "content": None, "function_call": {"name": CALL[0], "arguments": CALL[1]}}
+OLD = {
+    "role": "assistant",
+    "content": None,
+    "function_call": {"name": CALL[0], "arguments": CALL[1]},
+}
 NOT_OFFERED = "a tool is called that was not offered"
 MISFIT = "arguments do not fit the schema of their tool"
 NO_FORM = "a text, where neither a call nor JSON was asked for"
@@ -89,55 +104,213 @@ FILTER = "a content filter has taken the answer or a part of it"
 PLANTED = [
     ("one call", pair(answer(calling(CALL))), LENT),
     ("a call with a text beside", pair(answer(calling(CALL, content="Sure."))), LENT),
-    ("a call without arguments", pair(answer(calling(("opening_hours", "")))), '<tool_call name="opening_hours">{}</tool_call>'),
+    (
+        "a call without arguments",
+        pair(answer(calling(("opening_hours", "")))),
+        '<tool_call name="opening_hours">{}</tool_call>',
+    ),
     ("arguments as an object", pair(answer(calling((CALL[0], json.loads(CALL[1]))))), LENT),
     ("a call that ended with stop", pair(answer(calling(CALL), "stop")), LENT),
     ("the older function_call", pair(answer(OLD, "function_call")), LENT),
-    ("the older functions", pair(answer(OLD), tools=[], functions=[t["function"] for t in TOOLS]), LENT),
+    (
+        "the older functions",
+        pair(answer(OLD), tools=[], functions=[t["function"] for t in TOOLS]),
+        LENT,
+    ),
     (
         "two calls",
         pair(answer(calling(CALL, ("opening_hours", "{}")))),
         '[{"name":"lend_book","arguments":{"title":"Emma","days":7}},{"name":"opening_hours","arguments":{}}]',
     ),
-    ("a streamed call", pair(streamed(piece("", name="lend_book"), piece('{"title": "Emma",'), piece(' "days": 7}'))), LENT),
-    ("a streamed call that Azure announces", pair([{"choices": [], "prompt_filter_results": []}, *streamed(piece(CALL[1], name=CALL[0]))]), LENT),
+    (
+        "a streamed call",
+        pair(
+            streamed(piece("", name="lend_book"), piece('{"title": "Emma",'), piece(' "days": 7}'))
+        ),
+        LENT,
+    ),
+    (
+        "a streamed call that Azure announces",
+        pair(
+            [{"choices": [], "prompt_filter_results": []}, *streamed(piece(CALL[1], name=CALL[0]))]
+        ),
+        LENT,
+    ),
     ("text parts", pair(answer(calling(CALL)), messages=PARTS), LENT),
     ("a call after a tool's result", pair(answer(calling(CALL)), messages=LOOP), LENT),
-    ("JSON by a schema", pair(saying('{"city": "Rome"}'), tools=[], response_format=FORMAT), '{"city":"Rome"}'),
-    ("JSON of any shape", pair(saying('{"a": [1]}'), tools=[], response_format={"type": "json_object"}), '{"a":[1]}'),
-    ("a line of the recorder", {"id": "x", "exchange": pair(answer(calling(CALL))), "error": None}, LENT),
-    ("a line of a batch", {"custom_id": "1", "body": ask(), "response": {"status_code": 200, "body": answer(calling(CALL))}}, LENT),
-    ("a line for fine-tuning", {"messages": [*ask()["messages"], calling(CALL)], "tools": TOOLS}, LENT),
-    ("an observation of Langfuse", {"traceId": "t", "type": "GENERATION", "input": {"messages": ask()["messages"], "tools": TOOLS}, "output": calling(CALL)}, LENT),
-    ("an observation as texts", {"traceId": "t", "type": "GENERATION", "input": json.dumps({"messages": ask()["messages"], "tools": TOOLS}), "output": json.dumps(calling(CALL))}, LENT),
-    ("a span of Langfuse", {"traceId": "t", "type": "SPAN", "input": {}, "output": {}}, traffic_rows.NOT_CALLS),
-    ("an observation that failed", {"traceId": "t", "type": "GENERATION", "level": "ERROR", "statusMessage": "429", "input": ask()["messages"], "output": None}, "the call failed"),
-    ("cut off", pair(answer(calling((CALL[0], '{"title": "Em')), "length")), "cut off at the token limit"),
+    (
+        "JSON by a schema",
+        pair(saying('{"city": "Rome"}'), tools=[], response_format=FORMAT),
+        '{"city":"Rome"}',
+    ),
+    (
+        "JSON of any shape",
+        pair(saying('{"a": [1]}'), tools=[], response_format={"type": "json_object"}),
+        '{"a":[1]}',
+    ),
+    (
+        "a line of the recorder",
+        {"id": "x", "exchange": pair(answer(calling(CALL))), "error": None},
+        LENT,
+    ),
+    (
+        "a line of a batch",
+        {
+            "custom_id": "1",
+            "body": ask(),
+            "response": {"status_code": 200, "body": answer(calling(CALL))},
+        },
+        LENT,
+    ),
+    (
+        "a line for fine-tuning",
+        {"messages": [*ask()["messages"], calling(CALL)], "tools": TOOLS},
+        LENT,
+    ),
+    (
+        "an observation of Langfuse",
+        {
+            "traceId": "t",
+            "type": "GENERATION",
+            "input": {"messages": ask()["messages"], "tools": TOOLS},
+            "output": calling(CALL),
+        },
+        LENT,
+    ),
+    (
+        "an observation as texts",
+        {
+            "traceId": "t",
+            "type": "GENERATION",
+            "input": json.dumps({"messages": ask()["messages"], "tools": TOOLS}),
+            "output": json.dumps(calling(CALL)),
+        },
+        LENT,
+    ),
+    (
+        "a span of Langfuse",
+        {"traceId": "t", "type": "SPAN", "input": {}, "output": {}},
+        traffic_rows.NOT_CALLS,
+    ),
+    (
+        "an observation that failed",
+        {
+            "traceId": "t",
+            "type": "GENERATION",
+            "level": "ERROR",
+            "statusMessage": "429",
+            "input": ask()["messages"],
+            "output": None,
+        },
+        "the call failed",
+    ),
+    (
+        "cut off",
+        pair(answer(calling((CALL[0], '{"title": "Em')), "length")),
+        "cut off at the token limit",
+    ),
     ("cut off by another server", pair(saying("Em", "model_length")), "cut off at the token limit"),
-    ("refused", pair(answer({"role": "assistant", "content": None, "refusal": "I can't."}, "stop")), "refused by the model"),
+    (
+        "refused",
+        pair(answer({"role": "assistant", "content": None, "refusal": "I can't."}, "stop")),
+        "refused by the model",
+    ),
     ("filtered", pair(saying("", "content_filter")), FILTER),
-    ("filtered, as Azure says it", pair(answer(calling(CALL), content_filter_results=FILTERED)), FILTER),
-    ("filtered in a stream", pair([*streamed(piece(CALL[1], name=CALL[0]), finish_reason=None), {"choices": [{"index": 0, "delta": {}, "finish_reason": "content_filter", "content_filter_results": FILTERED}]}]), FILTER),
+    (
+        "filtered, as Azure says it",
+        pair(answer(calling(CALL), content_filter_results=FILTERED)),
+        FILTER,
+    ),
+    (
+        "filtered in a stream",
+        pair(
+            [
+                *streamed(piece(CALL[1], name=CALL[0]), finish_reason=None),
+                {
+                    "choices": [
+                        {
+                            "index": 0,
+                            "delta": {},
+                            "finish_reason": "content_filter",
+                            "content_filter_results": FILTERED,
+                        }
+                    ]
+                },
+            ]
+        ),
+        FILTER,
+    ),
     ("an error for an answer", pair({"error": {"message": "overloaded"}}), "the call failed"),
     ("no answer", pair(None), "no answer"),
     ("no choice", pair({"choices": []}), "no answer"),
-    ("two choices", pair({"choices": [{"index": i, "finish_reason": "stop", "message": {"content": "a"}} for i in (0, 1)]}), "several answers to one request"),
-    ("an end that nobody knows", pair(saying("a", "paused")), "ended for a reason that is not known here"),
+    (
+        "two choices",
+        pair(
+            {
+                "choices": [
+                    {"index": i, "finish_reason": "stop", "message": {"content": "a"}}
+                    for i in (0, 1)
+                ]
+            }
+        ),
+        "several answers to one request",
+    ),
+    (
+        "an end that nobody knows",
+        pair(saying("a", "paused")),
+        "ended for a reason that is not known here",
+    ),
     ("a text", pair(saying("We open at nine.")), NO_FORM),
     ("a tool that was not offered", pair(answer(calling(("burn_book", "{}")))), NOT_OFFERED),
     ("a call where no tool was offered", pair(answer(calling(CALL)), tools=[]), NOT_OFFERED),
     ("a wrong type", pair(answer(calling((CALL[0], '{"title": "Emma", "days": "7"}')))), MISFIT),
-    ("a value that is none of the enum", pair(answer(calling((CALL[0], '{"title": "Emma", "branch": "east"}')))), MISFIT),
-    ("a parameter too many", pair(answer(calling((CALL[0], '{"title": "Emma", "now": true}')))), MISFIT),
+    (
+        "a value that is none of the enum",
+        pair(answer(calling((CALL[0], '{"title": "Emma", "branch": "east"}')))),
+        MISFIT,
+    ),
+    (
+        "a parameter too many",
+        pair(answer(calling((CALL[0], '{"title": "Emma", "now": true}')))),
+        MISFIT,
+    ),
     ("a parameter too few", pair(answer(calling((CALL[0], "{}")))), MISFIT),
     ("a second call that does not fit", pair(answer(calling(CALL, (CALL[0], "{}")))), MISFIT),
-    ("arguments cut in the middle", pair(answer(calling((CALL[0], '{"title": ')))), "arguments that are no JSON"),
-    ("arguments that are a list", pair(answer(calling((CALL[0], "[1]")))), "arguments that are no JSON object"),
-    ("an image", pair(answer(calling(CALL)), messages=IMAGE), "a message holds something that is no text"),
-    ("no user", pair(answer(calling(CALL)), messages=[{"role": "system", "content": "Hi"}]), "no message of a user"),
-    ("JSON in a fence", pair(saying('```json\n{"city": "Rome"}\n```'), tools=[], response_format=FORMAT), "an answer that is no JSON"),
-    ("JSON that does not fit", pair(saying('{"town": "Rome"}'), tools=[], response_format=FORMAT), "an answer that does not fit its schema"),
-    ("a tool without a name", pair(answer(calling(CALL)), tools=[{"type": "function", "function": {}}]), "tools that are not as the API has them"),
+    (
+        "arguments cut in the middle",
+        pair(answer(calling((CALL[0], '{"title": ')))),
+        "arguments that are no JSON",
+    ),
+    (
+        "arguments that are a list",
+        pair(answer(calling((CALL[0], "[1]")))),
+        "arguments that are no JSON object",
+    ),
+    (
+        "an image",
+        pair(answer(calling(CALL)), messages=IMAGE),
+        "a message holds something that is no text",
+    ),
+    (
+        "no user",
+        pair(answer(calling(CALL)), messages=[{"role": "system", "content": "Hi"}]),
+        "no message of a user",
+    ),
+    (
+        "JSON in a fence",
+        pair(saying('```json\n{"city": "Rome"}\n```'), tools=[], response_format=FORMAT),
+        "an answer that is no JSON",
+    ),
+    (
+        "JSON that does not fit",
+        pair(saying('{"town": "Rome"}'), tools=[], response_format=FORMAT),
+        "an answer that does not fit its schema",
+    ),
+    (
+        "a tool without a name",
+        pair(answer(calling(CALL)), tools=[{"type": "function", "function": {}}]),
+        "tools that are not as the API has them",
+    ),
 ]
 
 
@@ -150,7 +323,9 @@ def decide(value):
         return str(why)
 
 
-@pytest.mark.parametrize(("value", "expected"), [case[1:] for case in PLANTED], ids=[case[0] for case in PLANTED])
+@pytest.mark.parametrize(
+    ("value", "expected"), [case[1:] for case in PLANTED], ids=[case[0] for case in PLANTED]
+)
 def test_a_planted_exchange_is_decided_as_expected(value, expected):
     assert decide(json.loads(json.dumps(value))) == expected
 
@@ -171,7 +346,14 @@ def test_a_line_that_is_no_exchange_says_what_was_expected(value, problem):
 
 
 def test_the_prompt_shows_every_tool_that_was_offered_and_the_conversation_before_the_request():
-    made = make_row(parse_exchange(pair(answer(calling(CALL)), messages=[{"role": "system", "content": "You run a desk."}, *LOOP])))
+    made = make_row(
+        parse_exchange(
+            pair(
+                answer(calling(CALL)),
+                messages=[{"role": "system", "content": "You run a desk."}, *LOOP],
+            )
+        )
+    )
     for text in (
         "one call of one of the tools below",
         "lend_book: Lend.",
@@ -189,14 +371,30 @@ def test_the_prompt_shows_every_tool_that_was_offered_and_the_conversation_befor
 
 def test_private_values_get_one_word_in_prompt_and_gold_alike():
     text = "Mail Ann.Lee@x.org, then ann.lee@x.org again; pay DE89 3704 0044 0532 0130 00, call +49 30 901820 or (555) 123-4567, key sk-abcdefghijklmnopqrstuv, order 4711 0815"
-    call = ("lend_book", json.dumps({"title": "ann.lee@x.org DE89370400440532013000 +49 30 901820"}))
+    call = (
+        "lend_book",
+        json.dumps({"title": "ann.lee@x.org DE89370400440532013000 +49 30 901820"}),
+    )
     made = make_row(parse_exchange(pair(answer(calling(call)), text=text)))
     assert '{"title":"[EMAIL_1] [IBAN_1] [PHONE_1]"}' in made.row.completion
-    assert "Mail [EMAIL_1], then [EMAIL_1] again; pay [IBAN_1], call [PHONE_1] or [PHONE_2], key [SECRET_1], order 4711 0815" in made.row.prompt
+    assert (
+        "Mail [EMAIL_1], then [EMAIL_1] again; pay [IBAN_1], call [PHONE_1] or [PHONE_2], key [SECRET_1], order 4711 0815"
+        in made.row.prompt
+    )
     assert made.n_private == 5
 
 
-@pytest.mark.parametrize("text", ["order 1234567890", "2026-11-26 14:33", "v1.2.3", "DE00 3704 0044 0532 0130 00", "a @ b", "3 + 4911"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "order 1234567890",
+        "2026-11-26 14:33",
+        "v1.2.3",
+        "DE00 3704 0044 0532 0130 00",
+        "a @ b",
+        "3 + 4911",
+    ],
+)
 def test_what_is_not_private_stays(text):
     assert Placeholders().replace({"a": [text, 7]}) == {"a": [text, 7]}
     assert is_iban("GB82 WEST 1234 5698 7654 32")
@@ -212,14 +410,19 @@ def make_log(n):
     values = []
     for i in range(n):
         words = f"{['copper', 'velvet', 'maple'][i % 3]} {i * 7919} tale{i} of{i * 31}"
-        calls = [("lend_book", json.dumps({"title": words})), ("opening_hours", "{}")][: 2 - (i % 3 > 0)]
+        calls = [("lend_book", json.dumps({"title": words})), ("opening_hours", "{}")][
+            : 2 - (i % 3 > 0)
+        ]
         values.append(pair(answer(calling(*calls)), text=f"Please lend {words}"))
     return values
 
 
 def test_a_log_becomes_the_rows_of_both_tracks_and_every_line_is_accounted_for(settings, tmp_path):
     values = make_log(90)
-    values += [values[1]] * 4 + [pair(answer(calling(CALL)), text="Twice"), pair(answer(calling(("opening_hours", "{}"))), text="Twice")]
+    values += [values[1]] * 4 + [
+        pair(answer(calling(CALL)), text="Twice"),
+        pair(answer(calling(("opening_hours", "{}"))), text="Twice"),
+    ]
     values += [pair(saying("Hello")), {"traceId": "t", "type": "SPAN", "input": 1, "output": 2}]
     path = write_log(tmp_path / "log.jsonl", values)
     with path.open("a") as file:
@@ -227,7 +430,10 @@ def test_a_log_becomes_the_rows_of_both_tracks_and_every_line_is_accounted_for(s
     made = dataset.build_dataset(settings, str(path), SIZES)
     manifest = made.manifest
     assert manifest["gold"] == "hosted"
-    assert {t: sum(map(len, s.values())) for t, s in made.rows.items()} == {"toolcall": 60, "structured": 30}
+    assert {t: sum(map(len, s.values())) for t, s in made.rows.items()} == {
+        "toolcall": 60,
+        "structured": 30,
+    }
     assert manifest["exchanges"] == {"toolcall": 64, "structured": 30}
     assert manifest["left_out"] == {
         traffic_rows.CONTRADICTS: 2,
@@ -235,8 +441,14 @@ def test_a_log_becomes_the_rows_of_both_tracks_and_every_line_is_accounted_for(s
         traffic_rows.NOT_CALLS: 1,
         "not an exchange": 2,
     }
-    assert [line.partition(": ")[0] for line in manifest["broken"]] == ["log.jsonl:99", "log.jsonl:100"]
-    assert sum(manifest["exchanges"].values()) + sum(manifest["left_out"].values()) == manifest["source_rows"]
+    assert [line.partition(": ")[0] for line in manifest["broken"]] == [
+        "log.jsonl:99",
+        "log.jsonl:100",
+    ]
+    assert (
+        sum(manifest["exchanges"].values()) + sum(manifest["left_out"].values())
+        == manifest["source_rows"]
+    )
     for track, splits in made.rows.items():
         assert {split: len(rows) for split, rows in splits.items()}["test"] >= 9
         for split in splits:
@@ -244,17 +456,28 @@ def test_a_log_becomes_the_rows_of_both_tracks_and_every_line_is_accounted_for(s
             rows = read_rows(file, track)
             facts = read_facts(file, rows)
             assert all(len(fact.tools) == 2 for fact in facts)
-            assert all(all(score_row(track, row.completion, row.completion).values()) for row in rows)
-    counts = [f.count for s in ("train", "val", "test") for f in read_facts(settings.dataset / "toolcall" / f"{s}.jsonl", made.rows["toolcall"][s])]
+            assert all(
+                all(score_row(track, row.completion, row.completion).values()) for row in rows
+            )
+    counts = [
+        f.count
+        for s in ("train", "val", "test")
+        for f in read_facts(settings.dataset / "toolcall" / f"{s}.jsonl", made.rows["toolcall"][s])
+    ]
     assert sorted(counts)[-2:] == [1, 5]
 
 
-def test_the_same_log_gives_the_same_rows_and_a_larger_one_no_more_than_asked_for(settings, tmp_path):
+def test_the_same_log_gives_the_same_rows_and_a_larger_one_no_more_than_asked_for(
+    settings, tmp_path
+):
     path = write_log(tmp_path / "log.jsonl", make_log(90))
     small = {"toolcall": "20/5/10", "structured": "10/2/5"}
     first = dataset.build_dataset(settings, str(path), small)
     assert dataset.build_dataset(settings, str(path), small).rows == first.rows
-    assert {t: sum(map(len, s.values())) for t, s in first.rows.items()} == {"toolcall": 35, "structured": 17}
+    assert {t: sum(map(len, s.values())) for t, s in first.rows.items()} == {
+        "toolcall": 35,
+        "structured": 17,
+    }
     assert first.manifest["left_out"] == {"more than the sizes asked for": 38}
 
 
@@ -265,9 +488,27 @@ def test_a_log_with_too_few_rows_says_what_became_of_its_lines(settings, tmp_pat
 
 
 def test_a_row_with_a_schema_is_asked_natively_with_it(settings, tmp_path):
-    names = ["Rome", "Oslo", "Lima", "Bonn", "Riga", "Cork", "Nice", "Graz", "Bath", "Pisa", "Kyiv", "Linz"]
+    names = [
+        "Rome",
+        "Oslo",
+        "Lima",
+        "Bonn",
+        "Riga",
+        "Cork",
+        "Nice",
+        "Graz",
+        "Bath",
+        "Pisa",
+        "Kyiv",
+        "Linz",
+    ]
     values = [
-        pair(saying(json.dumps({"city": n})), text=f"{n} {n.lower()} {n.upper()}", tools=[], response_format=FORMAT)
+        pair(
+            saying(json.dumps({"city": n})),
+            text=f"{n} {n.lower()} {n.upper()}",
+            tools=[],
+            response_format=FORMAT,
+        )
         for n in names
     ]
     made = dataset.build_dataset(settings, str(write_log(tmp_path / "log.jsonl", values)), SIZES)
@@ -279,7 +520,9 @@ def test_a_row_with_a_schema_is_asked_natively_with_it(settings, tmp_path):
     assert list(made.rows) == ["structured"]
 
 
-@pytest.mark.parametrize("wrap", [lambda values: values, lambda values: {"data": values, "meta": {}}])
+@pytest.mark.parametrize(
+    "wrap", [lambda values: values, lambda values: {"data": values, "meta": {}}]
+)
 @pytest.mark.parametrize("indent", [None, 1])
 def test_a_log_that_is_one_list_is_read_as_its_lines_are(tmp_path, wrap, indent):
     values = make_log(3)
@@ -305,7 +548,9 @@ def test_a_hundred_thousand_exchanges_are_read_in_the_memory_of_a_few(tmp_path):
         "after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "print(json.dumps([after - before, origin['source_rows'], origin['broken']]))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, path], capture_output=True, text=True, check=True
+    )
     grown_kib, lines, broken = json.loads(done.stdout)
     assert lines == 100_001
     assert [line.partition(": ")[0] for line in broken] == ["log.jsonl:100001"]
