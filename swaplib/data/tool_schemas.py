@@ -14,11 +14,18 @@ import json
 import re
 from typing import Any
 
+from swaplib.data.nested_schemas import (
+    PYTHON_NAMES,
+    describe_value,
+    list_nested,
+    name_type,
+    resolve,
+)
+
 Tool = dict[str, Any]
 
-_NAMES = {"string": "str", "integer": "int", "number": "float", "boolean": "bool"}
-_SIMPLE = {name: kind for kind, name in _NAMES.items()} | {kind: kind for kind in _NAMES}
-_NAMES |= {"array": "list", "object": "dict", "null": "None"}
+_KINDS = ("string", "integer", "number", "boolean")
+_SIMPLE = {PYTHON_NAMES[kind]: kind for kind in _KINDS} | {kind: kind for kind in _KINDS}
 _TAIL = re.compile(r"(,\s*(optional|default\b.*))+$")
 _ARRAYS, _OBJECTS = (
     ("list", "tuple", "set", "sequence", "iterable", "array"),
@@ -102,32 +109,14 @@ def _parse_schema(schema: dict[str, Any]) -> dict[str, dict[str, Any]]:
     parsed = {}
     for name, part in properties.items():
         part = part if isinstance(part, dict) else {}
-        kind, words = _name_type(part), [str(part.get("description") or "")]
-        if "enum" in part:
-            words.append(
-                f"One of {', '.join(json.dumps(value, ensure_ascii=False) for value in part['enum'])}."
-            )
-        default = {"default": part["default"]} if "default" in part else {}
+        found, kind = resolve(part, schema), name_type(part, schema)
+        default = {"default": found["default"]} if "default" in found else {}
         parameter = {
             "type": kind if name in required else f"{kind}, optional",
-            "description": " ".join(words).strip(),
+            "description": describe_value(found),
         }
         parsed[name] = parameter | default | {"schema": part}
     return parsed
-
-
-def _name_type(schema: Any) -> str:
-    """The Python type that a prompt shows for a JSON Schema."""
-    if not isinstance(schema, dict):
-        return "Any"
-    if parts := schema.get("anyOf") or schema.get("oneOf"):
-        return f"Union[{', '.join(map(_name_type, parts))}]"
-    kind = schema.get("type")
-    if isinstance(kind, list):
-        return f"Union[{', '.join(_NAMES.get(k, 'Any') for k in kind)}]"
-    if kind == "array" and "items" in schema:
-        return f"List[{_name_type(schema['items'])}]"
-    return _NAMES.get(kind, "str" if "enum" in schema else "Any")
 
 
 def _show(value: Any) -> str:
@@ -144,7 +133,7 @@ def read_type(parameter: dict[str, Any]) -> tuple[str, bool]:
 def format_signature(tool: Tool) -> str:
     """A tool as a prompt shows it: name and description, then one line for each parameter.
 
-    xLAM's type `"str, optional"` becomes two words, since models copy the word `optional` into the call. The default is
+    What is inside a parameter of a nested JSON Schema follows it (nested_schemas.py). xLAM's type `"str, optional"` becomes two words, since models copy the word `optional` into the call. The default is
     shown because golds use it; the parameter's description because it holds formats such as YYYY-MM-DD.
     """
     lines = [f"{tool['name']}: {tool.get('description', '')}"]
@@ -154,6 +143,7 @@ def format_signature(tool: Tool) -> str:
         if "default" in parameter:
             facts.append(f"default {json.dumps(parameter['default'], ensure_ascii=False)}")
         lines.append(f"- {name} ({', '.join(facts)}): {parameter['description']}")
+        lines += list_nested(parameter.get("schema"), tool.get("rest", {}))
     return "\n".join(lines)
 
 
