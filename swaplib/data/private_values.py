@@ -6,6 +6,7 @@ known here: names of people and addresses of houses are not found.
 """
 
 import re
+from functools import partial
 from typing import Any
 
 from swaplib.masking import SECRETS
@@ -54,8 +55,11 @@ class Placeholders:
     def _replace_text(self, text: str) -> str:
         text = SECRETS.sub(self._replace_secret, text)
         for kind, pattern in PATTERNS.items():
-            text = pattern.sub(lambda found, kind=kind: self._name(kind, found[0]), text)
+            text = pattern.sub(partial(self._replace_match, kind), text)
         return text
+
+    def _replace_match(self, kind: str, found: re.Match[str]) -> str:
+        return self._name(kind, found[0])
 
     def _replace_secret(self, found: re.Match[str]) -> str:
         kept = next((text for text in found.groupdict().values() if text), "")

@@ -49,7 +49,7 @@ def make_row(exchange: Exchange) -> LoggedRow:
         NoRowError: It becomes none; says why.
     """
     check_complete(exchange)
-    tools, _ = _read_tools(json.dumps(exchange.tools))
+    tools = read_offered(exchange)
     calls = read_calls(exchange, tools)
     schema = None if calls else _read_schema(exchange.response_format)
     answer: Any = calls or _read_document(exchange, schema)
@@ -166,9 +166,18 @@ def _read_schema(response_format: Json) -> Json | None:
     return schema if isinstance(schema, dict) else None
 
 
+def read_offered(exchange: Exchange) -> dict[str, Tool]:
+    """The offered tools by name, in the order offered.
+
+    Raises:
+        NoRowError: They are not as the API has them.
+    """
+    return _read_tools(json.dumps(exchange.tools))
+
+
 @lru_cache(maxsize=512)
-def _read_tools(text: str) -> tuple[dict[str, Tool], None]:
-    """Tools by name, in the order offered; an application sends the same ones every time."""
+def _read_tools(text: str) -> dict[str, Tool]:
+    """The same for their JSON text: an application sends the same tools with every request."""
     try:
         tools = [parse_tool(item) for item in json.loads(text)]
     except ValueError:
@@ -176,7 +185,7 @@ def _read_tools(text: str) -> tuple[dict[str, Tool], None]:
     by_name = {tool["name"]: tool for tool in tools}
     if len(by_name) < len(tools):
         raise NoRowError("two offered tools have one name")
-    return by_name, None
+    return by_name
 
 
 @lru_cache(maxsize=512)

@@ -132,7 +132,7 @@ def _read_row(line: Line) -> LoggedRow | None:
     if line.problem:
         raise ValueError(line.problem)
     exchange = parse_exchange(line.value)
-    return exchange and make_row(exchange)
+    return None if exchange is None else make_row(exchange)
 
 
 def _canonical(row: LoggedRow) -> str:

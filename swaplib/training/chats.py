@@ -10,14 +10,14 @@ turns are read, never learned: an agent must not be taught to make up what a too
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from swaplib.files import hash_text, read_appended
 from swaplib.metrics import Track
-from swaplib.prompts import Message, build_messages
+from swaplib.prompts import build_messages
 from swaplib.rows import Row, hash_rows
 from swaplib.settings import show_path
 
@@ -26,13 +26,15 @@ from swaplib.settings import show_path
 class Chat:
     """Messages, and for each whether it carries loss, which only an assistant's may.
 
-    `id` is a row's file and line, or a trajectory's task.
+    `id` is a row's file and line, or a trajectory's task. `tools` are those that the model is shown by its chat template, of
+    a loop out of a log, whose messages may hold calls and their results as the API has them.
     """
 
     id: str
     split: str
-    messages: tuple[Message, ...]
+    messages: tuple[Mapping[str, Any], ...]
     is_trained: tuple[bool, ...]
+    tools: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
