@@ -131,7 +131,7 @@ def _make_chat(name: str, exchange: Exchange | None) -> Chat:
 
 
 def _read_for_template(messages: list[Json]) -> list[dict[str, Any]]:
-    """Messages as `swap serve` gives them to chat templates, so that training sees what serving will."""
+    """Messages as `swap serve` gives them to chat templates: training sees what serving will."""
     names = ("role", "content", "tool_calls", "tool_call_id")
     answered = {message.get("tool_call_id") for message in messages}
     calls = [call for message in messages for call in message.get("tool_calls") or []]
