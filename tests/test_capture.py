@@ -1,3 +1,4 @@
+import ast
 import json
 import os
 import shutil
@@ -234,18 +235,15 @@ def test_the_teacher_is_asked_with_the_very_messages_that_are_trained_on(all_cap
 
 
 def run_cells(name, *beginnings):
-    """What a notebook's parameters, and its lines with these beginnings, set."""
-    cells = [
-        c
-        for c in nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
-        if c.cell_type == "code"
-    ]
-    lines = [
-        line for cell in cells for line in cell.source.splitlines() if line.startswith(beginnings)
-    ]
+    """What a notebook's parameters, and its statements with these beginnings, set."""
+    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     (parameters,) = (cell.source for cell in cells if "parameters" in cell.metadata.get("tags", []))
+    statements = [
+        ast.unparse(statement) for cell in cells for statement in ast.parse(cell.source).body
+    ]
     names = {"agent": agent}
-    for text in (parameters, *lines):
+    for text in (parameters, *(text for text in statements if text.startswith(beginnings))):
         exec(text, names)
     return names
 
