@@ -19,7 +19,6 @@ from typing import Any
 
 from openai import AsyncOpenAI, OpenAI
 
-from benchmarks.real_pair import run_steps, serving
 from swaplib.agents import capture, tools
 from swaplib.agents.tasks import Task, list_tasks
 from swaplib.data import xlam

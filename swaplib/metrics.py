@@ -15,6 +15,9 @@ from typing import Any, Literal
 
 Track = Literal["structured", "toolcall"]
 TRACKS: tuple[Track, ...] = ("structured", "toolcall")
+CoreMetric = Literal[
+    "json_valid_rate", "exact_match_rate", "valid_call_rate", "name_match_rate", "args_exact_rate"
+]
 
 _OPEN, _NAME_END, _CLOSE = '<tool_call name="', '">', "</tool_call>"
 
@@ -56,7 +59,7 @@ class ToolcallScores:
     rows: tuple[dict[str, bool], ...]
 
 
-def core_metrics(track: Track) -> tuple[str, ...]:
+def core_metrics(track: Track) -> tuple[CoreMetric, ...]:
     """Names of a track's core metrics, in the order of the tables; each is a row's bit name plus `_rate`."""
     check_track(track)
     if track == "structured":
