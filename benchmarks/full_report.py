@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.real_pair import AFTER, BEFORE, RECORDED, list_places, open_record, read_json
 from benchmarks.records import RESULTS, format_table
 from swaplib import runs
-from swaplib.agents import build, distill
+from swaplib.agents import build_files, distill
 from swaplib.evaluation import comparison, repeats, stats
 from swaplib.evaluation.intervals import wilson_interval
 from swaplib.files import write_text
@@ -93,7 +93,7 @@ def describe_pair(home: Settings, track: Track, run: dict[str, Any]) -> str:
 def render_loop(home: Settings) -> None:
     """The loop's page: what was captured and kept, and what the agent and the tracks gained."""
     loops = {track: read_json(home.evaluation / f"flywheel_{track}.json") for track in TRACKS}
-    manifest = read_json(build.folder_of(home) / "manifest.json")
+    manifest = read_json(build_files.folder_of(home) / "manifest.json")
     first = loops["toolcall"]
     parts = {
         "The filter": agent_tables.show_filter(manifest["filter"]),
@@ -105,7 +105,9 @@ def render_loop(home: Settings) -> None:
             f"Paired evidence: {track}": agent_tables.show_loop_pairs(loop)
             for track, loop in loops.items()
         },
-        "The agent's training": training_tables.show_run_card(read_card(home.adapter_of(distill.AGENT))),
+        "The agent's training": training_tables.show_run_card(
+            read_card(home.adapter_of(distill.AGENT))
+        ),
     }
     parts |= {
         f"The training on captured {track} rows": training_tables.show_run_card(

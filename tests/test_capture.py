@@ -14,7 +14,7 @@ import nbformat
 import pytest
 from servers import as_json, refusal, serving
 
-from swaplib.agents import agent, agent_eval, build, capture
+from swaplib.agents import agent, agent_eval, build, build_files, capture
 from swaplib.agents.agent import AgentOptions, run_agent
 from swaplib.agents.agent_prompt import build_agent_messages
 from swaplib.agents.sandbox import session
@@ -295,13 +295,15 @@ def test_kept_trajectories_become_rows_as_01_makes_them_and_chats_that_mask_what
     for track, splits in built.rows.items():
         for split, rows in splits.items():
             assert rows, (track, split)
-            assert read_rows(build.folder_of(settings) / track / f"{split}.jsonl", track) == rows
+            assert (
+                read_rows(build_files.folder_of(settings) / track / f"{split}.jsonl", track) == rows
+            )
             for row in rows:
                 assert parse_gold(track, row.completion) == parse_gold(
                     track, shipped[row.prompt].completion
                 )
     assert built.manifest["sha256"] == {
-        name: hash_file(build.folder_of(settings) / name) for name in built.manifest["sha256"]
+        name: hash_file(build_files.folder_of(settings) / name) for name in built.manifest["sha256"]
     }
     kept = {v.trajectory.id: v.trajectory for v in built.grades if v.is_kept}
     assert (
@@ -320,7 +322,7 @@ def test_kept_trajectories_become_rows_as_01_makes_them_and_chats_that_mask_what
 
 def test_without_a_checkpoint_the_lengths_of_chats_are_not_known_and_that_is_said(tmp_path):
     chat = Chat("7", "train", ({"role": "user", "content": "Hi"},), (False,))
-    records = build.count_chat_tokens([chat], tmp_path / "none")
+    records = build_files.count_chat_tokens([chat], tmp_path / "none")
     assert [(r["split"], r["chats"]) for r in records] == [("train", 1), ("val", 0), ("test", 0)]
     assert all("no checkpoint at" in record["tokens"] for record in records)
 
@@ -402,7 +404,7 @@ def test_a_killed_build_goes_on_and_ends_as_if_it_had_not_been_killed(
 ):
     settings, done = captured_home, all_captured[1]
     whole = build.build_captured(settings)
-    shutil.rmtree(build.folder_of(settings))
+    shutil.rmtree(build_files.folder_of(settings))
     for folder in settings.runs.glob("*-build-*"):
         shutil.rmtree(folder)
     n_files = len(whole.manifest["sha256"])
@@ -413,12 +415,12 @@ def test_a_killed_build_goes_on_and_ends_as_if_it_had_not_been_killed(
     ):  # all are written beside their place, then all are moved, then the manifest
         process = start(settings, env_of_tests, KILLING.format(n=n))
         assert process.wait() == -signal.SIGKILL
-        assert not (build.folder_of(settings) / "manifest.json").exists()
+        assert not (build_files.folder_of(settings) / "manifest.json").exists()
     built = build.build_captured(settings)
     assert built.manifest["sha256"] == whole.manifest["sha256"]
     files = {
-        str(p.relative_to(build.folder_of(settings)))
-        for p in build.folder_of(settings).rglob("*.jsonl")
+        str(p.relative_to(build_files.folder_of(settings)))
+        for p in build_files.folder_of(settings).rglob("*.jsonl")
     }
     assert files == set(built.manifest["sha256"])
     (folder,) = settings.runs.glob("*-build-*")
@@ -595,7 +597,7 @@ def test_when_nothing_is_kept_the_build_says_so_and_leaves_no_rows(settings):
         built = build.build_captured(settings)
     assert built.manifest["filter"]["kept"] == 0
     assert built.manifest["filter"]["dropped"] == {"the last step failed": 3}
-    assert {p.name for p in build.folder_of(settings).rglob("*") if p.is_file()} == {
+    assert {p.name for p in build_files.folder_of(settings).rglob("*") if p.is_file()} == {
         "manifest.json",
         "grades.jsonl",
     }

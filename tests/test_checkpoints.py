@@ -10,7 +10,7 @@ import time
 import pytest
 from servers import as_json, serving
 
-from swaplib.agents import build
+from swaplib.agents import build_files
 from swaplib.demo import packaged
 from swaplib.models import checkpoints
 from swaplib.models.local import LocalSLM
@@ -217,7 +217,7 @@ def test_counting_the_tokens_of_chats_asks_nobody_whether_to_run_code(
         (folder / file).write_text(json.dumps(content))
     monkeypatch.setattr("builtins.input", lambda *text: pytest.fail(f"asked {text}"))
     with pytest.raises(ValueError, match="custom code"):
-        build.count_chat_tokens(
+        build_files.count_chat_tokens(
             [{"id": "1", "split": "train", "messages": [{"role": "user", "content": "x"}]}], folder
         )
 

@@ -1,55 +1,34 @@
-"""Builds rows of both tracks and training chats from captured trajectories.
+"""Builds rows of both tracks and training chats from captured trajectories, or from a log.
 
 Every trajectory is graded first. Those kept become what 01 makes of a raw row, through its audit
-and its map of tools, with the calls made in place of the gold's. `02_dataset/captured/` gets the
-rows as `<track>/<split>.jsonl` (no file for a split without rows), `grades.jsonl`, `manifest.json`,
-and `chats.jsonl`, one chat for each kept trajectory (training/chats.py shows a line). A chat's
-messages are exactly those that the agent was asked with, then its last turn; only the agent's turns
-that did not fail carry loss. A line of `grades.jsonl`:
-
-    {"id": "98", "is_kept": false, "reason": "no call made", "is_recovered": false}
+and its map of tools, with the calls made in place of the gold's; build_files.py says what is
+written. A chat's messages are exactly those that the agent was asked with, then its last turn; only
+the agent's turns that did not fail carry loss.
 """
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from swaplib.agents.agent_prompt import build_agent_messages
+from swaplib.agents.build_files import Build, folder_of, write_files
 from swaplib.agents.capture import read_capture
 from swaplib.agents.capture_run import Capture
 from swaplib.agents.grades import Grade, count_grades, filter_trajectories
+from swaplib.agents.logged_build import build_logged
 from swaplib.agents.tasks import Task, TaskSet, read_tasks
 from swaplib.data import dataset, xlam
 from swaplib.data.audit import check_leaks
-from swaplib.files import hash_file, hash_text, replace_files
+from swaplib.data.traffic_rows import is_traffic
+from swaplib.files import hash_file, hash_text
 from swaplib.metrics import TRACKS, Track, canonical_json
-from swaplib.models.local_checkpoint import Checkpoint, measure_chats
-from swaplib.rows import SPLITS, Rows
+from swaplib.rows import SPLITS
 from swaplib.runs import lock_run, new_folder, open_run
-from swaplib.settings import Settings, show_path
+from swaplib.settings import ROOT, Settings, show_path
 from swaplib.tracing.outbox import check_tracing
-from swaplib.training.chats import Chat, format_chat
-
-MAX_TOKENS = 2048  # the training length
-
-
-@dataclass(frozen=True)
-class Build:
-    """What a build made: rows by track and split, chats, grades, and the manifest's content."""
-
-    rows: Rows
-    chats: tuple[Chat, ...]
-    grades: tuple[Grade, ...]
-    manifest: dict[str, Any]
-
-
-def folder_of(settings: Settings) -> Path:
-    """The folder of captured rows."""
-    return settings.dataset / "captured"
+from swaplib.training.chats import Chat
 
 
 def build_captured(settings: Settings, source: str = "sample", fold: int = 0) -> Build:
@@ -59,7 +38,7 @@ def build_captured(settings: Settings, source: str = "sample", fold: int = 0) ->
 
     Args:
         settings: Its home holds the capture and 01's dataset.
-        source: The raw rows that 01's dataset was made from.
+        source: What 01's dataset was made from: raw rows, or a log (logged_build.py).
         fold: Which fifth of the tools is held out, 0 to 4; 08 evaluates the agent on tasks that
             call these.
 
@@ -68,6 +47,8 @@ def build_captured(settings: Settings, source: str = "sample", fold: int = 0) ->
             source, or a leak was found. Nothing was written then.
     """
     check_tracing(settings)
+    if is_traffic(log := ROOT / Path(source).expanduser()):
+        return build_logged(settings, log)
     tasks = read_tasks(settings, source, fold)
     capture = read_capture(settings)
     made_from = {
@@ -104,7 +85,7 @@ def _build_and_write(
         made = dataset.collect(splits, xlam.name_groups(called))
         check_leaks(made.rows)
         facts |= {"answerability": dataset.count_answers(made.facts)}
-        hashes = _write_files(folder_of(settings), dataset.format_files(made), chats, grades)
+        hashes = write_files(folder_of(settings), dataset.format_files(made), chats, grades)
         run.trace.add_span("build", "build", {"input": counts["kept"], "output": facts})
         output = {**counts, **facts, "folder": show_path(folder_of(settings))}
         run.trace.finish(output, {"kept_share": counts["kept_share"]})
@@ -159,60 +140,3 @@ def _make_chat(task: Task, grade: Grade, split: str) -> Chat:
     carries_loss = iter([step.error is None for step in steps])
     is_trained = (message["role"] == "assistant" and next(carries_loss) for message in messages)
     return Chat(task.id, split, tuple(messages), tuple(is_trained), grade.is_recovered)
-
-
-def _write_files(
-    folder: Path, texts: Mapping[str, str], chats: Sequence[Chat], grades: Sequence[Grade]
-) -> dict[str, str]:
-    """Write everything but the manifest, which is deleted first.
-
-    While the manifest is missing, the files are not whole. `texts` are the files of rows and facts;
-    an empty one is not written.
-
-    Returns:
-        The sha256 of each file.
-    """
-    all_texts = {
-        **texts,
-        "chats.jsonl": "".join(map(format_chat, chats)),
-        "grades.jsonl": "".join(map(_format_grade, grades)),
-    }
-    filled = {name: text for name, text in all_texts.items() if text}
-    replace_files(folder, filled, old=("manifest.json", *all_texts))
-    return {name: hash_text(text) for name, text in filled.items()}
-
-
-def _format_grade(grade: Grade) -> str:
-    record = {
-        "id": grade.trajectory.id,
-        "is_kept": grade.is_kept,
-        "reason": grade.reason,
-        "is_recovered": grade.is_recovered,
-    }
-    return json.dumps(record) + "\n"
-
-
-def count_chat_tokens(chats: Sequence[Chat], checkpoint: Path) -> list[dict[str, Any]]:
-    """Lengths of whole chats in tokens, by a checkpoint's tokenizer and template.
-
-    Returns:
-        One record for each split, with `split`, `chats`, median and maximum, and `over_2048`: the
-        ids of those that are too long to train on. Without a checkpoint, which 08 needs and 07 does
-        not, the records say so.
-    """
-    slm = Checkpoint(checkpoint)
-    records = []
-    for split in SPLITS:
-        of_split = [chat for chat in chats if chat.split == split]
-        record: dict[str, Any] = {"split": split, "chats": len(of_split)}
-        records.append(record)
-        if not checkpoint.is_dir():
-            record["tokens"] = f"no checkpoint at {show_path(checkpoint)}"
-            continue
-        texts = [chat.messages for chat in of_split]
-        lengths = measure_chats(slm, texts, has_generation_prompt=False)
-        if lengths:
-            record |= {"tokens_median": int(median(lengths)), "tokens_max": max(lengths)}
-        too_long = [chat.id for chat, n in zip(of_split, lengths, strict=True) if n > MAX_TOKENS]
-        record[f"over_{MAX_TOKENS}"] = ", ".join(too_long) or "none"
-    return records

@@ -8,7 +8,7 @@ captured rows in place of xLAM's gold.
 from pathlib import Path
 from typing import Any
 
-from swaplib.agents import build
+from swaplib.agents import build_files
 from swaplib.files import hash_file, read_json
 from swaplib.metrics import Track, check_track
 from swaplib.models.names import CAPTURED
@@ -33,7 +33,7 @@ def read_kept(settings: Settings, row_limit: int | None = None) -> ChatSet:
         FileNotFoundError, ValueError: There is no build, or its chats do not fit.
     """
     read_manifest(settings)
-    path = build.folder_of(settings) / "chats.jsonl"
+    path = build_files.folder_of(settings) / "chats.jsonl"
     chats = read_chats(path) if path.is_file() else []
     sizes = finetune.find_sizes(settings, row_limit)
     kept = {
@@ -51,7 +51,7 @@ def read_manifest(settings: Settings) -> dict[str, Any]:
         ValueError: The dataset is another one now, so its held-out tools are others, or the build's
             files have changed.
     """
-    folder = build.folder_of(settings)
+    folder = build_files.folder_of(settings)
     rows = settings.dataset / "manifest.json"
     path = folder / "manifest.json"
     if not path.is_file():
@@ -130,7 +130,7 @@ def fine_tune_captured(
     check_tracing(settings)
     check_track(track)
     session = read_manifest(settings)["run"]["session_id"]
-    path = build.folder_of(settings) / track / "train.jsonl"
+    path = build_files.folder_of(settings) / track / "train.jsonl"
     if not path.is_file():
         print(f"no captured {track} row of the train split, so there is nothing to fine-tune on")
         return None

@@ -138,7 +138,9 @@ def close_loop(
             "batch_size": batch_size,
         }
         content["track_eval"] = evaluate_captured(settings, track, question, session)
-    if cards["agent"]:
+    if cards["agent"] and "log" in manifest["made_from"]:
+        print("a log has no tasks that can be executed here: the agent's adapter is not evaluated")
+    elif cards["agent"]:
         fold = manifest["made_from"].get("fold", 0)  # older builds do not say it
         content["agent_eval"], agents = agent_eval.evaluate_agents(
             settings, source, test_limit, options, batch_size, session, fold

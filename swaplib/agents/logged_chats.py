@@ -127,7 +127,7 @@ def _make_chat(name: str, exchange: Exchange | None) -> Chat:
         message["role"] == "assistant" and len(message.get("tool_calls", [])) < 2
         for message in messages
     ]
-    return Chat(name, "", tuple(messages), tuple(is_trained), tuple(exchange.tools))
+    return Chat(name, "", tuple(messages), tuple(is_trained), tools=tuple(exchange.tools))
 
 
 def _read_for_template(messages: list[Json]) -> list[dict[str, Any]]:

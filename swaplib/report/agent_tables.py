@@ -14,6 +14,7 @@ from swaplib.agents.sandbox.session import describe_walls
 from swaplib.agents.tasks import TaskSet
 from swaplib.agents.trajectory import Trajectory
 from swaplib.formats.evidence import Pair
+from swaplib.metrics import format_tool_call
 from swaplib.models.names import CAPTURED, ModelName
 from swaplib.report.headlines import show_pairs
 from swaplib.report.styles import format_rate, make_box, style
@@ -148,11 +149,18 @@ def show_chat(chats: Sequence[Chat]) -> "Styler":
         {
             "role": message["role"],
             "trained": "yes" if is_trained else "no",
-            "text": message["content"],
+            "text": _show_message(message),
         }
         for message, is_trained in zip(chat.messages, chat.is_trained, strict=True)
     ]
     return show_texts(records or [{"role": "(nothing was kept)"}])
+
+
+def _show_message(message: Mapping[str, Any]) -> str:
+    """A message's text, and its calls in the form of the toolcall track."""
+    functions = [call["function"] for call in message.get("tool_calls", [])]
+    calls = [format_tool_call(f["name"], f["arguments"]) for f in functions]
+    return "\n".join(text for text in (message["content"] or "", *calls) if text)
 
 
 def plot_filter(counts: Mapping[str, Any]) -> "Figure":

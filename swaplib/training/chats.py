@@ -89,12 +89,14 @@ def gather_rows(track: Track, rows: Mapping[str, Sequence[Row]], cut: str | None
 
 def gather_chats(chats: Mapping[str, list[Chat]], cut: str | None = None) -> ChatSet:
     """Kept trajectories by split."""
-    lines = {
-        split: [json.dumps([chat.id, chat.messages, chat.is_trained]) + "\n" for chat in of_split]
-        for split, of_split in chats.items()
-    }
-    hashes = {split: hash_text("".join(of_split)) for split, of_split in lines.items()}
+    hashes = {split: hash_text("".join(map(_identify, found))) for split, found in chats.items()}
     return ChatSet(chats, hashes, cut)
+
+
+def _identify(chat: Chat) -> str:
+    """What of a chat an adapter depends on, as a line."""
+    tools = [chat.tools] if chat.tools else []
+    return json.dumps([chat.id, chat.messages, chat.is_trained, *tools]) + "\n"
 
 
 def format_chat(chat: Chat) -> str:
@@ -106,6 +108,7 @@ def format_chat(chat: Chat) -> str:
         "messages": chat.messages,
         "is_trained": chat.is_trained,
     }
+    record |= {"tools": chat.tools} if chat.tools else {}
     return json.dumps(record) + "\n"
 
 
@@ -143,9 +146,11 @@ def _parse_chat(record: dict[str, Any]) -> Chat:
         tuple(record["messages"]),
         tuple(record["is_trained"]),
         record.get("is_recovered", False),
+        tuple(record.get("tools", ())),
     )
     roles = [message["role"] for message, _ in zip(chat.messages, chat.is_trained, strict=True)]
-    if not all(isinstance(message["content"], str) for message in chat.messages):
+    texts = [m["content"] for m in chat.messages if not m.get("tool_calls")]
+    if not all(isinstance(text, str) for text in texts):
         raise ValueError("expected texts as the messages' contents")
     trained = {role for role, is_trained in zip(roles, chat.is_trained, strict=True) if is_trained}
     if trained != {"assistant"}:

@@ -13,6 +13,7 @@ from itertools import groupby, zip_longest
 from typing import Any
 
 from swaplib.models.local_checkpoint import Checkpoint
+from swaplib.models.native import read_call
 from swaplib.training.chats import Chat
 
 IGNORED = -100  # the label of a token that carries no loss
@@ -43,12 +44,13 @@ def label_chat(slm: Checkpoint, chat: Chat) -> TokenizedChat:
     for i, message in enumerate(chat.messages):
         if not chat.is_trained[i]:
             continue
-        prompt, turn = slm.render(chat.messages[:i]), message["content"] + slm.turn_end
-        whole = slm.render(chat.messages[: i + 1], has_generation_prompt=False)
+        prompt = slm.render(chat.messages[:i], tools=chat.tools)
+        whole = slm.render(chat.messages[: i + 1], has_generation_prompt=False, tools=chat.tools)
+        turn = whole[len(prompt) :].rstrip()
         if not (
             prompt.startswith(reached)
             and whole.startswith(prompt)
-            and whole[len(prompt) :].rstrip() == turn
+            and _is_turn(turn, message, slm.turn_end)
         ):
             raise ValueError(
                 f"the chat template of {slm.path.name} does not render chat {chat.id} as prompt, "
@@ -61,6 +63,22 @@ def label_chat(slm: Checkpoint, chat: Chat) -> TokenizedChat:
             labels += tokens if carries_loss else [IGNORED] * len(tokens)
         reached = prompt + turn
     return TokenizedChat(ids, labels)
+
+
+def _is_turn(text: str, message: Mapping[str, Any], turn_end: str) -> bool:
+    """Whether a rendered turn is the message and its end, and nothing else.
+
+    A call is written in the chat template's own form, which must be one that `swap serve` reads
+    back as the same call.
+    """
+    calls, content = message.get("tool_calls") or [], message["content"] or ""
+    if not calls:
+        return text == content + turn_end
+    if not (text.startswith(content) and text.endswith(turn_end)):
+        return False
+    call = read_call(text.removesuffix(turn_end).removeprefix(content))
+    expected = [(made["function"]["name"], made["function"]["arguments"]) for made in calls]
+    return call is not None and expected == [(call.name, call.arguments)]
 
 
 def label_chats(
@@ -147,8 +165,7 @@ def _find_problem(
     if any(label not in (IGNORED, token) for token, label in pairs):
         return "a label is another token than the one it is for"
     places = [i for i, carries_loss in enumerate(chat.is_trained) if carries_loss]
-    expected = [chat.messages[i]["content"] + slm.turn_end for i in places]
-    if problem := _compare_turns(trained, expected):
+    if problem := _compare_turns(trained, [chat.messages[i] for i in places], slm.turn_end):
         return problem
     if any(slm.control_ids & set(ids[:-1]) for is_loss, ids in _list_runs(example) if is_loss):
         return (
@@ -156,23 +173,27 @@ def _find_problem(
             "part of another speaker"
         )
     reached = 0
-    for i, turn in zip(places, expected, strict=True):
-        prompt_ids = slm.encode(slm.render(chat.messages[:i]))
+    for i, turn in zip(places, trained, strict=True):
+        prompt_ids = slm.encode(slm.render(chat.messages[:i], tools=chat.tools))
         if example.input_ids[: len(prompt_ids)] != prompt_ids:
             return "the prompt of a turn is not the one that the model is asked with"
         reached = len(prompt_ids) + len(slm.encode(turn))
     return None if reached == len(example.input_ids) else "tokens follow the last trained turn"
 
 
-def _compare_turns(trained: Sequence[str], expected: Sequence[str]) -> str | None:
+def _compare_turns(
+    trained: Sequence[str], messages: Sequence[Mapping[str, Any]], turn_end: str
+) -> str | None:
     """Where the trained texts first differ from a chat's trained turns, in words, or None."""
-    turns = zip_longest(trained, expected, fillvalue="")
-    for number, (actual, right) in enumerate(turns, start=1):
-        if actual != right:
+    turns = zip_longest(trained, messages)
+    for number, (actual, message) in enumerate(turns, start=1):
+        actual = actual or ""
+        right = "" if message is None else (message["content"] or "") + turn_end
+        if message is None or not _is_turn(actual, message, turn_end):
             characters = enumerate(zip_longest(actual, right))
-            k = next(k for k, (one, other) in characters if one != other)
+            k = next((k for k, (one, other) in characters if one != other), 0)
             return (
-                f"trained turn {number} of {len(expected)}: from character {k} on "
+                f"trained turn {number} of {len(messages)}: from character {k} on "
                 f"{actual[k : k + 60]!a} is trained where {right[k : k + 60]!a} is expected"
             )
     return None
