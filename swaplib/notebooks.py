@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from swaplib.data.traffic_rows import is_traffic
 from swaplib.files import write_text
 from swaplib.metrics import check_track
 from swaplib.models.names import parse_models
@@ -64,7 +65,9 @@ def run_notebook(
 def run_flywheel(
     settings: Settings, track: str, assignments: list[tuple[str, str]], timeout_s: int
 ) -> list[Path]:
-    """Run 06, 07 and 08 one after the other; each goes on where it was stopped.
+    """Run 06, 07 and 08 one after the other; each resumes where it was stopped.
+
+    A `source` that is a log needs no capture: 06 is left out.
 
     Args:
         settings: Says where the reports folder is.
@@ -82,7 +85,10 @@ def run_flywheel(
     import papermill
 
     assignments = [*assignments, ("track", track)]
-    notebooks = {name: ROOT / "notebooks" / f"{name}.ipynb" for name in STAGES}
+    sources = [text for name, text in assignments if name == "source"]
+    is_logged = any(is_traffic(ROOT / Path(text).expanduser()) for text in sources)
+    stages = STAGES[1:] if is_logged else STAGES
+    notebooks = {name: ROOT / "notebooks" / f"{name}.ipynb" for name in stages}
     known = {name: papermill.inspect_notebook(str(path)) for name, path in notebooks.items()}
     if unknown := [
         name
@@ -95,12 +101,12 @@ def run_flywheel(
         raise ValueError(f"unknown parameter {unknown[0]!r}: the notebooks have {names}")
     asked = {
         stage: [(name, text) for name, text in assignments if name in known[stage]]
-        for stage in STAGES
+        for stage in stages
     }
-    for stage in STAGES:
+    for stage in stages:
         parse_parameters(known[stage], asked[stage])
     return [
-        run_notebook(settings, notebooks[stage], asked[stage], timeout_s)[1] for stage in STAGES
+        run_notebook(settings, notebooks[stage], asked[stage], timeout_s)[1] for stage in stages
     ]
 
 

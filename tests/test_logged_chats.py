@@ -1,6 +1,8 @@
 """Whole tool loops of a log become chats, whose labels are proved as all others are."""
 
 import json
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -162,6 +164,27 @@ def test_07_builds_a_log_beside_01s_rows_and_says_what_was_left_out(settings, tm
         file.write(json.dumps(values[0]) + "\n")
     with pytest.raises(ValueError, match="Run 01_data with this log first"):
         build.build_captured(settings, str(path))
+
+
+@pytest.mark.slow
+def test_a_log_becomes_an_adapter_and_a_report_without_a_capture(settings, env_of_tests, tmp_path):
+    values = [value for i in range(12) for value in make_loop(i)] + make_log(60)
+    path = write_log(tmp_path / "log.jsonl", values)
+    dataset.build_dataset(settings, str(path), SIZES)
+    small = {"row_limit": "2", "test_limit": "2", "max_new_tokens": "24", "source": str(path)}
+    command = [sys.executable, "-m", "swaplib.cli", "flywheel", "--track", "toolcall"]
+    command += [word for name, value in small.items() for word in ("-p", name, value)]
+    env = env_of_tests | {"SWAP_HOME": str(settings.swap_home), "MPLBACKEND": "agg"}
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    loop = json.loads((settings.evaluation / "flywheel_toolcall.json").read_text())
+    assert loop["filter"]["kept"] == 12
+    assert loop["trained"]["agent"]["rows"] == {"agent": {"train": 2, "val": 1}}
+    assert set(loop["track_eval"]["rates"]) == {"slm", "slm_ft-captured"}
+    assert loop["agent_eval"] is None
+    assert (settings.adapter_of("agent") / "adapter_model.safetensors").is_file()
+    assert not (settings.reports / "06_capture.html").exists()
+    assert "12 of the log's 72 conversations" in (settings.reports / "07_build.html").read_text()
 
 
 def test_a_chat_without_a_trained_turn_is_no_chat(tmp_path):

@@ -115,5 +115,6 @@ def _count(found: LoggedChats) -> dict[str, Any]:
         "kept": kept,
         "kept_share": round(kept / (kept + dropped), 4) if kept + dropped else 0.0,
         "recovered": 0,
+        "conversations": kept + dropped,
         "dropped": dict(found.left_out.most_common()),
     }

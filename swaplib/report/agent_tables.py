@@ -89,6 +89,11 @@ def _format_answer(trajectory: Trajectory) -> str:
 
 def describe_filter(counts: Mapping[str, Any]) -> str:
     """The filter's outcome as one sentence."""
+    if "conversations" in counts:
+        return (
+            f"{counts['kept']} of the log's {counts['conversations']} conversations are whole tool "
+            "loops, which an agent can learn from."
+        )
     if not counts["kept"]:
         return (
             f"Nothing was kept: none of {counts['captured']} trajectories is right, "
@@ -107,8 +112,9 @@ def show_filter(counts: Mapping[str, Any]) -> "Styler":
         "kept, after a failed step": counts["recovered"],
         **{f"dropped: {reason}": n for reason, n in counts["dropped"].items()},
     }
+    captured = counts["captured"] or 1
     records = [
-        {"grade": grade, "trajectories": n, "share": f"{n / counts['captured']:.2f}"}
+        {"grade": grade, "trajectories": n, "share": f"{n / captured:.2f}"}
         for grade, n in by_grade.items()
     ]
     return show_records(records)
