@@ -11,6 +11,8 @@ pydantic-ai is no dependency: `pip install pydantic-ai-slim[openai]` in an envir
 
 import asyncio
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -112,12 +114,87 @@ def ask(settings: Settings, n_tasks: int) -> None:
     print(sum(1 for _ in log.open()), "exchanges")
 
 
+def build_rows(settings: Settings) -> None:
+    """What 01 and 07 make of the log."""
+    log = str(settings.swap_home / "log.jsonl")
+    dataset.build_dataset(settings, log, SIZES)
+    build.build_captured(settings, log)
+
+
+def evaluate_before(settings: Settings) -> None:
+    """The hosted LLM as it was asked, some rows twice, and the SLM in both forms."""
+    for track in _list_tracks(settings):
+        models = "azure-native,slm,slm-native"
+        evaluate.run_models(settings, track, models, noise_rows=20, concurrency=32, batch_size=64)
+
+
+def train(settings: Settings) -> None:
+    """A toolcall adapter of the log's rows, and the agent's of its tool loops."""
+    finetune.fine_tune(settings, "toolcall", force=True)
+    distill.distill_agent(settings)
+
+
+def evaluate_after(settings: Settings) -> None:
+    """The fine-tuned SLM, in both forms."""
+    evaluate.run_models(settings, "toolcall", "slm_ft,slm_ft-native", batch_size=64)
+
+
+def _list_tracks(settings: Settings) -> list[Track]:
+    return [track for track in TRACKS if (settings.dataset / track).is_dir()]
+
+
+def record(home: Path, hosted: Path, slm: Path, n_tasks: int) -> None:
+    """All steps, each in a process of its own, since Unsloth patches transformers."""
+    with serving(hosted, slm) as known:
+        for words in (("ask", str(n_tasks)), *((step,) for step in STEPS)):
+            command = [sys.executable, "-m", "benchmarks.own_traffic", words[0], str(home)]
+            env = os.environ | known | {"SWAP_HOME": str(home)}
+            subprocess.run([*command, *words[1:]], env=env, cwd=ROOT, check=True)
+    settings = load_settings().model_copy(update={"swap_home": home})
+    write_table("own_traffic", summarise(settings), f"{n_tasks} tasks, {hosted.name}, {slm.name}.")
+
+
+def summarise(settings: Settings) -> list[dict[str, Any]]:
+    """One record for each model and track, and what the log gave."""
+    manifest = read_json(settings.dataset / "manifest.json")
+    kept = read_json(settings.dataset / "captured" / "manifest.json")["filter"]
+    records: list[dict[str, Any]] = [
+        {
+            "what": f"log of {manifest['source_rows']} exchanges",
+            "n": sum(manifest["exchanges"].values()),
+            "result": manifest["left_out"] | {"chats": kept["kept"]},
+        }
+    ]
+    for path in sorted(settings.evaluation.glob("*_test.json")):
+        metrics = read_json(path)
+        names = core_metrics(metrics["run"]["track"])
+        records.append(
+            {
+                "what": path.stem.removesuffix("_test"),
+                "n": metrics["n_rows"],
+                "result": {name: round(metrics[name], 3) for name in names},
+            }
+        )
+    for card in sorted(settings.swap_home.glob("04_ft/*/run_card.json")):
+        found = read_json(card)
+        records.append({"what": card.parent.name, "n": found["steps"], "result": found["final"]})
+    return records
+
+
+STEPS: dict[str, Callable[[Settings], None]] = {
+    step.__name__: step for step in (build_rows, evaluate_before, train, evaluate_after)
+}
+
+
 def main(arguments: list[str]) -> None:
     """Run what the command line names."""
     match arguments:
         case ["ask", home, n_tasks]:
-            settings = load_settings().model_copy(update={"swap_home": Path(home)})
-            ask(settings, int(n_tasks))
+            ask(load_settings().model_copy(update={"swap_home": Path(home)}), int(n_tasks))
+        case [step, home] if step in STEPS:
+            STEPS[step](load_settings().model_copy(update={"swap_home": Path(home)}))
+        case ["record", home, hosted, slm, n_tasks]:
+            record(Path(home).resolve(), Path(hosted), Path(slm), int(n_tasks))
         case _:
             raise SystemExit(__doc__)
 
