@@ -1,10 +1,10 @@
-"""Own traffic on record: two agents' tool loops against a real model become rows, training data and a report.
+"""Own traffic on record: tool loops against a real model become rows, training data, a report.
 
-    python -m benchmarks.own_traffic ask HOME TASKS              # the loops, recorded to HOME/log.jsonl
+    python -m benchmarks.own_traffic ask HOME TASKS    # the loops, recorded to HOME/log.jsonl
     python -m benchmarks.own_traffic record HOME HOSTED SLM TASKS
 
-The tasks are those of the capture (xLAM's requests, with tools that are executed here). Half of them
-are solved by a plain loop over the `openai` client, half by pydantic-ai, an agent library; neither
+The tasks are those of the capture: xLAM's requests, with tools that are executed here. A plain loop
+over the `openai` client solves half of them, pydantic-ai, an agent library, the other half; neither
 knows that it is recorded. `record` serves HOSTED, asks, and does what 01, 02, 04, 05, 07 and 08 do.
 pydantic-ai is no dependency: `pip install pydantic-ai-slim[openai]` in an environment of your own.
 """
@@ -21,12 +21,18 @@ from typing import Any
 
 from openai import AsyncOpenAI, OpenAI
 
-from swaplib.agents import capture, tools
+from benchmarks.real_pair import serving
+from benchmarks.records import write_table
+from swaplib.agents import build, capture, distill, tools
 from swaplib.agents.tasks import Task, list_tasks
-from swaplib.data import xlam
+from swaplib.data import dataset, xlam
 from swaplib.data.tool_schemas import to_openai
-from swaplib.settings import Settings, load_settings
+from swaplib.evaluation import evaluate
+from swaplib.metrics import TRACKS, Track, core_metrics
+from swaplib.settings import ROOT, Settings, load_settings
+from swaplib.training import finetune
 
+SIZES: dict[Track, str] = {"toolcall": "340/60/100", "structured": "600/80/100"}
 MOST_TURNS, AT_ONCE = 6, 16
 SYSTEM = "Use the tools to answer the request. When you know the answer, give it in one sentence."
 
@@ -156,8 +162,8 @@ def record(home: Path, hosted: Path, slm: Path, n_tasks: int) -> None:
 
 def summarise(settings: Settings) -> list[dict[str, Any]]:
     """One record for each model and track, and what the log gave."""
-    manifest = read_json(settings.dataset / "manifest.json")
-    kept = read_json(settings.dataset / "captured" / "manifest.json")["filter"]
+    manifest = json.loads((settings.dataset / "manifest.json").read_text())
+    kept = json.loads((settings.dataset / "captured" / "manifest.json").read_text())["filter"]
     records: list[dict[str, Any]] = [
         {
             "what": f"log of {manifest['source_rows']} exchanges",
@@ -166,7 +172,7 @@ def summarise(settings: Settings) -> list[dict[str, Any]]:
         }
     ]
     for path in sorted(settings.evaluation.glob("*_test.json")):
-        metrics = read_json(path)
+        metrics = json.loads((path).read_text())
         names = core_metrics(metrics["run"]["track"])
         records.append(
             {
@@ -176,7 +182,7 @@ def summarise(settings: Settings) -> list[dict[str, Any]]:
             }
         )
     for card in sorted(settings.swap_home.glob("04_ft/*/run_card.json")):
-        found = read_json(card)
+        found = json.loads((card).read_text())
         records.append({"what": card.parent.name, "n": found["steps"], "result": found["final"]})
     return records
 
