@@ -17,7 +17,7 @@ makes one call:
                        "value": {"printed": "3.141592653589793", "error": null}}
 
 A returned value is base64 of marshal, which keeps types that JSON would lose: a tuple, a dict whose
-keys are numbers. A tool that raised replies {"error": ["ValueError", "math domain error"]}.
+keys are numbers. A tool that raised replies {"error": ["ZeroDivisionError", "division by zero"]}.
 """
 
 import ast
