@@ -228,7 +228,8 @@ def teaching(teacher: Teacher, port: int | None = None) -> Iterator[str]:
 
 def main() -> None:
     """Serve on loopback until interrupted."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    as_written = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
     parser.add_argument("--port", type=int, default=8201)
     parser.add_argument("--mistakes", action="store_true")
     options = parser.parse_args()
