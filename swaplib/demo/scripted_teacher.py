@@ -77,13 +77,9 @@ def solve(task: Task, seen: str | None, in_one_step: bool) -> str:
 
 
 def blunder(task: Task, kind: str, turns: int, seen: str | None) -> str | None:
-    """The next turn of a mistake; None where the turn is that of a good solution.
+    """The next turn of a mistake, one of MISTAKES; None where it is that of a good solution.
 
-    Args:
-        task: The task, whose gold is known.
-        kind: How the teacher goes about it, one of MISTAKES or GOOD.
-        turns: How many turns there were.
-        seen: The last observation, None at the beginning.
+    `turns` is how many there were; `seen` is the last observation, None at the beginning.
     """
     call = task.gold.calls[0]
     if kind in RECOVERED and turns == 0:
