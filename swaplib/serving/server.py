@@ -167,7 +167,7 @@ def _listen(host: str, port: int) -> socket.socket:
 def stop_with_stdin() -> None:
     """End this process, as SIGTERM does, when its standard input ends.
 
-    So it ends with whoever holds the other end, however that process ended.
+    So it ends with the process that holds the other end, however that one ended.
     """
 
     def wait() -> None:

@@ -1,7 +1,7 @@
 """What the cell process may say, and how long anything may take: lines of JSON, strictly parsed.
 
 The parent sends a cell's code with a nonce; the child sends one message at a time, and waits for
-the reply to a call or an answer before it goes on. The code `a = circle_area(radius=1.5)`, then
+the reply to a call or an answer before it continues. The code `a = circle_area(radius=1.5)`, then
 `final_answer(a)`, leads to these lines:
 
     to the child     {"nonce": "5f0c…", "code": "a = circle_area(radius=1.5)\\nfinal_answer(a)"}
