@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 MIN_SECRET = 8
-# control characters but for tab and newline, text that turns its direction, halves of surrogate pairs
+# control characters but tab and newline, changes of writing direction, halves of surrogate pairs
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 # Each alternative starts at a word and runs over what follows once, so that the work grows with
 # the text. The groups named `kept…` are not secret: they stay.

@@ -15,6 +15,9 @@ from typing import Any, Literal
 
 Track = Literal["structured", "toolcall"]
 TRACKS: tuple[Track, ...] = ("structured", "toolcall")
+CoreMetric = Literal[
+    "json_valid_rate", "exact_match_rate", "valid_call_rate", "name_match_rate", "args_exact_rate"
+]
 
 _OPEN, _NAME_END, _CLOSE = '<tool_call name="', '">', "</tool_call>"
 
@@ -56,7 +59,7 @@ class ToolcallScores:
     rows: tuple[dict[str, bool], ...]
 
 
-def core_metrics(track: Track) -> tuple[str, ...]:
+def core_metrics(track: Track) -> tuple[CoreMetric, ...]:
     """A track's core metrics, in the order of the tables: a bit's name plus `_rate` each."""
     check_track(track)
     if track == "structured":
@@ -162,9 +165,8 @@ def same_json(a: Any, b: Any) -> bool:
 def args_exact(gold: ToolCall, prediction: ToolCall | None) -> bool:
     """Whether the predicted arguments equal the gold ones as canonical JSON.
 
-    The tool's name does not count here (see name_match_rate). 1 and 1.0 differ; key order does not
-    count. A prediction is None when the output is not exactly one wrapper.
-
+    The tool's name does not count here (see name_match_rate). 1 and 1.0 differ, other key orders do
+    not. A prediction is None when the output is not exactly one wrapper.
     Source: "Metrics" in agent.md.
     """
     return prediction is not None and same_json(gold.arguments, prediction.arguments)
@@ -224,12 +226,10 @@ def score_rows(
 
     Args:
         golds: The completions, one for each row.
-        outputs: The models' raw texts in the same order; None where there is none (scored as
-            wrong).
+        outputs: The model's raw texts in the same order; None (scored as wrong) where it gave none.
 
     Raises:
-        ValueError: The lists differ in length, are empty, or a gold does not fit the track (its
-            index is named).
+        ValueError: The lists differ in length or are empty, or a gold does not fit; names which.
     """
     if len(golds) != len(outputs):
         raise ValueError(
