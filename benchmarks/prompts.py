@@ -21,7 +21,7 @@ from swaplib.agents import capture
 from swaplib.agents.agent import AgentOptions
 from swaplib.agents.agent_prompt import AGENT_PROMPT
 from swaplib.agents.tasks import read_tasks
-from swaplib.agents.trajectory import count_verdicts, filter_trajectories
+from swaplib.agents.trajectory import count_grades, filter_trajectories
 from swaplib.data import tool_split, xlam
 from swaplib.files import write_json, write_text
 from swaplib.metrics import TRACKS, Track, core_metrics, rates_of, score_rows
@@ -140,7 +140,7 @@ def measure_agent(settings: Settings, name: str, slm: LocalSLM) -> list[dict[str
                 "kept_of_one_call": calls[False],
                 "kept_of_several_calls": calls[True],
             }
-            records.append(record | {"dropped": count_verdicts(verdicts)["dropped"]})
+            records.append(record | {"dropped": count_grades(verdicts)["dropped"]})
             print(json.dumps(records[-1]), flush=True)
     return records
 
