@@ -67,10 +67,12 @@ def core_metrics(track: Track) -> tuple[CoreMetric, ...]:
     return ("valid_call_rate", "name_match_rate", "args_exact_rate")
 
 
-def check_track(track: str) -> None:
-    """Raise ValueError for a track that does not exist, naming those that do."""
-    if track not in TRACKS:
-        raise ValueError(f"unknown track {track!r}: expected one of {', '.join(TRACKS)}")
+def check_track(name: str) -> Track:
+    """The track of that name; raises ValueError for one that does not exist."""
+    for track in TRACKS:
+        if track == name:
+            return track
+    raise ValueError(f"unknown track {name!r}: expected one of {', '.join(TRACKS)}")
 
 
 def _reject_constant(name: str) -> None:
@@ -125,8 +127,7 @@ def parse_gold(track: Track, completion: str) -> Prediction:
     """Parse a row's completion.
 
     Raises:
-        ValueError: The completion is not what the track asks for; the message says what was
-            expected and found.
+        ValueError: It is not what the track asks for; says what was expected and found.
     """
     check_track(track)
     if track == "structured":
@@ -231,11 +232,9 @@ def score_rows(
     Raises:
         ValueError: The lists differ in length or are empty, or a gold does not fit; names which.
     """
-    if len(golds) != len(outputs):
-        raise ValueError(
-            f"expected one output for each gold, found {len(golds)} golds and "
-            f"{len(outputs)} outputs"
-        )
+    n, m = len(golds), len(outputs)
+    if n != m:
+        raise ValueError(f"expected one output for each gold, found {n} golds and {m} outputs")
     bits = []
     for index, (gold, output) in enumerate(zip(golds, outputs, strict=True)):
         try:

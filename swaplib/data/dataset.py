@@ -58,10 +58,7 @@ def build_dataset(
     else:
         sizes_asked = {track: parse_sizes(sizes[track]) for track in TRACKS}
         made, origin = _make_rows(settings, source, sizes_asked, seed)
-    counts: dict[str, dict[str, int]] = {
-        track: {split: len(of_split) for split, of_split in splits.items()}
-        for track, splits in made.rows.items()
-    }
+    counts = _count_rows(made.rows)
     _check_counts(counts)
     shared = check_leaks(made.rows, may_share_tools=has_own, places=made.places)
     repeats = count_repeats(made.rows, made.places)
@@ -173,6 +170,13 @@ def collect(splits: tool_split.Splits, groups: Mapping[str, str]) -> Collection:
             for split, examples in by_split.items()
         }
     return Collection(rows, facts, {})
+
+
+def _count_rows(rows: Rows) -> dict[str, dict[str, int]]:
+    return {
+        track: {split: len(of_split) for split, of_split in splits.items()}
+        for track, splits in rows.items()
+    }
 
 
 def _check_counts(counts: Mapping[str, Mapping[str, int]]) -> None:
