@@ -168,6 +168,7 @@ def args_exact(gold: ToolCall, prediction: ToolCall | None) -> bool:
 
     The tool's name does not count here (see name_match_rate). 1 and 1.0 differ, other key orders do
     not. A prediction is None when the output is not exactly one wrapper.
+
     Source: "Metrics" in agent.md.
     """
     return prediction is not None and same_json(gold.arguments, prediction.arguments)

@@ -1,8 +1,8 @@
 """The only place where a row's messages are made: its track's system message, then its prompt.
 
 A prompt shows finished calls of tools that no row offers, in the form that is scored: models copy
-what an instruction shows, so a form to fill in comes back with its placeholders. docs/prompts.md has
-what was tried.
+what an instruction shows, so a form to fill in comes back with its placeholders. What was tried is
+in docs/prompts.md.
 
 The same messages go to Azure, to the local SLM, to training and to serving, so that a comparison
 compares models. The system message is always explicit, because chat templates otherwise add their

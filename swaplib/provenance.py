@@ -68,7 +68,8 @@ def now_utc() -> str:
 def make_run_id(*words: str, after: str = "") -> str:
     """A new run id: UTC time to the millisecond, then words.
 
-    Run ids sort by time, and this one behind the run id `after`, whatever the clock says.
+    Run ids sort by time, and this one after the run id `after`, even where the clock was set
+    back.
     """
     time = datetime.now(UTC)
     with contextlib.suppress(ValueError):  # `after` is empty

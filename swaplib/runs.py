@@ -103,7 +103,7 @@ def open_run(
 def new_folder(settings: Settings, *words: str) -> Path:
     """The folder of a new run, which is not made yet.
 
-    Its id sorts behind all others, even where the clock was set back.
+    Its id sorts after all others, even where the clock was set back.
     """
     newest = max((path.name for path in settings.runs.glob("2*Z-*")), default="")
     return settings.runs / provenance.make_run_id(*words, after=newest)

@@ -23,7 +23,7 @@ PURPOSES = {
     "AZURE_ENDPOINT": "the hosted LLM's address, https://…/openai/deployments/<deployment> or …/v1",
     "AZURE_API_KEY": "the key of the hosted LLM",
     "AZURE_API_VERSION": "the API version of an Azure deployment, for example 2024-10-21",
-    "AZURE_DEPLOYMENT": "the model's name behind a plain …/v1 endpoint",
+    "AZURE_DEPLOYMENT": "the model's name at a plain …/v1 endpoint",
     "AZURE_REASONING": "on for a deployment that takes no temperature, and is asked without one",
     "AZURE_REQUESTS_PER_MINUTE": "the deployment's limit of requests a minute; calls keep to it",
     "AZURE_TOKENS_PER_MINUTE": "the deployment's limit of tokens a minute; calls keep to it",

@@ -89,7 +89,7 @@ def make_facts(
 
     Args:
         track: The row's track.
-        row: The row.
+        row: Its prompt and gold.
         request: What is asked, without the instruction.
         tools: The tools that the prompt shows.
         groups: The group of each called tool.

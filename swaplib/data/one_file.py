@@ -5,7 +5,7 @@ A line of it:
     {"prompt": "Reply with JSON, key city, for: Two nights in Rome",
      "completion": "{\\"city\\":\\"Rome\\"}"}
 
-The completions tell the track; a file with rows of both is refused.
+The track follows from the completions; a file with rows of both is refused.
 """
 
 from collections import Counter
@@ -82,7 +82,7 @@ def _count_near_duplicates(clusters: list[list[int]]) -> NearDuplicates:
 
 
 def _read_rows_of_one_track(file: Path) -> tuple[Track, list[Row]]:
-    """Read and check rows, and the track that their completions tell.
+    """Read and check rows, and find the track of their completions.
 
     Raises:
         ValueError: Lines are bad, or rows are of another track than most; every one is listed with
