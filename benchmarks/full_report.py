@@ -289,7 +289,7 @@ def main() -> None:
         render_loop(home)
         write_tables(home)
     photograph(
-        RESULTS / "report_toolcall.html", ROOT / "docs" / "images" / "verdict.png", 1180, 1020
+        RESULTS / "report_toolcall.html", ROOT / "docs" / "images" / "verdict.png", 1180, 842
     )
 
 
