@@ -1,7 +1,8 @@
 """A track's adapter after its training: does it fit, and how it leaves this workbook, as it is or merged into its base.
 
-The merged weights are those that were evaluated: the base's 4-bit values as bfloat16, with the adapter added. Merging into
-the base's original weights would make another model than the one whose score is known.
+The merged weights are those that were evaluated: the base's 4-bit values as bfloat16, with the
+adapter added. Merging into the base's original weights would make another model than the one whose
+score is known.
 """
 
 import shutil
@@ -20,8 +21,9 @@ from swaplib.settings import Settings, show_path
 def explain_adapter_mismatch(settings: Settings, track: Track) -> str | None:
     """Why the track's adapter must not be judged on today's base and rows, in words; None when it fits.
 
-    An adapter fits when its run card says that it was trained on this very checkpoint, and on the first rows of today's
-    train split: an adapter of other rows may have been trained on rows that are tested now.
+    An adapter fits when its run card says that it was trained on this very checkpoint, and on the
+    first rows of today's train split: an adapter of other rows may have been trained on rows that
+    are tested now.
     """
     folder = settings.adapter_of(track)
     if not folder.is_dir():
@@ -64,7 +66,8 @@ def export_adapter(settings: Settings, track: Track, target: Path, is_merged: bo
         is_merged: One checkpoint in place of a PEFT folder.
 
     Raises:
-        FileNotFoundError, ValueError, FileExistsError: There is no adapter, it has another base, or the target is there.
+        FileNotFoundError, ValueError, FileExistsError: There is no adapter, it has another base, or
+            the target is there.
     """
     checkpoint = Checkpoint(settings.slm_model_path, settings.adapter_of(track))
     checkpoint.check()

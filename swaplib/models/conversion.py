@@ -1,8 +1,8 @@
 """Makes a checkpoint of a GGUF file: safetensors in bfloat16, config and tokenizer.
 
-transformers dequantises the weights and converts the vocabulary. What it leaves open is settled here by the file's own
-metadata and chat template: the token that ends an answer, another one for padding, the tokens that are never split, and how
-positions are turned.
+transformers dequantises the weights and converts the vocabulary. What it leaves open is settled
+here by the file's own metadata and chat template: the token that ends an answer, another one for
+padding, the tokens that are never split, and how positions are turned.
 
     convert_gguf(read_gguf(file), folder)     {"tokens": {"end": ["<|im_end|>"], "padding": "<|endoftext|>", …}, …}
 """
@@ -54,7 +54,8 @@ def build_checkpoint(
     Args:
         target: The checkpoint's folder, which is not there yet.
         source: Where the file comes from, for `source.json`.
-        find: Gives the parts, in order; it may put them into the folder that it is given, which is removed at the end.
+        find: Gives the parts, in order; it may put them into the folder that it is given, which is
+            removed at the end.
     """
     with replaced_folder(target) as built:
         parts = find(built.parent)
@@ -85,17 +86,19 @@ def _list_problems(gguf: GGUFFile, built: Path) -> list[str]:
 def convert_gguf(gguf: GGUFFile, target: Path) -> dict[str, Any]:
     """Write a GGUF file as a safetensors checkpoint in bfloat16, with the special tokens of its own metadata and template.
 
-    Memory: the weights in bfloat16 once; beside them, while the largest tensor is dequantised (in a small model the
-    embedding), a few times that in float32; the libraries and the vocabulary. Measured as a process's peak: 5.5 GB for
-    3.55 GB of weights (Qwen2.5-Coder-1.5B), 3.0 GB for 1.26 GB (0.5B). The experts of a mixture pass through float32, by
-    the code of transformers three times the checkpoint's size; this was not measured.
+    Memory: the weights in bfloat16 once; beside them, while the largest tensor is dequantised (in a
+    small model the embedding), a few times that in float32; the libraries and the vocabulary.
+    Measured as a process's peak: 5.5 GB for 3.55 GB of weights (Qwen2.5-Coder-1.5B), 3.0 GB for
+    1.26 GB (0.5B). The experts of a mixture pass through float32, by the code of transformers three
+    times the checkpoint's size; this was not measured.
 
     Returns:
-        What was taken for the tokens, the architecture and the quantisation, for the checkpoint's `source.json`. Tokens that
-        are `untrained` are read and written as the text they are.
+        What was taken for the tokens, the architecture and the quantisation, for the checkpoint's
+        `source.json`. Tokens that are `untrained` are read and written as the text they are.
 
     Raises:
-        ValueError: Weights are missing or of a kind that cannot be read, or no token is left for the end or the padding.
+        ValueError: Weights are missing or of a kind that cannot be read, or no token is left for
+            the end or the padding.
     """
     tokenizer = _load_tokenizer(gguf)
     tokens = _settle_tokens(gguf, tokenizer)
@@ -135,8 +138,8 @@ def ends_its_answer(checkpoint: Path) -> bool:
 def _load_tokenizer(gguf: GGUFFile) -> Any:
     """The file's vocabulary, with its control and user-defined tokens whole and its special tokens as it states them.
 
-    transformers swaps bos and eos of some architectures, adds tokens of its own where a role is not stated, and splits
-    control tokens that it does not know.
+    transformers swaps bos and eos of some architectures, adds tokens of its own where a role is not
+    stated, and splits control tokens that it does not know.
     """
     from transformers import AddedToken, AutoTokenizer
 
@@ -168,8 +171,8 @@ def _load_tokenizer(gguf: GGUFFile) -> Any:
 def _settle_tokens(gguf: GGUFFile, tokenizer: Any) -> Tokens:
     """Set the end and padding token of a tokenizer.
 
-    The file's own end token ends an answer beside the template's. Padding must be no end token: a trained end token would
-    vanish from the loss with the padding.
+    The file's own end token ends an answer beside the template's. Padding must be no end token: a
+    trained end token would vanish from the loss with the padding.
     """
     end = _find_end(gguf, tokenizer)
     ends = tuple(dict.fromkeys(i for i in (end, gguf.named.get("eos")) if i is not None))
@@ -280,8 +283,8 @@ def _settle_config(gguf: GGUFFile, tokens: Tokens, model: Any) -> None:
 def find_untrained(model: Any, asked: Sequence[int]) -> list[int]:
     """Those of some tokens whose embedding is another token's too, as it is of those that no training has touched.
 
-    Such a token is neither understood nor written. In Qwen2.5-Coder `</tool_call>` is one: with four finished calls in the
-    prompt the model closes none of its own.
+    Such a token is neither understood nor written. In Qwen2.5-Coder `</tool_call>` is one: with
+    four finished calls in the prompt the model closes none of its own.
     """
     from torch.nn.functional import normalize
 

@@ -1,7 +1,8 @@
 """What an endpoint means by a refusal, or by the end of an answer: one table, each line with a public place that shows it.
 
-It makes no call and raises nothing, whatever JSON a body is. A refusal that no line fits is an error that keeps its status
-and a few of its words. Sources without a scheme are threads on github.com.
+It makes no call and raises nothing, whatever JSON a body is. A refusal that no line fits is an
+error that keeps its status and a few of its words. Sources without a scheme are threads on
+github.com.
 
     find_meaning(read_refusal(400, {"error": {"type": "exceed_context_size_error", ...}})).means      "too long"
 """

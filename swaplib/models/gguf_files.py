@@ -1,6 +1,7 @@
 """Reads what a GGUF file says of itself, joins one that was split, and refuses one that no checkpoint can be made of.
 
-No weight is read here, nothing is fetched and nothing of a file is run; `conversion.py` makes the checkpoint.
+No weight is read here, nothing is fetched and nothing of a file is run; `conversion.py` makes the
+checkpoint.
 
     read_gguf(Path("qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"))     architecture "qwen2", quantisation "Q4_K_M", …
 """
@@ -34,8 +35,9 @@ _DAMAGE = (ValueError, IndexError, KeyError, OverflowError, struct.error)
 class GGUFFile:
     """What a GGUF file says of itself.
 
-    `tokens` and `kinds` lie side by side; `named` has the ids of those of bos, eos, unk and pad that the file states.
-    `rope_base` and `rope_dimensions` are None where it states none; `unread` are parts of it that transformers passes over.
+    `tokens` and `kinds` lie side by side; `named` has the ids of those of bos, eos, unk and pad
+    that the file states. `rope_base` and `rope_dimensions` are None where it states none; `unread`
+    are parts of it that transformers passes over.
     """
 
     path: Path
@@ -104,7 +106,8 @@ def name_gguf(file: Path, name: str | None = None) -> str:
     """The name of a file's checkpoint, in lower case: the one given, else the file's without suffix and number of its part.
 
     Raises:
-        ValueError: It can be no folder's name, or none is given and the file is a blob, whose name says nothing.
+        ValueError: It can be no folder's name, or none is given and the file is a blob, whose name
+            says nothing.
     """
     match = _PART.fullmatch(file.name)
     if name is None and not match and file.suffix != ".gguf":
@@ -151,8 +154,8 @@ def read_gguf(file: Path) -> GGUFFile:
     """Read what a GGUF file says of itself, and check that a checkpoint can be made of it. No weight is read.
 
     Raises:
-        ValueError: It is cut off or damaged, a part of a split one, of an architecture that transformers cannot read, or
-            without a vocabulary or chat template.
+        ValueError: It is cut off or damaged, a part of a split one, of an architecture that
+            transformers cannot read, or without a vocabulary or chat template.
     """
     reader = _open(file)
     architecture = str(_value(reader, "general.architecture"))

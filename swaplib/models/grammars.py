@@ -1,7 +1,8 @@
 """Decoding bound to a JSON Schema: at each step only tokens that can still become a valid answer. Over llguidance.
 
-It is a hook of the decoder (decoding.py) and knows token ids and schemas, no rows and no messages. With the schema of
-{"days": 2}, and as the answer so far `{"days":`, the tokens that may come next are those that begin a space or a number:
+It is a hook of the decoder (decoding.py) and knows token ids and schemas, no rows and no messages.
+With the schema of {"days": 2}, and as the answer so far `{"days":`, the tokens that may come next
+are those that begin a space or a number:
 
     logits        3.1  Rome    2.7  ` "`    1.9  ` 2`    …
     after it     -inf         -inf          1.9  ` 2`    …
@@ -16,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-# a space where JSON allows white space, as most training data have it, or none: with any white space a model may go on with
-# it for ever (and a separator that must hold a space is more than llguidance 1.9 can follow with some tokenizers)
+# a space where JSON allows white space, as most training data have it, or none: with any white
+# space a model may go on with it for ever (and a separator that must hold a space is more than
+# llguidance 1.9 can follow with some tokenizers)
 LAYOUT = {"whitespace_pattern": "[ ]?"}
 KEPT = 256  # schemas that stay compiled
 
@@ -66,8 +68,9 @@ class Vocabulary:
 class SchemaHook:
     """A logits hook that lets each prompt's next token be only one that its schema allows.
 
-    A prompt whose schema is None is free. Equal schemas are compiled once. An answer that its grammar can follow no further
-    (its limits were passed) is made to end there, so that the others go on; `problems` says why, by the prompt's index.
+    A prompt whose schema is None is free. Equal schemas are compiled once. An answer that its
+    grammar can follow no further (its limits were passed) is made to end there, so that the others
+    go on; `problems` says why, by the prompt's index.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """The hosted LLM: chat completions over the official `openai` SDK, concurrent, greedy, with bounded retries.
 
-The SDK retries 408, 409, 429 and 5xx and honours Retry-After; here every call gets a total deadline as well, and calls
-start no faster than the endpoint's limits allow. What an answer or a refusal means stands in endpoints.py and replies.py;
-nothing is scored here.
+The SDK retries 408, 409, 429 and 5xx and honours Retry-After; here every call gets a total deadline
+as well, and calls start no faster than the endpoint's limits allow. What an answer or a refusal
+means stands in endpoints.py and replies.py; nothing is scored here.
 """
 
 import asyncio
@@ -34,9 +34,10 @@ CONNECT_S = 10.0  # of one try: a host that swallows packets must not take the w
 class HostedLLM:
     """An Azure deployment (`…/openai/deployments/<deployment>`) or any OpenAI-compatible `…/v1`, at temperature 0.
 
-    At most `concurrency` calls are in flight; a row that has no answer after `max_retries` or `deadline_s` seconds ends
-    as `error`. Waiting for its turn under the limits of `pace` counts for neither its deadline nor its latency.
-    One that `is_reasoning` takes no temperature, and its limit counts what it thinks, too: it is not greedy.
+    At most `concurrency` calls are in flight; a row that has no answer after `max_retries` or
+    `deadline_s` seconds ends as `error`. Waiting for its turn under the limits of `pace` counts for
+    neither its deadline nor its latency. One that `is_reasoning` takes no temperature, and its
+    limit counts what it thinks, too: it is not greedy.
     """
 
     endpoint: str
@@ -95,7 +96,8 @@ class HostedLLM:
 
         Raises:
             ConnectionError: Nothing listens there, or what does cannot be spoken with; says why.
-            ValueError, PermissionError: A served SLM is not listed under its name there, or wants another key.
+            ValueError, PermissionError: A served SLM is not listed under its name there, or wants
+                another key.
         """
         headers = (
             {"api-key": self.api_key}
@@ -163,8 +165,8 @@ class HostedLLM:
     ) -> Iterator[tuple[int, Generation]]:
         """Ask for answers concurrently, and hand them on as they come.
 
-        The calls run on an event loop in a thread of their own, so this works inside a notebook too. When the consumer
-        stops, the calls in flight are cancelled.
+        The calls run on an event loop in a thread of their own, so this works inside a notebook
+        too. When the consumer stops, the calls in flight are cancelled.
 
         Args:
             conversations: Messages of each row, as build_messages makes them.
@@ -175,7 +177,8 @@ class HostedLLM:
             The index of a conversation and its generation, in the order of arrival.
 
         Raises:
-            CallFailed: The endpoint refuses every call (key, deployment, parameter); says what to do.
+            CallFailed: The endpoint refuses every call (key, deployment, parameter); says what to
+                do.
         """
         arrived: queue.Queue[tuple[int, Generation] | BaseException | None] = queue.Queue()
         loop, free = asyncio.new_event_loop(), asyncio.Semaphore(self.concurrency)

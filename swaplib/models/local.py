@@ -1,6 +1,7 @@
 """The local SLM as a client: HostedLLM's contract over a model in this process. It scores nothing and writes nothing.
 
-LocalSLM(Checkpoint(folder)).generate([[{"role": "user", "content": "Say yes."}]], 8) yields (0, Generation("Yes.", …)).
+LocalSLM(Checkpoint(folder)).generate([[{"role": "user", "content": "Say yes."}]], 8) yields (0,
+Generation("Yes.", …)).
 """
 
 from collections.abc import Iterator, Sequence
@@ -50,10 +51,12 @@ class LocalSLM:
         Args:
             conversations: Messages of each row, as build_messages makes them.
             max_new_tokens: The limit of each answer, in tokens.
-            forms: Where rows are asked natively, the form of each: the decoding is bound to its schema.
+            forms: Where rows are asked natively, the form of each: the decoding is bound to its
+                schema.
 
         Yields:
-            The index of a conversation and its generation, as each ends, as LoadedModel.generate yields and raises them.
+            The index of a conversation and its generation, as each ends, as LoadedModel.generate
+            yields and raises them.
 
         Raises:
             RuntimeError: Also where a form's grammar cannot follow an answer to its end.

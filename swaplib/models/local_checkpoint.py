@@ -1,7 +1,8 @@
 """A checkpoint in a folder, described: is it whole, what identifies it, its tokenizer and template, how it will be loaded.
 
-Nothing here loads weights: whatever is said of them is read from the headers of their files, so a run's identity is known
-before its model is loaded, and the model is then loaded as its identity says (local.load).
+Nothing here loads weights: whatever is said of them is read from the headers of their files, so a
+run's identity is known before its model is loaded, and the model is then loaded as its identity
+says (local.load).
 """
 
 import json
@@ -36,7 +37,8 @@ class Checkpoint:
     Attributes:
         path: The checkpoint's folder.
         adapter: The folder of a PEFT adapter that was trained on it, or None.
-        precision: `4bit` is nf4 with double quantisation, float32 arithmetic on a CPU and bfloat16 on a GPU.
+        precision: `4bit` is nf4 with double quantisation, float32 arithmetic on a CPU and bfloat16
+            on a GPU.
     """
 
     path: Path
@@ -97,7 +99,8 @@ class Checkpoint:
     def folds_system(self) -> bool:
         """Whether the template has no place for a system message, whose text then goes before the first request.
 
-        It is read from the template's file: it must be known before any model is asked, and needs no tokenizer.
+        It is read from the template's file: it must be known before any model is asked, and needs
+        no tokenizer.
         """
         return not templates.takes_system(templates.read_template(self.path))
 
@@ -122,7 +125,8 @@ class Checkpoint:
     def control_ids(self) -> frozenset[int]:
         """The tokens that are never text: bos, eos and pad, and special ones that its chat template writes or that look so.
 
-        A tokenizer may mark other tokens as special, such as the tags of a tool call: those are what the model said.
+        A tokenizer may mark other tokens as special, such as the tags of a tool call: those are
+        what the model said.
         """
         special = {
             i: t.content for i, t in self.tokenizer.added_tokens_decoder.items() if t.special
@@ -148,8 +152,8 @@ class Checkpoint:
     ) -> str:
         """The text a model is prompted with: the checkpoint's own chat template, up to where the answer begins.
 
-        Without the generation prompt it is the text of the messages alone, their answers among them. Tools are those that
-        the model may call, as the OpenAI API has them.
+        Without the generation prompt it is the text of the messages alone, their answers among
+        them. Tools are those that the model may call, as the OpenAI API has them.
         """
         return templates.render(self.tokenizer, messages, has_generation_prompt, tools)
 
@@ -177,8 +181,8 @@ class Checkpoint:
     def is_dequantised(self) -> bool:
         """Whether the weights take as many bytes each as the arithmetic's numbers.
 
-        Always on a CPU; a 4-bit model on a GPU when two bytes for each weight leave half of the GPU's memory. It is known
-        before the model is loaded, which is then loaded so.
+        Always on a CPU; a 4-bit model on a GPU when two bytes for each weight leave half of the
+        GPU's memory. It is known before the model is loaded, which is then loaded so.
         """
         if self.precision != "4bit" or self.device == "cpu":
             return True
@@ -190,8 +194,9 @@ class Checkpoint:
     def can_merge(self) -> bool:
         """Whether the adapter may be added to the weights: it has LoRA weights of numbered layers and no others.
 
-        lm_head may share its weights with the embedding, which must not change with it; a module that was trained whole
-        replaces its own. What the adapter has weights for is read from its file: its config may name modules by a pattern.
+        lm_head may share its weights with the embedding, which must not change with it; a module
+        that was trained whole replaces its own. What the adapter has weights for is read from its
+        file: its config may name modules by a pattern.
         """
         names = read_header(self.adapter / "adapter_model.safetensors") if self.adapter else ()
         return all(_OF_A_LAYER.search(name) and not _OF_EMBEDDING.search(name) for name in names)

@@ -1,8 +1,9 @@
 """A checkpoint's model in memory. It knows texts and tokens; it knows no rows and no messages.
 
-`load` makes a LoadedModel, and its `generate` is the one door to decoding: evaluation, parity and the server go through it,
-so prompts that are too long and memory that runs out are dealt with there and nowhere else. `transformers` and
-`bitsandbytes` do the work; they are imported when a model is loaded, not before.
+`load` makes a LoadedModel, and its `generate` is the one door to decoding: evaluation, parity and
+the server go through it, so prompts that are too long and memory that runs out are dealt with there
+and nowhere else. `transformers` and `bitsandbytes` do the work; they are imported when a model is
+loaded, not before.
 """
 
 import re
@@ -36,8 +37,10 @@ def load(
 
     Args:
         checkpoint: What to load.
-        is_dequantised: Whether 4-bit weights are dequantised once after loading, not anew in every step.
-        is_merged: Whether the adapter is added to the weights; else it is applied beside them, as PEFT does it.
+        is_dequantised: Whether 4-bit weights are dequantised once after loading, not anew in every
+            step.
+        is_merged: Whether the adapter is added to the weights; else it is applied beside them, as
+            PEFT does it.
 
     Raises:
         FileNotFoundError: The checkpoint or the adapter is not there.
@@ -146,15 +149,16 @@ class LoadedModel:
         Args:
             prompts: Texts as the checkpoint renders them.
             max_new_tokens: The limit of each answer, in tokens.
-            batch_size: How many are in work at once. When memory runs out, half as many go on, which is said in one line.
-            on_token: As for decoding.decode. A token is told once: a row that is begun again for want of memory takes the
-                same tokens again, as far as they were told.
+            batch_size: How many are in work at once. When memory runs out, half as many go on,
+                which is said in one line.
+            on_token: As for decoding.decode. A token is told once: a row that is begun again for
+                want of memory takes the same tokens again, as far as they were told.
             logits_hook: As for decoding.decode.
             sampler: As for decoding.decode.
 
         Yields:
-            The index of a prompt and its generation, as each ends. A prompt that leaves no room for its answer in the
-            model's context is `truncated` with an empty output.
+            The index of a prompt and its generation, as each ends. A prompt that leaves no room for
+            its answer in the model's context is `truncated` with an empty output.
 
         Raises:
             RuntimeError: There is not enough memory for a single row.

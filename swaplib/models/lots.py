@@ -1,8 +1,9 @@
 """The prompts that one decoding is about, those that still come, and who is told of each token.
 
-A run asks for a fixed number of rows; a server's requests come while others are in work. Either way memory may run out, and
-then what has no answer yet is begun again with fewer at once (local_model.py): a Lot knows which those are, and Callbacks
-know which tokens were told already, which nobody can take back.
+A run asks for a fixed number of rows; a server's requests come while others are in work. Either way
+memory may run out, and then what has no answer yet is begun again with fewer at once
+(local_model.py): a Lot knows which those are, and Callbacks know which tokens were told already,
+which nobody can take back.
 """
 
 from collections import Counter, defaultdict

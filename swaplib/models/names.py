@@ -24,9 +24,10 @@ _NAME = re.compile(
 class ModelName:
     """A name in its parts: `base[-captured][-full][-native][-shotsN]`.
 
-    `base`: `azure` (the hosted LLM), `slm`, or `slm_ft` (the SLM with an adapter). `is_captured`: the adapter of captured
-    rows in place of the one of train rows. `is_full`: the same checkpoint, not quantised. `is_native`: asked through the
-    model's own tool calls. `shots`: examples in every prompt, 0 for none.
+    `base`: `azure` (the hosted LLM), `slm`, or `slm_ft` (the SLM with an adapter). `is_captured`:
+    the adapter of captured rows in place of the one of train rows. `is_full`: the same checkpoint,
+    not quantised. `is_native`: asked through the model's own tool calls. `shots`: examples in every
+    prompt, 0 for none.
     """
 
     base: str
@@ -108,7 +109,8 @@ def parse_models(models: str, shots: int = 0) -> list[ModelName]:
     """Read names with commas between, such as `azure,slm-shots4`; `shots` goes to all that do not say it themselves.
 
     Raises:
-        ValueError: A name is none, says another number of examples than `shots`, or stands there twice.
+        ValueError: A name is none, says another number of examples than `shots`, or stands there
+            twice.
     """
     names = [ModelName.parse(word.strip()).with_shots(shots) for word in models.split(",")]
     if len(set(names)) < len(names):

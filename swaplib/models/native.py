@@ -7,8 +7,9 @@ What comes back is written in the track's form, and then scored as every other o
     response_format json_schema      {"calls": [{"name": "area", "arguments": {"radius": 5}}]}
                                      -> [{"name":"area","arguments":{"radius":5}}]
 
-An endpoint takes only objects as the root of an answer, so an array goes as `{"calls": […]}`, for both models alike. Nothing
-is mended: a text without a call is no call, two calls are two wrappers, arguments that are no JSON stay as they came.
+An endpoint takes only objects as the root of an answer, so an array goes as `{"calls": […]}`, for
+both models alike. Nothing is mended: a text without a call is no call, two calls are two wrappers,
+arguments that are no JSON stay as they came.
 """
 
 import json
@@ -35,8 +36,9 @@ _REQUEST = re.compile(r"(?s).*\n\nRequest: (.*)")
 class NativeForm:
     """How a row is asked natively, and how its answer is read.
 
-    `tools` as the OpenAI API has them, where a tool is to be called. Else `schema` is that of the answer, an object at its
-    root (None: any object), and `is_wrapped` says that an array stands under `calls` in it.
+    `tools` as the OpenAI API has them, where a tool is to be called. Else `schema` is that of the
+    answer, an object at its root (None: any object), and `is_wrapped` says that an array stands
+    under `calls` in it.
     """
 
     tools: tuple[dict[str, Any], ...] = ()
@@ -137,8 +139,8 @@ def ask_natively(
 ) -> tuple[list[Message], NativeForm]:
     """The messages of a row that is asked natively, and how its answer is read.
 
-    Of a prompt that is made by this workbook, or ends as those do (`Request: …`), the request is taken, and what the
-    instruction says of values beside it; any other prompt goes as it is.
+    Of a prompt that is made by this workbook, or ends as those do (`Request: …`), the request is
+    taken, and what the instruction says of values beside it; any other prompt goes as it is.
 
     Args:
         track: `structured` or `toolcall`.

@@ -1,8 +1,8 @@
 """How fast calls may start: under an endpoint's limits a minute, and not while it asks for a pause.
 
-Calls start evenly, since an endpoint counts over seconds and not over the whole minute. One Pace serves all threads that
-ask the same endpoint: each turn of an agent has an event loop of its own, to which asyncio's limiters are bound. It makes no
-call and retries none.
+Calls start evenly, since an endpoint counts over seconds and not over the whole minute. One Pace
+serves all threads that ask the same endpoint: each turn of an agent has an event loop of its own,
+to which asyncio's limiters are bound. It makes no call and retries none.
 """
 
 import asyncio

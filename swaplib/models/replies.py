@@ -1,6 +1,7 @@
 """What comes back for a call becomes a row's generation, or stops the run where every further call would end alike.
 
-It makes no call. What refusals and ends mean stands in endpoints.py; how a body is read, in completions.py.
+It makes no call. What refusals and ends mean stands in endpoints.py; how a body is read, in
+completions.py.
 """
 
 import re
@@ -17,7 +18,8 @@ from swaplib.rows import Generation
 from swaplib.web import parse_body
 
 _GREEDY = ("temperature", "max_tokens")
-# status and finish reason of a row that the model itself could not answer: it never saw the prompt, or thought too long
+# status and finish reason of a row that the model itself could not answer: it never saw the prompt,
+# or thought too long
 _OWN_LIMITS = {
     "too long": ("truncated", "context_length_exceeded"),
     "cut off": ("truncated", "length"),
@@ -60,7 +62,8 @@ def refusal_of(status: int, content: bytes) -> Refusal:
 class Reader:
     """Reads the answers of one endpoint.
 
-    `place` and `deployment` name it in errors, `variables` is what to check; `streak` counts over all calls of a client.
+    `place` and `deployment` name it in errors, `variables` is what to check; `streak` counts over
+    all calls of a client.
     """
 
     place: str

@@ -1,11 +1,13 @@
 """Chat templates: with which options each is filled, and what their control tokens look like. It knows no model.
 
-Some templates let a model think before it answers, or write today's date, unless they are told otherwise; then a run that
-goes on another day would ask another question. So the options are fixed, the same wherever a chat is rendered:
+Some templates let a model think before it answers, or write today's date, unless they are told
+otherwise; then a run that goes on another day would ask another question. So the options are fixed,
+the same wherever a chat is rendered:
 
     render(tokenizer, [{"role": "user", "content": "Hi"}])   "<|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\n"
 
-Some have no place for a system message: they refuse it (Gemma 2) or drop it. Its text then goes before the first request:
+Some have no place for a system message: they refuse it (Gemma 2) or drop it. Its text then goes
+before the first request:
 
     fold_system([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}])
     -> [{"role": "user", "content": "Be brief.\\n\\nHi"}]
@@ -46,10 +48,12 @@ def render(
 
     Args:
         tokenizer: One of transformers', with a chat template.
-        messages: The turns, as the OpenAI API has them. A template that knows no calls is given them in words, and their
-            results where it knows no role `tool` either; turns without `tool_calls` or `tool_call_id` stay as they are.
+        messages: The turns, as the OpenAI API has them. A template that knows no calls is given
+            them in words, and their results where it knows no role `tool` either; turns without
+            `tool_calls` or `tool_call_id` stay as they are.
         has_generation_prompt: Whether the text goes on to where the next answer begins.
-        tools: What the model may call, as the OpenAI API has it. A template that knows no tools is given them in words.
+        tools: What the model may call, as the OpenAI API has it. A template that knows no tools is
+            given them in words.
     """
     options = {"add_generation_prompt": has_generation_prompt, "tokenize": False}
     if tools and not knows_tools(tokenizer):
@@ -179,7 +183,8 @@ def _say_calls(message: Mapping[str, Any]) -> Mapping[str, Any]:
 def _say_results(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The messages with results of calls as turns of the user, adjacent ones as one: many templates want turns to alternate.
 
-    Results are known by their `tool_call_id`: an observation that a chat was trained with has none, and is no result.
+    Results are known by their `tool_call_id`: an observation that a chat was trained with has none,
+    and is no result.
     """
     said: list[Mapping[str, Any]] = []
     for is_result, turns in groupby(messages, key=lambda message: "tool_call_id" in message):
