@@ -423,8 +423,8 @@ def test_nothing_is_kept_of_a_prompt_that_has_left_while_others_are_in_flight(mo
             super().__init__(*args)
             flights.append(self)
 
-    monkeypatch.setattr(decoding, "InFlight", Watched)
     model, seen = prepare(make_model("llama")), []
+    monkeypatch.setattr(decoding, "InFlight", Watched)
     model.generation_config.eos_token_id = 0
 
     def look(index: int, token: int) -> None:
