@@ -65,8 +65,8 @@ def _list_problems(gguf: GGUFFile, built: Path) -> list[str]:
 def convert_gguf(gguf: GGUFFile, target: Path) -> dict[str, Any]:
     """Write a GGUF file as a safetensors checkpoint in bfloat16, with its own special tokens.
 
-    Memory: the weights in bfloat16 once; beside them, while the largest tensor is dequantised (in a
-    small model the embedding), a few times that in float32; the libraries and the vocabulary.
+    Memory: the weights in bfloat16 once; while the largest tensor is dequantised (in a small model
+    the embedding), also a few times that one in float32; the libraries and the vocabulary.
     Measured as a process's peak: 5.5 GB for 3.55 GB of weights (Qwen2.5-Coder-1.5B), 3.0 GB for
     1.26 GB (0.5B). The experts of a mixture pass through float32, by the code of transformers three
     times the checkpoint's size; this was not measured.

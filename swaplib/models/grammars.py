@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher
     from llguidance._lib import JsonCompileOptions
 
-# a space where JSON allows white space, as most training data have it, or none: with any white
-# space a model may go on with it for ever (and a separator that must hold a space is more than
-# llguidance 1.9 can follow with some tokenizers)
+# Where JSON allows white space: one space, as most training data have it, or none. With any white
+# space a model may write it for ever. (A separator that must hold a space is more than llguidance
+# 1.9 can follow with some tokenizers.)
 LAYOUT: "JsonCompileOptions" = {"whitespace_pattern": "[ ]?"}
 KEPT = 256  # schemas that stay compiled
 
@@ -72,7 +72,7 @@ class SchemaHook:
 
     A prompt whose schema is None is free. Equal schemas are compiled once. An answer that its
     grammar can follow no further (its limits were passed) is made to end there, so that the others
-    go on; `problems` says why, by the prompt's index.
+    continue; `problems` says why, by the prompt's index.
     """
 
     def __init__(

@@ -2,7 +2,7 @@
 
 The SDK retries 408, 409, 429 and 5xx and honours Retry-After; here every call gets a total deadline
 as well, and calls start no faster than the endpoint's limits allow. What an answer or a refusal
-means stands in endpoints.py and replies.py; nothing is scored here.
+means is in endpoints.py and replies.py; nothing is scored here.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """Which prompts of one decoding wait and which are in flight. It knows no model and no tensors.
 
-decoding.py tells it who joins and who leaves; a prompt that has left, with an answer or without,
+decoding.py reports who joins and who leaves; a prompt that has left, with an answer or without,
 leaves nothing behind.
 """
 

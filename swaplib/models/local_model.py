@@ -32,7 +32,7 @@ _OUT_OF_MEMORY = re.compile(
 def load(
     checkpoint: Checkpoint, is_dequantised: bool | None = None, is_merged: bool | None = None
 ) -> "LoadedModel":
-    """Load a checkpoint's model as its identity says, or as told.
+    """Load a checkpoint's model as its identity says, or as the arguments say.
 
     Args:
         checkpoint: What to load.

@@ -111,7 +111,7 @@ def parse_models(models: str, shots: int = 0) -> list[ModelName]:
     """Read names with commas between: `azure,slm-shots4`; `shots` goes to those that say none.
 
     Raises:
-        ValueError: A name is none, says another number of examples than `shots`, or stands there
+        ValueError: A name is none, says another number of examples than `shots`, or is there
             twice.
     """
     names = [ModelName.parse(word.strip()).with_shots(shots) for word in models.split(",")]

@@ -39,7 +39,7 @@ class NativeForm:
     """How a row is asked natively, and how its answer is read.
 
     `tools` as the OpenAI API has them, where a tool is to be called. Else `schema` is that of the
-    answer, an object at its root (None: any object), and `is_wrapped` says that an array stands
+    answer, an object at its root (None: any object), and `is_wrapped` says that an array is
     under `calls` in it.
     """
 
