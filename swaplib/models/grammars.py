@@ -41,7 +41,7 @@ class Vocabulary:
         self.n_logits, self.stop_ids = n_logits, list(stop_ids)
         self.tokens = from_tokenizer(tokenizer, n_vocab=n_logits, eos_token=list(stop_ids))
         self.executor = LLExecutor()
-        self._compile_text = lru_cache(KEPT)(self._compile_again)
+        self._compile_text = lru_cache(KEPT)(self._compile_uncached)
 
     def compile(self, schema: dict[str, Any]) -> "LLMatcher":
         """The matcher of a schema at its beginning, to be copied; the last schemas stay compiled.
@@ -56,7 +56,7 @@ class Vocabulary:
                 "this JSON Schema cannot bind the decoding: it is nested too deeply"
             ) from None
 
-    def _compile_again(self, schema: str) -> "LLMatcher":
+    def _compile_uncached(self, schema: str) -> "LLMatcher":
         from llguidance import LLMatcher
 
         grammar = LLMatcher.grammar_from_json_schema(schema, overrides=LAYOUT)
@@ -84,7 +84,7 @@ class SchemaHook:
         self._compiled: dict[str, LLMatcher] = {}
         self._matchers: dict[int, LLMatcher] = {}  # of each bound prompt in flight
         self._taken: dict[int, int] = {}  # how many tokens each matcher has taken
-        # Made once: to allocate it costs as much as a step of a small model.
+        # Made once: making it costs as much as a step of a small model.
         self._mask: torch.Tensor | None = None
         for index, schema in enumerate(schemas):
             self.add(index, schema)

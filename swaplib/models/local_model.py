@@ -115,8 +115,8 @@ class LoadedModel:
             yield i, Generation("", "truncated", "context_length_exceeded", n, 0, 0.0)
         fitting = sorted(encoded.keys() - too_long, key=lambda i: (-len(encoded[i]), i))
         callbacks = Callbacks(on_token, logits_hook, sampler)
-        limits = dict.fromkeys(fitting, max_new_tokens)
-        lot = Lot(self.checkpoint, callbacks, encoded, limits, fitting)
+        longest = dict.fromkeys(fitting, max_new_tokens)
+        lot = Lot(self.checkpoint, callbacks, encoded, longest, fitting)
         yield from self._decode(lot, batch_size)
 
     def follow(
