@@ -105,7 +105,9 @@ def render_loop(home: Settings) -> None:
             f"Paired evidence: {track}": agent_tables.show_loop_pairs(loop)
             for track, loop in loops.items()
         },
-        "The agent's training": training_tables.show_run_card(read_card(home.adapter_of(distill.AGENT))),
+        "The agent's training": training_tables.show_run_card(
+            read_card(home.adapter_of(distill.AGENT))
+        ),
     }
     parts |= {
         f"The training on captured {track} rows": training_tables.show_run_card(
