@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
 
 
-def describe_tasks(found: TaskSet) -> str:
+def describe_tasks(tasks: TaskSet) -> str:
     """How many raw rows are tasks, and how many tools these call."""
-    tools = {name for task in found.tasks for name in task.example.called}
+    tools = {name for task in tasks.tasks for name in task.example.called}
     return (
-        f"{len(found.tasks)} of {found.facts['source_rows']} rows are tasks; "
+        f"{len(tasks.tasks)} of {tasks.facts['source_rows']} rows are tasks; "
         f"they call {len(tools)} tools."
     )
 

@@ -156,8 +156,7 @@ def _make_callback(trace: run_trace.RunTrace) -> Any:
             self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any
         ) -> None:
             names = {"loss": "loss", "eval_loss": "val_loss"}
-            found = {names[key]: f"{value:.3f}" for key, value in logs.items() if key in names}
-            self.shown |= found
+            self.shown |= {names[key]: f"{logs[key]:.3f}" for key in names if key in logs}
             self.bar.set_postfix(self.shown)
             kind = "validation" if "eval_loss" in logs else "loss" if "loss" in logs else "summary"
             trace.add_event(f"step {state.global_step} {kind}", dict(logs))
