@@ -17,11 +17,11 @@ from typing import Any
 
 from benchmarks.prompt_candidates import AGENT_CANDIDATES, CANDIDATES
 from benchmarks.records import RESULTS, format_table
-from swaplib.agents import capture
 from swaplib.agents.agent import AgentOptions
 from swaplib.agents.agent_prompt import AGENT_PROMPT
+from swaplib.agents.capture_run import plan_tasks, run_plan
+from swaplib.agents.grades import count_grades, filter_trajectories
 from swaplib.agents.tasks import read_tasks
-from swaplib.agents.trajectory import count_grades, filter_trajectories
 from swaplib.data import tool_split, xlam
 from swaplib.files import write_json, write_text
 from swaplib.metrics import TRACKS, Track, core_metrics, rates_of, score_rows
@@ -119,10 +119,10 @@ def measure_agent(settings: Settings, name: str, slm: LocalSLM) -> list[dict[str
         )
         for candidate, text in AGENT_CANDIDATES.items():
             instructed = InstructedClient(client, text)
-            plan = capture.plan_tasks(
+            plan = plan_tasks(
                 settings, "agent", instructed, found, AgentOptions(), None, False, BATCH_SIZE
             )
-            done = capture.run_plan(settings, plan)
+            done = run_plan(settings, plan)
             verdicts = filter_trajectories(done.trajectories, golds)
             calls = Counter(len(golds[v.trajectory.id].calls) > 1 for v in verdicts if v.is_kept)
             record = {
