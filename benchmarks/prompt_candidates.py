@@ -5,7 +5,8 @@ from swaplib.metrics import Track
 _ASKS: dict[Track, str] = {
     "toolcall": "Answer the request with one call of the tool below. Reply with exactly one wrapper around one JSON object",
     "structured": (
-        "Answer the request with calls of the tools below. Reply with exactly one JSON array, its calls in the order asked"
+        "Answer the request with calls of the tools below. Reply with exactly one JSON array, its "
+        "calls in the order asked"
     ),
 }
 _DEFAULTS = "Leave out a parameter with a default unless the request sets it."
@@ -35,7 +36,8 @@ _LIKE: dict[Track, str] = {
 _THREE: dict[Track, str] = {"structured": ". For example, three calls of other tools:"}
 _EACH: dict[Track, str] = {
     "structured": (
-        "; one object for each thing that is asked, even where one tool does several, as in these calls of other tools:"
+        "; one object for each thing that is asked, even where one tool does several, as in these "
+        "calls of other tools:"
     )
 }
 _PARTS: dict[Track, str] = {
@@ -106,7 +108,8 @@ CANDIDATES: dict[str, dict[Track, str]] = {
 del CANDIDATES["finished calls, where to begin and end in short"]["structured"]  # it has one form
 
 _AGENT_RULES = (
-    "\n\nMake each call that the task asks for once, in the order asked. Leave out a parameter with a default unless the "
+    "\n\nMake each call that the task asks for once, in the order asked. Leave out a parameter "
+    "with a default unless the "
     "task sets it. "
 )
 _AGENT_END = "The answer is the result of the call, or for several calls the list of their results in the order asked."
@@ -114,18 +117,25 @@ _AGENT_TOOLS = (
     "These functions are defined already; call them with keyword arguments:\n\n{signatures}"
 )
 _AGENT_TASK = (
-    "Solve the task with Python. In every turn write one short thought, then one code block between <code> and </code>. You "
-    "then see what the code printed, or its error. Give the answer with final_answer, in a code block too. "
+    "Solve the task with Python. In every turn write one short thought, then one code block "
+    "between <code> and </code>. You "
+    "then see what the code printed, or its error. Give the answer with final_answer, in a code "
+    "block too. "
 )
 _ONE_CALL = (
-    "Task: How many loaves fit into an oven with 12 shelves?\nI call the tool and look at its result.\n<code>\n"
-    "result = count_loaves(shelves=12)\nprint(result)\n</code>\nObservation:\n48\nThe result is the answer.\n<code>\n"
+    "Task: How many loaves fit into an oven with 12 shelves?\n"
+    "I call the tool and look at its result.\n<code>\n"
+    "result = count_loaves(shelves=12)\nprint(result)\n</code>\nObservation:\n48\n"
+    "The result is the answer.\n<code>\n"
     "final_answer({one})\n</code>"
 )
 _TWO_CALLS = (
-    "Task: How long does a pot of 3 litres take to boil, and how many cups does it fill?\nI call both tools in the order "
-    "asked and look at their results.\n<code>\nminutes = boil_pot(pot_litres=3)\ncups = fill_cups(pot_litres=3)\n"
-    "print(minutes, cups)\n</code>\nObservation:\n7.5 12\nThe answer is the list of both results.\n<code>\n"
+    "Task: How long does a pot of 3 litres take to boil, and how many cups does it fill?\n"
+    "I call both tools in the order "
+    "asked and look at their results.\n<code>\nminutes = boil_pot(pot_litres=3)\n"
+    "cups = fill_cups(pot_litres=3)\n"
+    "print(minutes, cups)\n</code>\nObservation:\n7.5 12\nThe answer is the list of both results.\n"
+    "<code>\n"
     "final_answer({two})\n</code>"
 )
 
@@ -136,10 +146,13 @@ def _join_agent_prompt(examples: str) -> str:
 
 AGENT_CANDIDATES = {
     "a form to fill in": (
-        "Solve the task with Python. In every turn write one short thought, then one code block, like this:\n"
-        "I call the tool and look at its result.\n<code>\nresult = TOOL(PARAMETER=VALUE)\nprint(result)\n</code>\n"
+        "Solve the task with Python. In every turn write one short thought, then one code block, "
+        "like this:\n"
+        "I call the tool and look at its result.\n<code>\nresult = TOOL(PARAMETER=VALUE)\n"
+        "print(result)\n</code>\n"
         f"You then see what the code printed, or its error. {_AGENT_TOOLS}{_AGENT_RULES}"
-        "End with final_answer(value): the result of the call, or for several calls the list of their results in the order "
+        "End with final_answer(value): the result of the call, or for several calls the list of "
+        "their results in the order "
         "asked."
     ),
     "one example with one call": _join_agent_prompt(

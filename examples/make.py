@@ -38,26 +38,36 @@ STEMS = "Quillmarsh Tarnvale Ostrebeck Veldora Pimmington Haldersby Corvane Mist
 TRADES = "Papers Joinery Optics Catering Roofing Textiles Ceramics Printing Gardens Lighting Cycles Software"
 BUYERS = "Ambleford Library, Kestrelby School, Odd Lantern Theatre, Museum of Gravel, Nettlecombe Clinic, Dunmarl Choir"
 GOODS = (
-    "oak shelf, desk lamp, copy paper A4, roof tiles, linen curtain, poster print, hedge trimming, door hinge, tea service, "
-    "soup buffet, server hosting, ink cartridge, wool blanket, garden bench, safety helmet, brass handle, bicycle repair"
+    "oak shelf, desk lamp, copy paper A4, roof tiles, linen curtain, poster print, hedge trimming, "
+    "door hinge, tea service, "
+    "soup buffet, server hosting, ink cartridge, wool blanket, garden bench, safety helmet, brass "
+    "handle, bicycle repair"
 )
 PLACES = "14 Mill Lane, 3 Pond Street, 77 Upper Row, 5 Tollgate, 120 Birch Avenue, 9 Ferry Road, 41 Chapel Hill, 8 Lime Walk"
 
 # a line whose value the invoice does not say is left out
 LAYOUTS = (
-    "{vendor}\n{place} - VAT ID {vat_id}\n\nINVOICE\nInvoice no.: {number}\nInvoice date: {date}\nYour order: {order}\n"
+    "{vendor}\n{place} - VAT ID {vat_id}\n\nINVOICE\nInvoice no.: {number}\nInvoice date: {date}\n"
+    "Your order: {order}\n"
     "Bill to: {buyer}\n\n{items}\n\nSubtotal  {net}\nVAT {rate}%  {tax}\nTotal due  {total}\nPayable by {due}",
-    "Seller | {vendor} | VAT {vat_id}\nBuyer | {buyer} | customer {customer_no}\nDelivered | {delivered}\nIssued | {date}\n"
+    "Seller | {vendor} | VAT {vat_id}\nBuyer | {buyer} | customer {customer_no}\n"
+    "Delivered | {delivered}\nIssued | {date}\n"
     "Order | {order}\nInvoice | {number}\n---\n{items}\n---\nnet | {net}\ntax {rate}% | {tax}\namount to pay | {total}",
-    "From: {vendor}\nTo: {buyer}\nSubject: your order {order}\n\nHello,\nthank you for your order. We charge:\n{items}\n"
-    "That is {net} before and {total} after {rate}% tax ({tax}).\nOur invoice has the number {number}.\n"
+    "From: {vendor}\nTo: {buyer}\nSubject: your order {order}\n\nHello,\n"
+    "thank you for your order. We charge:\n{items}\n"
+    "That is {net} before and {total} after {rate}% tax ({tax}).\n"
+    "Our invoice has the number {number}.\n"
     "It was issued on {date}.\nPlease transfer the money by {due} and name your customer number {customer_no}.",
-    "*** {vendor} ***\n{place} / tax no. {vat_id}\nsold to {buyer}\nORDER# {order}\nINV# {number}\n{items}\nNET {net}\n"
+    "*** {vendor} ***\n{place} / tax no. {vat_id}\nsold to {buyer}\nORDER# {order}\nINV# {number}\n"
+    "{items}\nNET {net}\n"
     "TAX {rate}% {tax}\nTOTAL {total}\nINV DATE {date}\nDUE {due}",
-    "{vendor}, {place}\nRechnung an: {buyer}\nRechnungsnummer: {number}\nRechnungsdatum: {date}\nLieferdatum: {delivered}\n"
-    "Bestellnummer: {order}\nKundennummer: {customer_no}\n{items}\nZwischensumme: {net}\nMwSt. {rate}%: {tax}\n"
+    "{vendor}, {place}\nRechnung an: {buyer}\nRechnungsnummer: {number}\nRechnungsdatum: {date}\n"
+    "Lieferdatum: {delivered}\n"
+    "Bestellnummer: {order}\nKundennummer: {customer_no}\n{items}\nZwischensumme: {net}\n"
+    "MwSt. {rate}%: {tax}\n"
     "Rechnungsbetrag: {total}\nUSt-IdNr.: {vat_id}",
-    "order = {order}\ninvoice = {number}\nshipped = {delivered}\ninvoice_date = {date}\npay_until = {due}\nbuyer = {buyer}\n"
+    "order = {order}\ninvoice = {number}\nshipped = {delivered}\ninvoice_date = {date}\n"
+    "pay_until = {due}\nbuyer = {buyer}\n"
     "seller = {vendor}\n{items}\nsum_without_tax = {net}\ntax_{rate}_percent = {tax}\nsum_with_tax = {total}",
 )
 NUMBERS = ("INV-{y}-{n}", "R/{n}-{s}", "{y}-{n}", "F{y}{n}", "A {n}.{s}")
@@ -163,12 +173,16 @@ HOME_PROMPT = ROW_PROMPTS["toolcall"].replace(
 
 
 TEXTS = (
-    "Dinner is at eight.; Please lock the back door.; The kitchen light is still on.; I am running ten minutes late.; "
-    "Can you buy milk?; Turn the heating down before you go.; The parcel is in the garage.; Set your alarm, we leave at "
-    "5:30 am.; Happy birthday!; Play something calm when the guests come.; Where are the spare keys?; The bus was early."
+    "Dinner is at eight.; Please lock the back door.; The kitchen light is still on.; I am running "
+    "ten minutes late.; "
+    "Can you buy milk?; Turn the heating down before you go.; The parcel is in the garage.; Set "
+    "your alarm, we leave at "
+    "5:30 am.; Happy birthday!; Play something calm when the guests come.; Where are the spare "
+    "keys?; The bus was early."
 )
 CLOCKS = (
-    "6:45 am=06:45, half past six in the morning=06:30, 05:15=05:15, 7:20 am=07:20, 8:05 pm=20:05, 19:40=19:40, noon=12:00, "
+    "6:45 am=06:45, half past six in the morning=06:30, 05:15=05:15, 7:20 am=07:20, 8:05 pm=20:05, "
+    "19:40=19:40, noon=12:00, "
     "10:30 pm=22:30, a quarter past nine in the evening=21:15, 07:55=07:55, 4 pm=16:00, 13:10=13:10"
 )
 DAYS = {

@@ -158,9 +158,15 @@ def test_nesting_a_hundred_thousand_deep_is_scored_as_wrong():
 
 MARK = "document.documentElement.dataset.ran=1"
 PLANTED = [
-    f"<script>{MARK}</script></pre></div></td></tr></table></body></html><h1 class=planted>broken</h1>\x1b[31mred",
+    (
+        f"<script>{MARK}</script></pre></div></td></tr></table></body></html><h1 "
+        "class=planted>broken</h1>\x1b[31mred"
+    ),
     f'<img class=planted src=x onerror="{MARK}"><svg class=planted onload="{MARK}"></svg>]]><!--',
-    f'<a class=planted href="javascript:{MARK}">click</a> [click](javascript:{MARK}) <style>body{{display:none}}</style>',
+    (
+        f'<a class=planted href="javascript:{MARK}">click</a> [click](javascript:{MARK}) '
+        f"<style>body{{display:none}}</style>"
+    ),
     f"\x1b]0;title\x07 \x9b2J \u202e reversed $$\\href{{javascript:{MARK}}}{{x}}$$ \\(x\\) \0",
     f"<iframe class=planted srcdoc='<script>parent.{MARK}</script>'></iframe>{{{{constructor.constructor('{MARK}')()}}}}"
     + "x" * 300_000,

@@ -181,7 +181,8 @@ def test_at_delta_0_the_sign_is_asked_first_and_the_margin_beside_it():
         )
     )
     assert lines["The rule"] == (
-        "On 87 rows, the SLM is worse than the hosted LLM on valid_call_rate (0.98 against 1.00) and name_match_rate "
+        "On 87 rows, the SLM is worse than the hosted LLM on valid_call_rate (0.98 against 1.00) "
+        "and name_match_rate "
         "(0.80 against 0.97)."
     )
     assert (
@@ -233,7 +234,8 @@ def test_groups_are_said_where_they_take_a_verdict_back():
     decision["evidence"]["pairs"]["args_exact_rate"] |= {"bootstrap": (-0.1, 0.1), "n_groups": 50}
     note = dict(sentences.describe_decision(decision))["Note"]
     assert note.startswith(
-        "100 rows, 50 groups: for tools (or prompts) not seen yet args_exact_rate would be not enough rows"
+        "100 rows, 50 groups: for tools (or prompts) not seen yet args_exact_rate would be not "
+        "enough rows"
     )
 
 

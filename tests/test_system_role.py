@@ -74,7 +74,8 @@ def test_a_template_in_the_tokenizers_config_is_read_as_well(tmp_path):
         file.write_text(f'{{"chat_template": {value}}}')
         assert templates.read_template(tmp_path) == found
     file.write_text(
-        '{"chat_template": [{"name": "default", "template": "x"}, {"name": "rag", "template": "y"}]}'
+        '{"chat_template": [{"name": "default", "template": "x"}, {"name": "rag", "template": '
+        '"y"}]}'
     )
     assert templates.read_template(tmp_path) == "x"
     assert templates.read_template(tmp_path / "nowhere") == ""
@@ -84,7 +85,8 @@ def test_the_system_text_goes_before_the_first_request(gemma):
     more = [{"role": "assistant", "content": "A"}, {"role": "user", "content": "B"}]
     chat = [*build_messages("toolcall", "Request 1?"), *more]
     assert gemma.render(chat) == (
-        f"{BEGIN}<start_of_turn>user\n{SYSTEM}\n\nRequest 1?<end_of_turn>\n<start_of_turn>model\nA<end_of_turn>\n"
+        f"{BEGIN}<start_of_turn>user\n{SYSTEM}\n\nRequest 1?<end_of_turn>\n<start_of_turn>model\n"
+        "A<end_of_turn>\n"
         "<start_of_turn>user\nB<end_of_turn>\n<start_of_turn>model\n"
     )
     assert gemma.render(chat) == gemma.render(templates.fold_system(chat))

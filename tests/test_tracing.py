@@ -279,9 +279,11 @@ def test_runs_start_under_any_proxy_and_find_the_environment_as_it_was(
     settings, env_of_tests, proxies
 ):
     code = (
-        "import os, sys; from pathlib import Path; from swaplib.tracing import run_trace; from swaplib.settings import load_settings\n"
+        "import os, sys; from pathlib import Path; from swaplib.tracing import run_trace; from "
+        "swaplib.settings import load_settings\n"
         "before = dict(os.environ)\n"
-        "with run_trace.RunTrace(load_settings(), 'r', Path(sys.argv[1]), 'a run', {}, []) as trace:\n"
+        "with run_trace.RunTrace(load_settings(), 'r', Path(sys.argv[1]), 'a run', {}, []) as "
+        "trace:\n"
         "    trace.finish({}, {'rate': 1.0})\n"
         "assert dict(os.environ) == before\n"
     )
@@ -343,8 +345,10 @@ def test_the_environment_cannot_switch_tracing_off_silently(
     settings, env_of_tests, name, value, is_refused
 ):
     code = (
-        "import sys; from pathlib import Path; from swaplib.tracing import run_trace; from swaplib.settings import load_settings\n"
-        "with run_trace.RunTrace(load_settings(), 'r', Path(sys.argv[1]), 'a run', {'text': 'x' * 99}, []) as trace:\n"
+        "import sys; from pathlib import Path; from swaplib.tracing import run_trace; from "
+        "swaplib.settings import load_settings\n"
+        "with run_trace.RunTrace(load_settings(), 'r', Path(sys.argv[1]), 'a run', {'text': 'x' * "
+        "99}, []) as trace:\n"
         "    trace.finish({}, {'rate': 1.0})\n"
     )
     command = [sys.executable, "-c", code, str(settings.swap_home)]
