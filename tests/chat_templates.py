@@ -1,4 +1,4 @@
-"""Public chat templates, as their makers publish them, and the packaged checkpoint with one of them."""
+"""Public chat templates as published, and the packaged checkpoint with one of them."""
 
 import json
 import os
@@ -72,7 +72,7 @@ GEMMAS_TOKENS = {
 def copy_with_template(
     checkpoint: Checkpoint, folder: Path, template: str, renamed: dict[str, str] | None = None
 ) -> Path:
-    """The packaged checkpoint, its weights linked, with another template; tokens may have other names."""
+    """The packaged checkpoint, weights linked, with another template; tokens may be renamed."""
     folder.mkdir()
     for file in checkpoint.path.iterdir():
         if file.suffix == ".safetensors":
@@ -89,8 +89,9 @@ def copy_with_template(
 
 
 def copy_as_gemma(checkpoint: Checkpoint, folder: Path) -> Path:
-    """A Gemma 2 as far as texts go: no system role, turns that end with another token than texts, and a config that says
-    only how texts end, as the first ones did.
+    """A Gemma 2 as far as texts go: no system role, and turns end with another token than texts.
+
+    Its config says only how texts end, as the first ones did.
     """
     copy_with_template(checkpoint, folder, GEMMA_2, GEMMAS_TOKENS)
     for name, changes in (

@@ -40,7 +40,7 @@ ROW_IDS = (98, 20, 47, 122, 195, 359, 142, 71, 564, 742, 18, 104)
 
 @contextmanager
 def teaching(settings, say=None, teacher=None):
-    """A home with 01's manifest, and settings whose hosted LLM is a scripted teacher (or a function of the messages)."""
+    """A home with 01's manifest; the hosted LLM is scripted, or a function of the messages."""
     teacher = teacher or Teacher(list_tasks(xlam.read_source("sample", settings.sample)[0])[0])
 
     def answer(exchange):
@@ -61,7 +61,7 @@ def teaching(settings, say=None, teacher=None):
 
 @pytest.fixture(scope="module")
 def all_captured(tmp_path_factory):
-    """All shipped tasks, captured once from a teacher that makes mistakes: settings, the capture, what was asked."""
+    """All shipped tasks, captured once from a teacher that makes mistakes."""
     home = {"swap_home": tmp_path_factory.mktemp("home"), "swap_row_limit": None}
     with teaching(
         load_settings().model_copy(update=home), teacher=make_teacher(with_mistakes=True)
@@ -79,7 +79,7 @@ def captured_home(all_captured, tmp_path):
 
 
 def write_source(settings, *rows):
-    """A source of a few shipped rows and some more, with a manifest that says that 01 made its dataset from it."""
+    """A source of a few shipped rows and some more, which 01's manifest names as its own."""
     shipped = [
         row for row in xlam.read_source("sample", settings.sample)[0] if row["id"] in ROW_IDS
     ]

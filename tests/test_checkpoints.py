@@ -223,7 +223,7 @@ def test_counting_the_tokens_of_chats_asks_nobody_whether_to_run_code(
 
 
 def find_loaders(source: str) -> list[str]:
-    """Calls by which transformers could run a checkpoint's code, because they do not forbid it in so many words."""
+    """Calls that do not forbid transformers to run a checkpoint's code in so many words."""
     found = []
     for node in ast.walk(ast.parse(source)):
         match node:

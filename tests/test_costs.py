@@ -230,8 +230,8 @@ def test_costs_read_as_a_sentence_and_a_table():
     decision = {"model": "slm", "costs": costs.price_runs({"azure": hosted, "slm": local}, PRICES)}
     assert costs.describe_costs(decision["costs"], "slm") == (
         "For 1,000 rows, with the machine always busy: azure USD 0.600, slm USD 0.100. "
-        "A machine of its own pays from 144,000 rows a day on, counting only right answers from "
-        "144,000."
+        "A machine of its own pays from 144,000 rows a day on, "
+        "counting only right answers from 144,000."
     )
     assert "144,000" in headlines.show_costs(decision).to_html()
 

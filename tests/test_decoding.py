@@ -24,7 +24,7 @@ SYSTEM = [3, 14, 15, 92, 65, 35]
 
 
 def make_model(kind: str, **sizes):
-    """A real architecture with small random weights, large enough that the logits differ clearly."""
+    """A real architecture with random weights, large enough that the logits differ clearly."""
     torch.manual_seed(0)
     config = AutoConfig.for_model(
         kind, **(GROUPED | {"initializer_range": 0.4, "tie_word_embeddings": False} | sizes)
@@ -208,7 +208,8 @@ def test_rows_that_have_ended_and_memory_that_was_never_written_do_not_reach_oth
 def test_keys_and_values_are_free_as_soon_as_decoding_ends():
     model, prompts = make_model("llama"), make_prompts(4)
     gc.collect()
-    gc.disable()  # so that nothing waits for the collector: memory that ran out must be there again at once
+    # Nothing may wait for the collector: memory that ran out must be free again at once.
+    gc.disable()
     try:
         ask(model, prompts, 4, 2)
         assert not any(isinstance(thing, Cache) for thing in gc.get_objects())

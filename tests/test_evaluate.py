@@ -485,9 +485,10 @@ def test_the_price_of_the_calls_to_come_is_printed_before_they_are_made(toolcall
         run_azure(priced, root, max_new_tokens=100)
         first = capsys.readouterr().out
         run_azure(priced, root, max_new_tokens=100)
-    # six calls: some 630 characters at 4 a token are 160 tokens; 6 x 100 answer tokens at 50 $ a million are 0.03 $
+    # Six calls: some 630 characters at 4 a token are 160 tokens, and 6 x 100 answer tokens at 50 $
+    # a million are 0.03 $.
     assert "up to $0.04" in first
-    assert "$" not in capsys.readouterr().out  # nothing is to come, so nothing is to pay
+    assert "$" not in capsys.readouterr().out  # no calls are left, so nothing is to pay
 
 
 def test_an_example_that_is_an_asked_row_is_refused(toolcall_home):

@@ -96,7 +96,7 @@ def write_home(settings: Settings) -> Settings:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Settings whose home holds an adapter after eight steps, its run card, and the model as training left it."""
+    """A home with an adapter after eight steps, its run card, and the model as training left it."""
     home = tmp_path_factory.mktemp("trained")
     settings = write_home(
         load_settings().model_copy(update={"swap_home": home, "swap_row_limit": None})

@@ -82,7 +82,7 @@ def test_the_whole_loop_with_a_scripted_teacher(settings, env_of_tests, tmp_path
 
 
 def check_that_a_served_baseline_stays(settings):
-    """With SLM_BASE_URL the base's last run was asked there; 08 compares with it and writes no other over it."""
+    """With SLM_BASE_URL the base's last run was asked there; 08 compares with it and keeps it."""
     path = settings.evaluation / "toolcall_slm_test.json"
     write_json(path, json.loads(path.read_text()) | {"note": "asked at SLM_BASE_URL"})
     served = settings.model_copy(

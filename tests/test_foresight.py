@@ -18,7 +18,7 @@ SIZES = dict.fromkeys(TRACKS, "1/1/1")
 
 @pytest.fixture
 def list_found(settings, tmp_path):
-    """Build own rows of one track and list the warnings, by the words of each: how many rows each is about."""
+    """Build own rows of one track; by the words of each warning, how many rows it is about."""
 
     def build(
         track: str,

@@ -402,7 +402,7 @@ class Bucket:
 
 @contextmanager
 def limiting(requests: float, tokens: float):
-    """An endpoint that allows so many requests and tokens a minute; yields its root, and time and status of each answer."""
+    """An endpoint with limits a minute; yields its root, and time and status of each answer."""
     lock, answered, buckets = threading.Lock(), [], (Bucket(requests), Bucket(tokens))
 
     def answer(exchange):

@@ -105,8 +105,8 @@ def test_golds_that_do_not_fit_the_schema_are_all_named(tmp_path, settings):
     with pytest.raises(ValueError) as caught:
         dataset.build_dataset(settings, str(own), SIZES)
     assert (
-        "structured/test.jsonl:2: does not fit schema.json at $.total ('5' is not of type "
-        "'integer')" in str(caught.value)
+        "structured/test.jsonl:2: does not fit schema.json at $.total "
+        "('5' is not of type 'integer')" in str(caught.value)
     )
     assert (
         "structured/test.jsonl:3: does not fit schema.json at $ ([] is not of type 'object')"

@@ -1,4 +1,4 @@
-"""A look before the bill: what the first rows show, when it stops a run, and that nothing paid is lost."""
+"""A look before the bill: what the first rows show, when it stops a run, what is never lost."""
 
 import pytest
 from servers import completion, serving
@@ -49,8 +49,8 @@ def test_a_form_that_hides_what_the_hosted_llm_knows_stops_before_the_rest_is_pa
     said = capsys.readouterr().out
     # 8 x 11 prompt and 8 x 7 answer tokens, at 2 and 8 dollars a million
     assert (
-        "first 8 rows of toolcall azure: 0 right as asked, 8 right inside; most often: prose "
-        "around (8)." in said
+        "first 8 rows of toolcall azure: 0 right as asked, 8 right inside; "
+        "most often: prose around (8)." in said
     )
     assert "88 prompt and 56 answer tokens so far, USD 0.0006." in said
 

@@ -28,7 +28,7 @@ def normalise(name: str) -> str:
 
 
 def read_lock(name: str) -> dict[str, set[str]]:
-    """The versions of each package; there may be several, each for other Pythons. Fails for a pin without hashes."""
+    """The versions of each package, maybe one for each Python; a pin without hashes fails."""
     text = re.sub(r"^#.*\n", "", (ROOT / name).read_text(), flags=re.M)
     pins: dict[str, set[str]] = {}
     for package, version, _, _ in PIN.findall(text):
@@ -150,7 +150,7 @@ def find_root(node: ast.expr) -> str:
 
 
 def find_intrusions(source: str) -> list[str]:
-    """Where code takes a private name that is not its own, or changes a module, as well as its text can tell."""
+    """Where code takes another's private name or changes a module, as far as its text can tell."""
     found, ours = [], set()
     for node in ast.walk(tree := ast.parse(source)):
         match node:

@@ -51,8 +51,8 @@ def test_every_bad_line_is_listed_with_its_reason(tmp_path):
         "test.jsonl:2: not JSON",
         "test.jsonl:3: a blank line",
         (
-            "test.jsonl:4: expected an object with exactly the keys prompt and completion, found "
-            "['completion', 'id', 'prompt']"
+            "test.jsonl:4: expected an object with exactly the keys prompt and completion, "
+            "found ['completion', 'id', 'prompt']"
         ),
         "test.jsonl:5: prompt must be a text",
         "test.jsonl:6: prompt must be a text that is not blank",

@@ -10,12 +10,12 @@ from swaplib import doctor
 from swaplib.agents.sandbox.session import Limits, Sandbox
 from swaplib.settings import load_settings
 
-# what a hostile model would do, once refused by the import list: find `os` among the classes that are loaded already, names
-# put together, since code in which they stand is not run
+# What a hostile model would do once the import list refuses it: find `os` among the loaded classes.
+# Names are put together, since code that spells them out is not run.
 OS = (
     "u = '_' * 2\nget = lambda o, n: getattr(o, u + n + u)\n"
-    "o = get(get([c for c in get(object, 'subclasses')() if c.__name__ == '_wrap' + '_close'][0], "
-    "'init'), 'globals')\n"
+    "c = [c for c in get(object, 'subclasses')() if c.__name__ == '_wrap' + '_close'][0]\n"
+    "o = get(get(c, 'init'), 'globals')\n"
 )
 MODULES = f"{OS}modules = o['sys'].modules\n"
 

@@ -1,4 +1,4 @@
-"""An SLM that is served elsewhere (SLM_BASE_URL): asked by the hosted client, under its name there."""
+"""An SLM served elsewhere (SLM_BASE_URL): asked by the hosted client, under its name there."""
 
 import pytest
 from runs import make_metrics

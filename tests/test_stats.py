@@ -94,7 +94,8 @@ def test_newcombe_as_worked_by_hand():
     assert newcombe_interval(stats.count_pairs(*make_bits(8, 0, 0, 0))) == pytest.approx(
         (-0.3244, 0.3244), abs=1e-4
     )
-    # p1 = 0.8 [0.4902, 0.9433], p2 = 0.5 [0.2366, 0.7634]; ad - bc = 10 less 5, over sqrt(8*2*5*5) = 20: phi = 0.25
+    # p1 = 0.8 [0.4902, 0.9433], p2 = 0.5 [0.2366, 0.7634];
+    # ad - bc = 10 less 5, over sqrt(8*2*5*5) = 20: phi = 0.25
     low = 0.3 - math.sqrt(0.3098**2 - 2 * 0.25 * 0.3098 * 0.2634 + 0.2634**2)
     high = 0.3 + math.sqrt(0.1433**2 - 2 * 0.25 * 0.1433 * 0.2634 + 0.2634**2)
     counts = stats.count_pairs(*make_bits(5, 3, 0, 2))
@@ -148,7 +149,8 @@ def test_rows_needed_as_worked_by_hand(counts, margin, rows):
 
 
 def test_rows_needed_are_the_fewest_whose_limit_and_spread_pass_the_margin():
-    # (48, 0, 1, 1) of 50: at N rows the upper limit and z(.8) standard errors of the gap stay below 0.05 from 74 on
+    # (48, 0, 1, 1) of 50: at N rows the upper limit and z(.8) standard errors of the gap stay below
+    # 0.05 from 74 rows on.
     def reach(n: int) -> float:
         counts = {cell: share * n / 50 for cell, share in zip(CELLS, (48, 0, 1, 1), strict=True)}
         return newcombe_interval(counts)[1] + 0.8416 * math.sqrt((1 / 50 - 1 / 2500) / n)

@@ -1,4 +1,4 @@
-"""Checkpoints whose chat template has no place for a system message: all models are asked alike, without one."""
+"""Chat templates without a place for a system message: all models are asked alike, without one."""
 
 import httpx
 import pytest
@@ -74,8 +74,8 @@ def test_a_template_in_the_tokenizers_config_is_read_as_well(tmp_path):
         file.write_text(f'{{"chat_template": {value}}}')
         assert templates.read_template(tmp_path) == found
     file.write_text(
-        '{"chat_template": [{"name": "default", "template": "x"}, {"name": "rag", "template": '
-        '"y"}]}'
+        '{"chat_template": [{"name": "default", "template": "x"}, '
+        '{"name": "rag", "template": "y"}]}'
     )
     assert templates.read_template(tmp_path) == "x"
     assert templates.read_template(tmp_path / "nowhere") == ""
@@ -209,7 +209,8 @@ def test_the_run_card_says_how_an_adapter_was_asked(gemma, checkpoint):
 
 
 def test_markers_of_the_template_are_no_text_whatever_they_look_like(checkpoint, tmp_path):
-    template = "{% for m in messages %}[|{{ m.role }}|]{{ m.content }}[|endofturn|]\n{% endfor %}"  # as EXAONE's
+    # as EXAONE's
+    template = "{% for m in messages %}[|{{ m.role }}|]{{ m.content }}[|endofturn|]\n{% endfor %}"
     renamed = {
         "<repo_name>": "[|user|]",
         "<reponame>": "[|endofturn|]",

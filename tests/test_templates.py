@@ -122,7 +122,10 @@ def test_a_template_that_knows_calls_is_given_them_as_they_are(checkpoint, monke
 
 OBSERVED = [*CHAT, {"role": "tool", "content": "42"}, {"role": "tool", "content": "43"}]
 PLAIN = "{% for m in messages %}{{ m.role }}: {{ m.content }}. {% endfor %}"
-KNOWS_RESULTS = "{% for m in messages %}{{ 'result' if m.role == 'tool' else m.role }}: {{ m.content }}. {% endfor %}"
+KNOWS_RESULTS = (
+    "{% for m in messages %}{{ 'result' if m.role == 'tool' else m.role }}: {{ m.content }}. "
+    "{% endfor %}"
+)
 
 
 @pytest.mark.parametrize(

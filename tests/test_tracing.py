@@ -279,11 +279,11 @@ def test_runs_start_under_any_proxy_and_find_the_environment_as_it_was(
     settings, env_of_tests, proxies
 ):
     code = (
-        "import os, sys; from pathlib import Path; from swaplib.tracing import run_trace; from "
-        "swaplib.settings import load_settings\n"
+        "import os, sys; from pathlib import Path\n"
+        "from swaplib.settings import load_settings\n"
+        "from swaplib.tracing.run_trace import RunTrace\n"
         "before = dict(os.environ)\n"
-        "with run_trace.RunTrace(load_settings(), 'r', Path(sys.argv[1]), 'a run', {}, []) as "
-        "trace:\n"
+        "with RunTrace(load_settings(), 'r', Path(sys.argv[1]), 'a run', {}, []) as trace:\n"
         "    trace.finish({}, {'rate': 1.0})\n"
         "assert dict(os.environ) == before\n"
     )
@@ -322,7 +322,8 @@ def test_what_a_row_cost_is_told_where_a_price_is_known(settings):
 
 
 def test_nothing_but_what_was_meant_is_shown_as_metadata(settings):
-    # a server copies all attributes of a span whose scope is not the SDK's, and those of any scope and resource
+    # A server copies all attributes of a span whose scope is not the SDK's, and those of any scope
+    # and resource.
     for line in outbox.read_outbox(trace_run(settings).path):
         for resource in line["resourceSpans"] if isinstance(line, dict) else []:
             assert [a["key"] for a in resource["resource"]["attributes"]] == ["service.name"]
@@ -345,10 +346,11 @@ def test_the_environment_cannot_switch_tracing_off_silently(
     settings, env_of_tests, name, value, is_refused
 ):
     code = (
-        "import sys; from pathlib import Path; from swaplib.tracing import run_trace; from "
-        "swaplib.settings import load_settings\n"
-        "with run_trace.RunTrace(load_settings(), 'r', Path(sys.argv[1]), 'a run', {'text': 'x' * "
-        "99}, []) as trace:\n"
+        "import sys; from pathlib import Path\n"
+        "from swaplib.settings import load_settings\n"
+        "from swaplib.tracing.run_trace import RunTrace\n"
+        "text = {'text': 'x' * 99}\n"
+        "with RunTrace(load_settings(), 'r', Path(sys.argv[1]), 'a run', text, []) as trace:\n"
         "    trace.finish({}, {'rate': 1.0})\n"
     )
     command = [sys.executable, "-c", code, str(settings.swap_home)]
