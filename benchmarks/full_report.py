@@ -45,9 +45,8 @@ def render_track(home: Settings, track: Track, name: str) -> None:
     """A track's page, or an example task's."""
     decided = read_json(home.evaluation / f"{track}_post_decision.json")
     parity = home.evaluation / f"{track}_parity.json"
-    checks = (
-        read_json(parity) if parity.is_file() else None
-    )  # an example task that was not fine-tuned has none
+    # An example task that was not fine-tuned has none.
+    checks = read_json(parity) if parity.is_file() else None
     seen = comparison.open_compared(home, track, *decided["evidence"]["rates"])
     diagnoses, val = seen.diagnose(), read_all(home, track, "val", seen.metrics)
     parts = {
@@ -138,9 +137,8 @@ def pool_folds(home: Settings) -> dict[str, Any]:
     solved: dict[str, dict[str, bool]] = {"slm": {}, "slm_ft": {}}
     for of_fold in read_folds(home).values():
         for model, tasks in of_fold.items():
-            solved[model] = (
-                tasks | solved[model]
-            )  # 01's own test tools are held out in every fold: the first one counts
+            # 01's own test tools are held out in every fold: the first one counts.
+            solved[model] = tasks | solved[model]
     ids = list(solved["slm"])
     sides = {"solved_rate": tuple([of_model[i] for i in ids] for of_model in solved.values())}
     pair = asdict(stats.compare_metrics(sides, 0.05)["solved_rate"])

@@ -73,9 +73,8 @@ def main(folder: str, n: str = "64") -> None:
     for track in TRACKS:
         prompts, forms = read_prompts(model.checkpoint, track, int(n))
         tokens: dict[int, list[int]] = {}
-        measure(
-            model, prompts, forms, tokens
-        )  # what is made once, such as the vocabulary and a graph, is made here
+        # What is made once, such as the vocabulary and a graph, is made here.
+        measure(model, prompts, forms, tokens)
         found: dict[str, list[float]] = {"bound": [], "free": []}
         for _ in range(REPEATS):
             found["bound"].append(measure(model, prompts, forms, tokens))

@@ -238,9 +238,8 @@ def run_steps(known: dict[str, str], *steps: Sequence[object]) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "benchmarks.real_pair", "step", *map(str, words)]
         env = os.environ | known | {"SWAP_HOME": str(home)}
-        env |= {
-            "UNSLOTH_COMPILE_LOCATION": str(log.with_suffix(""))
-        }  # two trainings must not write the same code
+        # Two trainings must not write the same code.
+        env |= {"UNSLOTH_COMPILE_LOCATION": str(log.with_suffix(""))}
         with log.open("w") as out:
             running.append(
                 (

@@ -222,10 +222,8 @@ def run_harness(checkpoint: Checkpoint, chats: Sequence[Any]) -> dict[int, dict[
         (Path(folder) / "texts.json").write_text(
             json.dumps([checkpoint.render(chat) for chat in chats])
         )
-        known, found = (
-            os.environ | {"HF_HUB_OFFLINE": "1"},
-            {},
-        )  # it would look for the folder on the hub
+        # It would look for the folder on the hub.
+        known, found = (os.environ | {"HF_HUB_OFFLINE": "1"}, {})
         for size in SLOTS:
             words = [
                 os.environ.get("HARNESS_PYTHON", sys.executable),

@@ -63,9 +63,8 @@ def resolve(pins: str, excluded: list[str]) -> dict[str, str]:
     ]
     with tempfile.TemporaryDirectory() as folder:
         lock, names = Path(folder) / "requirements.lock", Path(folder) / "excluded.txt"
-        lock.write_text(
-            "" if "--upgrade" in sys.argv else HASHES.sub("", pins)
-        )  # the index gives the hashes
+        # The index gives the hashes.
+        lock.write_text("" if "--upgrade" in sys.argv else HASHES.sub("", pins))
         names.write_text("\n".join(excluded))
         subprocess.run(
             [*uv, *options, "--excludes", names, "--output-file", lock],

@@ -157,9 +157,8 @@ def test_the_folds_hold_out_other_tools_each_and_most_tasks_once(settings):
     trained = {t.id for t in folds[0].tasks if folds[0].split_of[t.id] == "train"}
     held_out = [found - always for found in tests]
     assert sum(map(len, held_out)) == len(set.union(*held_out))  # no task twice
-    assert len(trained & set.union(*held_out)) > 0.7 * len(
-        trained
-    )  # the others call tools of two folds
+    # The others call tools of two folds.
+    assert len(trained & set.union(*held_out)) > 0.7 * len(trained)
     assert all(
         len([i for i in f.split_of.values() if i == "train"]) > len(f.split_of) // 2 for f in folds
     )
@@ -257,17 +256,15 @@ def test_06_and_08_ask_the_agent_alike(all_captured, captured_home, monkeypatch)
     defaults = {
         name: p.default for name, p in signature(capture.capture_trajectories).parameters.items()
     }
-    assert (
-        asked_by_06["parameters"].items() <= defaults.items()
-    )  # so it asks as the capture of this module did
+    # So it asks as the capture of this module did.
+    assert asked_by_06["parameters"].items() <= defaults.items()
     _, done, bodies = all_captured
     with teaching(captured_home, teacher=make_teacher(with_mistakes=True)) as (settings, exchanges):
         found = read_tasks(settings, asked_by_08["source"])
         tested = tuple(task for task in found.tasks if found.split_of[task.id] == "test")
         root = settings.azure_endpoint.removesuffix("/v1")
-        monkeypatch.setattr(
-            agent_eval, "running_server", lambda slm, model: nullcontext(root)
-        )  # the teacher answers
+        # The teacher answers.
+        monkeypatch.setattr(agent_eval, "running_server", lambda slm, model: nullcontext(root))
         options, tasks = asked_by_08["options"], replace(found, tasks=tested)
         run = agent_eval.evaluate_agent(
             settings, "slm", tasks, options, asked_by_08["batch_size"], None

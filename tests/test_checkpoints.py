@@ -299,6 +299,5 @@ def test_a_conversion_that_was_killed_leaves_nothing_that_loads_and_the_next_one
     trained_on = json.loads((ROOT / "slm_swap" / "stand_in" / "run_card.json").read_text())[
         "checkpoint"
     ]
-    assert (
-        checkpoints.hash_checkpoint(target) == trained_on
-    )  # weights, config and tokenizer: not one byte is other
+    # Weights, config and tokenizer: not one byte is other.
+    assert checkpoints.hash_checkpoint(target) == trained_on

@@ -29,9 +29,8 @@ def test_a_run_leaves_metrics_a_ledger_and_one_trace(toolcall_home):
     metrics = json.loads((toolcall_home.evaluation / "toolcall_azure_test.json").read_text())
     assert metrics == json.loads((run.folder / "metrics.json").read_text()) == run.metrics
     assert (metrics["valid_call_rate"], metrics["n_rows"], metrics["complete"]) == (5 / 6, 6, True)
-    assert metrics["intervals"]["valid_call_rate"] == pytest.approx(
-        [0.4365, 0.9699], abs=1e-4
-    )  # Wilson, by hand
+    # Wilson, by hand.
+    assert metrics["intervals"]["valid_call_rate"] == pytest.approx([0.4365, 0.9699], abs=1e-4)
     assert metrics["extra"]["completion_tokens"] == 42
     assert metrics["run"]["run_id"] == run.folder.name
     assert [line.index for line in run.ledger] == list(range(6))
@@ -44,9 +43,8 @@ def test_a_run_leaves_metrics_a_ledger_and_one_trace(toolcall_home):
         True,
     ]
     assert run.ledger[2].generation.output == "prose"
-    assert (
-        metrics["run"]["trace"]["made"] == 1 + 6 + 3
-    )  # the root, a generation for each row, a score for each metric
+    # The root, a generation for each row, a score for each metric.
+    assert metrics["run"]["trace"]["made"] == 1 + 6 + 3
     assert metrics["run"]["trace"]["trace_id"] == run_trace.Langfuse.create_trace_id(
         seed=run.folder.name
     )
@@ -216,9 +214,8 @@ def test_metrics_do_not_outlive_the_ledger_they_were_made_from(toolcall_home, mo
         run = run_azure(toolcall_home, root)
         assert run.metrics["complete"] is False
         del answers[0]
-        monkeypatch.setattr(
-            evaluate, "_summarise", lambda *_: 1 / 0
-        )  # dies after the last answer, before the metrics
+        # Dies after the last answer, before the metrics.
+        monkeypatch.setattr(evaluate, "_summarise", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run_azure(toolcall_home, root)
         monkeypatch.undo()
@@ -248,9 +245,8 @@ def test_a_failure_at_our_side_stops_the_calls(toolcall_home):
     def answer(exchange):
         for folder in settings.runs.glob("*-toolcall-*"):
             folder.joinpath("ledger.jsonl").unlink(missing_ok=True)
-            folder.joinpath("ledger.jsonl").mkdir(
-                exist_ok=True
-            )  # the ledger cannot be written any more
+            # The ledger cannot be written any more.
+            folder.joinpath("ledger.jsonl").mkdir(exist_ok=True)
         time.sleep(0.1)
         return right(exchange)
 

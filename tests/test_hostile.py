@@ -130,11 +130,8 @@ def measure_s(track: str, text: str) -> float:
 def test_the_work_does_not_grow_with_the_square_of_the_text(shape):
     for track in metrics.TRACKS:
         short, long = (measure_s(track, SHAPES[shape](n)) for n in (20_000, 600_000))
-        assert long < 300 * max(short, 0.001), (
-            track,
-            short,
-            long,
-        )  # 30 would be linear, 900 the square
+        # 30 would be linear, 900 the square.
+        assert long < 300 * max(short, 0.001), (track, short, long)
 
 
 @pytest.mark.parametrize(

@@ -53,9 +53,8 @@ def test_the_locks_agree_with_pyproject_and_each_other():
     }
     assert cpu == {"torch": {f"{version}+cpu" for version in lock["torch"]}}
     assert not set(lock) & set(cuda) | set(lock) & set(gpu) | set(cuda) & set(gpu)
-    assert {"pip", "setuptools", "sympy", "mpmath", "jinja2", "fsspec"} <= set(
-        lock
-    )  # torch's own, and what installs
+    # torch's own, and what installs.
+    assert {"pip", "setuptools", "sympy", "mpmath", "jinja2", "fsspec"} <= set(lock)
 
 
 @pytest.mark.parametrize(

@@ -64,9 +64,8 @@ def test_requests_that_arrive_together_are_answered_together_each_its_own(root, 
         served = list(pool.map(ask, prompts))
     chats = [build_messages("structured", prompt) for prompt in prompts]
     alone = [dict(in_process.generate([chat], 8))[0].output for chat in chats]
-    assert (
-        sum(a == b for a, b in zip(served, alone, strict=True)) >= 5
-    )  # rounding may differ between compositions
+    # Rounding may differ between compositions.
+    assert sum(a == b for a, b in zip(served, alone, strict=True)) >= 5
 
 
 def test_health_counts_requests(root):
@@ -310,9 +309,8 @@ def test_32_clients_and_200_requests_get_every_answer_to_its_own_question(root):
     words = ["lion", "river", "seven", "blue", "Paris", "music", "stone", "winter"]
     chats = {word: [{"role": "user", "content": f"Spell {word}."}] for word in words}
     expected = {word: dict(STAND_IN.generate([chat], 6))[0] for word, chat in chats.items()}
-    assert len({e.output for e in expected.values()}) == len(
-        words
-    )  # so an answer shows whose it is
+    # So an answer shows whose it is.
+    assert len({e.output for e in expected.values()}) == len(words)
 
     def ask(i: int) -> tuple[str, str, int]:
         word = words[i % len(words)]
@@ -325,9 +323,8 @@ def test_32_clients_and_200_requests_get_every_answer_to_its_own_question(root):
     assert len(answers) == 200
     assert all(tokens == expected[word].prompt_tokens for word, _, tokens in answers)
     wrong = [(word, text) for word, text, _ in answers if text != expected[word].output]
-    assert not any(
-        text == e.output for word, text in wrong for e in expected.values()
-    )  # nobody got another's answer
+    # Nobody got another's answer.
+    assert not any(text == e.output for word, text in wrong for e in expected.values())
     assert len(wrong) <= 2  # rounding may differ between compositions
 
 

@@ -38,9 +38,8 @@ def test_a_served_slm_gives_the_outputs_of_the_one_in_process(served, settings):
     assert [line.generation.output for line in there.ledger] == [
         line.generation.output for line in here.ledger
     ]
-    assert (
-        there.folder != here.folder
-    )  # another identity: what weights a server has, nobody can see
+    # Another identity: what weights a server has, nobody can see.
+    assert there.folder != here.folder
     assert there.metrics["run"]["identity"]["endpoint"] == served.slm_base_url.partition("//")[2]
     assert there.metrics["run"]["model_path"] is None
 

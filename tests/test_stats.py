@@ -27,13 +27,8 @@ def judge(*counts: int, margin: float = 0.05) -> stats.PairedEvidence:
 
 @pytest.mark.parametrize(
     ("first_only", "second_only", "p"),
-    [
-        (6, 0, 2 / 64),
-        (5, 0, 2 / 32),
-        (0, 0, 1.0),
-        (3, 3, 1.0),
-        (7, 1, 2 * (1 + 8) / 256),
-    ],  # binomial tails by hand
+    # Binomial tails by hand.
+    [(6, 0, 2 / 64), (5, 0, 2 / 32), (0, 0, 1.0), (3, 3, 1.0), (7, 1, 2 * (1 + 8) / 256)],
 )
 def test_mcnemar_as_worked_by_hand_and_by_statsmodels(first_only, second_only, p):
     assert stats.compute_mcnemar(first_only, second_only) == pytest.approx(p)
@@ -125,18 +120,12 @@ def test_a_limit_of_a_rate_of_nothing_is_nothing():
 @pytest.mark.parametrize(
     ("counts", "margin", "rows"),
     [
-        (
-            (90, 1, 0, 9),
-            0.05,
-            135,
-        ),  # the formula of Wald says 101, and a test of so many has a power of .44
+        # The formula of Wald says 101, and a test of so many has a power of .44.
+        ((90, 1, 0, 9), 0.05, 135),
         ((60, 5, 5, 30), 0.05, 321),
         ((60, 15, 5, 20), 0.0, 154),
-        (
-            (8, 0, 0, 0),
-            0.05,
-            73,
-        ),  # nothing tells the models apart; at 73 rows newcombe's limit is below 0.05
+        # Nothing tells the models apart; at 73 rows newcombe's limit is below 0.05.
+        ((8, 0, 0, 0), 0.05, 73),
         ((60, 15, 10, 15), 0.05, None),  # a gap that is the margin is never settled
     ],
 )
@@ -191,11 +180,8 @@ def test_rows_needed_give_about_the_power_that_they_promise(counts):
     ("counts", "margin", "verdict"),
     [
         ((40, 22, 1, 37), 0.05, "worse"),  # [.12, .30]
-        (
-            (40, 12, 1, 47),
-            0.05,
-            "not enough rows",
-        ),  # measurably worse, [.04, .18]; by how much is open
+        # Measurably worse, [.04, .18]; by how much is open.
+        ((40, 12, 1, 47), 0.05, "not enough rows"),
         ((90, 0, 0, 10), 0.05, "not worse"),
         ((90, 0, 6, 4), 0.0, "better"),
         ((40, 2, 30, 28), 0.05, "better"),

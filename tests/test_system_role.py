@@ -133,9 +133,8 @@ def test_the_hosted_llm_is_asked_as_the_slm_is_and_the_run_says_so(gemma_home, t
     assert {len(messages) for messages in asked} == {1}
     assert folded.metrics["run"]["template"] == FOLDED
     assert "template" not in plain.metrics["run"]
-    assert (
-        folded.metrics["run"]["messages_sha256"] != plain.metrics["run"]["messages_sha256"]
-    )  # not to be compared
+    # Not to be compared.
+    assert folded.metrics["run"]["messages_sha256"] != plain.metrics["run"]["messages_sha256"]
 
 
 def test_nothing_is_paid_for_a_checkpoint_that_can_write_no_chat(

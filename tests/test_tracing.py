@@ -57,9 +57,8 @@ def test_a_run_is_one_trace_with_root_children_event_and_scores(settings):
     assert [(s["name"], s["value"], s["traceId"]) for s in scores] == [
         ("valid_call_rate", 1.0, trace.trace_id)
     ]
-    assert (
-        datetime.fromisoformat(scores[0]["timestamp"]).tzinfo is not None
-    )  # the server refuses one without
+    # The server refuses one without.
+    assert datetime.fromisoformat(scores[0]["timestamp"]).tzinfo is not None
     assert attributes(root)["langfuse.trace.name"] == "eval toolcall slm test"
     assert json.loads(attributes(root)["langfuse.observation.input"]) == {"model": "m"}
 
@@ -255,9 +254,8 @@ def test_either_name_of_the_address_counts_and_two_addresses_are_refused(setting
     ) as caught:
         outbox.check_tracing(load_settings().model_copy(update=KEYS))
     assert "canary-secret" not in str(caught.value)
-    assert (
-        trace_run(settings).deliver().made == 6
-    )  # SWAP_TRACING=outbox: where nothing is sent, they do not matter
+    # SWAP_TRACING=outbox: where nothing is sent, they do not matter.
+    assert trace_run(settings).deliver().made == 6
     monkeypatch.delenv("LANGFUSE_BASE_URL")
     assert load_settings().find_langfuse() == "https://pw:canary-secret@cloud.local"
 
@@ -428,9 +426,8 @@ def test_what_was_traced_before_trace_content_was_off_leaves_masked_too(settings
         name: attributes(span) for name, span in spans_in(outbox.read_outbox(again.path)).items()
     }
     key = "langfuse.observation.output"
-    assert {a[key] for a in masked.values()} == {
-        a[key] for a in once.values()
-    }  # hidden at either door, alike
+    # Hidden at either door, alike.
+    assert {a[key] for a in masked.values()} == {a[key] for a in once.values()}
 
 
 def test_a_run_that_goes_on_with_trace_content_off_leaves_masked_and_hides_nothing_twice(settings):

@@ -59,11 +59,8 @@ def test_rows_left_out_are_counted_by_reason():
     [
         ({"radius": 5}, "Radius 5?", None),
         ({"radius": 5, "unit": "m"}, "Radius 5 m?", None),
-        (
-            {"radius": 5, "unit": "m"},
-            "Radius 5 metres?",
-            None,
-        ),  # nothing gives it, but it breaks no instruction
+        # Nothing gives it, but it breaks no instruction.
+        ({"radius": 5, "unit": "m"}, "Radius 5 metres?", None),
         (
             {"radius": 5, "unit": "cm"},
             "Radius 5?",
