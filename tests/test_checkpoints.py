@@ -116,10 +116,7 @@ def test_weights_that_lie_there_in_several_forms_are_fetched_once(tmp_path):
     names = {path.name for path in (tmp_path / "models" / "tiny-model").iterdir()}
     assert names == {"config.json", "tokenizer_config.json", "tokenizer.json", "source.json"} | set(
         files
-    ) & {
-        *shards,
-        "model.safetensors.index.json",
-    }
+    ) & {*shards, "model.safetensors.index.json"}
     assert not any(e.path.endswith(f"/{name}") for e in exchanges for name in others)
 
 

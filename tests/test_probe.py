@@ -87,10 +87,7 @@ def test_it_stops_from_six_right_answers_inside_on(home, n_inside, stops):
 def test_one_answer_that_is_right_as_asked_is_enough_to_go_on(home):
     with serving(
         lambda e: right(e) if "Request 3?" in e.json()["messages"][-1]["content"] else fence(e)
-    ) as (
-        root,
-        exchanges,
-    ):
+    ) as (root, exchanges):
         run_azure(home, root, probe=8)
     assert len(exchanges) == 20
 
