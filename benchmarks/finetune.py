@@ -87,7 +87,7 @@ def evaluate_all(settings: Settings) -> list[Record]:
     """Score the base and the recipe's adapter on test, with what its training cost."""
     records = []
     for track in ("toolcall", "structured"):
-        home = home_of(settings, finetune.Recipe().batch_size)
+        home = home_of(settings, sft.Recipe().batch_size)
         card = json.loads((home.adapter_of(track) / "run_card.json").read_text())
         training = {"batch_size": card["recipe"]["batch_size"], "steps": card["steps"]}
         training |= {"training_seconds": card["seconds"]}
@@ -105,7 +105,7 @@ def measure_parity(settings: Settings, rows: int = 16) -> list[Record]:
     """The share of equal outputs of the fine-tuned model, run in other ways."""
     records = []
     for track in ("toolcall", "structured"):
-        home = home_of(settings, finetune.Recipe().batch_size)
+        home = home_of(settings, sft.Recipe().batch_size)
         found = parity.measure_parity(home, track, "slm_ft", rows, OPTIONS["max_new_tokens"], rows)
         for c in found["comparisons"]:
             record = {"track": track} | {k: c[k] for k in ("compared", "rows", "equal", "share")}

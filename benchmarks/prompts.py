@@ -1,6 +1,6 @@
 """Which instruction models understand: candidates for both tracks and the agent, on val rows.
 
-    python -m benchmarks.prompts rows NAME=FOLDER:PRECISION …  # all candidates, also with 4 examples
+    python -m benchmarks.prompts rows NAME=FOLDER:PRECISION …  # all, with 0 and 4 examples
     python -m benchmarks.prompts agent NAME=FOLDER:PRECISION   # all of the agent's, at all tasks
     python -m benchmarks.prompts page                          # docs/prompts.md, from prompts.json
 
@@ -23,7 +23,7 @@ from swaplib.agents import capture
 from swaplib.agents.agent import AgentOptions
 from swaplib.agents.agent_prompt import AGENT_PROMPT
 from swaplib.agents.tasks import read_tasks
-from swaplib.agents.trajectory import count_verdicts, filter_trajectories
+from swaplib.agents.trajectory import count_grades, filter_trajectories
 from swaplib.data import xlam
 from swaplib.metrics import TRACKS, rates_of, score_rows
 from swaplib.models.hosted import HostedLLM
@@ -113,14 +113,14 @@ def measure_agent(settings: Settings, name: str, slm: LocalSLM) -> list[Record]:
                 settings, "agent", instructed, found, AgentOptions(), None, False, BATCH_SIZE
             )
             done = capture.run_plan(settings, plan)
-            verdicts = filter_trajectories(done.trajectories, golds)
-            calls = Counter(len(golds[v.trajectory.id].calls) > 1 for v in verdicts if v.is_kept)
+            grades = filter_trajectories(done.trajectories, golds)
+            calls = Counter(len(golds[g.trajectory.id].calls) > 1 for g in grades if g.is_kept)
             record = {"part": "agent", "candidate": candidate, "model": name}
-            record |= {"precision": slm.checkpoint.precision, "n_tasks": len(verdicts)}
+            record |= {"precision": slm.checkpoint.precision, "n_tasks": len(grades)}
             record |= {"answered": done.facts["outcomes"].get("answered", 0)}
             record |= {"kept": calls.total()}
             record |= {"kept_of_one_call": calls[False], "kept_of_several_calls": calls[True]}
-            records.append(record | {"dropped": count_verdicts(verdicts)["dropped"]})
+            records.append(record | {"dropped": count_grades(grades)["dropped"]})
             print(json.dumps(records[-1]), flush=True)
     return records
 

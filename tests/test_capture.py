@@ -25,7 +25,8 @@ from swaplib.data.audit import called_tools
 from swaplib.demo.scripted_teacher import Teacher, make_teacher, turn
 from swaplib.files import hash_file, write_json, write_text
 from swaplib.metrics import parse_gold
-from swaplib.models.hosted import CallFailed, HostedLLM
+from swaplib.models.hosted import HostedLLM
+from swaplib.models.replies import CallFailed
 from swaplib.report import agent_tables
 from swaplib.rows import SPLITS, read_rows
 from swaplib.settings import ROOT, load_settings

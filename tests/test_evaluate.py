@@ -10,9 +10,9 @@ from runs import right, run_azure, start_run, wrong_for
 from servers import completion, refusal, serving
 
 from swaplib.evaluation import error_analysis, evaluate
-from swaplib.models.hosted import CallFailed
 from swaplib.models.local import LocalSLM
 from swaplib.models.local_checkpoint import Checkpoint
+from swaplib.models.replies import CallFailed
 from swaplib.prompts import build_messages
 from swaplib.report import tables
 from swaplib.rows import Row, read_ledger, read_rows, write_rows

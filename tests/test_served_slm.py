@@ -7,8 +7,8 @@ from servers import as_json, serving
 from swaplib.doctor import check_checkpoint_loads
 from swaplib.evaluation import decision, evaluate, parity
 from swaplib.files import write_json
-from swaplib.models.hosted import CallFailed
 from swaplib.models.names import ModelName
+from swaplib.models.replies import CallFailed
 from swaplib.rows import read_rows, write_rows
 from swaplib.serving.server_process import running_server
 from swaplib.settings import ROOT
