@@ -497,7 +497,7 @@ def test_hostile_code_becomes_an_observation_and_the_agent_goes_on(settings, hos
 
 
 class Recovering(Teacher):
-    """Begins anew after the hostile turn."""
+    """Begins again after the hostile turn."""
 
     def say(self, messages):
         return super().say(messages[:2])

@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 import pytest
-from test_model_names import ALL_NAMES
+from test_names import ALL_NAMES
 
 from swaplib.evaluation import costs
 from swaplib.evaluation.costs import Prices
@@ -143,7 +143,7 @@ def test_rows_that_were_never_read_are_said_beside_what_the_others_took():
         decision["costs"], "slm"
     )
     assert "rows read" in headlines.show_costs(decision).to_html()
-    for found in decision["costs"]["models"].values():  # a decision of old does not tell
+    for found in decision["costs"]["models"].values():  # an older decision does not say
         del found["rows_read"]
     assert "never read" not in costs.describe_costs(decision["costs"], "slm")
     assert "rows read" not in headlines.show_costs(decision).to_html()

@@ -42,7 +42,7 @@ def test_a_form_that_hides_what_the_hosted_llm_knows_stops_before_the_rest_is_pa
             run_azure(home, root, probe=8)
         assert len(exchanges) == 8
         assert sorted(read_rows_asked(home)) == list(range(8))
-        run = run_azure(home, root, probe=0)  # goes on with the same run, and asks only the others
+        run = run_azure(home, root, probe=0)  # resumes the same run, and asks only the others
         assert len(exchanges) == 20
     assert run.metrics["complete"]
     assert len(list(home.runs.glob("2*/ledger.jsonl"))) == 1
