@@ -1,8 +1,9 @@
 """What a run costs besides its calls: imports, ledger, trace, resuming, scoring.
 
-    python -m benchmarks.throughput_hosted overheads
+    python -m benchmarks.throughput_hosted overheads        # measures them all
+    python -m benchmarks.run_overheads score toolcall 1000  # one task: its seconds and peak memory
 
-That command measures this module's part. Tasks whose memory counts run in processes of their own.
+Tasks whose memory counts run in processes of their own, by the second command.
 """
 
 import contextlib

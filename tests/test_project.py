@@ -220,6 +220,14 @@ def test_benchmarks_use_the_package_by_its_public_names_and_change_nothing_in_it
     } == {}
 
 
+@pytest.mark.parametrize("path", (ROOT / "benchmarks").glob("*.py"), ids=lambda path: path.stem)
+def test_a_benchmark_says_how_it_is_started_and_stays_short(path):
+    text = path.read_text()
+    if "__main__" in text:
+        assert f"python -m benchmarks.{path.stem}" in ast.get_docstring(ast.parse(text))
+    assert len(text.splitlines()) <= 250
+
+
 def find_undefined(source: str, modules: dict[str, Path]) -> list[str]:
     """Names that code takes from modules, or imports of them, and that these do not define."""
     defined = {name: read_names(path.read_text()) for name, path in modules.items()}
