@@ -136,7 +136,7 @@ def main() -> None:
         render_loop(home)
         write_tables(home)
     verdict = ROOT / "docs" / "images" / "verdict.png"
-    photograph(RESULTS / "report_toolcall.html", verdict, 1180, 1020)
+    photograph(RESULTS / "report_toolcall.html", verdict, 1180, 842)
 
 
 if __name__ == "__main__":

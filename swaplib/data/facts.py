@@ -156,7 +156,7 @@ def read_facts(path: Path, rows: Sequence[Row]) -> list[RowFacts]:
     if not file.is_file():
         raise FileNotFoundError(
             f"no facts at {show_path(file)}, so nobody knows the tools or the schema of these rows. Run "
-            'notebooks/01_data.ipynb; own rows must bring tools.json or schema.json (README, "Your own task").'
+            'notebooks/01_data.ipynb; own rows must bring tools.json or schema.json (docs/own_task.md).'
         )
     lines = file.read_bytes().removesuffix(b"\n").split(b"\n")
     if len(lines) < len(rows):
