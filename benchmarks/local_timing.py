@@ -13,6 +13,7 @@ import torch
 from benchmarks.homes import open_packaged_home
 from benchmarks.records import Record, make_record, write_part
 from swaplib.evaluation import evaluate
+from swaplib.metrics import Track
 from swaplib.models.decoding import ATTENTION
 from swaplib.models.local_checkpoint import Checkpoint
 from swaplib.models.local_model import LoadedModel
@@ -21,7 +22,8 @@ from swaplib.rows import read_rows
 from swaplib.settings import Settings
 
 HAS_GPU = torch.cuda.is_available()
-TRACK, MAX_NEW_TOKENS, REPEATS = "toolcall", 64, 2
+TRACK: Track = "toolcall"
+MAX_NEW_TOKENS, REPEATS = 64, 2
 ROWS = 64 if HAS_GPU else 48
 ALONE = 16 if HAS_GPU else 6  # every so many rows one at a time: all of them would take minutes
 BATCH, SLOTS = 16, (16, ROWS)
