@@ -24,7 +24,7 @@ from swaplib.agents.agent import AgentOptions
 from swaplib.agents.agent_prompt import AGENT_PROMPT
 from swaplib.agents.tasks import read_tasks
 from swaplib.agents.trajectory import count_grades, filter_trajectories
-from swaplib.data import xlam
+from swaplib.data import tool_split, xlam
 from swaplib.metrics import TRACKS, rates_of, score_rows
 from swaplib.models.hosted import HostedLLM
 from swaplib.models.local import LocalSLM
@@ -37,11 +37,12 @@ from swaplib.settings import ROOT, Settings, load_settings
 SHOTS, MAX_NEW_TOKENS, BATCH_SIZE = (0, 4), 256, 64
 
 
-def read_examples(settings: Settings) -> xlam.Splits:
+def read_examples(settings: Settings) -> tool_split.Splits:
     """The examples of the shipped rows, by track and split."""
     manifest = json.loads((settings.dataset / "manifest.json").read_text())
     raw, _ = xlam.read_source("sample", settings.sample)
-    return xlam.split_by_tool(xlam.make_examples(raw)[0], manifest["sizes_asked"], manifest["seed"])
+    sources = xlam.make_examples(raw)[0]
+    return tool_split.split_by_tool(sources, manifest["sizes_asked"], manifest["seed"])
 
 
 def measure_rows(settings: Settings, name: str, slm: LocalSLM) -> list[Record]:

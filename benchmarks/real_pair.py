@@ -28,7 +28,7 @@ from swaplib.agents import capture
 from swaplib.agents.tasks import FOLDS
 from swaplib.metrics import TRACKS
 from swaplib.models.local import LocalSLM
-from swaplib.models.local_checkpoint import Checkpoint, find_full_precision
+from swaplib.models.local_checkpoint import Checkpoint, choose_full_precision
 from swaplib.serving.server_process import running_server
 from swaplib.settings import ROOT, load_settings
 
@@ -82,7 +82,7 @@ def tune_examples(home: Path, slm: Path) -> None:
 @contextlib.contextmanager
 def serving(hosted: Path, slm: Path) -> Iterator[dict[str, str]]:
     """The hosted LLM behind `swap serve`; yields the environment of the steps."""
-    served = LocalSLM(Checkpoint(hosted, None, find_full_precision()), AGENTS)
+    served = LocalSLM(Checkpoint(hosted, None, choose_full_precision()), AGENTS)
     with running_server(served, hosted.name, PORT) as root:
         known = {"AZURE_ENDPOINT": f"{root}/v1", "AZURE_DEPLOYMENT": hosted.name}
         yield known | {"AZURE_API_KEY": "none-is-needed"} | name_environment(slm)

@@ -25,7 +25,7 @@ from swaplib.agents.agent_prompt import build_agent_messages
 from swaplib.agents.capture import Capture, read_capture
 from swaplib.agents.tasks import Task, TaskSet, read_tasks
 from swaplib.agents.trajectory import Grade, count_grades, filter_trajectories
-from swaplib.data import dataset, xlam
+from swaplib.data import dataset, tool_split, xlam
 from swaplib.data.audit import check_leaks
 from swaplib.files import hash_file, hash_text, replace_files
 from swaplib.metrics import TRACKS, Track, canonical_json
@@ -96,7 +96,7 @@ def _build_and_write(
             for found in by_split.values()
             for example in found
         ]
-        made = dataset.collect(splits, xlam.name_groups(called))
+        made = dataset.collect(splits, tool_split.name_groups(called))
         check_leaks(made.rows)
         facts |= {"answerability": dataset.count_answers(made.facts)}
         hashes = _write_files(folder_of(settings), dataset.format_files(made), chats, grades)
@@ -116,9 +116,9 @@ def _build_and_write(
 
 def _make_splits(
     tasks: TaskSet, grades: Sequence[Grade]
-) -> tuple[xlam.Splits, list[dict[str, Any]], dict[str, Any]]:
+) -> tuple[tool_split.Splits, list[dict[str, Any]], dict[str, Any]]:
     """Examples by track and split, the chats, and their counts; in the order of the tasks."""
-    splits: xlam.Splits = {track: {split: [] for split in SPLITS} for track in TRACKS}
+    splits: tool_split.Splits = {track: {split: [] for split in SPLITS} for track in TRACKS}
     kept = {grade.trajectory.id: grade for grade in grades if grade.is_kept}
     chats = []
     for task in tasks.tasks:

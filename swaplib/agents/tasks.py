@@ -11,7 +11,7 @@ from typing import Any
 
 from swaplib.agents import tools
 from swaplib.agents.trajectory import Gold
-from swaplib.data import xlam
+from swaplib.data import tool_split, xlam
 from swaplib.data.tool_schemas import Tool, format_signature
 from swaplib.files import read_json
 from swaplib.settings import Settings, show_path
@@ -140,7 +140,7 @@ def read_tasks(settings: Settings, source: str = "sample", fold: int = 0) -> Tas
         )
     found, left_out = list_tasks(raw)
     examples = xlam.make_examples(raw)[0]
-    split_of = xlam.map_tools(examples, manifest["sizes_asked"], manifest["seed"])
+    split_of = tool_split.map_tools(examples, manifest["sizes_asked"], manifest["seed"])
     split_of = hold_out(split_of, found, manifest["seed"], fold)
     splits = {task.id: {split_of[name] for name in task.example.called} for task in found}
     tasks = [task for task in found if len(splits[task.id]) == 1]

@@ -34,7 +34,7 @@ from swaplib.metrics import (
 from swaplib.models.grammars import name_library
 from swaplib.models.hosted import HostedLLM
 from swaplib.models.local import LocalSLM
-from swaplib.models.local_checkpoint import Checkpoint, find_full_precision
+from swaplib.models.local_checkpoint import Checkpoint, choose_full_precision
 from swaplib.models.names import ModelName, parse_models
 from swaplib.rows import SPLITS, STATUSES, Generation, LedgerLine, check_prompts, read_ledger
 from swaplib.runs import find_run, lock_run, new_folder, open_run, read_run
@@ -150,7 +150,7 @@ def make_model(
     if settings.slm_base_url:
         return HostedLLM.from_slm_settings(settings, weights, concurrency)
     adapter = model.name_adapter(track)
-    precision = find_full_precision() if model.is_full else "4bit"
+    precision = choose_full_precision() if model.is_full else "4bit"
     checkpoint = Checkpoint(
         settings.slm_model_path, adapter and settings.adapter_of(adapter), precision
     )
