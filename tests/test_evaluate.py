@@ -6,6 +6,7 @@ import sys
 import time
 
 import pytest
+from langfuse import Langfuse
 from runs import right, run_azure, start_run, wrong_for
 from servers import completion, refusal, serving
 
@@ -17,7 +18,7 @@ from swaplib.prompts import build_messages
 from swaplib.report import tables
 from swaplib.rows import Row, read_ledger, read_rows, write_rows
 from swaplib.settings import ROOT
-from swaplib.tracing import outbox, run_trace
+from swaplib.tracing import outbox
 
 pytestmark = pytest.mark.slow
 
@@ -45,9 +46,7 @@ def test_a_run_leaves_metrics_a_ledger_and_one_trace(toolcall_home):
     assert run.ledger[2].generation.output == "prose"
     # The root, a generation for each row, a score for each metric.
     assert metrics["run"]["trace"]["made"] == 1 + 6 + 3
-    assert metrics["run"]["trace"]["trace_id"] == run_trace.Langfuse.create_trace_id(
-        seed=run.folder.name
-    )
+    assert metrics["run"]["trace"]["trace_id"] == Langfuse.create_trace_id(seed=run.folder.name)
 
 
 def test_no_key_is_in_any_file_of_a_run(toolcall_home):
