@@ -23,7 +23,7 @@ def fence(exchange):
 
 @pytest.fixture
 def fenced_runs(toolcall_home):
-    """A hosted LLM and an SLM that both know the answers, and put them into code fences; the SLM knows two fewer."""
+    """Both models know the answers and put them into code fences; the SLM knows two fewer."""
     with serving(fence) as (root, _):
         run_azure(toolcall_home, root)
     return toolcall_home

@@ -120,7 +120,7 @@ def test_a_ledger_that_says_something_else_than_the_metrics_is_noticed(two_runs)
 
 @pytest.fixture
 def two_runs(toolcall_home):
-    """A hosted run that is all right, and an `slm` run over HTTP that misses rows 1 and 3, as metric files."""
+    """Metrics files of a hosted run that is all right and an `slm` run that misses rows 1 and 3."""
     with serving(right) as (root, _):
         run_azure(toolcall_home, root)
     azure_file = toolcall_home.evaluation / "toolcall_azure_test.json"

@@ -119,9 +119,8 @@ def test_a_push_begins_where_it_stopped_and_sends_a_failed_run_once(settings):
         resume_run(settings, run_id="run-2")
         assert [record["failed"] for record in push_traces(settings)] == [0]
         assert push_traces(settings) == []
-    assert (
-        len(langfuse.rows) == 5 + 5 + 5
-    )  # the root, three events and a row more; two rows were there
+    # The root, three events and a row more; two rows were there.
+    assert len(langfuse.rows) == 5 + 5 + 5
 
 
 def test_a_push_of_everything_sends_to_another_server_and_to_one_that_has_forgotten(settings):

@@ -114,9 +114,8 @@ def test_a_shipped_group_stands_in_one_split_and_is_a_name_of_its_tools():
                 for name in called_tools(track, row.completion):
                     group_of.setdefault(name, set()).add(facts.group)
     assert all(len(found) == 1 for found in splits.values())
-    assert all(
-        len(found) == 1 for found in group_of.values()
-    )  # every row that calls a tool is in the tool's group
+    # Every row that calls a tool is in the tool's group.
+    assert all(len(found) == 1 for found in group_of.values())
 
 
 def test_facts_of_a_toolcall_row_made_from_raw_rows():

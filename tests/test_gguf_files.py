@@ -1,4 +1,4 @@
-"""GGUF files as checkpoints: small ones are written here, of another architecture than the packaged file's."""
+"""GGUF files as checkpoints: small ones, of another architecture than the packaged file's."""
 
 import json
 import shutil
@@ -37,7 +37,7 @@ def vocabulary(checkpoint) -> dict[str, list]:
 
 @pytest.fixture(scope="module")
 def model() -> Starcoder2ForCausalLM:
-    """A seeded StarCoder2 of two layers, its weights rounded to bfloat16; its positions turn otherwise than by default."""
+    """A seeded StarCoder2 of two layers in bfloat16 values, with a rotary base of its own."""
     torch.manual_seed(0)
     sizes = {
         "hidden_size": 32,

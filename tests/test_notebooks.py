@@ -265,7 +265,8 @@ def test_the_stand_in_repeats_no_password(env_of_tests, endpoint):
 
 
 def test_what_a_check_says_reaches_the_terminal_as_text(env_of_tests, settings):
-    code = "from swaplib import doctor, settings; doctor.check_checkpoint_loads = str; doctor.check_hosted = str\n"
+    code = "from swaplib import doctor, settings\n"
+    code += "doctor.check_checkpoint_loads = doctor.check_hosted = str\n"
     code += r"doctor.check_rows = lambda _: 'rows of \x1b[2J\x1b]0;title\x07'" + "\n"
     code += "doctor.run_checks(settings.load_settings())"
     env = env_of_tests | {"SWAP_HOME": str(settings.swap_home)}

@@ -1,4 +1,4 @@
-"""Fields of a request that change nothing are taken, and what cannot be honoured is refused by its name; no model here."""
+"""Fields that change nothing are taken; what cannot be honoured is refused by name. No model."""
 
 from contextlib import suppress
 

@@ -121,11 +121,7 @@ def test_a_text_that_can_be_no_call_is_known_as_such():
         text
         for text in ("", " ", "<tool", "{", "T", "<b", "<tool_box")
         if not asked.may_be_call(text)
-    ] == [
-        "T",
-        "<b",
-        "<tool_box",
-    ]
+    ] == ["T", "<b", "<tool_box"]
     assert not read().may_be_call("")
 
 

@@ -59,11 +59,8 @@ def test_rows_left_out_are_counted_by_reason():
     [
         ({"radius": 5}, "Radius 5?", None),
         ({"radius": 5, "unit": "m"}, "Radius 5 m?", None),
-        (
-            {"radius": 5, "unit": "m"},
-            "Radius 5 metres?",
-            None,
-        ),  # nothing gives it, but it breaks no instruction
+        # Nothing gives it, but it breaks no instruction.
+        ({"radius": 5, "unit": "m"}, "Radius 5 metres?", None),
         (
             {"radius": 5, "unit": "cm"},
             "Radius 5?",
@@ -192,7 +189,8 @@ def test_tools_as_json_schema_are_shown_in_the_prompt(is_wrapped):
     (example,) = examples["toolcall"]
     assert not left_out
     assert (
-        'area: Area of a circle.\n- radius (float): The radius.\n- unit (str, optional): One of "cm", "m".\n'
+        "area: Area of a circle.\n- radius (float): The radius.\n"
+        '- unit (str, optional): One of "cm", "m".\n'
     ) in example.row.prompt
     assert xlam.find_flaw(example) is None
     (example,) = xlam.make_examples([make_raw(1, [call("area", radius="5")], [tool])])[0][
