@@ -109,7 +109,7 @@ def test_a_build_beside_another_dataset_or_with_changed_files_is_refused(toolcal
     )
     assert distill.read_kept(toolcall_home).chats == {"train": [], "val": []}
     write_text(folder / "chats.jsonl", "changed")
-    with pytest.raises(ValueError, match=r"does not hold what was built: steps\.jsonl"):
+    with pytest.raises(ValueError, match=r"does not hold what was built: chats\.jsonl"):
         distill.read_kept(toolcall_home)
     write_json(manifest, {"seed": 43})
     with pytest.raises(ValueError, match="beside another dataset"):
