@@ -101,8 +101,7 @@ def close_loop(
 
     Args:
         settings: Its home holds the build and the adapters.
-        track: The track of the captured rows.
-        source: As for the capture.
+        track: The track of the captured rows; `source` is that of the capture.
         test_limit: Only the first test rows and test tasks; None for all.
         options: Limits of the agent; `max_new_tokens` also holds for the track's rows.
         batch_size: Rows in a batch, and tasks in flight at once.
