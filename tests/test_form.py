@@ -1,5 +1,5 @@
 import pytest
-from test_diagnosis import make_line
+from test_error_analysis import make_line
 
 from swaplib.evaluation import form
 from swaplib.rows import Row

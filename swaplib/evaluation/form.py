@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from swaplib.data.facts import list_parts
-from swaplib.evaluation.error_analysis import find_answer, find_right
+from swaplib.evaluation.answers import find_answer, has_right_answer
 from swaplib.metrics import Track, parse_gold
 from swaplib.rows import LedgerLine, Row
 
@@ -77,5 +77,5 @@ def _find_word(
 def find_bits(track: Track, rows: Sequence[Row], ledger: Sequence[LedgerLine]) -> list[bool]:
     """For each ledger line, whether the right answer stands anywhere in its output."""
     return [
-        find_right(track, rows[line.index].completion, line.generation.output) for line in ledger
+        has_right_answer(track, rows[line.index].completion, line.generation.output) for line in ledger
     ]

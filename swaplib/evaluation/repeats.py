@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from swaplib.data.facts import list_parts
-from swaplib.evaluation.error_analysis import find_answer
+from swaplib.evaluation.answers import find_answer
 from swaplib.metrics import Track, parse_gold, parse_output
 from swaplib.rows import LedgerLine, Row
 

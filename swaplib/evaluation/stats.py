@@ -15,7 +15,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from swaplib.evaluation.intervals import ALPHA, Interval, newcombe_interval
+from swaplib.formats.evidence import Interval
+from swaplib.evaluation.intervals import ALPHA, newcombe_interval
 from swaplib.evaluation.rows_needed import RowsNeeded, find_rows_needed
 
 if TYPE_CHECKING:
