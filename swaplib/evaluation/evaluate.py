@@ -17,7 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from swaplib.evaluation import costs
+from swaplib.evaluation import costs, usage
 from swaplib.evaluation.intervals import wilson_interval
 from swaplib.evaluation.probe import look
 from swaplib.evaluation.question import Question, check_served, make_question
@@ -397,7 +397,7 @@ def _summarise(plan: _Plan) -> dict[str, Any]:
             metric: wilson_interval(round(rate * n), n) for metric, rate in rates.items()
         },
         "extra": {
-            **costs.measure_ledger(lines),
+            **usage.measure_ledger(lines),
             "right": sum(all(line.scores.values()) for line in lines),
         },
     }

@@ -109,11 +109,16 @@ class Measured(TypedDict):
     """Of the busy time."""
 
 
-class Extra(Measured):
-    """What a metrics file holds beside the rates."""
+class Usage(Measured):
+    """What a run took, and over how many rows."""
 
     rows_read: NotRequired[int]
     """Rows whose prompt the model read: it fitted, was not filtered, and the call did not fail."""
+
+
+class Extra(Usage):
+    """What a metrics file holds beside the rates."""
+
     right: int
     """Rows that are right on every core metric."""
 
