@@ -1,9 +1,15 @@
-"""The rule: FINE_TUNE=1 when the SLM is worse on any core metric by more than delta."""
+"""The rule: FINE_TUNE=1 when the SLM is worse on any core metric by more than delta.
+
+And the verdict that follows from it in 05. Pure functions.
+"""
+
+from collections.abc import Mapping
 
 from swaplib.evaluation.stats import DEFAULT_MARGIN
 from swaplib.formats.decision import Rule
 from swaplib.formats.metrics_file import Summary
 from swaplib.metrics import Track, core_metrics
+from swaplib.models.names import ModelName
 
 
 def apply_rule(track: Track, azure: Summary, slm: Summary, delta: float) -> Rule:
@@ -53,3 +59,28 @@ def find_margin(delta: float, margin: float | None) -> float:
             "beside the rule."
         )
     return margin
+
+
+def find_verdict(rules: Mapping[str, Rule], candidate: str, chosen: str | None) -> tuple[str, str]:
+    """The first model that the rule lets pass: the base SLM, its adapter, the chosen examples.
+
+    Args:
+        rules: By each model that can be recommended.
+        candidate: Recommended when none passes.
+        chosen: The few-shot run that val chose; None for none.
+
+    Returns:
+        The model that is recommended, and the verdict.
+    """
+    verdicts = {
+        "slm": "swap",
+        "slm-native": "swap, asked natively",
+        "slm_ft": "swap with the adapter",
+        "slm_ft-native": "swap with the adapter, asked natively",
+    }
+    if chosen:
+        verdicts[chosen] = f"swap with {ModelName.parse(chosen).shots} examples in the prompt"
+    for model, verdict in verdicts.items():
+        if model in rules and not rules[model]["FINE_TUNE"]:
+            return model, verdict
+    return candidate, "stay"
