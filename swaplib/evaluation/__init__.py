@@ -1,4 +1,4 @@
-"""From a question to a decision: asks models, scores what comes back, compares runs, applies the rule.
+"""From a question to a decision: asks models, scores and compares runs, applies the rule.
 
 May: ask models, write run folders and `05_eval/*.json`, use statsmodels and scipy.
 May not: train, print or plot.

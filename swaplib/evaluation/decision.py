@@ -3,6 +3,7 @@
 Evidence is reported beside its bit, and never changes it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from swaplib.evaluation.decision_file import write_decision
 from swaplib.evaluation.rule import apply_rule, find_margin, find_verdict
 from swaplib.evaluation.side_by_side import Compared
 from swaplib.files import read_json
-from swaplib.formats.decision import Decision, Ruling
+from swaplib.formats.decision import Decision, Rule, Ruling
 from swaplib.formats.evidence import Evidence
 from swaplib.metrics import Track, check_track
 from swaplib.models.adapters import explain_adapter_mismatch
@@ -33,12 +34,9 @@ def decide(
 ) -> Decision:
     """Apply the rule to the last runs of `azure` and `slm` on the test split.
 
-    The decision is written and traced. Its evidence also compares `slm-full` and native runs, where
-    there are any.
+    It is written and traced, with evidence about `slm-full` and native runs where there are any.
 
     Args:
-        settings: The home whose runs are read.
-        track: The track to decide on.
         delta: How much worse is still good enough for the rule, a rate in 0..1.
         margin: How much worse still counts as not worse in the evidence; see find_margin.
 
@@ -50,7 +48,6 @@ def decide(
     check_track(track)
     margin = find_margin(delta, margin)
     metrics = read_compared(settings, track, "azure", "slm")
-    rule = apply_rule(track, metrics["azure"], metrics["slm"], delta)
     full = find_full(settings, track, "slm")
     natives = find_native(settings, track, ("azure", "slm"))
     compared = open_compared(settings, track, *metrics, *([full] if full else []), *natives)
@@ -61,7 +58,7 @@ def decide(
         "native": compared.compare_all(pair_natives(natives, ("azure", "slm")), margin),
     }
     ruling: Ruling = {
-        **rule,
+        **apply_rule(track, metrics["azure"], metrics["slm"], delta),
         "track": track,
         "model": "slm",
         "reference": "azure",
@@ -163,31 +160,22 @@ def decide_again(
 ) -> Decision:
     """Apply the rule to the candidate, with 03's delta; write and trace it with the verdict.
 
-    The verdict is `swap`, `swap with the adapter`, `swap with N examples in the prompt` (only when
-    the adapter is not enough and the number of examples that val chose is), `stay`, or `not
-    comparable` where the caveats have an obstacle.
+    The verdict is find_verdict's, or `not comparable` where the caveats have an obstacle.
 
     Args:
-        settings: The home whose runs are read.
-        track: The track that was decided on.
         candidate: `slm_ft`, or `slm` when no adapter was needed.
         native: Compare with the hosted LLM asked natively, and recommend SLMs asked natively, too.
 
     Raises:
-        FileNotFoundError, ValueError: The runs may not be compared (read_compared). Nothing was
-            written.
+        FileNotFoundError, ValueError: The runs may not be compared. Nothing was written.
     """
     check_tracing(settings)
     decided = read_decision(settings, track)
     contenders = find_contenders(settings, track, candidate)
     compared = open_compared(settings, track, *contenders.list_all())
     reference = contenders.find_native_reference() if native else "azure"
-    rules = {
-        model: apply_rule(
-            track, compared.metrics[reference], compared.metrics[model], decided["delta"]
-        )
-        for model in contenders.list_ruled(reference)
-    }
+    ruled = contenders.list_ruled(reference)
+    rules = _apply_rules(compared, reference, ruled, decided["delta"])
     chosen = choose_shots(settings, track, contenders.few_shot)
     recommended, verdict = find_verdict(rules, candidate, chosen)
     ruling: Ruling = {
@@ -202,22 +190,31 @@ def decide_again(
         "rules": rules,
         "reference": reference,
     }
-    evidence = _gather_evidence(compared, contenders, reference, recommended, decided["margin"])
+    evidence = _gather_evidence(compared, contenders, ruling)
     decision = write_decision(settings, "post_decision", compared, ruling, evidence)
     path = settings.evaluation / f"{track}_post_decision.json"
     print(f"verdict: {decision['verdict']}  ({show_path(path)})")
     return decision
 
 
-def _gather_evidence(
-    compared: Compared, contenders: Contenders, reference: str, recommended: str, margin: float
-) -> Evidence:
+def _apply_rules(
+    compared: Compared, reference: str, models: Sequence[str], delta: float
+) -> dict[str, Rule]:
+    """The rule for each of several models, against one reference."""
+    metrics = compared.metrics
+    return {
+        model: apply_rule(compared.track, metrics[reference], metrics[model], delta)
+        for model in models
+    }
+
+
+def _gather_evidence(compared: Compared, contenders: Contenders, ruling: Ruling) -> Evidence:
     """The evidence of 05: about the candidate and the recommended model, and pairs beside them."""
-    candidate = contenders.candidate
+    candidate, reference, margin = ruling["model"], ruling["reference"], ruling["margin"]
     return {
         "rates": compared.list_rates(),
         "pairs": compared.compare(reference, candidate, margin),
-        "recommended": compared.compare(reference, recommended, margin),
+        "recommended": compared.compare(reference, ruling["recommended"], margin),
         "changes": compared.compare("slm", candidate, margin),
         "few_shot": compared.compare_all(contenders.pair_few_shot(), margin),
         "full": compared.compare_all(contenders.pair_full(), margin),

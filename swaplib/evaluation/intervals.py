@@ -56,7 +56,7 @@ def newcombe_interval(counts: Mapping[str, int]) -> Interval:
 
 
 def find_newcombe(a: Any, b: Any, c: Any, d: Any) -> tuple["np.ndarray", "np.ndarray"]:
-    """Newcombe's limits of tables (both, first only, second only, neither), or of arrays of them."""
+    """Newcombe's limits of tables, or of arrays of them; arguments in the order of CELLS."""
     import numpy as np
 
     a, b, c, d = (np.asarray(cell, dtype=float) for cell in (a, b, c, d))

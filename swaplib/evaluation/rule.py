@@ -64,6 +64,9 @@ def find_margin(delta: float, margin: float | None) -> float:
 def find_verdict(rules: Mapping[str, Rule], candidate: str, chosen: str | None) -> tuple[str, str]:
     """The first model that the rule lets pass: the base SLM, its adapter, the chosen examples.
 
+    Examples are recommended only where the adapter is not enough, and only in the number that val
+    chose.
+
     Args:
         rules: By each model that can be recommended.
         candidate: Recommended when none passes.
