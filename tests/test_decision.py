@@ -141,6 +141,7 @@ def test_a_decision_writes_the_bit_the_gaps_and_what_was_compared(two_runs, caps
     decided = decision.decide(two_runs, "toolcall")
     assert decided == json.loads((two_runs.evaluation / "toolcall_decision.json").read_text())
     assert decided["FINE_TUNE"] == 1
+    assert list(decision.open_decided(two_runs, decided).metrics) == ["azure", "slm"]
     assert decided["worse_on"] == ["name_match_rate", "args_exact_rate"]
     assert decided["gaps"] == {
         "valid_call_rate": 0.0,

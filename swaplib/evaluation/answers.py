@@ -1,4 +1,4 @@
-"""Finds the answers in an output, whatever stands around them: fences, prose, calls in other forms.
+"""Finds the answers in an output, whatever is around them: fences, prose, calls in other forms.
 
 The strict metrics read an output as it is (metrics.py). Here the answer is looked for leniently, so
 that a model that knows the answer and not the form can be told from one that knows neither:

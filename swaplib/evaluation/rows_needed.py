@@ -20,7 +20,7 @@ MOST_ROWS = 1_000_000  # a search for more rows than these says None
 
 @dataclass(frozen=True)
 class RowsNeeded:
-    """How many rows would settle a question, if the models go on to disagree as they did.
+    """How many rows would settle a question, if the models keep disagreeing as they did.
 
     `rows`, with the `power` that simulation gives it: how often a test of so many rows would settle
     it the way that the present rates say. `low` and `high` say how well the rows so far tell that
