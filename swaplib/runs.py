@@ -11,14 +11,13 @@ it the same question, so the same call finds the run of a process that was kille
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from swaplib import provenance
 from swaplib.files import read_json, write_json
-from swaplib.formats.metrics_file import MetricsFile
 from swaplib.metrics import TRACKS, Track, aggregate, core_metrics, rates_of
 from swaplib.rows import LedgerLine, read_ledger
 from swaplib.settings import Settings, show_path
@@ -148,7 +147,7 @@ def lock_run(
 
 def read_metrics(
     settings: Settings, track: Track, model: str, split: str = "test"
-) -> MetricsFile:
+) -> dict[str, Any]:
     """Read the metrics file of a model's last run on a split.
 
     Raises:
@@ -162,7 +161,7 @@ def read_metrics(
     return _read_metrics_file(path)
 
 
-def read_run(settings: Settings, run_id: str) -> MetricsFile:
+def read_run(settings: Settings, run_id: str) -> dict[str, Any]:
     """Read the metrics of one run by its id.
 
     Raises:
@@ -176,10 +175,10 @@ def read_run(settings: Settings, run_id: str) -> MetricsFile:
     return _read_metrics_file(path)
 
 
-def _read_metrics_file(path: Path) -> MetricsFile:
+def _read_metrics_file(path: Path) -> dict[str, Any]:
     """A metrics file, of which everything is there that others read; raises ValueError naming the file and what is wrong."""
     advice = "Delete it and run notebooks/02_eval.ipynb again: it is made of the ledger, and nothing is asked."
-    content: Any = read_json(path, advice)
+    content = read_json(path, advice)
     run = content.get("run")
     kinds = {
         "n_rows": int,
@@ -210,12 +209,11 @@ def _read_metrics_file(path: Path) -> MetricsFile:
         raise ValueError(
             f"{path}: no metrics of a run (missing or of another type: {', '.join(wrong)}). {advice}"
         )
-    metrics: MetricsFile = content
-    return metrics
+    return content
 
 
 def read_ledgers(
-    settings: Settings, metrics: Mapping[str, MetricsFile]
+    settings: Settings, metrics: dict[str, dict[str, Any]]
 ) -> dict[str, tuple[LedgerLine, ...]]:
     """The ledgers behind several metrics files, in row order, by the same names.
 
@@ -233,7 +231,7 @@ def read_ledgers(
     return ledgers
 
 
-def _check_ledger(path: Path, metrics: MetricsFile, ledger: tuple[LedgerLine, ...]) -> None:
+def _check_ledger(path: Path, metrics: dict[str, Any], ledger: tuple[LedgerLine, ...]) -> None:
     """Raise ValueError unless a ledger holds each row once and its score bits give the rates of the metrics file."""
     n, track = metrics["n_rows"], metrics["run"]["track"]
     if lost := sorted(set(range(n)) ^ {line.index for line in ledger}):
@@ -242,7 +240,7 @@ def _check_ledger(path: Path, metrics: MetricsFile, ledger: tuple[LedgerLine, ..
             f"{', '.join(map(str, lost[:10]))}. Run notebooks/02_eval.ipynb again: it asks the missing ones."
         )
     rates = rates_of(aggregate(track, [line.scores for line in ledger]))
-    if differing := [name for name in core_metrics(track) if metrics[name] != rates[name]]:
+    if differing := [name for name, rate in rates.items() if metrics[name] != rate]:
         name = differing[0]
         raise ValueError(
             f"{show_path(path)} gives {name}={rates[name]:.4f}, and {show_path(path.parent / 'metrics.json')} says "

@@ -20,7 +20,7 @@ from swaplib.metrics import Track, canonical_json, check_track
 from swaplib.models.grammars import name_library
 from swaplib.models.hosted import HostedLLM
 from swaplib.models.local import LocalSLM
-from swaplib.models.local_checkpoint import Checkpoint, find_full_precision
+from swaplib.models.local_checkpoint import Checkpoint, choose_full_precision
 from swaplib.models.names import ModelName, parse_models
 from swaplib.rows import LedgerLine
 from swaplib.runs import find_run, lock_run, new_folder, read_run
@@ -55,7 +55,7 @@ def make_model(
         return HostedLLM.from_slm_settings(settings, weights, concurrency)
     name = model.name_adapter(track)
     adapter = settings.adapter_of(name) if name else None
-    precision = find_full_precision() if model.is_full else "4bit"
+    precision = choose_full_precision() if model.is_full else "4bit"
     return LocalSLM(Checkpoint(settings.slm_model_path, adapter, precision), batch_size)
 
 

@@ -19,7 +19,7 @@ from swaplib.metrics import Track, canonical_json
 from swaplib.models.adapters import write_merged
 from swaplib.models.hosted import HostedLLM
 from swaplib.models.local import LocalSLM
-from swaplib.models.local_checkpoint import Checkpoint, find_full_precision
+from swaplib.models.local_checkpoint import Checkpoint, choose_full_precision
 from swaplib.models.local_model import load
 from swaplib.models.names import ModelName
 from swaplib.prompts import Message, build_messages
@@ -158,7 +158,7 @@ def _answer_merged(slm: LocalSLM, chats: Chats, max_new_tokens: int, folder: Pat
         target = Path(work) / slm.checkpoint.path.name
         write_merged(slm.checkpoint, target)
         _free_memory()
-        merged = LocalSLM(Checkpoint(target, None, find_full_precision()), slm.batch_size)
+        merged = LocalSLM(Checkpoint(target, None, choose_full_precision()), slm.batch_size)
         return _in_order(merged.generate(chats, max_new_tokens))
 
 

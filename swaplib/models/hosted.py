@@ -10,7 +10,7 @@ import contextlib
 import queue
 import re
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -160,7 +160,7 @@ class HostedLLM:
         conversations: Sequence[Sequence[Message]],
         max_new_tokens: int,
         forms: Sequence[NativeForm] | None = None,
-    ) -> Generator[tuple[int, Generation], None, None]:
+    ) -> Iterator[tuple[int, Generation]]:
         """Ask for answers concurrently, and hand them on as they come.
 
         The calls run on an event loop in a thread of their own, so this works inside a notebook too. When the consumer

@@ -3,7 +3,7 @@
 LocalSLM(Checkpoint(folder)).generate([[{"role": "user", "content": "Say yes."}]], 8) yields (0, Generation("Yes.", …)).
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -44,7 +44,7 @@ class LocalSLM:
         conversations: Sequence[Sequence[Message]],
         max_new_tokens: int,
         forms: Sequence[NativeForm] | None = None,
-    ) -> Generator[tuple[int, Generation], None, None]:
+    ) -> Iterator[tuple[int, Generation]]:
         """Answer conversations, `batch_size` at once.
 
         Args:
