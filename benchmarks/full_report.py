@@ -26,8 +26,8 @@ from swaplib.files import write_text
 from swaplib.metrics import TRACKS, Track, core_metrics
 from swaplib.models.adapters import read_card
 from swaplib.models.names import CAPTURED
-from swaplib.report import agent_tables, figures, headlines, sentences, tables
-from swaplib.report.tables import format_rate
+from swaplib.report import agent_tables, figures, headlines, sentences, tables, training_tables
+from swaplib.report.styles import format_rate
 from swaplib.settings import ROOT, Settings
 
 STYLE = "body{font-family:sans-serif;margin:2em;max-width:95em}table{border-collapse:collapse}td,th{padding:.2em .6em}"
@@ -75,7 +75,7 @@ def render_track(home: Settings, track: Track, name: str) -> None:
     }
     if checks:
         parts["Is it one model?"] = tables.show_parity(checks)
-        parts["The training"] = tables.show_run_card(read_card(home.adapter_of(track)))
+        parts["The training"] = training_tables.show_run_card(read_card(home.adapter_of(track)))
         lost = tables.show_differences(seen.ledgers, ("slm", "slm_ft"), seen.rows)
         parts["Rows lost and gained by the adapter"] = lost
     about = describe_pair(home, track, seen.metrics["slm"]["run"])
@@ -99,16 +99,18 @@ def render_loop(home: Settings) -> None:
         "The filter": agent_tables.show_filter(manifest["filter"]),
         "Why trajectories were dropped": agent_tables.plot_filter(manifest["filter"]),
         "What was built": agent_tables.show_build(manifest),
-        "The agents": headlines.show_agents(first),
+        "The agents": agent_tables.show_agents(first),
         "Over all folds": tables.show_records(list_folds(home)),
         **{
-            f"Paired evidence: {track}": headlines.show_loop_pairs(loop)
+            f"Paired evidence: {track}": agent_tables.show_loop_pairs(loop)
             for track, loop in loops.items()
         },
-        "The agent's training": tables.show_run_card(read_card(home.adapter_of(distill.AGENT))),
+        "The agent's training": training_tables.show_run_card(
+            read_card(home.adapter_of(distill.AGENT))
+        ),
     }
     parts |= {
-        f"The training on captured {track} rows": tables.show_run_card(
+        f"The training on captured {track} rows": training_tables.show_run_card(
             read_card(home.adapter_of(CAPTURED.name_adapter(track)))
         )
         for track in TRACKS
@@ -118,7 +120,7 @@ def render_loop(home: Settings) -> None:
         "loop",
         "The loop: an agent learns from its teacher",
         about,
-        headlines.show_loop(first),
+        agent_tables.show_loop(first),
         parts,
     )
 
@@ -205,7 +207,7 @@ def write_tables(home: Settings) -> None:
         "",
     ]
     loops = [read_json(home.evaluation / f"flywheel_{track}.json") for track in TRACKS[::-1]]
-    lines += [f"- {sentence}" for loop in loops for sentence in headlines.describe_loop(loop)]
+    lines += [f"- {sentence}" for loop in loops for sentence in agent_tables.describe_loop(loop)]
     write_text(RESULTS / "real_pair.md", "\n".join(lines) + "\n")
 
 
@@ -289,7 +291,7 @@ def main() -> None:
         render_loop(home)
         write_tables(home)
     photograph(
-        RESULTS / "report_toolcall.html", ROOT / "docs" / "images" / "verdict.png", 1180, 1020
+        RESULTS / "report_toolcall.html", ROOT / "docs" / "images" / "verdict.png", 1180, 842
     )
 
 

@@ -17,12 +17,12 @@ from typing import Any
 
 from benchmarks.prompt_candidates import AGENT_CANDIDATES, CANDIDATES
 from benchmarks.records import RESULTS, format_table
-from swaplib.agents import capture
 from swaplib.agents.agent import AgentOptions
 from swaplib.agents.agent_prompt import AGENT_PROMPT
+from swaplib.agents.capture_run import plan_tasks, run_plan
+from swaplib.agents.grades import count_grades, filter_trajectories
 from swaplib.agents.tasks import read_tasks
-from swaplib.agents.trajectory import count_verdicts, filter_trajectories
-from swaplib.data import xlam
+from swaplib.data import tool_split, xlam
 from swaplib.files import write_json, write_text
 from swaplib.metrics import TRACKS, Track, core_metrics, rates_of, score_rows
 from swaplib.models.hosted import HostedLLM
@@ -38,11 +38,13 @@ PAGE = ROOT / "docs" / "prompts.md"
 SHOTS, MAX_NEW_TOKENS, BATCH_SIZE = (0, 4), 256, 64
 
 
-def read_examples(settings: Settings) -> xlam.Splits:
+def read_examples(settings: Settings) -> tool_split.Splits:
     """The examples of the shipped rows, by track and split."""
     manifest = json.loads((settings.dataset / "manifest.json").read_text())
     raw, _ = xlam.read_source("sample", settings.sample)
-    return xlam.split_by_tool(xlam.make_examples(raw)[0], manifest["sizes_asked"], manifest["seed"])
+    return tool_split.split_by_tool(
+        xlam.make_examples(raw)[0], manifest["sizes_asked"], manifest["seed"]
+    )
 
 
 def measure_rows(settings: Settings, name: str, slm: LocalSLM) -> list[dict[str, Any]]:
@@ -117,10 +119,10 @@ def measure_agent(settings: Settings, name: str, slm: LocalSLM) -> list[dict[str
         )
         for candidate, text in AGENT_CANDIDATES.items():
             instructed = InstructedClient(client, text)
-            plan = capture.plan_tasks(
+            plan = plan_tasks(
                 settings, "agent", instructed, found, AgentOptions(), None, False, BATCH_SIZE
             )
-            done = capture.run_plan(settings, plan)
+            done = run_plan(settings, plan)
             verdicts = filter_trajectories(done.trajectories, golds)
             calls = Counter(len(golds[v.trajectory.id].calls) > 1 for v in verdicts if v.is_kept)
             record = {
@@ -138,7 +140,7 @@ def measure_agent(settings: Settings, name: str, slm: LocalSLM) -> list[dict[str
                 "kept_of_one_call": calls[False],
                 "kept_of_several_calls": calls[True],
             }
-            records.append(record | {"dropped": count_verdicts(verdicts)["dropped"]})
+            records.append(record | {"dropped": count_grades(verdicts)["dropped"]})
             print(json.dumps(records[-1]), flush=True)
     return records
 

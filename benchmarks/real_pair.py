@@ -33,7 +33,7 @@ from swaplib.files import write_json
 from swaplib.metrics import TRACKS, Track
 from swaplib.models.adapters import read_card
 from swaplib.models.local import LocalSLM
-from swaplib.models.local_checkpoint import Checkpoint, find_full_precision
+from swaplib.models.local_checkpoint import Checkpoint, choose_full_precision
 from swaplib.models.names import CAPTURED
 from swaplib.serving.server_process import running_server
 from swaplib.settings import ROOT, Settings, load_settings
@@ -176,7 +176,7 @@ def tune_examples(home: Path, slm: Path) -> None:
 @contextlib.contextmanager
 def serving(hosted: Path, slm: Path) -> Iterator[dict[str, str]]:
     """The hosted LLM behind `swap serve`; yields the environment of the steps."""
-    served = LocalSLM(Checkpoint(hosted, None, find_full_precision()), AGENTS)
+    served = LocalSLM(Checkpoint(hosted, None, choose_full_precision()), AGENTS)
     with running_server(served, hosted.name, PORT) as root:
         known = {
             "AZURE_ENDPOINT": f"{root}/v1",

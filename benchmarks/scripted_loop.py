@@ -22,7 +22,7 @@ from swaplib.agents.agent import AgentOptions
 from swaplib.demo.packaged import download_packaged
 from swaplib.demo.scripted_teacher import make_teacher, teaching
 from swaplib.files import write_json, write_text
-from swaplib.report import headlines
+from swaplib.report import agent_tables
 from swaplib.settings import ROOT, load_settings
 from swaplib.training.sft import Recipe
 
@@ -83,7 +83,7 @@ def record(track: str, home: str, parameters: Sequence[str], suffix: str = "") -
     lines = [
         machine,
         f"Parameters: {' '.join(parameters) or 'the defaults'}.",
-        *headlines.describe_loop(loop),
+        *agent_tables.describe_loop(loop),
     ]
     write_text(path, "\n\n".join(lines) + "\n")
     print(path.read_text())

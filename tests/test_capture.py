@@ -1,3 +1,4 @@
+import ast
 import json
 import os
 import shutil
@@ -30,6 +31,7 @@ from swaplib.report import agent_tables
 from swaplib.rows import SPLITS, read_rows
 from swaplib.settings import ROOT, load_settings
 from swaplib.tracing.outbox import list_spans, read_outbox
+from swaplib.training.chats import Chat
 
 pytestmark = pytest.mark.slow
 
@@ -205,7 +207,7 @@ def test_the_filter_keeps_exactly_what_the_teacher_did_right(settings):
         "122",
     }
     assert done.facts["complete"]
-    assert {chat["id"] for chat in built.chats} == {
+    assert {chat.id for chat in built.chats} == {
         i for i, reason in reasons.items() if reason is None
     }
 
@@ -233,18 +235,15 @@ def test_the_teacher_is_asked_with_the_very_messages_that_are_trained_on(all_cap
 
 
 def run_cells(name, *beginnings):
-    """What a notebook's parameters, and its lines with these beginnings, set."""
-    cells = [
-        c
-        for c in nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
-        if c.cell_type == "code"
-    ]
-    lines = [
-        line for cell in cells for line in cell.source.splitlines() if line.startswith(beginnings)
-    ]
+    """What a notebook's parameters, and its statements with these beginnings, set."""
+    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     (parameters,) = (cell.source for cell in cells if "parameters" in cell.metadata.get("tags", []))
+    statements = [
+        ast.unparse(statement) for cell in cells for statement in ast.parse(cell.source).body
+    ]
     names = {"agent": agent}
-    for text in (parameters, *lines):
+    for text in (parameters, *(text for text in statements if text.startswith(beginnings))):
         exec(text, names)
     return names
 
@@ -312,17 +311,15 @@ def test_kept_trajectories_become_rows_as_01_makes_them_and_chats_that_mask_what
     )
     for chat in built.chats:
         trained = [
-            m
-            for m, is_trained in zip(chat["messages"], chat["is_trained"], strict=True)
-            if is_trained
+            m for m, is_trained in zip(chat.messages, chat.is_trained, strict=True) if is_trained
         ]
-        good = [step for step in kept[chat["id"]].steps if step.error is None]
+        good = [step for step in kept[chat.id].steps if step.error is None]
         assert [m["role"] for m in trained] == ["assistant"] * len(good)
         assert all(step.code in m["content"] for step, m in zip(good, trained, strict=True))
 
 
 def test_without_a_checkpoint_the_lengths_of_chats_are_not_known_and_that_is_said(tmp_path):
-    chat = {"id": "7", "split": "train", "messages": [{"role": "user", "content": "Hi"}]}
+    chat = Chat("7", "train", ({"role": "user", "content": "Hi"},), (False,))
     records = build.count_chat_tokens([chat], tmp_path / "none")
     assert [(r["split"], r["chats"]) for r in records] == [("train", 1), ("val", 0), ("test", 0)]
     assert all("no checkpoint at" in record["tokens"] for record in records)

@@ -415,6 +415,30 @@ def test_a_prompt_that_nobody_waits_for_leaves_its_slot_at_the_next_step():
     )
 
 
+def test_nothing_is_kept_of_a_prompt_that_has_left_while_others_are_in_flight(monkeypatch):
+    flights = []
+
+    class Watched(decoding.InFlight):
+        def __init__(self, *args):
+            super().__init__(*args)
+            flights.append(self)
+
+    model, seen = prepare(make_model("llama")), []
+    monkeypatch.setattr(decoding, "InFlight", Watched)
+    model.generation_config.eos_token_id = 0
+
+    def look(index: int, token: int) -> None:
+        [flight] = flights
+        assert set(flight.started_at) == set(flight.logprobs)
+        seen.append(set(flight.started_at))
+
+    first, later = make_prompts(3), [(prompt, 5) for prompt in make_prompts(4)[3:]]
+    feed = ScriptedFeed({1: later}, {0: 4, 2: 1}, slots=2)
+    list(decode(model, first, 12, 2, look, feed=feed))
+    assert {0, 1} in seen
+    assert seen[-1] == {1}, "0 and 3 have left, and 1 is still in flight"
+
+
 def test_a_feed_works_for_a_model_left_to_the_library():
     model, first = make_model("mistral", sliding_window=8), make_prompts(3)
     later = [(prompt, 6 + i % 2) for i, prompt in enumerate(make_prompts(9)[3:])]

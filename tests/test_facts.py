@@ -5,7 +5,7 @@ import jsonschema
 import pytest
 from raw_rows import TOOL, call, make_raw, rename, toolcall_row
 
-from swaplib.data import xlam
+from swaplib.data import tool_split, xlam
 from swaplib.data.audit import called_tools
 from swaplib.data.dataset import collect
 from swaplib.data.facts import (
@@ -132,7 +132,7 @@ def test_facts_of_a_toolcall_row_made_from_raw_rows():
     ]
     examples = xlam.make_examples(raw)[0]
     everything = [e.called for of_track in examples.values() for e in of_track]
-    groups = {name: group[0] for group in xlam.group_tools(everything) for name in group}
+    groups = {name: group[0] for group in tool_split.group_tools(everything) for name in group}
     made = collect({track: {"test": found} for track, found in examples.items()}, groups)
     (row,), (facts,) = made.rows["toolcall"]["test"], made.facts["toolcall"]["test"]
     assert asdict(facts) == {

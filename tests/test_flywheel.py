@@ -5,10 +5,10 @@ import sys
 
 import pytest
 
-from swaplib import notebooks
 from swaplib.agents import distill, flywheel
 from swaplib.demo.scripted_teacher import make_teacher, teaching
 from swaplib.files import hash_file, write_json, write_text
+from swaplib.notebooks import running
 from swaplib.settings import ROOT
 from swaplib.tracing import outbox
 
@@ -109,7 +109,7 @@ def test_a_build_beside_another_dataset_or_with_changed_files_is_refused(toolcal
     )
     assert distill.read_kept(toolcall_home).chats == {"train": [], "val": []}
     write_text(folder / "chats.jsonl", "changed")
-    with pytest.raises(ValueError, match=r"does not hold what was built: steps\.jsonl"):
+    with pytest.raises(ValueError, match=r"does not hold what was built: chats\.jsonl"):
         distill.read_kept(toolcall_home)
     write_json(manifest, {"seed": 43})
     with pytest.raises(ValueError, match="beside another dataset"):
@@ -118,9 +118,9 @@ def test_a_build_beside_another_dataset_or_with_changed_files_is_refused(toolcal
 
 def test_a_parameter_that_no_notebook_knows_stops_before_anything_runs(settings):
     with pytest.raises(ValueError, match="unknown parameter 'limti'"):
-        notebooks.run_flywheel(settings, "toolcall", [("limti", "3")], 60)
+        running.run_flywheel(settings, "toolcall", [("limti", "3")], 60)
     with pytest.raises(ValueError, match="expected"):
-        notebooks.run_flywheel(settings, "toolcall", [("max_steps", "many")], 60)
+        running.run_flywheel(settings, "toolcall", [("max_steps", "many")], 60)
     assert not settings.reports.exists()
 
 

@@ -139,7 +139,7 @@ def test_every_single_wrong_label_is_caught(checkpoint, chat):
         ),
         (
             lambda ids, made: (ids, [*made[:-2], made[-2] + 1, made[-1]]),
-            "another token than the one it stands at",
+            "another token than the one it is for",
         ),
         (
             lambda ids, made: (ids[1:], made[1:]),
@@ -147,7 +147,7 @@ def test_every_single_wrong_label_is_caught(checkpoint, chat):
         ),
         (
             lambda ids, made: ([*ids, ids[0]], [*made, IGNORED]),
-            "tokens stand behind the last trained turn",
+            "tokens follow the last trained turn",
         ),
     ],
 )

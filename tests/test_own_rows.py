@@ -12,7 +12,8 @@ from raw_rows import TOOL, call, make_raw, rename, toolcall_row, write_own
 from swaplib.data import dataset
 from swaplib.data.facts import read_facts
 from swaplib.data.near_duplicates import SPLIT_RULE, cluster_prompts, split_clusters
-from swaplib.data.own_rows import is_own, read_own_file, read_own_rows
+from swaplib.data.one_file import read_own_file
+from swaplib.data.own_rows import is_own, read_own_rows
 from swaplib.files import hash_file, write_json
 from swaplib.metrics import TRACKS
 from swaplib.rows import SPLITS, Row, write_rows

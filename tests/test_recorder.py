@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from servers import as_json, completion, refusal, serving
 
 from swaplib.agents import capture, exchanges
-from swaplib.agents.trajectory import Trajectory, grade, read_trajectories
+from swaplib.agents.grades import grade
+from swaplib.agents.trajectory import Trajectory, read_trajectories
 
 KEY = "sk-a-key-that-must-stay-secret"
 MESSAGES = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Say hi"}]

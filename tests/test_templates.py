@@ -61,7 +61,7 @@ def test_identity_names_the_options_that_the_template_uses(checkpoint, thinking,
 
 
 def test_no_module_renders_a_chat_with_options_of_its_own():
-    modules = (ROOT / "swaplib").glob("*.py")
+    modules = (ROOT / "swaplib").rglob("*.py")
     found = [module.name for module in modules if "apply_chat_template" in module.read_text()]
     assert found == ["templates.py"]
 

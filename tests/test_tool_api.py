@@ -156,7 +156,7 @@ REFUSALS = [
     (
         tool(name="f", parameters={"type": "no such"}),
         "tools.0.function.parameters",
-        "no JSON Schema",
+        "not a valid JSON Schema",
     ),
     (
         tool(name="f", parameters={"type": "array"}),
@@ -198,7 +198,7 @@ REFUSALS = [
     (
         as_schema({"type": "object", "required": 5}),
         "response_format.json_schema.schema",
-        "no JSON Schema",
+        "not a valid JSON Schema",
     ),
     ({"messages": [{"role": "user"}]}, "messages.0.content", "expected a text"),
     (
@@ -224,7 +224,7 @@ REFUSALS = [
             ]
         },
         "messages.0.content",
-        "part 1 is no text (type 'image_url')",
+        "part 1 is not text (type 'image_url')",
     ),
 ]
 

@@ -7,15 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swaplib.agents.agent_prompt import build_agent_messages
-from swaplib.agents.trajectory import (
-    Gold,
-    Step,
-    Trajectory,
-    count_grades,
-    filter_trajectories,
-    grade,
-    read_trajectories,
-)
+from swaplib.agents.grades import Gold, count_grades, filter_trajectories, grade
+from swaplib.agents.trajectory import Step, Trajectory, read_trajectories
 from swaplib.files import append_line
 from swaplib.masking import mask_secrets, replace_surrogates
 

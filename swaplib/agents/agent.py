@@ -1,8 +1,9 @@
 """The agent: a model that acts by writing code, over any client that `evaluate` can ask.
 
-A plain loop: ask, find the code, run it, observe; until a final answer, the last step, or too many failed steps in a row.
-What the model sees is made by agent_prompt.build_agent_messages from the steps so far, the same whoever answers, the hosted
-LLM or a local SLM, and the same that training texts are made of. The code runs in a Sandbox. A turn, for example:
+A plain loop: ask, find the code, run it, observe; until a final answer, the last step, or too many
+failed steps in a row. What the model sees is made by agent_prompt.build_agent_messages from the
+steps so far: the same for the hosted LLM and a local SLM, and the same that training texts are made
+of. The code runs in a Sandbox. A turn, for example:
 
     I call the tool and look at its result.
     <code>
@@ -34,12 +35,12 @@ CUT_OFF = "the answer was cut off at the token limit, so its code was not run: b
 OPEN_TAG, CLOSE_TAG = CODE_TAGS
 FENCED = re.compile(r"```(?:python|py)(.*?)\n```", re.DOTALL)
 ANSWER_SET = re.compile(r"(?<![.\w])final_answer\s*=")
-ANSWER_NAMED = re.compile(r"(?<![.\w])final_answer\b(?!\s*\()")  # but not called
+ANSWER_NAMED = re.compile(r"(?<![.\w])final_answer\b(?!\s*\()")  # a call is left alone
 
 
 @dataclass(frozen=True, kw_only=True)
 class AgentOptions:
-    """By name: turns at most, failed ones in a row at most, tokens of a turn at most, limits of the code's process.
+    """Limits of an agent: its turns, failed ones in a row, tokens of a turn, the code's process.
 
     `allow_unwalled` lets code run where the kernel has no wall to offer.
     """
@@ -53,7 +54,10 @@ class AgentOptions:
 
 @dataclass
 class _Work:
-    """One request in progress; `answer` is the last step's, `error` why the model gave no answer to the last call."""
+    """One request in progress.
+
+    `answer` is the last step's final answer; `error` says why the last call got no output.
+    """
 
     generations: list[Generation] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
@@ -70,20 +74,22 @@ def run_agent(
     """Let an agent work at one request.
 
     Args:
-        client: Who answers, at temperature 0.
+        client: The model that answers, at temperature 0.
         task: The request and the tools offered.
-        options: Limits.
-        secrets: What becomes `***`, like all that looks like a key, before it is shown, sent again or written.
+        options: The defaults where None.
+        secrets: Masked as `***`, like all that looks like a key, before a text is shown, sent
+            again or written.
 
     Returns:
-        The trajectory, whatever became of it. `outcome` is `error` when the model gave no answer to a call.
+        The trajectory, however it ended. `outcome` is `error` when a call got no answer.
 
     Raises:
         CallFailed: The endpoint refuses every call.
-        RuntimeError: The process for the agent's code does not start, or nothing would contain it: this machine's fault,
-            not the model's.
+        RuntimeError: The process for the agent's code does not start, or nothing would contain it:
+            this machine's fault, not the model's.
     """
-    started, start = now_utc(), time.perf_counter()
+    started = now_utc()
+    start = time.perf_counter()
     work = _do_work(client, task, options or AgentOptions(), secrets)
     has_answer = bool(work.steps) and work.steps[-1].is_final
     outcome: Outcome = "error" if work.error else "answered" if has_answer else "step_limit"
@@ -104,7 +110,7 @@ def run_agent(
 def _do_work(
     client: "HostedLLM | LocalSLM", task: Task, options: AgentOptions, secrets: Sequence[str] = ()
 ) -> _Work:
-    """Ask, find the code, run it, observe: at most as often as the options say."""
+    """Ask, find the code, run it, observe, within the limits of the options."""
     work = _Work()
     names = [definition["name"] for definition in task.offered]
     with closing(Sandbox(names, options.limits, options.allow_unwalled)) as sandbox:
@@ -134,20 +140,25 @@ def _is_over(steps: Sequence[Step], max_failures: int) -> bool:
 
 
 def cut_turn(output: str) -> str:
-    """A turn up to its first closing tag, since nothing behind it counts; one that was left open is closed."""
+    """A turn up to its first closing tag, which is added where it is missing.
+
+    Nothing after that tag counts.
+    """
     return output.partition(CLOSE_TAG)[0] + CLOSE_TAG if output else ""
 
 
 def find_code(turn: str) -> str | None:
     """Find the code in a turn, as cut_turn leaves it.
 
-    It is what stands between the tags; where nothing does, what stands in fences marked as Python, all of them; else the
-    turn itself, if it is Python. A variable that is called final_answer gets another name where the function is called, too.
+    It is the text between the tags; where that is empty, the text of all fences marked as Python;
+    else the whole turn, if it is Python. A variable named final_answer is renamed in code that also
+    calls the function.
 
     Returns:
         The code, which may be blank, or None where there is none.
 
-    Source: parse_code_blobs and fix_final_answer_code of smolagents 1.26 (Apache-2.0); the same turns have the same code.
+    Source: parse_code_blobs and fix_final_answer_code of smolagents 1.26 (Apache-2.0); the same
+    turns have the same code.
     """
     tagged = turn.partition(OPEN_TAG)[2].removesuffix(CLOSE_TAG).strip()
     code = tagged or "\n\n".join(block.strip() for block in FENCED.findall(turn))
@@ -170,17 +181,24 @@ def _run_code(code: str | None, generation: Generation, sandbox: Sandbox) -> Cel
 
 
 def _make_step(turn: str, code: str | None, result: CellResult, secrets: Sequence[str]) -> Step:
-    """A turn as it ended, keys masked; where no code was found, the whole of it is the thought."""
+    """A turn and what came of it, keys masked; without code the whole turn is the thought."""
     if code and code.strip():
         thought = re.split(f"{OPEN_TAG}|```", turn, maxsplit=1)[0].strip()
     else:
         thought, code = turn.removesuffix(CLOSE_TAG).strip(), None
-    texts = mask_secrets([thought, code, result.printed, result.error], secrets)
-    return Step(*texts, tuple(mask_secrets(result.calls, secrets)), result.has_answer)
+    return Step(
+        thought=mask_secrets(thought, secrets),
+        code=mask_secrets(code, secrets),
+        observation=mask_secrets(result.printed, secrets),
+        error=mask_secrets(result.error, secrets),
+        calls=tuple(mask_secrets(result.calls, secrets)),
+        is_final=result.has_answer,
+    )
 
 
 def _count_usage(generations: Sequence[Generation]) -> dict[str, int]:
-    names = ("prompt_tokens", "completion_tokens")
-    return {"calls": len(generations)} | {
-        n: sum(getattr(g, n) or 0 for g in generations) for n in names
+    return {
+        "calls": len(generations),
+        "prompt_tokens": sum(g.prompt_tokens or 0 for g in generations),
+        "completion_tokens": sum(g.completion_tokens or 0 for g in generations),
     }

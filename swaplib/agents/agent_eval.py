@@ -1,18 +1,19 @@
-"""Evaluates the SLM as an agent: the share of test tasks it solves, as it is and distilled, with paired evidence.
+"""Evaluates the SLM as an agent: the share of test tasks solved, base and distilled, in pairs.
 
-Prompt, tools, sandbox and grade are those of the capture. The tools of the test tasks are called in no trajectory that was
-trained on, though some are offered there. A model is served by a process of its own, so that turns are answered in batches.
+Prompt, tools, sandbox and grade are those of the capture. The tools of the test tasks are called in
+no trajectory that was trained on, though some are offered there. A model is served by a process of
+its own, so that turns are answered in batches.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from swaplib.agents.agent import AgentOptions
-from swaplib.agents.capture import Capture, plan_tasks, run_plan
+from swaplib.agents.capture_run import Capture, plan_tasks, run_plan
 from swaplib.agents.distill import AGENT
+from swaplib.agents.grades import Grade, filter_trajectories
 from swaplib.agents.tasks import Task, TaskSet, read_tasks
-from swaplib.agents.trajectory import Grade, filter_trajectories
 from swaplib.evaluation import stats
 from swaplib.evaluation.intervals import wilson_interval
 from swaplib.models.hosted import HostedLLM
@@ -22,19 +23,19 @@ from swaplib.serving.server_process import running_server
 from swaplib.settings import Settings
 from swaplib.tracing.outbox import check_tracing
 
-AGENTS = ("slm", "slm_ft")  # as it is, and with the agent's adapter
+AGENTS = ("slm", "slm_ft")  # the base, and with the agent's adapter
 
 
 @dataclass(frozen=True)
 class AgentRun:
-    """One agent's run over the test tasks, and the grade on each trajectory, in the order of the tasks."""
+    """One agent's run over the test tasks, and the grades in the order of the tasks."""
 
     capture: Capture
     grades: tuple[Grade, ...]
 
     @property
     def solved(self) -> list[bool]:
-        """One bit for each task."""
+        """Whether each task is solved."""
         return [grade.is_kept for grade in self.grades]
 
 
@@ -46,14 +47,14 @@ def evaluate_agent(
     batch_size: int,
     session_id: str | None,
 ) -> AgentRun:
-    """Let one agent work at the tasks, or go on with the run that was killed.
+    """Let one agent work at the tasks, or resume the run that was killed.
 
     Args:
-        settings: Says where the checkpoint and the agent's adapter lie.
+        settings: Has the checkpoint's path and the home of the agent's adapter.
         model: `slm`, or `slm_ft` with the agent's adapter.
-        tasks: What to work at.
+        tasks: The test tasks.
         options: Limits of the agent.
-        batch_size: Tasks in work at once; their turns are answered in batches.
+        batch_size: Tasks in flight at once; their turns are answered in batches.
         session_id: The Langfuse session.
 
     Raises:
@@ -67,11 +68,11 @@ def evaluate_agent(
             served = HostedLLM(
                 f"{root}/v1", "local", None, model, batch_size, deadline_s=1800, is_slm=True
             )
-            found = run_plan(settings, replace(plan, client=served), session_id)
+            capture = run_plan(settings, replace(plan, client=served), session_id)
     else:
-        found = run_plan(settings, plan, session_id)
+        capture = run_plan(settings, plan, session_id)
     golds = {task.id: task.gold for task in tasks.tasks}
-    return AgentRun(found, tuple(filter_trajectories(found.trajectories, golds)))
+    return AgentRun(capture, tuple(filter_trajectories(capture.trajectories, golds)))
 
 
 def evaluate_agents(
@@ -83,65 +84,68 @@ def evaluate_agents(
     session_id: str | None = None,
     fold: int = 0,
 ) -> tuple[dict[str, Any], dict[str, AgentRun]]:
-    """Evaluate the SLM as an agent, as it is and distilled, on the test tasks, and compare the two.
+    """Evaluate the base SLM and the distilled one as agents on the test tasks, and compare them.
 
     Args:
-        settings: Where everything is.
+        settings: Its home holds the dataset and the agent's adapter.
         source: As for the capture.
         limit: Only the first test tasks; None for all, and SWAP_ROW_LIMIT caps it.
-        options: Limits of the agent; those of the capture by default.
-        batch_size: Tasks in work at once.
+        options: Those of the capture by default.
+        batch_size: Tasks in flight at once.
         session_id: The Langfuse session.
         fold: The fold of the build that the agent was distilled from.
 
     Returns:
-        The comparison, and the runs by model. The comparison has `models` (for each: `n_tasks`, `solved`, `solved_rate`, its
-        Wilson `interval`, `steps`, mean steps of a task, `run_id`), and `pairs` (paired evidence on `solved_rate`; first is
-        the SLM as it is; tasks that call the same first tool are resampled together).
+        The comparison, and the runs by model. The comparison has `models` (for each: `n_tasks`,
+        `solved`, `solved_rate`, its Wilson `interval`, `steps`, the mean number of a task's steps,
+        and `run_id`), and `pairs` (paired evidence on `solved_rate`; first is the base SLM; tasks
+        that call the same first tool are resampled together).
 
     Raises:
         ValueError: No task of the test split is among the tasks.
-        RuntimeError: Turns got no answer: ours, not the model's; the same call asks these tasks again.
+        RuntimeError: Turns got no answer: our fault, not the model's. The same call asks these
+            tasks again.
     """
     check_tracing(settings)
-    found, options = read_tasks(settings, source, fold), options or AgentOptions()
-    held_out = tuple(task for task in found.tasks if found.split_of[task.id] == "test")[
-        : settings.cap_rows(limit)
-    ]
+    options = options or AgentOptions()
+    tasks = _read_held_out(settings, source, limit, fold)
+    runs = {m: evaluate_agent(settings, m, tasks, options, batch_size, session_id) for m in AGENTS}
+    _check_answered(runs)
+    models = {model: _describe(run) for model, run in runs.items()}
+    solved = {model: run.solved for model, run in runs.items()}
+    return {"models": models, "pairs": compare_solved(solved, tasks.tasks)}, runs
+
+
+def _read_held_out(settings: Settings, source: str, limit: int | None, fold: int) -> TaskSet:
+    """The tasks of the test split."""
+    tasks = read_tasks(settings, source, fold)
+    held_out = [task for task in tasks.tasks if tasks.split_of[task.id] == "test"]
     if not held_out:
         raise ValueError(
             "no task calls tools of the test split, so there is nothing to evaluate an agent on"
         )
-    tasks = replace(found, tasks=held_out)
-    runs = {m: evaluate_agent(settings, m, tasks, options, batch_size, session_id) for m in AGENTS}
-    _check_answered(runs)
-    solved = {model: run.solved for model, run in runs.items()}
-    return {
-        "models": {m: _describe(run) for m, run in runs.items()},
-        "pairs": compare_solved(solved, held_out),
-    }, runs
+    return replace(tasks, tasks=tuple(held_out[: settings.cap_rows(limit)]))
 
 
-def compare_solved(solved: dict[str, list[bool]], tasks: Sequence[Task]) -> dict[str, Any]:
-    """The paired evidence about two agents: which of the tasks the first and the second have solved."""
+def compare_solved(solved: Mapping[str, Sequence[bool]], tasks: Sequence[Task]) -> dict[str, Any]:
+    """The paired evidence about two agents, from which of the tasks each has solved."""
+    first, second = solved.values()
     groups = [task.gold.calls[0]["name"] for task in tasks]
-    found = stats.compare_metrics(
-        {"solved_rate": tuple(solved.values())}, stats.DEFAULT_MARGIN, groups
-    )
-    return {metric: asdict(pair) for metric, pair in found.items()}
+    compared = stats.compare_metrics({"solved_rate": (first, second)}, stats.DEFAULT_MARGIN, groups)
+    return {metric: asdict(pair) for metric, pair in compared.items()}
 
 
-def _check_answered(runs: dict[str, AgentRun]) -> None:
-    facts = {model: run.capture.facts for model, run in runs.items()}
+def _check_answered(runs: Mapping[str, AgentRun]) -> None:
     failed = {
-        model: of_run["outcomes"]["error"]
-        for model, of_run in facts.items()
-        if not of_run["complete"]
+        model: run.capture.facts["outcomes"]["error"]
+        for model, run in runs.items()
+        if not run.capture.facts["complete"]
     }
     if failed:
         listed = ", ".join(f"{n} of {model}" for model, n in failed.items())
         raise RuntimeError(
-            f"tasks that got no answer from the model: {listed}. Run this again; it asks only those."
+            f"tasks that got no answer from the model: {listed}. "
+            "Run this again; it asks only those."
         )
 
 

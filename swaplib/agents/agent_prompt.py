@@ -1,7 +1,8 @@
-"""The only place where an agent's messages are made: one system message with its tools, the task, then its turns.
+"""The only place where an agent's messages are made: the system message, the task, then its turns.
 
-The same messages serve capture, training and evaluation, whoever answers. The instruction shows two finished pieces of work
-rather than a form to fill in, because models copy placeholders, and do not end a task that nobody has shown them to end.
+The same messages serve capture, training and evaluation, for every model. The instruction shows two
+finished tasks rather than a form to fill in, because models copy placeholders, and do not end a
+task when no example shows them how.
 """
 
 from collections.abc import Sequence
@@ -10,9 +11,9 @@ from swaplib.agents.trajectory import Step
 from swaplib.prompts import Message
 
 AGENT_PROMPT = """\
-Solve the task with Python. In every turn write one short thought, then one code block between <code> and </code>. You then \
-see what the code printed, or its error. Give the answer with final_answer, in a code block too. Two examples, with other \
-tools than yours:
+Solve the task with Python. In every turn write one short thought, then one code block between \
+<code> and </code>. You then see what the code printed, or its error. Give the answer with \
+final_answer, in a code block too. Two examples, with other tools than yours:
 
 Task: How many loaves fit into an oven with 12 shelves?
 I call the tool and look at its result.
@@ -45,12 +46,14 @@ These functions are defined already; call them with keyword arguments:
 
 {signatures}
 
-Make each call that the task asks for once, in the order asked. Leave out a parameter with a default unless the task sets \
-it. The answer is the result of the call, or for several calls the list of their results in the order asked."""
+Make each call that the task asks for once, in the order asked. Leave out a parameter with a \
+default unless the task sets it. The answer is the result of the call, or for several calls the \
+list of their results in the order asked."""
 
 CODE_TAGS = ("<code>", "</code>")
 NO_CODE = """\
-no code was found in this turn. Write code between <code> and </code>. To answer, call final_answer there, for example:
+no code was found in this turn. Write code between <code> and </code>. To answer, call \
+final_answer there, for example:
 <code>
 final_answer(48)
 </code>"""
@@ -59,12 +62,13 @@ final_answer(48)
 def build_agent_messages(
     signatures: Sequence[str], task: str, steps: Sequence[Step] = ()
 ) -> list[Message]:
-    """The messages of an agent's next turn, and of a whole trajectory: the same for capture, training and evaluation.
+    """The messages of an agent's next turn, and of a whole trajectory.
 
     Args:
         signatures: The offered tools, as format_signature writes them.
         task: The request.
-        steps: The turns so far, each an assistant message; what it led to is a user message, but for a final answer.
+        steps: The turns so far. Each is an assistant message; what it led to is a user message,
+            except after a final answer.
     """
     system = AGENT_PROMPT.format(signatures="\n\n".join(signatures))
     messages = [{"role": "system", "content": system}, {"role": "user", "content": f"Task: {task}"}]
@@ -76,7 +80,7 @@ def build_agent_messages(
 
 
 def format_turn(step: Step) -> str:
-    """What the agent said in a step: its thought and code, or its whole output where no code was found."""
+    """What the agent said in a step: thought and code, or its whole output without code."""
     if step.code is None:
         return step.thought
     return f"{step.thought}\n{CODE_TAGS[0]}\n{step.code}\n{CODE_TAGS[1]}".lstrip()
@@ -85,6 +89,5 @@ def format_turn(step: Step) -> str:
 def format_observation(step: Step) -> str:
     """What the agent sees of a step: what was printed, then the error if there was one."""
     error = f"Error: {step.error}" if step.error else ""
-    return "Observation:\n" + (
-        "\n".join(part for part in (step.observation, error) if part) or "(nothing printed)"
-    )
+    seen = "\n".join(part for part in (step.observation, error) if part)
+    return f"Observation:\n{seen or '(nothing printed)'}"

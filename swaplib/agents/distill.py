@@ -1,7 +1,8 @@
-"""Distils the captured trajectories: an adapter for the agent, and one for a track, trained on what the teacher got right.
+"""Distils the captured trajectories that are right: an adapter for the agent, and one for a track.
 
-The agent's adapter learns the teacher's good turns and nothing else: the task, observations and failed turns carry no loss
-(labels.py proves it). The track's adapter is a fine-tune as 04's, on captured rows in place of xLAM's gold.
+The agent's adapter is trained on the teacher's good turns and nothing else: the task, observations
+and failed turns carry no loss (labels.py proves it). The track's adapter is trained as 04's, on
+captured rows in place of xLAM's gold.
 """
 
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from swaplib.agents import build
 from swaplib.files import hash_file, read_json
+from swaplib.formats.run_card import RunCard
 from swaplib.metrics import Track, check_track
 from swaplib.models.names import CAPTURED
 from swaplib.rows import read_rows
@@ -18,14 +20,14 @@ from swaplib.training import finetune
 from swaplib.training.chats import ChatSet, gather_chats, gather_rows, read_chats
 from swaplib.training.sft import Recipe
 
-AGENT = "agent"  # the name of the agent's adapter, where a track's adapter has the track's
+AGENT = "agent"  # names the agent's adapter, as a track names its own
 
 
 def read_kept(settings: Settings, row_limit: int | None = None) -> ChatSet:
     """The chats of train and val that the last build kept; there may be none.
 
     Args:
-        settings: Says where they lie.
+        settings: Its home holds the build.
         row_limit: As for finetune.find_sizes.
 
     Raises:
@@ -38,10 +40,8 @@ def read_kept(settings: Settings, row_limit: int | None = None) -> ChatSet:
     kept = {
         split: [chat for chat in chats if chat.split == split][:n] for split, n in sizes.items()
     }
-    return gather_chats(
-        kept,
-        f"at most the first {len(kept['train'])} chats" if sizes["train"] is not None else None,
-    )
+    is_cut = sizes["train"] is not None
+    return gather_chats(kept, f"at most the first {len(kept['train'])} chats" if is_cut else None)
 
 
 def read_manifest(settings: Settings) -> dict[str, Any]:
@@ -49,46 +49,51 @@ def read_manifest(settings: Settings) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: There is none, or it was not written whole.
-        ValueError: The dataset is another one now, so its held-out tools are others, or the build's files have changed.
+        ValueError: The dataset is another one now, so its held-out tools are others, or the build's
+            files have changed.
     """
-    folder, rows = build.folder_of(settings), settings.dataset / "manifest.json"
+    folder = build.folder_of(settings)
+    rows = settings.dataset / "manifest.json"
     path = folder / "manifest.json"
     if not path.is_file():
         raise FileNotFoundError(f"no build at {path}. Run notebooks/07_build.ipynb first.")
     manifest = read_json(path, "Run 07_build again.")
     if not rows.is_file() or manifest["made_from"]["dataset_manifest_sha256"] != hash_file(rows):
         raise ValueError(
-            f"the build in {show_path(folder)} was made beside another dataset. Run 06_capture and 07_build again."
+            f"the build in {show_path(folder)} was made beside another dataset. "
+            "Run 06_capture and 07_build again."
         )
     changed = [
-        name for name, wanted in manifest["sha256"].items() if not _is_same(folder / name, wanted)
+        name for name, sha256 in manifest["sha256"].items() if not _is_same(folder / name, sha256)
     ]
     if changed:
         raise ValueError(
-            f"{show_path(folder)} does not hold what was built: {', '.join(changed)}. Run 07_build again."
+            f"{show_path(folder)} does not hold what was built: {', '.join(changed)}. "
+            "Run 07_build again."
         )
     return manifest
 
 
-def _is_same(file: Path, wanted: str) -> bool:
-    return file.is_file() and hash_file(file) == wanted
+def _is_same(file: Path, sha256: str) -> bool:
+    return file.is_file() and hash_file(file) == sha256
 
 
 def distill_agent(
     settings: Settings, row_limit: int | None = None, recipe: Recipe | None = None
-) -> dict[str, Any] | None:
+) -> RunCard | None:
     """Train the agent's adapter on the kept trajectories, to `04_ft/adapter_agent`.
 
     Args:
-        settings: Says where chats, checkpoint and results lie.
-        row_limit: As for read_kept.
-        recipe: The settings; None for the specification's.
+        settings: Its home holds the build and gets the adapter.
+        row_limit: As for finetune.find_sizes.
+        recipe: None for the specification's.
 
     Returns:
         The run card, or None when nothing was kept of train or of val.
 
     Raises:
-        FileNotFoundError, ValueError: There is no build of this dataset; a chat is too long, or the label proof fails.
+        FileNotFoundError, ValueError: There is no build of this dataset; a chat is too long, or the
+            label proof fails.
     """
     check_tracing(settings)
     kept = read_kept(settings, row_limit)
@@ -97,19 +102,25 @@ def distill_agent(
         return None
     if not kept.chats["val"]:
         print(
-            "no trajectory of the val split was kept, so nothing validates: capture more tasks (06, `limit`)"
+            "no trajectory of the val split was kept, so nothing validates: "
+            "capture more tasks (06, `limit`)"
         )
         return None
-    session, target = read_manifest(settings)["run"]["session_id"], settings.adapter_of(AGENT)
     return finetune.train_adapter(
-        settings, {AGENT: kept}, target, recipe or Recipe(), session_id=session
+        settings,
+        {AGENT: kept},
+        settings.adapter_of(AGENT),
+        recipe or Recipe(),
+        session_id=read_manifest(settings)["run"]["session_id"],
     )
 
 
 def fine_tune_captured(
     settings: Settings, track: Track, row_limit: int | None = None, recipe: Recipe | None = None
-) -> dict[str, Any] | None:
-    """Train a track's adapter on captured rows, to `04_ft/adapter_<track>-captured`; 01's val rows validate, as for 04.
+) -> RunCard | None:
+    """Train a track's adapter on captured rows, to `04_ft/adapter_<track>-captured`.
+
+    01's val rows validate, as for 04.
 
     Returns:
         The run card, or None when the build has no train row of the track.
@@ -119,21 +130,23 @@ def fine_tune_captured(
     """
     check_tracing(settings)
     check_track(track)
-    session, path = (
-        read_manifest(settings)["run"]["session_id"],
-        build.folder_of(settings) / track / "train.jsonl",
-    )
+    session = read_manifest(settings)["run"]["session_id"]
+    path = build.folder_of(settings) / track / "train.jsonl"
     if not path.is_file():
         print(f"no captured {track} row of the train split, so there is nothing to fine-tune on")
         return None
     files = {"train": path, "val": settings.dataset / track / "val.jsonl"}
     sizes = finetune.find_sizes(settings, row_limit)
     rows = {split: read_rows(file, track)[: sizes[split]] for split, file in files.items()}
-    cut = "captured rows" + (
-        f", at most the first {len(rows['train'])} rows" if sizes["train"] is not None else ""
+    cut = "captured rows"
+    if sizes["train"] is not None:
+        cut += f", at most the first {len(rows['train'])} rows"
+    name = CAPTURED.name_adapter(track)
+    assert name is not None  # noqa: S101 - every model of base `slm_ft` has an adapter
+    return finetune.train_adapter(
+        settings,
+        {str(track): gather_rows(track, rows, cut)},
+        settings.adapter_of(name),
+        recipe or Recipe(),
+        session_id=session,
     )
-    chosen, target = (
-        {track: gather_rows(track, rows, cut)},
-        settings.adapter_of(CAPTURED.name_adapter(track)),
-    )
-    return finetune.train_adapter(settings, chosen, target, recipe or Recipe(), session_id=session)

@@ -1,7 +1,8 @@
-"""One exchange of somebody's own client as a trajectory, whatever shape its server gives to answers. It asks nothing.
+"""One exchange of your own client as a trajectory, whatever shape its server gives to answers.
 
-A stream's chunks are joined to the answer that they are the pieces of: texts are joined, lists of numbered parts by their
-number, and what cannot be joined stands side by side. Nothing that was sent is left out.
+A stream's chunks are joined to the answer that they are the pieces of: texts are joined, lists of
+numbered parts by their number, and what cannot be joined is put side by side. Nothing that was sent
+is left out. It asks nothing.
 """
 
 import contextlib
@@ -103,7 +104,9 @@ def make_trajectory(
     error: str | None,
     started: str,
 ) -> Trajectory:
-    """An exchange as a trajectory of one step, with the whole of it beside; model and time are left to who knows them.
+    """An exchange as a trajectory of one step, which also holds the whole exchange.
+
+    The caller completes `model` and `timing`.
 
     Args:
         exchange_id: The line's id.
@@ -112,37 +115,50 @@ def make_trajectory(
         error: The kind of error that the call ended in.
         started: When the call began, in UTC.
     """
-    users = [
-        m.get("content")
-        for m in map(as_dict, as_list(request.get("messages")))
-        if m.get("role") == "user"
-    ]
-    task = users[-1] if users and isinstance(users[-1], str) else json.dumps(users[-1:])
     choice = next(map(as_dict, as_list(as_dict(response).get("choices"))), {})
-    message, usage = as_dict(choice.get("message")), as_dict(as_dict(response).get("usage"))
+    message = as_dict(choice.get("message"))
     text = _read_text(message.get("content"))
-    functions = [
-        as_dict(as_dict(call).get("function")) for call in as_list(message.get("tool_calls"))
-    ]
-    offered = [
-        as_dict(as_dict(tool).get("function")).get("name") for tool in as_list(request.get("tools"))
-    ]
-    counts = {name: usage.get(name) for name in ("prompt_tokens", "completion_tokens")}
-    calls = tuple(_read_call(function) for function in functions if function)
+    called = _list_functions(message.get("tool_calls"))
+    offered = [function.get("name") for function in _list_functions(request.get("tools"))]
+    calls = tuple(_read_call(function) for function in called if function)
     return Trajectory(
         id=exchange_id,
         outcome="exchange",
-        task=task,
+        task=_read_task(request),
         tools=tuple(name for name in offered if isinstance(name, str)),
         steps=(Step(text, None, "", error, calls, is_final=error is None),),
         final_answer=text,
-        usage={"calls": 1}
-        | {name: count if type(count) is int else 0 for name, count in counts.items()},
+        usage=_read_usage(as_dict(as_dict(response).get("usage"))),
         model={"model": request.get("model")},
         timing={"started": started},
         error=error,
         exchange={"request": request, "response": response},
     )
+
+
+def _read_task(request: dict[str, Any]) -> str:
+    """The last user message; where that is no text, its content as JSON."""
+    contents = [
+        message.get("content")
+        for message in map(as_dict, as_list(request.get("messages")))
+        if message.get("role") == "user"
+    ]
+    if contents and isinstance(contents[-1], str):
+        return contents[-1]
+    return json.dumps(contents[-1:])
+
+
+def _list_functions(items: Any) -> list[dict[str, Any]]:
+    """The `function` of each offered tool or of each call; empty where an item has none."""
+    return [as_dict(as_dict(item).get("function")) for item in as_list(items)]
+
+
+def _read_usage(usage: dict[str, Any]) -> dict[str, int]:
+    counts = {name: usage.get(name) for name in ("prompt_tokens", "completion_tokens")}
+    return {
+        "calls": 1,
+        **{name: count if type(count) is int else 0 for name, count in counts.items()},
+    }
 
 
 def _read_text(content: Any) -> str:
@@ -156,6 +172,7 @@ def _read_text(content: Any) -> str:
 def _read_call(function: dict[str, Any]) -> dict[str, Any]:
     """A call's name and arguments; arguments that are no JSON text stay as they came."""
     arguments = function.get("arguments")
-    with contextlib.suppress(ValueError, TypeError, RecursionError):
-        arguments = json.loads(arguments)
+    if isinstance(arguments, str):
+        with contextlib.suppress(ValueError, RecursionError):
+            arguments = json.loads(arguments)
     return {"name": function.get("name"), "arguments": arguments}

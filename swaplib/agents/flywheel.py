@@ -1,6 +1,10 @@
-"""The loop's last stage: what was captured, kept, trained and gained, in one file under the capture's Langfuse session."""
+"""The loop's last stage: what was captured, kept, trained and gained, in one file.
+
+Its runs are in the capture's Langfuse session.
+"""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from swaplib.agents import agent_eval, distill
@@ -8,6 +12,7 @@ from swaplib.agents.agent import AgentOptions
 from swaplib.evaluation import evaluate
 from swaplib.evaluation.comparison import filter_comparable, open_compared
 from swaplib.evaluation.stats import DEFAULT_MARGIN
+from swaplib.formats.run_card import RunCard
 from swaplib.metrics import Track
 from swaplib.models.adapters import explain_adapter_mismatch
 from swaplib.models.checkpoints import hash_checkpoint
@@ -17,56 +22,67 @@ from swaplib.settings import Settings, check_sizes, show_path
 
 
 def evaluate_captured(
-    settings: Settings, track: Track, question: dict[str, Any], session_id: str
+    settings: Settings, track: Track, question: Mapping[str, Any], session_id: str
 ) -> dict[str, Any]:
-    """Ask the SLM as it is and the adapter of captured rows 01's test rows, and compare with all that answered the same.
+    """Ask the base SLM and the adapter of captured rows 01's test rows, and compare them.
 
     Args:
-        settings: Says where everything lies; the models run here, whatever SLM_BASE_URL says.
-        track: `structured` or `toolcall`.
-        question: `limit`, `max_new_tokens` and `batch_size`; where 02 has asked the SLM, its rows and limit are taken, so
-            that what 03 and 05 read stays as it is.
+        settings: The models run here, whatever its SLM_BASE_URL says.
+        track: Whose rows are asked.
+        question: `limit`, `max_new_tokens` and `batch_size`. Where 02 has asked the SLM, its rows
+            and limit are taken, so that what 03 and 05 read does not change.
         session_id: The Langfuse session.
 
     Returns:
-        `rates` by model, and `comparisons` of `slm`, and of `azure` and `slm_ft` as far as their last runs answer the same
-        question, with the adapter of captured rows.
+        `rates` by model, and `comparisons` of `slm`, and of `azure` and `slm_ft` as far as their
+        last runs answer the same question, with the adapter of captured rows.
     """
-    captured, is_asked = str(CAPTURED), (settings.evaluation / f"{track}_slm_test.json").is_file()
-    if is_asked:
-        asked = read_metrics(settings, track, "slm")
-        question = question | {
-            "limit": asked["n_rows"],
-            "max_new_tokens": asked["run"]["max_new_tokens"],
-        }
+    captured = str(CAPTURED)
     models = f"slm,{captured}"
-    if settings.slm_base_url and is_asked:
-        print(
-            "the SLM as it is was asked at SLM_BASE_URL: that run is compared with, the adapter runs here"
-        )
-        models = captured
+    if (settings.evaluation / f"{track}_slm_test.json").is_file():
+        evaluated = read_metrics(settings, track, "slm")
+        question = {
+            **question,
+            "limit": evaluated["n_rows"],
+            "max_new_tokens": evaluated["run"]["max_new_tokens"],
+        }
+        if settings.slm_base_url:
+            print(
+                "the base SLM was asked at SLM_BASE_URL: that run is compared with, "
+                "the adapter runs here"
+            )
+            models = captured
     settings = settings.model_copy(update={"slm_base_url": None})
     evaluate.run_models(settings, track, models, **question, session_id=session_id)
-    there = [
-        m for m in ("azure", "slm_ft") if (settings.evaluation / f"{track}_{m}_test.json").is_file()
-    ]
-    there = [m for m in there if m == "azure" or _is_current(settings, track)]
-    others = ["slm", *filter_comparable(settings, track, "slm", there)]
+    others = ["slm", *filter_comparable(settings, track, "slm", _list_current(settings, track))]
     compared = open_compared(settings, track, *others, captured)
     comparisons = compared.compare_all([(m, captured) for m in others], DEFAULT_MARGIN)
     return {"rates": compared.list_rates(), "comparisons": comparisons}
 
 
+def _list_current(settings: Settings, track: Track) -> list[str]:
+    """Which of `azure` and `slm_ft` have a run of the model that is there now."""
+    has_run = {
+        model: (settings.evaluation / f"{track}_{model}_test.json").is_file()
+        for model in ("azure", "slm_ft")
+    }
+    return [
+        model
+        for model, is_there in has_run.items()
+        if is_there and (model == "azure" or _is_current(settings, track))
+    ]
+
+
 def _is_current(settings: Settings, track: Track) -> bool:
-    """Whether the last run of `slm_ft` is of the adapter that is there now; a printed line says when it is left out."""
+    """Whether the last run of `slm_ft` is of the adapter that is there now.
+
+    A printed line says when it is left out.
+    """
     problem = explain_adapter_mismatch(settings, track)
     if not problem:
-        evaluated = read_metrics(settings, track, "slm_ft")["run"]["identity"].get("adapter_sha256")
-        problem = (
-            "its last run was of another adapter"
-            if evaluated != hash_checkpoint(settings.adapter_of(track))
-            else None
-        )
+        identity = read_metrics(settings, track, "slm_ft")["run"]["identity"]
+        if identity.get("adapter_sha256") != hash_checkpoint(settings.adapter_of(track)):
+            problem = "its last run was of another adapter"
     if problem:
         print(f"slm_ft is left out: {problem}")
     return problem is None
@@ -79,61 +95,64 @@ def close_loop(
     test_limit: int | None,
     options: AgentOptions,
     batch_size: int,
-    cards: dict[str, dict[str, Any] | None],
+    cards: Mapping[str, RunCard | None],
 ) -> tuple[dict[str, Any], dict[str, agent_eval.AgentRun]]:
     """Evaluate what was distilled, and write and trace the summary.
 
     Args:
-        settings: Says where everything lies.
+        settings: Its home holds the build and the adapters.
         track: The track of the captured rows.
         source: As for the capture.
         test_limit: Only the first test rows and test tasks; None for all.
         options: Limits of the agent; `max_new_tokens` also holds for the track's rows.
-        batch_size: Rows in a batch, and tasks in work at once.
-        cards: The run cards of `agent` and `rows`; None where nothing was trained, and then nothing is evaluated.
+        batch_size: Rows in a batch, and tasks in flight at once.
+        cards: The run cards of `agent` and `rows`. Where one is None, nothing is evaluated.
 
     Returns:
-        The content of `05_eval/flywheel_<track>.json` (`filter`, `rows`, `chats`, `trained`, `track_eval` and `agent_eval`,
-        None where nothing was trained), and the agents' runs.
+        The content of `05_eval/flywheel_<track>.json`, and the agents' runs.
     """
     sizes = {"test_limit": test_limit, "max_steps": options.max_steps, "batch_size": batch_size}
     check_sizes(" (test_limit=None is all)", **sizes)
-    manifest, agents = distill.read_manifest(settings), {}
+    manifest = distill.read_manifest(settings)
     session = manifest["run"]["session_id"]
-    content: dict[str, Any] = {
-        "track": track,
-        **{name: manifest[name] for name in ("filter", "rows", "chats")},
-    }
-    content |= {"trained": {name: card and _shorten(card) for name, card in cards.items()}}
-    content |= {"track_eval": None, "agent_eval": None, "margin": DEFAULT_MARGIN}
+    content = _make_summary(track, manifest, cards)
+    agents: dict[str, agent_eval.AgentRun] = {}
     if cards["rows"]:
-        question = {
-            "limit": test_limit,
-            "max_new_tokens": options.max_new_tokens,
-            "batch_size": batch_size,
-        }
+        question = {"limit": test_limit, "batch_size": batch_size}
+        question["max_new_tokens"] = options.max_new_tokens
         content["track_eval"] = evaluate_captured(settings, track, question, session)
     if cards["agent"]:
-        asked = {
-            "session_id": session,
-            "fold": manifest["made_from"].get("fold", 0),
-        }  # builds of old do not say it
-        found = agent_eval.evaluate_agents(
-            settings, source, test_limit, options, batch_size, **asked
+        fold = manifest["made_from"].get("fold", 0)  # older builds do not say it
+        content["agent_eval"], agents = agent_eval.evaluate_agents(
+            settings, source, test_limit, options, batch_size, session, fold
         )
-        content["agent_eval"], agents = found
     return _write(settings, track, content, session), agents
+
+
+def _make_summary(
+    track: Track, manifest: Mapping[str, Any], cards: Mapping[str, RunCard | None]
+) -> dict[str, Any]:
+    """What is known before anything is evaluated."""
+    return {
+        "track": track,
+        "filter": manifest["filter"],
+        "rows": manifest["rows"],
+        "chats": manifest["chats"],
+        "trained": {name: card and _shorten(card) for name, card in cards.items()},
+        "track_eval": None,
+        "agent_eval": None,
+        "margin": DEFAULT_MARGIN,
+    }
 
 
 def _write(
     settings: Settings, track: Track, content: dict[str, Any], session: str
 ) -> dict[str, Any]:
     """Trace the summary and write its file."""
-    folder, path = (
-        new_folder(settings, track, "flywheel"),
-        settings.evaluation / f"flywheel_{track}.json",
-    )
-    inputs, tags = {"session": session, "track": track}, [track, "flywheel"]
+    folder = new_folder(settings, track, "flywheel")
+    path = settings.evaluation / f"flywheel_{track}.json"
+    inputs = {"session": session, "track": track}
+    tags = [track, "flywheel"]
     with open_run(settings, folder, f"flywheel {track}", inputs, tags, session) as run:
         run.trace.add_event("flywheel", content)
         run.trace.finish({name: content[name] for name in ("filter", "trained")}, {})
@@ -142,7 +161,13 @@ def _write(
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _shorten(card: dict[str, Any]) -> dict[str, Any]:
-    """Of a run card, what a summary says."""
-    names = ("rows", "steps", "final", "seconds", "departures")
-    return {name: card[name] for name in names} | {"run_id": card["run"]["run_id"]}
+def _shorten(card: RunCard) -> dict[str, Any]:
+    """What a summary says of a run card."""
+    return {
+        "rows": card["rows"],
+        "steps": card["steps"],
+        "final": card["final"],
+        "seconds": card["seconds"],
+        "departures": card["departures"],
+        "run_id": card["run"]["run_id"],
+    }

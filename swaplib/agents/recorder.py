@@ -1,7 +1,8 @@
-"""Records what somebody's own `openai` client asks and gets, without changing either. See `capture.record`.
+"""Records what your own `openai` client asks and gets, without changing either.
 
-It wraps `chat.completions.create` of one client, sync or async, streamed or not. What the caller gets is the very object
-that the client made; a stream is recorded when it ends. When recording fails, the call does not: it is counted and told.
+See `capture.record`. It wraps `chat.completions.create` of one client, sync or async, streamed or
+not. What the caller gets is the very object that the client made; a stream is recorded when it
+ends. When recording fails, the call does not: the failure is counted, and a warning reports it.
 """
 
 import contextlib
@@ -32,14 +33,15 @@ class Recorder:
 
     def __init__(self, path: Path, base_url: str, secrets: tuple[str, ...]):
         self.failed = 0
-        self._path, self._secrets, self._lock = path, secrets, threading.Lock()
+        self._path = path
+        self._secrets = secrets
+        self._lock = threading.Lock()
         parts = urlsplit(base_url)
-        self._endpoint = (
-            f"{parts.hostname}{f':{parts.port}' if parts.port else ''}{parts.path.rstrip('/')}"
-        )
+        port = f":{parts.port}" if parts.port else ""
+        self._endpoint = f"{parts.hostname}{port}{parts.path.rstrip('/')}"
 
     def wrap(self, create: Callable[..., Any]) -> Callable[..., Any]:
-        """A function that calls `create`, records, and returns what it returned or raises what it raised."""
+        """A function that calls `create`, records, and returns or raises the same."""
 
         @functools.wraps(create)
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -49,11 +51,9 @@ class Recorder:
             except BaseException as error:
                 exchange.end(error=error)
                 raise
-            return (
-                exchange.await_answer(answer)
-                if inspect.isawaitable(answer)
-                else exchange.watch(answer)
-            )
+            if inspect.isawaitable(answer):
+                return exchange.await_answer(answer)
+            return exchange.watch(answer)
 
         return call
 
@@ -61,33 +61,42 @@ class Recorder:
         self, exchange: "_Exchange", response: dict[str, Any] | None, error: str | None
     ) -> None:
         """Write one line."""
-        found = make_trajectory(exchange.id, exchange.request, response, error, exchange.started)
-        timing = found.timing | {"latency_ms": round(exchange.latency_ms, 1)}
-        line = replace(
-            found, model={"endpoint": self._endpoint, **found.model}, timing=timing
-        ).to_json(self._secrets)
+        made = make_trajectory(exchange.id, exchange.request, response, error, exchange.started)
+        timed = replace(
+            made,
+            model={"endpoint": self._endpoint, **made.model},
+            timing=made.timing | {"latency_ms": round(exchange.latency_ms, 1)},
+        )
+        line = timed.to_json(self._secrets)
         with self._lock:
             append_line(self._path, line)
 
     def warn(self, error: Exception) -> None:
-        """Count an exchange and say so; the error's text may hold what was asked, so its kind is all that is said."""
+        """Count an exchange that was not recorded whole, and warn.
+
+        The error's text may hold what was asked, so only its kind is named.
+        """
         with self._lock:
             self.failed += 1
-        told = f"capture: {self.failed} exchange(s) could not be recorded whole in {self._path} ({type(error).__name__})"
-        with contextlib.suppress(
-            Warning
-        ):  # where warnings are errors, the call does not fail either
-            warnings.warn(told, stacklevel=2)
+        message = (
+            f"capture: {self.failed} exchange(s) could not be recorded whole in {self._path} "
+            f"({type(error).__name__})"
+        )
+        with contextlib.suppress(Warning):  # the call must not fail where warnings are errors
+            warnings.warn(message, stacklevel=2)
 
 
 class _Exchange:
     """One call: what was asked, and when."""
 
     def __init__(self, recorder: Recorder, request: dict[str, Any]):
-        self.recorder, self.request = recorder, {}
-        self.started, self.start, self.latency_ms = now_utc(), time.perf_counter(), 0.0
+        self.recorder = recorder
+        self.request: dict[str, Any] = {}
+        self.started = now_utc()
+        self.start = time.perf_counter()
+        self.latency_ms = 0.0
         self.id = f"req-{uuid.uuid4().hex}"
-        try:  # now, since the caller may change its messages while a stream is read
+        try:  # copied now, since the caller may change its messages while a stream is read
             self.request = _to_plain(
                 {name: value for name, value in request.items() if name != "extra_headers"}
             )
@@ -147,40 +156,39 @@ class _Exchange:
         self.latency_ms = (time.perf_counter() - self.start) * 1000
         try:
             reason = type(error).__name__ if error is not None else None
-            response = (
-                join_chunks(_to_plain(answer)) if isinstance(answer, list) else _read_answer(answer)
-            )
+            is_stream = isinstance(answer, list)
+            response = join_chunks(_to_plain(answer)) if is_stream else _read_answer(answer)
             self.recorder.keep(self, response, reason)
         except Exception as problem:
             self.recorder.warn(problem)
             self._leave_mark(f"not recorded ({type(problem).__name__})")
 
     def _leave_mark(self, reason: str) -> None:
-        """A line without texts, so that the file tells how many exchanges there were."""
+        """Write a line without texts, so that the file still counts the exchange."""
         self.request = {}
-        with contextlib.suppress(OSError):  # told already
+        with contextlib.suppress(OSError):  # a warning has reported it already
             self.recorder.keep(self, None, reason)
 
 
 def _to_plain(value: Any) -> Any:
-    """A value as JSON knows it; the SDK's objects become dicts, its `not given` marks and other objects their names."""
+    """A value as JSON: the SDK's models become dicts, other objects their repr."""
 
-    def describe(thing: Any) -> Any:  # a server's odd shapes would make pydantic warn
-        return (
-            thing.model_dump(exclude_unset=True, warnings=False)
-            if hasattr(thing, "model_dump")
-            else repr(thing)
-        )
+    def describe(thing: Any) -> Any:
+        if not hasattr(thing, "model_dump"):
+            return repr(thing)
+        return thing.model_dump(exclude_unset=True, warnings=False)  # servers send odd shapes
 
     return json.loads(json.dumps(value, default=describe))
 
 
 def _read_answer(answer: Any) -> dict[str, Any] | None:
-    """A chat completion, also out of `with_raw_response`; None where nothing was read, as in `with_streaming_response`."""
+    """A chat completion, also out of `with_raw_response`.
+
+    None where nothing was read, as in `with_streaming_response`.
+    """
     from openai._legacy_response import LegacyAPIResponse
 
-    if isinstance(answer, LegacyAPIResponse) and "text/event-stream" not in answer.headers.get(
-        "content-type", ""
-    ):
+    is_raw = isinstance(answer, LegacyAPIResponse)
+    if is_raw and "text/event-stream" not in answer.headers.get("content-type", ""):
         answer = answer.parse()
     return _to_plain(answer) if hasattr(answer, "model_dump") else None

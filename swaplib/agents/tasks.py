@@ -1,6 +1,7 @@
-"""Tasks for the agent: raw xLAM rows whose calls our own tools can all carry out, with their computed results.
+"""Tasks for the agent: raw xLAM rows whose calls our own tools can all execute.
 
-A task is a row of one of the two tracks as 01 makes it, so every trajectory that is kept can become a row.
+A task holds the computed results of its calls. It is a row of one of the two tracks as 01 makes it,
+so every trajectory that is kept can become a row.
 """
 
 import json
@@ -10,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from swaplib.agents import tools
-from swaplib.agents.trajectory import Gold
-from swaplib.data import xlam
+from swaplib.agents.grades import Gold
+from swaplib.data import tool_split, xlam
 from swaplib.data.tool_schemas import Tool, format_signature
 from swaplib.files import read_json
 from swaplib.settings import Settings, show_path
@@ -21,9 +22,10 @@ FOLDS = 5
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One request: `raw` is the row as the data has it, `example` what 01 makes of it, `offered` the tools it may call.
+    """One request.
 
-    Of the tools that the row offers, those that cannot be carried out are left out of `offered`.
+    `raw` is the row as the data has it, `example` what 01 makes of it. `offered` are the tools that
+    the agent may call: those of the row, without the ones that cannot be executed.
     """
 
     id: str
@@ -34,7 +36,7 @@ class Task:
 
     @property
     def request(self) -> str:
-        """What is asked."""
+        """The user's request."""
         return self.raw["query"]
 
     @property
@@ -45,7 +47,10 @@ class Task:
 
 @dataclass(frozen=True)
 class TaskSet:
-    """Tasks, the split of each by its id, and where they come from: source, sha256, rows left out by reason, seed."""
+    """Tasks, and the split of each by its id.
+
+    `facts` say where they come from: source, sha256, rows left out by reason, seed.
+    """
 
     tasks: tuple[Task, ...]
     split_of: dict[str, str]
@@ -56,7 +61,7 @@ def list_tasks(raw: list[dict[str, Any]]) -> tuple[list[Task], Counter[str]]:
     """Find the tasks among raw rows.
 
     Returns:
-        The tasks in the order of the rows, and how many rows were left out for which reason.
+        The tasks in the order of the rows, and how many rows were left out, by reason.
     """
     tasks: list[Task] = []
     left_out: Counter[str] = Counter()
@@ -100,9 +105,10 @@ def hold_out(
 ) -> dict[str, str]:
     """01's map from tool to split, with tools of the tasks held out from its train side.
 
-    Nearly all tools that can be carried out stand on 01's train side. A seeded fifth of those becomes test, the tenth after
-    it val; over the folds 0 to 4 each of them is test once. 01's own val and test tools stay where they are, so nothing that
-    is trained on here is called in any of its test rows.
+    Nearly all tools that can be executed are on 01's train side. A seeded fifth of those becomes
+    test, the tenth after it val; over the folds 0 to 4 each of them is test once. 01's own val and
+    test tools stay where they are, so no tool that is trained on here is called in any of its test
+    rows.
     """
     trained = sorted(
         {name for task in tasks for name in task.example.called if split_of[name] == "train"}
@@ -117,14 +123,14 @@ def read_tasks(settings: Settings, source: str = "sample", fold: int = 0) -> Tas
     """Read the tasks of the rows that 01's dataset was made from, each with its split.
 
     Args:
-        settings: Says where the dataset's manifest lies.
+        settings: Its home holds the dataset's manifest.
         source: As for 01: `sample`, `hub`, or a file of raw rows.
         fold: Which fifth of the tools is held out, 0 to 4.
 
     Raises:
-        FileNotFoundError: The manifest is not there yet.
-        ValueError: There is no such fold, or the dataset was made from other rows, so its map from tool to split says
-            nothing of these.
+        FileNotFoundError: There is no manifest yet.
+        ValueError: There is no such fold, or the dataset was made from other rows, so its map from
+            tool to split says nothing of these.
     """
     if not 0 <= fold < FOLDS:
         raise ValueError(f"fold={fold}: expected 0 to {FOLDS - 1}")
@@ -135,15 +141,15 @@ def read_tasks(settings: Settings, source: str = "sample", fold: int = 0) -> Tas
     raw, origin = xlam.read_source(source, settings.sample)
     if manifest.get("source_sha256") != origin["source_sha256"]:
         raise ValueError(
-            f"{show_path(path)} tells of rows made from {manifest.get('source')}, not from {origin['source']}. Use one "
-            "source here and in 01_data, or another SWAP_HOME."
+            f"{show_path(path)} describes rows made from {manifest.get('source')}, not from "
+            f"{origin['source']}. Use one source here and in 01_data, or another SWAP_HOME."
         )
-    found, left_out = list_tasks(raw)
+    runnable, left_out = list_tasks(raw)
     examples = xlam.make_examples(raw)[0]
-    split_of = xlam.map_tools(examples, manifest["sizes_asked"], manifest["seed"])
-    split_of = hold_out(split_of, found, manifest["seed"], fold)
-    splits = {task.id: {split_of[name] for name in task.example.called} for task in found}
-    tasks = [task for task in found if len(splits[task.id]) == 1]
-    left_out["its tools stand in different splits"] += len(found) - len(tasks)
+    split_of = tool_split.map_tools(examples, manifest["sizes_asked"], manifest["seed"])
+    split_of = hold_out(split_of, runnable, manifest["seed"], fold)
+    splits = {task.id: {split_of[name] for name in task.example.called} for task in runnable}
+    tasks = [task for task in runnable if len(splits[task.id]) == 1]
+    left_out["its tools stand in different splits"] += len(runnable) - len(tasks)
     facts = origin | {"source_rows": len(raw), "left_out": dict(left_out), "seed": manifest["seed"]}
     return TaskSet(tuple(tasks), {task.id: next(iter(splits[task.id])) for task in tasks}, facts)

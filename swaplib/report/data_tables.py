@@ -1,21 +1,27 @@
-"""Tables of 01: what was built and left out, what may go wrong, what is asked, rows to read. It computes nothing."""
+"""Tables of 01: what was built and left out, what may go wrong, what is asked, rows to read.
 
+It computes nothing.
+"""
+
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from swaplib.formats.manifest import Manifest
 from swaplib.metrics import Track
-from swaplib.report.tables import show_records, show_texts, style, style_texts
-from swaplib.rows import Row
+from swaplib.report.styles import style, style_texts
+from swaplib.report.tables import show_records, show_texts
+from swaplib.rows import Row, Rows
 
 if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
 
 
-def show_manifest(manifest: dict[str, Any]) -> "Styler":
-    """Rows of each track and split, asked for and made, those that repeat a prompt, and the sha256 of each file.
+def show_manifest(manifest: Manifest) -> "Styler":
+    """By track and split: rows asked for and made, repeated prompts, the file's sha256.
 
-    Of one file of own rows the caption says how many clusters of nearly equal prompts there are.
+    For own rows from one file the caption counts the clusters of nearly equal prompts.
     """
     asked = manifest.get("sizes_asked", {})
     records = [
@@ -30,26 +36,25 @@ def show_manifest(manifest: dict[str, Any]) -> "Styler":
         for track, splits in manifest["rows"].items()
         for split, n in splits.items()
     ]
-    near, caption = manifest.get("near_duplicates"), ""
+    near = manifest.get("near_duplicates")
+    caption = ""
     if near is not None:
         caption = (
             f"{near['clusters']} cluster(s) of nearly equal prompts, {near['rows']} rows in them"
         )
-        caption += (
-            f", the largest of {near['largest']}; each in one split" if near["clusters"] else ""
-        )
+        if near["clusters"]:
+            caption += f", the largest of {near['largest']}; each in one split"
     return style(pd.DataFrame(records), caption)
 
 
-def show_left_out(manifest: dict[str, Any]) -> "Styler":
-    """Why source rows did not become rows, with counts; own rows are all kept."""
+def show_left_out(manifest: Mapping[str, Any]) -> "Styler":
+    """Why source rows did not become rows or tasks, with counts; own rows are all kept."""
     left_out = manifest.get("left_out", {"(own rows: all kept)": 0})
     return style(pd.DataFrame({"reason": left_out.keys(), "rows": left_out.values()}))
 
 
-def show_answerability(manifest: dict[str, Any]) -> "Styler":
-    """Where the gold values of each track and split come from; nothing to count for own rows without facts."""
-    counts = manifest["answerability"]
+def show_answerability(manifest: Manifest) -> "Styler":
+    """Where the gold values of each track and split come from; unknown for rows without facts."""
     heads = {
         "values_request": "in the request",
         "values_default": "a default",
@@ -57,21 +62,15 @@ def show_answerability(manifest: dict[str, Any]) -> "Styler":
     }
     records = [
         {"track": track, "split": split, "rows": manifest["rows"][track][split]}
-        | {heads.get(name, name): n for name, n in numbers.items()}
-        for track, splits in counts.items()
-        for split, numbers in splits.items()
+        | {heads.get(name, name): n for name, n in counts.items()}
+        for track, splits in manifest["answerability"].items()
+        for split, counts in splits.items()
     ]
-    return show_records(
-        records
-        or [
-            {
-                "track": "own rows without tools.json or schema.json: nothing is known of their values"
-            }
-        ]
-    )
+    unknown = "own rows without tools.json or schema.json: nothing is known of their values"
+    return show_records(records or [{"track": unknown}])
 
 
-def show_warnings(records: list[dict[str, Any]]) -> "Styler":
+def show_warnings(records: Sequence[Mapping[str, Any]]) -> "Styler":
     """What is likely to go wrong, track by track (foresight.list_warnings)."""
     shown = [
         {
@@ -85,15 +84,14 @@ def show_warnings(records: list[dict[str, Any]]) -> "Styler":
     return show_texts(shown or [{"track": "nothing found"}])
 
 
-def show_asked(records: list[dict[str, str]]) -> "Styler":
+def show_asked(records: Sequence[Mapping[str, str]]) -> "Styler":
     """One test prompt of each track as each model will see it (foresight.preview_prompts)."""
     return show_texts(records, "the first test row of each track, as it will be asked")
 
 
-def show_rows(rows: dict[str, dict[str, list[Row]]], track: Track, n: int = 3) -> "Styler":
-    """The first n test rows of a track, prompt beside completion; an empty table when the dataset lacks the track."""
-    found = rows.get(track, {}).get("test", [])
-    table = pd.DataFrame(
-        [{"prompt": r.prompt, "completion": r.completion} for r in found[:n]], dtype=object
-    )
-    return style_texts(table, f"{track}: {min(n, len(found))} of {len(found)} test rows")
+def show_rows(rows: Rows, track: Track, n: int = 3) -> "Styler":
+    """The first n test rows of a track, prompt beside completion; none where it has no rows."""
+    of_test: Sequence[Row] = rows.get(track, {}).get("test", [])
+    records = [{"prompt": row.prompt, "completion": row.completion} for row in of_test[:n]]
+    caption = f"{track}: {len(records)} of {len(of_test)} test rows"
+    return style_texts(pd.DataFrame(records, dtype=object), caption)

@@ -1,16 +1,19 @@
-"""Fine-tunes the SLM with Unsloth QLoRA: a track's rows, or chats of any kind; adapter and run card.
+"""Fine-tunes the SLM with Unsloth QLoRA on a track's rows or other chats: adapter and run card.
 
-The loss is on trained turns and their end-of-turn tokens only (labels.py). Without a GPU the same code trains through
-Unsloth's CPU mode, on float32 weights; the run card lists this and every other departure from the fixed settings.
+The loss is on trained turns and their end-of-turn tokens only (labels.py). Without a GPU the same
+code trains through Unsloth's CPU mode, on float32 weights; the run card lists this and every other
+departure from the fixed settings.
 """
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from swaplib.evaluation.decision import read_decision
 from swaplib.files import hash_text
+from swaplib.formats.run_card import RunCard
 from swaplib.metrics import Track, canonical_json, check_track
 from swaplib.models.adapters import read_card
 from swaplib.models.local_checkpoint import Checkpoint
@@ -18,9 +21,10 @@ from swaplib.rows import read_rows
 from swaplib.runs import lock_run, new_folder, open_run
 from swaplib.settings import Settings, check_sizes, show_path
 from swaplib.tracing.outbox import check_tracing
-from swaplib.training.chats import ChatSet, gather_rows
+from swaplib.training.adapter_folder import save_adapter
+from swaplib.training.chats import Chat, ChatSet, gather_rows
 from swaplib.training.labels import TokenizedChat, label_chat, label_chats, prove_labels
-from swaplib.training.sft import Recipe, import_unsloth, save_adapter, train
+from swaplib.training.sft import Recipe, import_unsloth, train
 
 
 def fine_tune(
@@ -29,28 +33,28 @@ def fine_tune(
     force: bool = False,
     row_limit: int | None = None,
     recipe: Recipe | None = None,
-) -> dict[str, Any] | None:
+) -> RunCard | None:
     """Train the track's adapter when its decision says FINE_TUNE=1, or when forced.
 
     Args:
-        settings: Says where rows, checkpoint and results lie.
-        track: `structured` or `toolcall`.
         force: Train whatever the decision says, or without one.
         row_limit: As for find_sizes.
-        recipe: The settings; None for the specification's.
+        recipe: None for the specification's.
 
     Returns:
-        The run card, or None when nothing is to be done. An adapter that was trained on the same rows with the same recipe
-        is not trained again.
+        The run card, or None when nothing is to be done. An adapter that was trained on the same
+        rows with the same recipe is not trained again.
 
     Raises:
-        FileNotFoundError, ValueError: The decision, the rows or the checkpoint are missing or do not fit.
+        FileNotFoundError, ValueError: The decision, the rows or the checkpoint are missing or do
+            not fit.
     """
     check_tracing(settings)
     chosen = choose_rows(settings, track, force, row_limit)
     if chosen is None:
         print(
-            f"FINE_TUNE=0 for {track}: by the rule the SLM is good enough as it is, so there is nothing to train."
+            f"FINE_TUNE=0 for {track}: by the rule the base SLM is good enough, so there is "
+            "nothing to train."
         )
         return None
     return train_adapter(settings, {track: chosen}, settings.adapter_of(track), recipe or Recipe())
@@ -59,7 +63,7 @@ def fine_tune(
 def choose_rows(
     settings: Settings, track: Track, force: bool = False, row_limit: int | None = None
 ) -> ChatSet | None:
-    """The rows that fine_tune trains on, as chats; None when the decision says FINE_TUNE=0 and nothing is forced.
+    """The rows that fine_tune trains on, as chats; None when it trains nothing.
 
     Raises:
         FileNotFoundError, ValueError: The decision or the rows are missing or do not fit.
@@ -72,12 +76,9 @@ def choose_rows(
         split: read_rows(settings.dataset / track / f"{split}.jsonl", track) for split in sizes
     }
     rows = {split: whole[split][:n] for split, n in sizes.items()}
-    is_cut = len(rows["train"]) < len(whole["train"])
-    cut = (
-        f"only the first {len(rows['train'])} train rows and {len(rows['val'])} val rows"
-        if is_cut
-        else None
-    )
+    cut = None
+    if len(rows["train"]) < len(whole["train"]):
+        cut = f"only the first {len(rows['train'])} train rows and {len(rows['val'])} val rows"
     return gather_rows(track, rows, cut)
 
 
@@ -85,7 +86,7 @@ def find_sizes(settings: Settings, row_limit: int | None) -> dict[str, int | Non
     """How many of `train` and of `val` are taken; None for all.
 
     Args:
-        settings: SWAP_ROW_LIMIT caps the limit.
+        settings: Its SWAP_ROW_LIMIT caps the limit.
         row_limit: Only the first of train, and a quarter as many of val; None for all.
 
     Raises:
@@ -97,7 +98,7 @@ def find_sizes(settings: Settings, row_limit: int | None) -> dict[str, int | Non
 
 
 def preview_labels(settings: Settings, chosen: ChatSet | None, n: int = 3) -> list[dict[str, Any]]:
-    """The label proof of the first n train chats, for a person to read; training proves every chat.
+    """The label proof of the first n train chats, to be read; training proves every chat.
 
     Returns:
         One record for each chat, as prove_labels makes them; none when nothing is to be trained.
@@ -115,53 +116,61 @@ def preview_labels(settings: Settings, chosen: ChatSet | None, n: int = 3) -> li
 
 def train_adapter(
     settings: Settings,
-    chosen: dict[str, ChatSet],
+    chosen: Mapping[str, ChatSet],
     target: Path,
     recipe: Recipe,
     is_compact: bool = False,
     session_id: str | None = None,
-) -> dict[str, Any]:
-    """Train an adapter on chats, each proved before a step is made, and put it in its place when it is whole.
+) -> RunCard:
+    """Train an adapter on chats and move it to its folder when it is whole.
 
-    A training that was killed goes on from its last checkpoint: the same call finds it by a hash of rows, recipe and base.
+    Every chat's labels are proved before the first step. A training that was killed resumes from
+    its last checkpoint: the same call finds it by a hash of rows, recipe and base.
 
     Args:
-        settings: Says where the checkpoint and the runs lie.
-        chosen: What is trained on, by the names of its tracks or `agent`.
-        target: The adapter's folder; another one there is replaced.
-        recipe: The settings.
+        settings: Has the checkpoint's path and the folder of runs.
+        chosen: What is trained on, by track or as `agent`.
+        target: The adapter's folder; another adapter there is replaced.
+        recipe: The hyperparameters.
         is_compact: Save the weights in bfloat16, half the size, and no tokenizer.
         session_id: The trace's Langfuse session.
 
     Returns:
-        The run card, which also lies in the adapter's folder as `run_card.json`.
+        The run card, as it is in `run_card.json` of the adapter's folder.
     """
     import_unsloth()
     slm = Checkpoint(settings.slm_model_path)
-    chats = {
-        split: [chat for one in chosen.values() for chat in one.chats[split]]
-        for split in ("train", "val")
-    }
-    examples = label_chats(slm, chats, recipe.sequence_length)
+    examples = label_chats(slm, _join_sets(chosen), recipe.sequence_length)
     key, facts = _describe(slm, chosen, recipe, session_id)
     planned = new_folder(settings, "-".join(chosen), "train", key)
     with lock_run(settings, key, planned, is_wanted=_is_unfinished) as folder:
         if card := _find_card(target, key):
             print(
-                f"trained before: {show_path(target)} (run {card['run']['run_id']}). Delete the folder to train anew."
+                f"trained before: {show_path(target)} (run {card['run']['run_id']}). "
+                "Delete the folder to train again."
             )
             return card
         return _train_run(settings, slm, examples, recipe, folder, facts, target, is_compact)
 
 
+def _join_sets(chosen: Mapping[str, ChatSet]) -> dict[str, list[Chat]]:
+    """The chats of all tracks, by split."""
+    return {
+        split: [chat for one in chosen.values() for chat in one.chats[split]]
+        for split in ("train", "val")
+    }
+
+
 def _describe(
-    slm: Checkpoint, chosen: dict[str, ChatSet], recipe: Recipe, session_id: str | None
+    slm: Checkpoint, chosen: Mapping[str, ChatSet], recipe: Recipe, session_id: str | None
 ) -> tuple[str, dict[str, Any]]:
-    """A key that the same training has again, and what the run card says of it before it has begun."""
-    identity, used, fixed = slm.identity(), asdict(recipe), asdict(Recipe())
+    """A key that the same training gets again, and what is known before it begins."""
+    identity = slm.identity()
+    used, fixed = asdict(recipe), asdict(Recipe())
     hashes = {name: one.sha256 for name, one in chosen.items()}
     question = {"recipe": used, "rows_sha256": hashes, "checkpoint": identity["checkpoint_sha256"]}
-    question |= {"template": identity["template"]} if "template" in identity else {}
+    if "template" in identity:
+        question["template"] = identity["template"]
     departures = [
         f"{name} {used[name]} in place of {value}"
         for name, value in fixed.items()
@@ -183,10 +192,11 @@ def _is_unfinished(folder: Path) -> bool:
     return folder.is_dir() and not (folder / "run_card.json").is_file()
 
 
-def _find_card(target: Path, key: str) -> dict[str, Any] | None:
-    """The run card of the adapter at a place, when it answers the same question."""
+def _find_card(target: Path, key: str) -> RunCard | None:
+    """The run card of the adapter in a folder, when it is of the very same training."""
     card = read_card(target)
-    return card if card.get("run", {}).get("run_id", "").endswith(f"-{key}") else None
+    is_same = card.get("run", {}).get("run_id", "").endswith(f"-{key}")
+    return cast(RunCard, card) if is_same else None  # JSON that _train_run has written
 
 
 def _train_run(
@@ -198,19 +208,20 @@ def _train_run(
     facts: dict[str, Any],
     target: Path,
     is_compact: bool,
-) -> dict[str, Any]:
-    """Train under one trace, put the adapter in its place with its card, deliver the trace."""
+) -> RunCard:
+    """Train under one trace, write the adapter with its card, deliver the trace."""
     tracks = list(facts["rows"])
-    print(
-        f"training on {len(examples['train'])} rows, validating on {len(examples['val'])} · run {show_path(folder)}"
-    )
-    name, session = f"train {' '.join(tracks)}", facts.get("session_id")
-    with open_run(settings, folder, name, facts, [*tracks, "train"], session) as run:
+    n_train, n_val = len(examples["train"]), len(examples["val"])
+    print(f"training on {n_train} rows, validating on {n_val} · run {show_path(folder)}")
+    name, tags = f"train {' '.join(tracks)}", [*tracks, "train"]
+    with open_run(settings, folder, name, facts, tags, facts["session_id"]) as run:
         outcome, model = train(slm, examples, recipe, folder / "checkpoints", run.trace)
-        run.trace.finish({**outcome["final"], "adapter": show_path(target)}, outcome["final"])
+        final = outcome["final"]
+        losses = {"mean_train_loss": final["mean_train_loss"], "val_loss": final["val_loss"]}
+        run.trace.finish({**losses, "adapter": show_path(target)}, losses)
         outcome["departures"] += facts["departures"]
         card = run.record("run_card.json", {**facts, **outcome}, target / "run_card.json")
         save_adapter(model, slm, target, card, is_compact)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     print(f"adapter: {show_path(target)}")
-    return card
+    return cast(RunCard, card)  # facts, outcome and the run's own section

@@ -1,13 +1,13 @@
-"""Chats as tokens and labels, and the proof that the loss is on trained turns and the tokens that end them, nothing else.
+"""Chats as tokens and labels, and the proof that only trained turns and their ends carry loss.
 
-Prompts are rendered by the code that renders them for evaluation, so a model is trained on what it will be asked. A row is
-a chat with one trained turn (chats.py), a trajectory one with several:
+Prompts are rendered by the code that renders them for evaluation, so a model is trained on what it
+will be asked. A row is a chat with one trained turn (chats.py), a trajectory one with several:
 
     … <|im_start|>assistant\\n | <tool_call name="circle_area">{"radius":5}</tool_call><|im_end|>
     no loss: IGNORED          | loss: the label is the token
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, zip_longest
 from typing import Any
@@ -20,20 +20,22 @@ IGNORED = -100  # the label of a token that carries no loss
 
 @dataclass(frozen=True)
 class TokenizedChat:
-    """One chat as tokens: `input_ids` and `labels` of equal length; a label of IGNORED carries no loss."""
+    """One chat as tokens, and as many labels; a label of IGNORED carries no loss."""
 
     input_ids: list[int]
     labels: list[int]
 
 
 def label_chat(slm: Checkpoint, chat: Chat) -> TokenizedChat:
-    """Tokenise a chat; labels cover each trained turn and the token that ends it. What follows the last one is left out.
+    """Tokenise a chat; labels cover each trained turn and the token that ends it.
 
-    Each turn is tokenised apart from what stands before it, because that is how generation meets it.
+    What follows the last trained turn is left out. Each turn is tokenised apart from the text
+    before it, because that is how generation meets it.
 
     Raises:
-        ValueError: The chat template renders a turn in another way than prompt, turn, end of turn, or changes earlier turns
-            when later ones follow; the model would be asked with something else than it learned.
+        ValueError: The chat template does not render a turn as prompt, turn and end of turn, or
+            changes earlier turns when later ones follow; the model would be asked with something
+            else than it was trained on.
     """
     ids: list[int] = []
     labels: list[int] = []
@@ -49,8 +51,9 @@ def label_chat(slm: Checkpoint, chat: Chat) -> TokenizedChat:
             and whole[len(prompt) :].rstrip() == turn
         ):
             raise ValueError(
-                f"the chat template of {slm.path.name} does not render chat {chat.id} as prompt, turn and "
-                f"{slm.turn_end!r} one after the other: message {i} comes out as {whole[len(prompt) :][-80:]!r}"
+                f"the chat template of {slm.path.name} does not render chat {chat.id} as prompt, "
+                f"turn and {slm.turn_end!r} one after the other: message {i} comes out as "
+                f"{whole[len(prompt) :][-80:]!r}"
             )
         for text, carries_loss in ((prompt[len(reached) :], False), (turn, True)):
             tokens = slm.encode(text)
@@ -61,47 +64,52 @@ def label_chat(slm: Checkpoint, chat: Chat) -> TokenizedChat:
 
 
 def label_chats(
-    slm: Checkpoint, chats: dict[str, list[Chat]], limit: int
+    slm: Checkpoint, chats: Mapping[str, Sequence[Chat]], limit: int
 ) -> dict[str, list[TokenizedChat]]:
     """Tokenise and prove the chats of several splits, such as train and val.
 
     Raises:
-        ValueError: Chats are longer than `limit` tokens (all are listed, none is cut), or the label proof fails.
+        ValueError: Chats are longer than `limit` tokens (all are listed, none is cut), or the label
+            proof fails.
     """
     examples = {
         split: [label_chat(slm, chat) for chat in of_split] for split, of_split in chats.items()
     }
     lengths = [
         (chat.id, len(example.input_ids))
-        for split, made in examples.items()
-        for chat, example in zip(chats[split], made, strict=True)
+        for split, of_split in examples.items()
+        for chat, example in zip(chats[split], of_split, strict=True)
     ]
     if too_long := [f"  {name}: {length} tokens" for name, length in lengths if length > limit]:
         raise ValueError(
-            f"{len(too_long)} chat(s) exceed {limit} tokens. Shorten these rows, or capture these tasks with fewer steps or "
-            "shorter answers:\n" + "\n".join(too_long)
+            f"{len(too_long)} chat(s) exceed {limit} tokens. Shorten these rows, or capture these "
+            "tasks with fewer steps or shorter answers:\n" + "\n".join(too_long)
         )
-    for split, made in examples.items():
-        prove_labels(slm, chats[split], made)
+    for split, of_split in examples.items():
+        prove_labels(slm, chats[split], of_split)
     return examples
 
 
 def prove_labels(
     slm: Checkpoint, chats: Sequence[Chat], examples: Sequence[TokenizedChat]
 ) -> list[dict[str, Any]]:
-    """Decode what would be trained and what would not and compare both with the chats, so that nobody has to believe a mask.
+    """Decode what would be trained and what would not, and compare both with the chats.
+
+    Nobody has to believe a mask then.
 
     Args:
         slm: Has the tokenizer, and the rendering that evaluation uses.
-        chats: The chats.
-        examples: Their tokens and labels, in the same order.
+        chats: What was tokenised.
+        examples: The chats' tokens and labels, in the same order.
 
     Returns:
-        One record for each chat: `chat`, `tokens`, `trained_tokens`, `trained` and `not_trained`, the texts.
+        One record for each chat: `chat`, `tokens`, `trained_tokens`, and the texts `trained` and
+        `not_trained`.
 
     Raises:
-        ValueError: Names the first chat where a prompt, an observation or a failed turn would be trained, a good turn or its
-            end would not or is changed, or the prompt of a turn is not the one that evaluation or the agent asks with.
+        ValueError: Names the first chat where a prompt, an observation or a failed turn would be
+            trained, where a good turn or its end would not or is changed, or where the prompt of a
+            turn is not the one that evaluation or the agent asks with.
     """
     records = []
     for chat, example in zip(chats, examples, strict=True):
@@ -112,8 +120,9 @@ def prove_labels(
         )
         if problem := _find_problem(slm, chat, example, trained):
             raise ValueError(
-                f"label proof, chat {chat.id}: {problem}. Nothing was trained. Mend the row, or take the trajectory's line "
-                "out of its capture's trajectories.jsonl and run 07_build again."
+                f"label proof, chat {chat.id}: {problem}. Nothing was trained. Mend the row, or "
+                "take the trajectory's line out of its capture's trajectories.jsonl and run "
+                "07_build again."
             )
         n_trained = sum(label != IGNORED for label in example.labels)
         record = {"chat": chat.id, "tokens": len(example.labels), "trained_tokens": n_trained}
@@ -131,28 +140,39 @@ def _list_runs(example: TokenizedChat) -> list[tuple[bool, list[int]]]:
 
 
 def _find_problem(
-    slm: Checkpoint, chat: Chat, example: TokenizedChat, trained: list[str]
+    slm: Checkpoint, chat: Chat, example: TokenizedChat, trained: Sequence[str]
 ) -> str | None:
+    """What is wrong with a chat's labels, in words, or None."""
+    pairs = zip(example.input_ids, example.labels, strict=True)
+    if any(label not in (IGNORED, token) for token, label in pairs):
+        return "a label is another token than the one it is for"
     places = [i for i, carries_loss in enumerate(chat.is_trained) if carries_loss]
-    wanted = [chat.messages[i]["content"] + slm.turn_end for i in places]
-    if any(
-        label not in (IGNORED, token)
-        for token, label in zip(example.input_ids, example.labels, strict=True)
-    ):
-        return "a label is another token than the one it stands at"
-    for number, (found, right) in enumerate(zip_longest(trained, wanted, fillvalue=""), start=1):
-        if found != right:
-            k = next(k for k, (one, other) in enumerate(zip_longest(found, right)) if one != other)
-            there = f"from character {k} on {found[k : k + 60]!a} is trained where {right[k : k + 60]!a} is expected"
-            return f"trained turn {number} of {len(wanted)}: {there}"
+    expected = [chat.messages[i]["content"] + slm.turn_end for i in places]
+    if problem := _compare_turns(trained, expected):
+        return problem
     if any(slm.control_ids & set(ids[:-1]) for is_loss, ids in _list_runs(example) if is_loss):
-        return "a trained turn holds a control token, so it would teach the model to go on in another's part"
+        return (
+            "a trained turn holds a control token, so it would teach the model to continue in the "
+            "part of another speaker"
+        )
     reached = 0
-    for i, turn in zip(places, wanted, strict=True):
-        asked = slm.encode(slm.render(chat.messages[:i]))
-        if example.input_ids[: len(asked)] != asked:
+    for i, turn in zip(places, expected, strict=True):
+        prompt_ids = slm.encode(slm.render(chat.messages[:i]))
+        if example.input_ids[: len(prompt_ids)] != prompt_ids:
             return "the prompt of a turn is not the one that the model is asked with"
-        reached = len(asked) + len(slm.encode(turn))
-    return (
-        None if reached == len(example.input_ids) else "tokens stand behind the last trained turn"
-    )
+        reached = len(prompt_ids) + len(slm.encode(turn))
+    return None if reached == len(example.input_ids) else "tokens follow the last trained turn"
+
+
+def _compare_turns(trained: Sequence[str], expected: Sequence[str]) -> str | None:
+    """Where the trained texts first differ from a chat's trained turns, in words, or None."""
+    turns = zip_longest(trained, expected, fillvalue="")
+    for number, (actual, right) in enumerate(turns, start=1):
+        if actual != right:
+            characters = enumerate(zip_longest(actual, right))
+            k = next(k for k, (one, other) in characters if one != other)
+            return (
+                f"trained turn {number} of {len(expected)}: from character {k} on "
+                f"{actual[k : k + 60]!a} is trained where {right[k : k + 60]!a} is expected"
+            )
+    return None

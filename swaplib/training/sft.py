@@ -1,6 +1,7 @@
-"""One training with Unsloth: the fixed settings in TRL's words, progress, checkpoints, the adapter's folder.
+"""One training with Unsloth: the fixed settings in TRL's words, progress, checkpoints.
 
-It takes examples (labels.py) and gives a model; it knows nothing of tracks, decisions or run cards.
+It takes tokenised chats (labels.py) and gives a model; it knows nothing of tracks, decisions or run
+cards.
 """
 
 import contextlib
@@ -8,7 +9,7 @@ import io
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
@@ -16,17 +17,18 @@ from typing import Any
 
 from tqdm import tqdm
 
-from swaplib.files import replaced_folder, write_json
+from swaplib.formats.run_card import LossPoint, TrainingOutcome
 from swaplib.models.local_checkpoint import SEQUENCE_LENGTH, Checkpoint
 from swaplib.tracing import run_trace
 from swaplib.training.labels import IGNORED, TokenizedChat
 
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+NO_GPU = "no GPU: float32 weights in place of 4-bit, AdamW in place of 8-bit AdamW"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of a training; the defaults are the specification's, but for the batch size, which is ours to choose."""
+    """Hyperparameters: the specification's by default, except the batch size, which is ours."""
 
     rank: int = 64
     alpha: int = 16
@@ -40,7 +42,7 @@ class Recipe:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep banners and loading bars out of notebooks; what fails inside is raised as ever."""
+    """Keep banners and loading bars out of notebooks; errors are raised as usual."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield
@@ -54,12 +56,12 @@ def import_unsloth() -> None:
 
 def train(
     base: Checkpoint,
-    examples: dict[str, list[TokenizedChat]],
+    examples: Mapping[str, Sequence[TokenizedChat]],
     recipe: Recipe,
     work: Path,
     trace: run_trace.RunTrace,
-) -> tuple[dict[str, Any], Any]:
-    """Train with Unsloth; returns what happened, for the run card, and the model with its adapter."""
+) -> tuple[TrainingOutcome, Any]:
+    """Train with Unsloth; returns what happened, and the model with its adapter."""
     import torch
 
     has_gpu = torch.cuda.is_available()
@@ -69,14 +71,12 @@ def train(
         trainer = make_trainer(model, base.tokenizer, examples, recipe, work)
     trainer.add_callback(_make_callback(trace))
     result = trainer.train(resume_from_checkpoint=checkpoint)
-    history = trainer.state.log_history
-    if not any("eval_loss" in log and log["step"] == trainer.state.global_step for log in history):
+    if trainer.state.global_step not in {p["step"] for p in _list_losses(trainer, "eval_loss")}:
         trainer.evaluate()  # which adds its own line to the history
-    losses = [{"step": log["step"], "loss": log["loss"]} for log in history if "loss" in log]
-    validation = [
-        {"step": log["step"], "loss": log["eval_loss"]} for log in history if "eval_loss" in log
-    ]
-    outcome = {
+    losses = _list_losses(trainer, "loss")
+    validation = _list_losses(trainer, "eval_loss")
+    peak = torch.cuda.max_memory_allocated() / 2**30 if has_gpu else None
+    outcome: TrainingOutcome = {
         "steps": trainer.state.global_step,
         "rows_trained": len(examples["train"]) * recipe.epochs,
         "final": {
@@ -85,21 +85,25 @@ def train(
         },
         "losses": losses,
         "validation": validation,
-        "departures": []
-        if has_gpu
-        else ["no GPU: float32 weights in place of 4-bit, AdamW in place of 8-bit AdamW"],
+        "departures": [] if has_gpu else [NO_GPU],
         "resumed_from": Path(checkpoint).name if checkpoint else None,
-        # validation included, loading not; of a training that was killed only the last part is known
+        # With validation, without loading; of a training that was killed, the time is not known.
         "seconds": None if checkpoint else round(result.metrics["train_runtime"], 1),
-        "peak_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if has_gpu else None,
+        "peak_memory_gib": None if peak is None else round(peak, 2),
     }
     return outcome, trainer.model
+
+
+def _list_losses(trainer: Any, name: str) -> list[LossPoint]:
+    """The losses of that name in a trainer's history."""
+    history = trainer.state.log_history
+    return [{"step": log["step"], "loss": log[name]} for log in history if name in log]
 
 
 def make_trainer(
     model: Any,
     tokenizer: Any,
-    examples: dict[str, list[TokenizedChat]],
+    examples: Mapping[str, Sequence[TokenizedChat]],
     recipe: Recipe,
     work: Path,
     has_gradient_checkpointing: bool = False,
@@ -109,14 +113,14 @@ def make_trainer(
     Args:
         model: A model with a fresh adapter, such as load_for_training makes.
         tokenizer: Its checkpoint's; it pads the batches.
-        examples: The tokens and labels of `train` and `val`.
-        recipe: The settings.
+        examples: The chats of `train` and `val`.
+        recipe: The hyperparameters.
         work: The folder of the training's own checkpoints.
         has_gradient_checkpointing: As the model was loaded: less memory, more time.
     """
     from datasets import Dataset
     from transformers import DataCollatorForSeq2Seq, PrinterCallback
-    from trl import SFTTrainer
+    from trl.trainer.sft_trainer import SFTTrainer
 
     trainer = SFTTrainer(
         model=model,
@@ -152,8 +156,7 @@ def _make_callback(trace: run_trace.RunTrace) -> Any:
             self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any
         ) -> None:
             names = {"loss": "loss", "eval_loss": "val_loss"}
-            found = {names[key]: f"{value:.3f}" for key, value in logs.items() if key in names}
-            self.shown |= found
+            self.shown |= {names[key]: f"{logs[key]:.3f}" for key in names if key in logs}
             self.bar.set_postfix(self.shown)
             kind = "validation" if "eval_loss" in logs else "loss" if "loss" in logs else "summary"
             trace.add_event(f"step {state.global_step} {kind}", dict(logs))
@@ -165,9 +168,9 @@ def _make_callback(trace: run_trace.RunTrace) -> Any:
 
 
 def _make_config(recipe: Recipe, work: Path, n_rows: int, has_gradient_checkpointing: bool) -> Any:
-    """The recipe in TRL's words, with about four validations and eight checkpoints on the way."""
+    """The recipe in TRL's words, with about four validations and eight checkpoints."""
     import torch
-    from trl import SFTConfig
+    from trl.trainer.sft_config import SFTConfig
 
     has_gpu = torch.cuda.is_available()
     steps = max(1, n_rows * recipe.epochs // recipe.batch_size)
@@ -223,7 +226,7 @@ def load_for_training(
 
 
 def _find_checkpoint(work: Path) -> str | None:
-    """The newest checkpoint that was written whole (its trainer_state.json comes last)."""
+    """The newest checkpoint that was written whole: its trainer_state.json is written last."""
     whole = [path.parent for path in work.glob("checkpoint-*/trainer_state.json") if _is_json(path)]
     return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
 
@@ -233,25 +236,3 @@ def _is_json(path: Path) -> bool:
         return isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
     except ValueError:
         return False
-
-
-def save_adapter(
-    model: Any, base: Checkpoint, target: Path, card: dict[str, Any], is_compact: bool
-) -> None:
-    """Write adapter, tokenizer and card to their place, all or nothing: a half-written adapter never loads."""
-    import torch
-    from safetensors.torch import load_file, save_file
-
-    with replaced_folder(target) as built:
-        # a name: where the checkpoint lay says nothing to others
-        model.peft_config["default"].base_model_name_or_path = base.path.name
-        model.save_pretrained(built, save_embedding_layers=False)  # "auto" would ask the hub
-        (built / "README.md").unlink(missing_ok=True)
-        if is_compact:
-            file = built / "adapter_model.safetensors"
-            save_file(
-                {name: weight.to(torch.bfloat16) for name, weight in load_file(file).items()}, file
-            )
-        else:
-            base.tokenizer.save_pretrained(built)
-        write_json(built / "run_card.json", card)

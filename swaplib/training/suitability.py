@@ -1,7 +1,9 @@
-"""What `swap doctor` says of a checkpoint besides that it loads: how its chats are written, whether 04 can train it.
+"""What `swap doctor` says of a checkpoint that loads: how its chats are written, can 04 train it.
 
-the system text goes before the request, since the template has no place for it; filled in with enable_thinking false;
-04 can train it (qwen3)
+For example:
+
+    its template takes a system message; its template is filled in with enable_thinking false;
+    04 can train it (qwen3)
 """
 
 import json
@@ -17,7 +19,7 @@ from swaplib.training.sft import LINEAR_LAYERS
 if TYPE_CHECKING:
     from swaplib.models.local_model import LoadedModel
 
-# what is scored, trained and acted upon is written so
+# These are the forms of what is scored, trained and acted upon.
 _SAMPLES = (
     format_tool_call("pour_tea", {"cups": 2}),
     '[{"name":"pour_tea","arguments":{"cups":2}}]',
@@ -39,32 +41,34 @@ def describe_checkpoint(checkpoint: Checkpoint) -> list[str]:
         )
     if checkpoint.render(templates.TRIAL).rstrip().endswith("<think>"):
         said.append(
-            "its template begins every answer with <think>, which nothing switches off: 256 tokens may not be enough"
+            "its template begins every answer with <think>, which nothing switches off: "
+            "256 tokens may not be enough"
         )
     return [*said, describe_training(checkpoint)]
 
 
 def _describe_system(checkpoint: Checkpoint) -> str:
     if checkpoint.folds_system:
-        return "its template has no place for a system message, so all models are asked with that text before the request"
+        return (
+            "its template has no place for a system message, so all models are asked with that "
+            "text before the request"
+        )
     return "its template takes a system message"
 
 
 def describe_training(checkpoint: Checkpoint) -> str:
-    """Whether 04 can train a checkpoint: it has the layers that an adapter is put on, by the headers of its files."""
-    kind = json.loads((checkpoint.path / "config.json").read_text(encoding="utf-8")).get(
-        "model_type", "of unknown kind"
-    )
+    """Whether 04 can train a checkpoint, which needs the layers that an adapter is put on."""
+    config = json.loads((checkpoint.path / "config.json").read_text(encoding="utf-8"))
+    kind = config.get("model_type", "of unknown kind")
     names = read_headers(checkpoint.path)
-    if lacking := [
-        layer for layer in LINEAR_LAYERS if not any(f".{layer}." in name for name in names)
-    ]:
+    lacking = [layer for layer in LINEAR_LAYERS if not any(f".{layer}." in name for name in names)]
+    if lacking:
         return f"04 cannot train it ({kind} has no {', '.join(lacking)})"
     return f"04 can train it ({kind})"
 
 
 def check_tags(model: "LoadedModel") -> None:
-    """Refuse a checkpoint that has a token for what an answer is written with, and has never been trained on it.
+    """Refuse a checkpoint whose token for a part of an answer's form was never trained.
 
     Raises:
         ValueError: Names the tokens, and says what to do.
@@ -75,7 +79,8 @@ def check_tags(model: "LoadedModel") -> None:
     untrained = checkpoint.tokenizer.convert_ids_to_tokens(find_untrained(model.network, written))
     if untrained:
         raise ValueError(
-            f"{checkpoint.path} has a token for {', '.join(untrained)} that no training has touched (its embedding is "
-            "another token's, too): the model can hardly write it, nor does 04 train embeddings. Take another "
-            "checkpoint, or a GGUF file of this one (`swap download --gguf`), where such a token is read as the text it is."
+            f"{checkpoint.path} has a token for {', '.join(untrained)} that no training has "
+            "touched (its embedding is another token's, too): the model can hardly write it, nor "
+            "does 04 train embeddings. Take another checkpoint, or a GGUF file of this one "
+            "(`swap download --gguf`), where such a token is read as the text it is."
         )

@@ -1,0 +1,39 @@
+"""Tables of a training, for 04 and 08: the label proof and the run card. It computes nothing."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from swaplib.formats.run_card import RunCard
+from swaplib.report.styles import style
+from swaplib.report.tables import show_texts
+
+if TYPE_CHECKING:
+    from pandas.io.formats.style import Styler
+
+
+def show_labels(records: Sequence[Mapping[str, Any]]) -> "Styler":
+    """The label proof's records: what would be trained of each chat, and what would not."""
+    return show_texts(records)
+
+
+def show_run_card(card: RunCard | None) -> "Styler":
+    """What a training did, from its run card; without one, that nothing was trained."""
+    if card is None:
+        nothing = "none: nothing had to be trained, or nothing was kept"
+        return style(pd.DataFrame({"training": [nothing]}))
+    rows = [f"{track}: {n['train']} train, {n['val']} val" for track, n in card["rows"].items()]
+    facts = {
+        "base": card["base"],
+        "rows": "; ".join(rows),
+        "steps": card["steps"],
+        **{name.replace("_", " "): f"{loss:.3f}" for name, loss in card["final"].items()},
+        **{name.replace("_", " "): value for name, value in card["recipe"].items()},
+        "seconds": card["seconds"] or "(unknown)",
+        "resumed from": card["resumed_from"] or "(not killed)",
+        "device": card["run"]["device"],
+        "departures from the fixed settings": "; ".join(card["departures"]) or "none",
+    }
+    values = [str(value) for value in facts.values()]
+    return style(pd.DataFrame({"what": facts.keys(), "value": values}))
