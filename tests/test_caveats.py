@@ -163,8 +163,8 @@ def test_the_ceiling_counts_only_read_rows_that_nobody_got(two_runs, monkeypatch
     assert found == {
         "n_rows": 6,
         "nobody": [1, 3],
-        "impossible": {1: "r"},
-        "guess": {3: "r"},
+        "impossible": {"1": "r"},
+        "guess": {"3": "r"},
         "rate": 5 / 6,
     }
     both = caveats.find_ceiling(comparison.open_compared(two_runs, "toolcall", "azure", "slm"))

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 from test_names import ALL_NAMES
 
-from swaplib.evaluation import costs
+from swaplib.evaluation import costs, usage
 from swaplib.evaluation.costs import Prices
 from swaplib.report import figures, headlines
 from swaplib.rows import Generation, LedgerLine
@@ -25,13 +25,13 @@ def line(
 
 
 def metrics(ledger, right=5) -> dict:
-    return {"n_rows": len(ledger), "extra": costs.measure_ledger(ledger) | {"right": right}}
+    return {"n_rows": len(ledger), "extra": usage.measure_ledger(ledger) | {"right": right}}
 
 
 def test_a_ledger_as_worked_by_hand():
     # two calls that overlap by half a second, a pause, one call: 1.5 s + 2 s at work
     ledger = [line(0, 1000, 101.0), line(1, 1000, 101.5), line(2, 2000, 203.0)]
-    measured = costs.measure_ledger(ledger)
+    measured = usage.measure_ledger(ledger)
     assert (measured["prompt_tokens"], measured["completion_tokens"]) == (300, 150)
     assert (measured["p50_latency_ms"], measured["p95_latency_ms"]) == (1000, 1900)
     assert measured["busy_seconds"] == 3.5
@@ -40,11 +40,11 @@ def test_a_ledger_as_worked_by_hand():
 
 def test_rows_of_a_batch_share_its_time():
     ledger = [line(i, 4000, 50.0 + i / 1000) for i in range(8)]
-    assert costs.find_busy_seconds(ledger) == pytest.approx(4.007)
+    assert usage.find_busy_seconds(ledger) == pytest.approx(4.007)
 
 
 def test_what_a_ledger_does_not_tell_is_not_made_up():
-    measured = costs.measure_ledger([line(0, 1000, None), line(1, 1000, 7.0, tokens=(None, None))])
+    measured = usage.measure_ledger([line(0, 1000, None), line(1, 1000, 7.0, tokens=(None, None))])
     assert [measured[name] for name in ("prompt_tokens", "busy_seconds", "rows_per_second")] == [
         None,
         None,
@@ -55,10 +55,10 @@ def test_what_a_ledger_does_not_tell_is_not_made_up():
     refused = replace(
         refused, generation=replace(refused.generation, output="", finish_reason="content_filter")
     )
-    assert costs.measure_ledger([line(0, 1000, 6.0), refused])["prompt_tokens"] == 100
+    assert usage.measure_ledger([line(0, 1000, 6.0), refused])["prompt_tokens"] == 100
     # Read and answered, but nobody told the usage.
     cut_off = line(1, 10, 7.0, tokens=(None, None), status="truncated")
-    assert costs.measure_ledger([line(0, 1000, 6.0), cut_off])["prompt_tokens"] is None
+    assert usage.measure_ledger([line(0, 1000, 6.0), cut_off])["prompt_tokens"] is None
 
 
 TOO_LONG = Generation("", "truncated", "context_length_exceeded", 9000, 0, 0.0)
@@ -82,7 +82,7 @@ def four_of_ten(unread: Generation) -> list[LedgerLine]:
 
 @pytest.mark.parametrize("unread", UNREAD.values(), ids=UNREAD)
 def test_rows_that_were_never_read_make_no_model_faster_or_cheaper(unread):
-    measured = costs.measure_ledger(four_of_ten(unread))
+    measured = usage.measure_ledger(four_of_ten(unread))
     # 0 ms, were they counted.
     assert (measured["p50_latency_ms"], measured["p95_latency_ms"]) == (1000, 1000)
     assert (measured["busy_seconds"], measured["rows_per_second"]) == (4, 1)  # 2.5 rows a second
@@ -102,7 +102,7 @@ def test_rows_that_were_never_read_make_no_model_faster_or_cheaper(unread):
 def test_a_filter_that_stopped_the_answer_stopped_a_row_that_was_read():
     stopped = Generation("", "filtered", "content_filter", 100, 50, 1000.0)
     ledger = [line(0, 1000, 11.0), LedgerLine(1, "", stopped, {"valid_call": False}, 12.0)]
-    measured = costs.measure_ledger(ledger)
+    measured = usage.measure_ledger(ledger)
     assert (measured["rows_read"], measured["prompt_tokens"], measured["rows_per_second"]) == (
         2,
         200,
@@ -113,7 +113,7 @@ def test_a_filter_that_stopped_the_answer_stopped_a_row_that_was_read():
 @pytest.mark.parametrize("unread", UNREAD.values(), ids=UNREAD)
 def test_a_run_of_which_no_row_was_read_has_no_speed_and_no_price_and_is_shown_all_the_same(unread):
     ledger = [LedgerLine(i, "", unread, {"valid_call": False}, 10.0 + i) for i in range(3)]
-    measured = costs.measure_ledger(ledger)
+    measured = usage.measure_ledger(ledger)
     assert [measured.pop(name) for name in ("rows_read", "prompt_tokens", "completion_tokens")] == [
         0,
         0,
@@ -227,6 +227,17 @@ def test_costs_read_as_a_sentence_and_a_table():
         "counting only right answers from 144,000."
     )
     assert "144,000" in headlines.show_costs(decision).to_html()
+
+
+def test_the_sentence_on_costs_is_about_the_model_asked_for_whatever_else_was_run():
+    hosted, local = (
+        metrics([line(i, ms, 10.0 + i * ms / 1000) for i in range(10)]) for ms in (1000, 100)
+    )
+    runs = {"azure": hosted, "slm": local, "slm-full": hosted, "azure-native": hosted}
+    priced = costs.price_runs(runs, PRICES)
+    assert "pays from 144,000 rows a day on" in costs.describe_costs(priced, "slm")
+    assert "own never pays" in costs.describe_costs(priced, "slm-full")
+    assert "of its own" not in costs.describe_costs(priced, None)
 
 
 def test_a_machine_that_costs_nothing_pays_from_the_first_row_on():

@@ -489,7 +489,7 @@ def test_the_price_of_the_calls_to_come_is_printed_before_they_are_made(toolcall
 def test_an_example_that_is_an_asked_row_is_refused(toolcall_home):
     with (
         serving(right) as (root, exchanges),
-        pytest.raises(ValueError, match="asked rows themselves"),
+        pytest.raises(ValueError, match="evaluated rows themselves"),
     ):
         run_azure(toolcall_home, root, shots=2)
     assert not exchanges

@@ -88,7 +88,7 @@ def test_with_a_served_slm_the_bit_says_whether_an_adapter_is_to_be_asked(served
             served.evaluation / "toolcall_decision.json",
             {"FINE_TUNE": bit, "delta": 0, "run": {"compared": compared}},
         )
-        assert decision.plan_post_eval(served, "toolcall").candidate == candidate
+        assert decision.find_candidate(served, "toolcall").name == candidate
 
 
 AZURE = {

@@ -7,7 +7,7 @@ means is in endpoints.py and replies.py; nothing is scored here.
 
 import asyncio
 import re
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import repeat
@@ -133,7 +133,7 @@ class HostedLLM:
         conversations: Sequence[Sequence[Message]],
         max_new_tokens: int,
         forms: Sequence[NativeForm] | None = None,
-    ) -> Iterator[tuple[int, Generation]]:
+    ) -> Generator[tuple[int, Generation], None, None]:
         """Ask for answers concurrently, and hand them on as they come.
 
         When the consumer stops, the calls in flight are cancelled.

@@ -6,7 +6,7 @@ It scores nothing and writes nothing.
     -> (0, Generation("Yes.", …))
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -48,7 +48,7 @@ class LocalSLM:
         conversations: Sequence[Sequence[Message]],
         max_new_tokens: int,
         forms: Sequence[NativeForm] | None = None,
-    ) -> Iterator[tuple[int, Generation]]:
+    ) -> Generator[tuple[int, Generation], None, None]:
         """Answer conversations, `batch_size` at once.
 
         Args:
