@@ -1,6 +1,7 @@
-"""Sets the whole test session up: a home of its own, the packaged checkpoint, and the stand-in when an item needs it.
+"""Sets up the whole test session: a home of its own, the packaged checkpoint, the stand-in.
 
-nbmake's items are plain pytest items, so fixtures do not reach them; hooks do.
+The stand-in runs only when an item needs it. nbmake's items are plain pytest items, so fixtures
+do not reach them; hooks do.
 """
 
 import os
@@ -11,9 +12,8 @@ from contextlib import ExitStack
 
 import pytest
 
-os.environ["SWAP_ENV_FILE"] = (
-    os.devnull
-)  # before settings are read: a person's .env has no say in the tests
+# Set before settings are read, so that your own .env has no say in the tests.
+os.environ["SWAP_ENV_FILE"] = os.devnull
 
 from swaplib.demo.packaged import PACKAGED_NAME, download_packaged
 from swaplib.serving.server_process import find_free_port
@@ -37,9 +37,8 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         "slow: loads a model, starts a kernel or kills processes; not in `make test-fast`",
     )
-    if (
-        signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    ):  # as in a shell's background job; children would inherit it
+    # A background job of a shell ignores SIGINT, which the processes of tests would inherit.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ |= {
         "AZURE_ENDPOINT": f"http://127.0.0.1:{find_free_port()}/openai/deployments/stand-in",
@@ -65,10 +64,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as slow what loads a model by its fixtures or kind; other slow tests bear the mark themselves.
+    """Mark as slow what loads a model by its fixtures or kind; other slow tests are marked already.
 
-    Notebooks go first: each reads what the one before has left in the worker's home, and another worker that has nothing
-    more to do takes over tests from the end.
+    Notebooks go first: each reads what the one before has left in the worker's home, and an idle
+    worker takes over tests from the end.
     """
     items.sort(key=lambda item: item.path.suffix != ".ipynb")
     for item in items:

@@ -2,8 +2,8 @@
 
     python -m benchmarks.capture_overhead
 
-Two clients ask the same loopback server in turns, one recorded, one not; every recorded call is synced to disk. Writes
-benchmarks/results/capture_overhead.json and a Markdown table beside it.
+Two clients ask the same loopback server in turns, one recorded, one not; every recorded call is
+synced to disk. Writes benchmarks/results/capture_overhead.json and a Markdown table beside it.
 """
 
 import json
@@ -21,30 +21,22 @@ from swaplib.agents import capture
 from swaplib.agents.trajectory import read_trajectories
 
 CALLS, REPEATS, WARM_UP = 200, 5, 20
-MESSAGES = [
-    {"role": "system", "content": "Be short."},
-    {"role": "user", "content": "What is a shim? " * 50},
-]
-BODY = json.dumps(
-    {
-        "id": "chatcmpl-1",
-        "object": "chat.completion",
-        "created": 1,
-        "model": "loopback",
-        "choices": [
-            {
-                "index": 0,
-                "message": {"role": "assistant", "content": "A thin thing. " * 50},
-                "finish_reason": "stop",
-            }
-        ],
-        "usage": {"prompt_tokens": 400, "completion_tokens": 200, "total_tokens": 600},
-    }
-).encode()
+QUESTION = {"role": "user", "content": "What is a shim? " * 50}
+MESSAGES = [{"role": "system", "content": "Be short."}, QUESTION]
+ANSWER = {"role": "assistant", "content": "A thin thing. " * 50}
+COMPLETION = {
+    "id": "chatcmpl-1",
+    "object": "chat.completion",
+    "created": 1,
+    "model": "loopback",
+    "choices": [{"index": 0, "message": ANSWER, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 400, "completion_tokens": 200, "total_tokens": 600},
+}
+BODY = json.dumps(COMPLETION).encode()
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers every request at once with the same completion."""
+    """Answers every request immediately with the same completion."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -93,7 +85,8 @@ def main() -> None:
     server.shutdown()
     medians = {name: statistics.median(found) for name, found in times.items()}
     record = {
-        "case": "one call of the openai client, recorded against plain, loopback server that answers at once",
+        "case": "one call of the openai client, recorded against plain, "
+        "loopback server that answers at once",
         "calls": f"{REPEATS} x {CALLS} each",
         "plain_ms": round(medians["plain"], 3),
         "recorded_ms": round(medians["recorded"], 3),

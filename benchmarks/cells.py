@@ -1,9 +1,9 @@
-"""What a cell of an agent's code costs: the start of its process, a cell, a tool call; behind each set of walls.
+"""What an agent's code costs behind each set of walls: its process's start, a cell, a tool call.
 
     python -m benchmarks.cells
 
-Writes benchmarks/results/cells.json and a Markdown table beside it. It uses what every version of Sandbox has, so that it
-can be run on an older checkout, too (`walls` is `as it was` there).
+Writes benchmarks/results/cells.json and a Markdown table beside it. It uses what every version of
+Sandbox has, so that it can be run on an older checkout, too (`walls` is `as it was` there).
 """
 
 import inspect
@@ -20,7 +20,7 @@ MANY_CALLS = f"for i in range({CALLS}):\n    circle_area(radius=i)"
 
 
 def list_sandboxes() -> dict[str, dict[str, Any]]:
-    """Names of what is measured, and how a Sandbox is made for it."""
+    """By name, the options of each Sandbox that is measured."""
     if "try_walls" not in inspect.signature(session.Sandbox).parameters:
         return {"as it was": {}}
     found = {

@@ -1,16 +1,17 @@
-"""How often verdicts are right: coverage, type I error and power by simulation, over pairs of models that are known.
+"""How often verdicts are right: coverage, type I error and power, by simulation of known models.
 
     python -m benchmarks.evidence
 
-Writes benchmarks/results/evidence.md, which docs/evidence.md explains, and evidence.json. Draws tables of paired answers of
-models whose true rates are set, and judges them with the package's own interval and verdict. Takes about a minute.
+Writes benchmarks/results/evidence.md, which docs/evidence.md explains, and evidence.json. Draws
+tables of paired answers of models whose true rates are set, and judges them with the package's own
+interval and verdict. Takes about a minute.
 """
 
 from typing import Any
 
 import numpy as np
 
-from benchmarks.records import RESULTS, format_table
+from benchmarks.records import RESULTS, format_records
 from swaplib.evaluation.intervals import CELLS, find_newcombe
 from swaplib.evaluation.rows_needed import find_rows_needed
 from swaplib.evaluation.stats import BETTER, NOT_ENOUGH, NOT_WORSE, WORSE, judge
@@ -19,7 +20,8 @@ from swaplib.files import write_json, write_text
 MARGIN, DRAWS, SEED = 0.05, 20_000, 42
 SIZES = (50, 100, 500, 2000)
 VERDICTS = (BETTER, NOT_WORSE, WORSE, NOT_ENOUGH)
-# true shares of (both right, first only, second only, neither); the gap is first only less second only
+# True shares of (both right, first only, second only, neither); the gap is the first model's only
+# less the second's only.
 MODELS = {
     "equal, rate .95, hardly differ": (0.94, 0.01, 0.01, 0.04),
     "equal, rate .60, differ in .20": (0.50, 0.10, 0.10, 0.30),
@@ -31,7 +33,7 @@ MODELS = {
     "worse by .20": (0.40, 0.25, 0.05, 0.30),
     "better by .10": (0.50, 0.05, 0.15, 0.30),
 }
-# tables whose rows needed are asked for, and judged with so many rows
+# Counts whose rows needed are computed, and then judged with so many rows.
 ASKED = (
     (90, 1, 0, 9),
     (48, 0, 1, 1),
@@ -41,7 +43,7 @@ ASKED = (
     (85, 1, 0, 1),
     (40, 12, 1, 47),
 )
-# the rule with several metrics at once: whole models that are equally good
+# The rule with several metrics at once: whole models that are equally good.
 EQUAL = {
     "toolcall, rates .95, .90, .60": (0.95, 0.90, 0.60),
     "structured, rates .95, .50": (0.95, 0.50),
@@ -63,16 +65,11 @@ def simulate(rng: np.random.Generator, name: str, n: int) -> dict[str, Any]:
     _, low, high = draw(rng, shares, n)
     true = shares[1] - shares[2]
     verdicts = [judge(pair, MARGIN) for pair in zip(low.tolist(), high.tolist(), strict=True)]
-    content = {
-        "models": name,
-        "rows": n,
-        "coverage": float(np.mean((low <= true + 1e-9) & (true - 1e-9 <= high))),
-    }
+    coverage = float(np.mean((low <= true + 1e-9) & (true - 1e-9 <= high)))
+    content = {"models": name, "rows": n, "coverage": coverage}
     content |= {verdict: verdicts.count(verdict) / DRAWS for verdict in VERDICTS}
     wrong = {BETTER: true >= 0, NOT_WORSE: true >= MARGIN - 1e-9, WORSE: true <= MARGIN + 1e-9}
-    return content | {
-        "wrong": sum(content[verdict] for verdict, is_wrong in wrong.items() if is_wrong)
-    }
+    return content | {"wrong": sum(content[name] for name, is_wrong in wrong.items() if is_wrong)}
 
 
 def simulate_power(rng: np.random.Generator, counts: tuple[int, ...]) -> dict[str, Any]:
@@ -91,7 +88,10 @@ def simulate_power(rng: np.random.Generator, counts: tuple[int, ...]) -> dict[st
 
 
 def simulate_rule(rng: np.random.Generator, name: str, n: int) -> dict[str, Any]:
-    """How often the rule calls one of two equally good models worse on any of a track's metrics; the metrics independent."""
+    """How often the rule calls one of two equally good models worse on any of several metrics.
+
+    The metrics are independent.
+    """
     gaps = []
     for rate in EQUAL[name]:
         differ = min(rate, 1 - rate) / 2
@@ -102,13 +102,10 @@ def simulate_rule(rng: np.random.Generator, name: str, n: int) -> dict[str, Any]
     return content
 
 
-def to_table(records: list[dict[str, Any]]) -> list[str]:
-    """Records as a Markdown table; shares with three digits."""
-    cells = [
-        [f"{v:.3f}" if isinstance(v, float) else str(v) for v in record.values()]
-        for record in records
-    ]
-    return format_table(list(records[0]), cells)
+def format_part(title: str, records: list[dict[str, Any]]) -> list[str]:
+    """A section with its records as a Markdown table; shares with three digits."""
+    table = format_records(records, (), lambda v: f"{v:.3f}" if isinstance(v, float) else str(v))
+    return ["", f"## {title}", "", *table]
 
 
 def main() -> None:
@@ -117,27 +114,14 @@ def main() -> None:
     verdicts = [simulate(rng, name, n) for name in MODELS for n in SIZES]
     power = [simulate_power(rng, counts) for counts in ASKED]
     rule = [simulate_rule(rng, name, n) for name in EQUAL for n in SIZES]
-    write_json(
-        RESULTS / "evidence.json",
-        {"margin": MARGIN, "draws": DRAWS, "seed": SEED}
-        | {"verdicts": verdicts, "power": power, "rule": rule},
-    )
+    about = {"margin": MARGIN, "draws": DRAWS, "seed": SEED}
+    parts = {"verdicts": verdicts, "power": power, "rule": rule}
+    write_json(RESULTS / "evidence.json", about | parts)
     lines = [
         f"{DRAWS:,} simulated tests a line, seed {SEED}, margin {MARGIN:g}.",
-        "",
-        "## Verdicts",
-        "",
-        *to_table(verdicts),
-    ]
-    lines += [
-        "",
-        "## Rows needed",
-        "",
-        *to_table(power),
-        "",
-        "## FINE_TUNE=1 between equally good models",
-        "",
-        *to_table(rule),
+        *format_part("Verdicts", verdicts),
+        *format_part("Rows needed", power),
+        *format_part("FINE_TUNE=1 between equally good models", rule),
     ]
     write_text(RESULTS / "evidence.md", "\n".join(lines) + "\n")
 

@@ -1,11 +1,18 @@
-"""The instructions that benchmarks/prompts.py compares, for both tracks and the agent; the workbook's own are among them."""
+"""The instructions that benchmarks/prompts.py compares, for both tracks and the agent.
+
+Those that the package uses are among them.
+"""
 
 from swaplib.metrics import Track
 
 _ASKS: dict[Track, str] = {
-    "toolcall": "Answer the request with one call of the tool below. Reply with exactly one wrapper around one JSON object",
+    "toolcall": (
+        "Answer the request with one call of the tool below. "
+        "Reply with exactly one wrapper around one JSON object"
+    ),
     "structured": (
-        "Answer the request with calls of the tools below. Reply with exactly one JSON array, its calls in the order asked"
+        "Answer the request with calls of the tools below. "
+        "Reply with exactly one JSON array, its calls in the order asked"
     ),
 }
 _DEFAULTS = "Leave out a parameter with a default unless the request sets it."
@@ -23,7 +30,7 @@ _ENDS: dict[Track, str] = {
     "structured": "Start with [ and end with ].",
 }
 _SHORT_ENDS = _ENDS | {"toolcall": "Start with <tool_call and end with </tool_call>."}
-# how the finished call is introduced, behind what is asked for
+# How the finished call is introduced, after what is asked for.
 _EXAMPLE: dict[Track, str] = {
     "toolcall": ". For example, a call of another tool:",
     "structured": ". For example, two calls of other tools:",
@@ -35,12 +42,18 @@ _LIKE: dict[Track, str] = {
 _THREE: dict[Track, str] = {"structured": ". For example, three calls of other tools:"}
 _EACH: dict[Track, str] = {
     "structured": (
-        "; one object for each thing that is asked, even where one tool does several, as in these calls of other tools:"
+        "; one object for each thing that is asked, even where one tool does several, "
+        "as in these calls of other tools:"
     )
 }
 _PARTS: dict[Track, str] = {
-    "toolcall": "; the wrapper names the tool and the object holds its arguments, as in this call of another tool:",
-    "structured": "; each object names a tool and holds its arguments, as in these calls of other tools:",
+    "toolcall": (
+        "; the wrapper names the tool and the object holds its arguments, "
+        "as in this call of another tool:"
+    ),
+    "structured": (
+        "; each object names a tool and holds its arguments, as in these calls of other tools:"
+    ),
 }
 _VALUES = (
     "Copy texts and numbers as the request has them; write numbers as numbers and texts as texts."
@@ -53,7 +66,7 @@ def _make(
     ends: dict[Track, str] | None = None,
     more: str = "",
 ) -> dict[Track, str]:
-    """One candidate: what is asked, how the finished calls are introduced, the calls, where to begin and end, more."""
+    """One candidate: the request, how finished calls are introduced, the calls, the ends, more."""
     last = {
         track: " ".join(filter(None, ((ends or {}).get(track), more, _DEFAULTS))) for track in calls
     }
@@ -63,7 +76,7 @@ def _make(
     }
 
 
-# what the project uses is one of them
+# What the package uses is one of them.
 CANDIDATES: dict[str, dict[Track, str]] = {
     "a form to fill in": _make(
         {"toolcall": ":", "structured": ":"},
@@ -93,39 +106,51 @@ CANDIDATES: dict[str, dict[Track, str]] = {
     "parts named, finished calls, one tool twice, where to begin and end": _make(
         _PARTS, _TWICE, _ENDS
     ),
-    "parts named, finished calls, one tool twice, where to begin and end, how to write values": _make(
-        _PARTS, _TWICE, _ENDS, _VALUES
-    ),
+    (
+        "parts named, finished calls, one tool twice, where to begin and end, how to write values"
+    ): _make(_PARTS, _TWICE, _ENDS, _VALUES),
     "one for each thing asked, finished calls, one tool twice, where to begin and end": _make(
         _EACH, _TWICE, _ENDS
     ),
-    "one for each thing asked, finished calls, one tool twice, where to begin and end, how to write values": _make(
-        _EACH, _TWICE, _ENDS, _VALUES
-    ),
+    (
+        "one for each thing asked, finished calls, one tool twice, where to begin and end, "
+        "how to write values"
+    ): _make(_EACH, _TWICE, _ENDS, _VALUES),
 }
 del CANDIDATES["finished calls, where to begin and end in short"]["structured"]  # it has one form
 
 _AGENT_RULES = (
-    "\n\nMake each call that the task asks for once, in the order asked. Leave out a parameter with a default unless the "
+    "\n\nMake each call that the task asks for once, in the order asked. Leave out a parameter "
+    "with a default unless the "
     "task sets it. "
 )
-_AGENT_END = "The answer is the result of the call, or for several calls the list of their results in the order asked."
+_AGENT_END = (
+    "The answer is the result of the call, "
+    "or for several calls the list of their results in the order asked."
+)
 _AGENT_TOOLS = (
     "These functions are defined already; call them with keyword arguments:\n\n{signatures}"
 )
 _AGENT_TASK = (
-    "Solve the task with Python. In every turn write one short thought, then one code block between <code> and </code>. You "
-    "then see what the code printed, or its error. Give the answer with final_answer, in a code block too. "
+    "Solve the task with Python. In every turn write one short thought, then one code block "
+    "between <code> and </code>. You "
+    "then see what the code printed, or its error. Give the answer with final_answer, in a code "
+    "block too. "
 )
 _ONE_CALL = (
-    "Task: How many loaves fit into an oven with 12 shelves?\nI call the tool and look at its result.\n<code>\n"
-    "result = count_loaves(shelves=12)\nprint(result)\n</code>\nObservation:\n48\nThe result is the answer.\n<code>\n"
+    "Task: How many loaves fit into an oven with 12 shelves?\n"
+    "I call the tool and look at its result.\n<code>\n"
+    "result = count_loaves(shelves=12)\nprint(result)\n</code>\nObservation:\n48\n"
+    "The result is the answer.\n<code>\n"
     "final_answer({one})\n</code>"
 )
 _TWO_CALLS = (
-    "Task: How long does a pot of 3 litres take to boil, and how many cups does it fill?\nI call both tools in the order "
-    "asked and look at their results.\n<code>\nminutes = boil_pot(pot_litres=3)\ncups = fill_cups(pot_litres=3)\n"
-    "print(minutes, cups)\n</code>\nObservation:\n7.5 12\nThe answer is the list of both results.\n<code>\n"
+    "Task: How long does a pot of 3 litres take to boil, and how many cups does it fill?\n"
+    "I call both tools in the order "
+    "asked and look at their results.\n<code>\nminutes = boil_pot(pot_litres=3)\n"
+    "cups = fill_cups(pot_litres=3)\n"
+    "print(minutes, cups)\n</code>\nObservation:\n7.5 12\nThe answer is the list of both results.\n"
+    "<code>\n"
     "final_answer({two})\n</code>"
 )
 
@@ -136,10 +161,13 @@ def _join_agent_prompt(examples: str) -> str:
 
 AGENT_CANDIDATES = {
     "a form to fill in": (
-        "Solve the task with Python. In every turn write one short thought, then one code block, like this:\n"
-        "I call the tool and look at its result.\n<code>\nresult = TOOL(PARAMETER=VALUE)\nprint(result)\n</code>\n"
+        "Solve the task with Python. In every turn write one short thought, then one code block, "
+        "like this:\n"
+        "I call the tool and look at its result.\n<code>\nresult = TOOL(PARAMETER=VALUE)\n"
+        "print(result)\n</code>\n"
         f"You then see what the code printed, or its error. {_AGENT_TOOLS}{_AGENT_RULES}"
-        "End with final_answer(value): the result of the call, or for several calls the list of their results in the order "
+        "End with final_answer(value): the result of the call, or for several calls the list of "
+        "their results in the order "
         "asked."
     ),
     "one example with one call": _join_agent_prompt(

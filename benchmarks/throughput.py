@@ -1,151 +1,66 @@
-"""Rows a second of local evaluation: ours beside one row at a time, batches of `generate`, and lm-evaluation-harness.
+"""Rows a second of local evaluation, against one row at a time, `generate`, lm-evaluation-harness.
 
-    python -m benchmarks.throughput slm slm_ft full_length harness   # the packaged checkpoint, CPU or GPU
+    python -m benchmarks.throughput slm slm_ft full_length harness
 
-All sides answer the same test rows, longest first, with the same token limit, in turn, several times; medians count. The
-harness (`pip install lm-eval==0.4.13`) is a process of its own on the same weights, of the interpreter that HARNESS_PYTHON
-names, else of this one. Records go to benchmarks/results/throughput.json, as parts of their own for a GPU (`slm, GPU`, say).
+All sides answer with the packaged checkpoint, on a CPU or a GPU, in turns and several times;
+medians count. The harness (`pip install lm-eval==0.4.13`) is a process of its own on the same
+weights, of the interpreter that HARNESS_PYTHON names, else of this one. Records go to
+benchmarks/results/throughput.json, as parts of their own for a GPU (such as `slm, GPU`).
 """
 
-import contextlib
 import json
 import os
-import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import AutoModelForCausalLM
 
-from benchmarks.records import make_record, write_records
-from swaplib.demo.packaged import download_packaged
-from swaplib.evaluation import evaluate
-from swaplib.models.decoding import ATTENTION
+from benchmarks.local_timing import (
+    ALONE,
+    BATCH,
+    MAX_NEW_TOKENS,
+    REPEATS,
+    ROWS,
+    SLOTS,
+    Chat,
+    Measure,
+    Timed,
+    compare,
+    count_differing,
+    measure_parts,
+    name_checkpoint,
+    read_chats,
+    run,
+    run_alone,
+    sort_chats,
+    time_product,
+)
+from benchmarks.records import Record
 from swaplib.models.local_checkpoint import Checkpoint
-from swaplib.models.local_model import LoadedModel, load
-from swaplib.prompts import build_messages
-from swaplib.rows import read_rows
-from swaplib.settings import ROOT, Settings, load_settings
+from swaplib.models.local_model import load
+from swaplib.settings import ROOT, Settings
 
-HAS_GPU = torch.cuda.is_available()
-TRACK, MAX_NEW_TOKENS, REPEATS = "toolcall", 64, 2
-ROWS = 64 if HAS_GPU else 48
-ALONE = 16 if HAS_GPU else 6  # every so many rows one at a time: all of them would take minutes
-BATCH, SLOTS = 16, (16, ROWS)
-Timed = tuple[float, dict[int, str]]
+Side = str | int  # a script, `product`, or our decoder with that many slots
 
 
-@contextlib.contextmanager
-def home() -> Iterator[Settings]:
-    """Settings of an empty home with the dataset, and the stand-in's adapter as the track's."""
-    with tempfile.TemporaryDirectory() as folder:
-        known = {
-            "swap_home": Path(folder),
-            "swap_tracing": "outbox",
-            "swap_row_limit": None,
-            "slm_base_url": None,
-        }
-        known |= {"slm_model_path": download_packaged(ROOT / "slm_swap" / "models")}
-        settings = load_settings().model_copy(update=known)
-        shutil.copytree(ROOT / "slm_swap" / "02_dataset" / TRACK, settings.dataset / TRACK)
-        shutil.copytree(ROOT / "slm_swap" / "stand_in", settings.adapter_of(TRACK))
-        yield settings
-
-
-def read_chats(settings: Settings) -> list[Any]:
-    """The messages of the first test rows."""
-    rows = read_rows(settings.dataset / TRACK / "test.jsonl", TRACK)[:ROWS]
-    return [build_messages(TRACK, row.prompt) for row in rows]
-
-
-def sort_chats(checkpoint: Checkpoint, chats: Sequence[Any]) -> list[Any]:
-    """Longest prompt first, as `generate` takes them."""
-    return sorted(
-        chats, key=lambda chat: checkpoint.count_tokens(checkpoint.render(chat)), reverse=True
-    )
-
-
-def run(
-    model: LoadedModel,
-    chats: Sequence[Any],
-    size: int,
-    attention: str = ATTENTION,
-    max_new_tokens: int = MAX_NEW_TOKENS,
-) -> Timed:
-    """Seconds for one row, and outputs; `sdpa` as the attention means transformers' own `generate`."""
-    model.network.set_attn_implementation(attention)
-    start = time.perf_counter()
-    prompts = [model.checkpoint.render(chat) for chat in chats]
-    outputs = {
-        i: generation.output for i, generation in model.generate(prompts, max_new_tokens, size)
-    }
-    return (time.perf_counter() - start) / len(chats), outputs
-
-
-def run_alone(
-    model: LoadedModel, chats: Sequence[Any], every: int, max_new_tokens: int = MAX_NEW_TOKENS
-) -> Timed:
-    """One row at a time with `generate`: every n-th, from the middle of the first n, for a fair share of all lengths."""
-    taken = range(every // 2, len(chats), every)
-    seconds, outputs = run(model, [chats[i] for i in taken], 1, "sdpa", max_new_tokens)
-    return seconds, {i: outputs[k] for k, i in enumerate(taken)}
-
-
-def time_product(settings: Settings, model: str, max_new_tokens: int = MAX_NEW_TOKENS) -> float:
-    """Seconds for one row of `evaluate.run_model`, ledger and trace included, loading not."""
-    options = {
-        "limit": ROWS,
-        "max_new_tokens": max_new_tokens,
-        "batch_size": SLOTS[-1],
-        "fresh": True,
-    }
-    return (
-        1
-        / evaluate.run_model(settings, TRACK, model, **options).metrics["extra"]["rows_per_second"]
-    )
-
-
-def compare(
-    case: str, ours: Sequence[float], other: Sequence[float], differing: str = "", **more: Any
-) -> dict[str, Any]:
-    """A record in rows a second from seconds for one row; medians, our spread, and how many outputs differ."""
-    rates = [1 / statistics.median(seconds) for seconds in (ours, other)]
-    spread = [round(1 / max(ours), 3), round(1 / min(ours), 3)]
-    return make_record(case, *rates, "rows/s", spread=spread, differing=differing, **more)
-
-
-def count_differing(first: dict[int, Any], second: dict[int, Any]) -> str:
-    """How many of the rows that both have answered differ, in words."""
-    shared = first.keys() & second.keys()
-    return f"{sum(first[i] != second[i] for i in shared)} of {len(shared)}"
-
-
-def name_checkpoint(settings: Settings, model: str) -> Checkpoint:
-    """The packaged checkpoint, `slm_ft` with the stand-in's adapter."""
-    return Checkpoint(
-        settings.slm_model_path, settings.adapter_of(TRACK) if model == "slm_ft" else None
-    )
-
-
-def measure_model(settings: Settings, model: str) -> list[dict[str, Any]]:
-    """Ours against scripts around `generate`: the weights dequantised once, an adapter beside them."""
+def measure_model(settings: Settings, model: str) -> list[Record]:
+    """Ours against scripts around `generate`: weights dequantised once, an adapter unmerged."""
     checkpoint = name_checkpoint(settings, model)
     slm, script = load(checkpoint), load(checkpoint, is_dequantised=True, is_merged=False)
     packed = load(checkpoint, is_dequantised=False)
     chats = sort_chats(checkpoint, read_chats(settings))
-    run(slm, chats[:2], 2), run(script, chats[:2], 2, "sdpa")  # warm up
-    sides: dict[Any, Callable[[], Timed]] = {
+    run(slm, chats[:2], 2)  # warm up
+    run(script, chats[:2], 2, "sdpa")
+    sides: dict[Side, Callable[[], Timed]] = {
         "one row at a time": lambda: run_alone(script, chats, ALONE),
         f"batches of {BATCH} with generate": lambda: run(script, chats, BATCH, "sdpa"),
     } | {size: lambda size=size: run(slm, chats, size) for size in SLOTS}
-    seconds: dict[Any, list[float]] = {"product": []}
-    outputs: dict[Any, dict[int, str]] = {}
+    seconds: dict[Side, list[float]] = {"product": []}
+    outputs: dict[Side, dict[int, str]] = {}
     for _ in range(REPEATS):
         for name, measure in sides.items():
             found, outputs[name] = measure()
@@ -155,24 +70,34 @@ def measure_model(settings: Settings, model: str) -> list[dict[str, Any]]:
     run(packed, chats[:1], 1, "sdpa")
     found, outputs[as_loaded] = run_alone(packed, chats, 2 * ALONE)
     seconds[as_loaded] = [found]
-    rows = {"model": model, "rows": ROWS, "tokens": MAX_NEW_TOKENS}
+    outputs["product"] = outputs[SLOTS[-1]]  # the same rows by the same decoder
+    return compare_sides(model, seconds, outputs)
+
+
+def compare_sides(
+    model: str, seconds: dict[Side, list[float]], outputs: dict[Side, dict[int, str]]
+) -> list[Record]:
+    """The product against every script, and each number of slots against one row at a time.
+
+    Args:
+        model: `slm` or `slm_ft`.
+        seconds: By side, seconds for one row of each repeat; our sides are `product` and SLOTS.
+        outputs: By side, the outputs of its rows.
+    """
+    alone = "one row at a time"
     pairs = [(name, "product", name) for name in seconds if name not in ("product", *SLOTS)]
-    pairs += [
-        (f"{n} rows in work at once against one row at a time", n, "one row at a time")
-        for n in SLOTS
-    ]
+    pairs += [(f"{n} rows in work at once against {alone}", n, alone) for n in SLOTS]
     records = []
     for case, ours, other in pairs:
-        differing = count_differing(
-            outputs[SLOTS[-1] if ours == "product" else ours], outputs[other]
-        )
-        more = rows | {"other_rows": len(outputs[other])}
+        differing = count_differing(outputs[ours], outputs[other])
+        more = {"model": model, "rows": ROWS, "tokens": MAX_NEW_TOKENS}
+        more |= {"other_rows": len(outputs[other])}
         records.append(compare(case, seconds[ours], seconds[other], differing, **more))
     return records
 
 
-def measure_full_length(settings: Settings) -> list[dict[str, Any]]:
-    """The base model with the limit that an evaluation has by default: it seldom ends by itself."""
+def measure_full_length(settings: Settings) -> list[Record]:
+    """The base model with the limit that an evaluation has by default: it seldom ends an answer."""
     model, limit = load(name_checkpoint(settings, "slm")), 256
     chats = sort_chats(model.checkpoint, read_chats(settings))
     run(model, chats[:2], 2)
@@ -183,31 +108,26 @@ def measure_full_length(settings: Settings) -> list[dict[str, Any]]:
     return [compare("one row at a time", ours, [alone], differing, **more)]
 
 
-def measure_harness(settings: Settings) -> list[dict[str, Any]]:
-    """Ours against lm-evaluation-harness, its `hf` model and generate_until on the same weights and prompts."""
+def measure_harness(settings: Settings) -> list[Record]:
+    """Ours against lm-evaluation-harness's `hf` model on the same weights and prompts."""
     model = load(name_checkpoint(settings, "slm"))
     chats = sort_chats(model.checkpoint, read_chats(settings))
     run(model, chats[:2], 2)
-    ours, outputs = (
-        [time_product(settings, "slm") for _ in range(REPEATS)],
-        run(model, chats, SLOTS[-1])[1],
-    )
+    ours = [time_product(settings, "slm") for _ in range(REPEATS)]
+    outputs = {i: text.strip() for i, text in run(model, chats, SLOTS[-1])[1].items()}
     found = run_harness(model.checkpoint, chats)
-    rows = {"model": "slm", "rows": ROWS, "tokens": MAX_NEW_TOKENS}
     records = []
-    for size, other in sorted(
-        found.items(), key=lambda item: min(item[1]["seconds"])
-    ):  # its best batch size first
-        same = {i: text.strip() for i, text in enumerate(other["outputs"])}
-        differing = count_differing({i: text.strip() for i, text in outputs.items()}, same)
+    # The harness's best batch size first.
+    for size, other in sorted(found.items(), key=lambda item: min(item[1]["seconds"])):
+        its_outputs = {i: text.strip() for i, text in enumerate(other["outputs"])}
+        differing = count_differing(outputs, its_outputs)
         seconds = [t / len(chats) for t in other["seconds"]]
-        records.append(
-            compare("lm-evaluation-harness", ours, seconds, differing, **rows, its_batch=size)
-        )
+        more = {"model": "slm", "rows": ROWS, "tokens": MAX_NEW_TOKENS, "its_batch": size}
+        records.append(compare("lm-evaluation-harness", ours, seconds, differing, **more))
     return records
 
 
-def run_harness(checkpoint: Checkpoint, chats: Sequence[Any]) -> dict[int, dict[str, Any]]:
+def run_harness(checkpoint: Checkpoint, chats: Sequence[Chat]) -> dict[int, dict[str, Any]]:
     """By batch size, the harness's seconds for all rows, and its outputs."""
     with tempfile.TemporaryDirectory() as folder:
         weights = load(checkpoint, is_dequantised=True).network
@@ -219,30 +139,22 @@ def run_harness(checkpoint: Checkpoint, chats: Sequence[Any]) -> dict[int, dict[
         plain.load_state_dict(weights.state_dict())
         plain.save_pretrained(folder)
         checkpoint.tokenizer.save_pretrained(folder)
-        (Path(folder) / "texts.json").write_text(
-            json.dumps([checkpoint.render(chat) for chat in chats])
-        )
-        known, found = (
-            os.environ | {"HF_HUB_OFFLINE": "1"},
-            {},
-        )  # it would look for the folder on the hub
+        texts = json.dumps([checkpoint.render(chat) for chat in chats])
+        (Path(folder) / "texts.json").write_text(texts)
+        # Else it would look for the folder on the hub.
+        env, found = os.environ | {"HF_HUB_OFFLINE": "1"}, {}
+        python = os.environ.get("HARNESS_PYTHON", sys.executable)
         for size in SLOTS:
-            words = [
-                os.environ.get("HARNESS_PYTHON", sys.executable),
-                "-m",
-                "benchmarks.harness",
-                folder,
-                size,
-            ]
-            command = list(map(str, [*words, MAX_NEW_TOKENS, REPEATS]))
+            words = ["-m", "benchmarks.lm_eval_harness", folder, size, MAX_NEW_TOKENS, REPEATS]
+            command = [python, *map(str, words)]
             done = subprocess.run(
-                command, cwd=ROOT, env=known, stdout=subprocess.PIPE, text=True, check=True
+                command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True, check=True
             )
             found[size] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
-PARTS = {
+PARTS: dict[str, Measure] = {
     "slm": lambda settings: measure_model(settings, "slm"),
     "slm_ft": lambda settings: measure_model(settings, "slm_ft"),
     "full_length": measure_full_length,
@@ -250,12 +162,5 @@ PARTS = {
 }
 
 
-def main(known: dict[str, Any], *parts: str) -> None:
-    """Measure parts, and replace the records of each as it is done."""
-    for part in parts:
-        with home() as settings:
-            write_records(f"{part}, GPU" if HAS_GPU else part, known[part](settings))
-
-
 if __name__ == "__main__":
-    main(PARTS, *sys.argv[1:])
+    measure_parts(PARTS, *sys.argv[1:])

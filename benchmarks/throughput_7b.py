@@ -1,9 +1,10 @@
-"""A model of Qwen2.5-7B's shape, with random weights, on a GPU: what a row and a step cost, and how far from the floor.
+"""A 7B with random weights on a GPU: what a row and a step cost, and how far from the floor.
 
     python -m benchmarks.throughput_7b
 
-Random weights cost what trained ones cost; their logits tie often, so outputs differ wherever rounding does. Records go to
-benchmarks/results/throughput.json, the kernels of a step to throughput_7b_profile.txt beside it.
+Random weights cost what trained ones cost; their logits tie often, so outputs differ wherever
+rounding does. Records go to benchmarks/results/throughput.json, the kernels of a step to
+throughput_7b_profile.txt beside it.
 """
 
 import re
@@ -12,30 +13,32 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks import throughput
-from benchmarks.costs import make_7b
-from benchmarks.records import RESULTS, make_record, write_records
-from benchmarks.throughput import (
+from benchmarks.homes import open_packaged_home
+from benchmarks.local_timing import (
     BATCH,
     MAX_NEW_TOKENS,
     REPEATS,
+    TRACK,
+    Chat,
+    Timed,
     compare,
     count_differing,
-    home,
+    read_chats,
     run,
     sort_chats,
 )
+from benchmarks.random_7b import make_7b
+from benchmarks.records import RESULTS, Record, make_record, write_part
 from swaplib.models.decoding import ATTENTION
 from swaplib.models.local_checkpoint import Checkpoint
 from swaplib.models.local_model import LoadedModel, load
 
 SIZES = (1, 16, 64)  # rows at once
-STEPS = 32  # that are timed, after the one that makes the CUDA graph
+STEPS = 32  # steps timed after the one that captures the CUDA graph
 KINDS = {
     "matrix products": "gemm|gemv|nvjet|cutlass|splitk|kgemm|dequant",
     "attention": "fmha|flash|attention|sdpa",
@@ -61,62 +64,62 @@ def measure_bandwidth() -> float:
 
 
 def watch_steps(
-    model: LoadedModel, chats: Sequence[Any], on_step: Callable[[int], object] = lambda n: None
+    model: LoadedModel, chats: Sequence[Chat], on_step: Callable[[int], object] = lambda n: None
 ) -> list[float]:
-    """When each of STEPS + 2 tokens came, in seconds from the start; the first by reading the prompts, the others by steps.
+    """When each of STEPS + 2 tokens came, in seconds from the start: the first by prefill.
 
     Args:
-        model: What answers; all rows are in work at once.
+        model: What answers; all rows are one batch.
         chats: The rows.
-        on_step: Called with the number of tokens that each row has, as soon as the first row has one more.
+        on_step: Called with the number of tokens that each row has, once the first row has them.
     """
     model.network.set_attn_implementation(ATTENTION)
-    prompts, came = [model.checkpoint.render(chat) for chat in chats], Counter()
+    prompts = [model.checkpoint.render(chat) for chat in chats]
+    n_tokens: Counter[int] = Counter()
     moments: list[float] = []
 
     def on_token(index: int, token: int) -> None:
-        came[index] += 1
-        if came[index] > len(moments):  # a step tells the tokens of all rows at once
+        n_tokens[index] += 1
+        if n_tokens[index] > len(moments):  # a step reports the tokens of all rows at once
             moments.append(time.perf_counter() - start)
             on_step(len(moments))
 
     start = time.perf_counter()
-    for _ in model.generate(prompts, STEPS + 2, len(prompts), on_token):
-        pass
+    list(model.generate(prompts, STEPS + 2, len(prompts), on_token))
     return moments
 
 
 def measure_steps(
-    model: LoadedModel, chats: Sequence[Any], name: str, bandwidth: float
-) -> list[dict[str, Any]]:
-    """Milliseconds of a step beside its floor, weights and cache read once; and of reading the prompts."""
-    reading, first, *steps = watch_steps(model, chats)
+    model: LoadedModel, chats: Sequence[Chat], name: str, bandwidth: float
+) -> list[Record]:
+    """Milliseconds of a step, against a floor of reading weights and cache once; and of prefill."""
+    prefill, first, *steps = watch_steps(model, chats)
     step = 1000 * (steps[-1] - first) / len(steps)
     network, config = model.network, model.network.config
     weights = sum(p.numel() * p.element_size() for p in network.parameters())
     if not config.tie_word_embeddings:
         weights -= network.get_input_embeddings().weight.nbytes  # a step reads a few of its rows
-    head_size = (
-        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    )
-    cache = (
-        2
-        * config.num_hidden_layers
-        * config.num_key_value_heads
-        * head_size
-        * network.dtype.itemsize
-    )
-    asked = sum(model.checkpoint.count_tokens(model.checkpoint.render(chat)) for chat in chats)
-    tokens = asked + len(chats) * len(steps) // 2
-    floor = 1000 * (weights + cache * tokens) / bandwidth
+    prompts = [model.checkpoint.render(chat) for chat in chats]
+    tokens = sum(map(model.checkpoint.count_tokens, prompts)) + len(chats) * len(steps) // 2
+    cache = count_cache_bytes(model) * tokens
+    floor = 1000 * (weights + cache) / bandwidth
     case = f"{name}, {len(chats)} rows at once: a step against its floor"
-    more = {"weights_gb": round(weights / 1e9, 2), "cache_gb": round(cache * tokens / 1e9, 2)}
-    more |= {"prompts_read_s": round(reading, 3), "first_step_s": round(first - reading, 3)}
+    more = {"weights_gb": round(weights / 1e9, 2), "cache_gb": round(cache / 1e9, 2)}
+    more |= {"prompts_read_s": round(prefill, 3), "first_step_s": round(first - prefill, 3)}
     return [make_record(case, step, floor, "ms", **more)]
 
 
-def write_profile(model: LoadedModel, chats: Sequence[Any]) -> list[dict[str, Any]]:
-    """GPU time of a step by kind of kernel; the kernels themselves beside the records."""
+def count_cache_bytes(model: LoadedModel) -> int:
+    """Bytes of keys and values for one token."""
+    config = model.network.config
+    head_size = getattr(config, "head_dim", None)
+    head_size = head_size or config.hidden_size // config.num_attention_heads
+    per_layer = 2 * config.num_key_value_heads * head_size * model.network.dtype.itemsize
+    return config.num_hidden_layers * per_layer
+
+
+def write_profile(model: LoadedModel, chats: Sequence[Chat]) -> list[Record]:
+    """GPU time of a step by kind of kernel; writes the kernels to a file beside the records."""
     found = profile(activities=[ProfilerActivity.CUDA])
 
     def on_step(n: int) -> None:
@@ -129,11 +132,8 @@ def write_profile(model: LoadedModel, chats: Sequence[Any]) -> list[dict[str, An
     kernels = [event for event in found.key_averages() if event.self_device_time_total]
     spent: Counter[str] = Counter()
     for kernel in kernels:
-        kind = next(
-            (k for k, names in KINDS.items() if re.search(names, kernel.key, re.IGNORECASE)),
-            "the rest",
-        )
-        spent[kind] += kernel.self_device_time_total / 1000 / STEPS
+        kinds = [k for k, names in KINDS.items() if re.search(names, kernel.key, re.IGNORECASE)]
+        spent[[*kinds, "the rest"][0]] += kernel.self_device_time_total / 1000 / STEPS
     lines = [f"{len(chats)} rows at once, bfloat16: milliseconds of a step, calls a step, kernel"]
     for kernel in sorted(kernels, key=lambda kernel: -kernel.self_device_time_total)[:25]:
         milliseconds = kernel.self_device_time_total / 1000 / STEPS
@@ -146,8 +146,8 @@ def write_profile(model: LoadedModel, chats: Sequence[Any]) -> list[dict[str, An
 
 
 def measure_library(
-    model: LoadedModel, chats: Sequence[Any], ours: float, outputs: dict[int, str]
-) -> list[dict[str, Any]]:
+    model: LoadedModel, chats: Sequence[Chat], ours: float, outputs: dict[int, str]
+) -> list[Record]:
     """What transformers offers, at as many rows at once; ours is seconds for one row."""
     config, case = model.network.generation_config, f"bfloat16, {len(chats)} rows at once"
     found = {"generate": run(model, chats, len(chats), "sdpa")}
@@ -162,8 +162,8 @@ def measure_library(
     ]
 
 
-def run_continuous(model: LoadedModel, chats: Sequence[Any]) -> throughput.Timed:
-    """transformers' continuous batching, its manager's start included as it is for every run."""
+def run_continuous(model: LoadedModel, chats: Sequence[Chat]) -> Timed:
+    """transformers' continuous batching, with the start of its manager, which every run pays."""
     network, checkpoint = model.network, model.checkpoint
     network.set_attn_implementation("sdpa")
     prompts = [checkpoint.encode(checkpoint.render(chat)) for chat in chats]
@@ -172,24 +172,21 @@ def run_continuous(model: LoadedModel, chats: Sequence[Any]) -> throughput.Timed
         prompts, generation_config=network.generation_config, max_new_tokens=MAX_NEW_TOKENS
     )
     seconds = (time.perf_counter() - start) / len(chats)
-    return seconds, {
-        i: model.detokenise(answer.generated_tokens) for i, answer in enumerate(found.values())
-    }
+    answers = enumerate(found.values())
+    return seconds, {i: model.detokenise(answer.generated_tokens) for i, answer in answers}
 
 
-def measure() -> list[dict[str, Any]]:
+def measure() -> list[Record]:
     """Sizes and precisions against batches of `generate`; steps against their floor."""
     path, bandwidth = Path(make_7b()), measure_bandwidth()
-    records = [
-        make_record("memory bandwidth, a copy on the device", bandwidth / 1e12, None, "TB/s")
-    ]
-    with home() as settings:
-        chats = sort_chats(Checkpoint(path), throughput.read_chats(settings))
+    case = "memory bandwidth, a copy on the device"
+    records = [make_record(case, bandwidth / 1e12, None, "TB/s")]
+    with open_packaged_home(TRACK) as settings:
+        chats = sort_chats(Checkpoint(path), read_chats(settings))
         small = load(Checkpoint(settings.slm_model_path))
+        name = "SmolLM2-135M, 4-bit dequantised once"
         run(small, chats[:2], 2)
-        records += measure_steps(
-            small, chats[: SIZES[-1]], "SmolLM2-135M, 4-bit dequantised once", bandwidth
-        )
+        records += measure_steps(small, chats[: SIZES[-1]], name, bandwidth)
     for name, (precision, is_dequantised) in WAYS.items():
         model = load(Checkpoint(path, None, precision), is_dequantised)
         run(model, chats[:2], 2, "sdpa")
@@ -210,4 +207,4 @@ def measure() -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    write_records("7b, GPU", measure())
+    write_part("7b, GPU", measure())

@@ -1,28 +1,28 @@
-"""Where the time of a local evaluation goes: loading, reading prompts, decoding, scoring, ledger, trace.
+"""Where the time of a local evaluation goes: loading, prefill, decoding, scoring, ledger, trace.
 
     python -m benchmarks.throughput_stages
 
-The packaged checkpoint with the stand-in's adapter. Records go to benchmarks/results/throughput.json, part `stages`.
+The packaged checkpoint with the stand-in's adapter. Records go to
+benchmarks/results/throughput.json, part `stages`.
 """
 
 import statistics
 import time
 from collections.abc import Sequence
-from typing import Any
 
-from benchmarks.records import make_record
-from benchmarks.throughput import (
+from benchmarks.local_timing import (
     MAX_NEW_TOKENS,
     REPEATS,
     ROWS,
     SLOTS,
     TRACK,
-    main,
+    measure_parts,
     name_checkpoint,
     read_chats,
     run,
     sort_chats,
 )
+from benchmarks.records import Record, make_record
 from swaplib.files import append_line, hash_text
 from swaplib.metrics import score_row
 from swaplib.models.local_model import load
@@ -32,10 +32,10 @@ from swaplib.settings import Settings
 from swaplib.tracing.run_trace import RunTrace
 
 
-def measure_stages(settings: Settings) -> list[dict[str, Any]]:
+def measure_stages(settings: Settings) -> list[Record]:
     """Seconds of an evaluation of the stand-in's adapter by stage."""
     checkpoint = name_checkpoint(settings, "slm_ft")
-    load(checkpoint)  # imports and the disk's cache are no model's
+    load(checkpoint)  # the first load also pays for imports and fills the disk's cache
     start = time.perf_counter()
     model = load(checkpoint)
     stages = {"loading": time.perf_counter() - start}
@@ -61,22 +61,17 @@ def time_records(settings: Settings) -> dict[str, float]:
     start = time.perf_counter()
     for i, row in enumerate(rows):
         answer = Generation(row.completion, "ok", "stop", 1, 1, 1.0)
-        append_line(
-            settings.swap_home / "ledger.jsonl",
-            LedgerLine(i, hash_text(""), answer, scores[i], 1.0).to_json(),
-        )
-    return stages | {
-        "ledger": time.perf_counter() - start,
-        "tracing": time_trace(settings, rows, scores),
-    }
+        line = LedgerLine(i, hash_text(""), answer, scores[i], 1.0)
+        append_line(settings.swap_home / "ledger.jsonl", line.to_json())
+    stages["ledger"] = time.perf_counter() - start
+    return stages | {"tracing": time_trace(settings, rows, scores)}
 
 
 def time_trace(settings: Settings, rows: Sequence[Row], scores: Sequence[dict[str, bool]]) -> float:
     """Seconds for the spans and scores of all rows, in the outbox."""
     start = time.perf_counter()
-    with RunTrace(
-        settings, "20260101T000000000Z-x", settings.swap_home / "x", "x", {}, []
-    ) as trace:
+    run_id, folder = "20260101T000000000Z-x", settings.swap_home / "x"
+    with RunTrace(settings, run_id, folder, "x", {}, []) as trace:
         for i, row in enumerate(rows):
             answer = Generation(row.completion, "ok", "stop", 1, 1, 1.0)
             line = LedgerLine(i, hash_text(row.prompt), answer, scores[i], time.time())
@@ -86,4 +81,4 @@ def time_trace(settings: Settings, rows: Sequence[Row], scores: Sequence[dict[st
 
 
 if __name__ == "__main__":
-    main({"stages": measure_stages}, "stages")
+    measure_parts({"stages": measure_stages}, "stages")

@@ -1,8 +1,9 @@
-"""Makes the rows of the two example tasks beside it, invoices/ and home/: synthetic, each gold follows from its request.
+"""Makes the rows of the two example tasks, invoices/ and home/: each gold follows from its request.
 
-`python examples/make.py` writes the same bytes every time. People, companies and invoices are made up. What could be
-read in two ways is left out: no total without cents (1250 and 1250.0 are not the same JSON), no 03/04/2024, no request
-that states a default. home/tools.json and invoices/schema.json are written by hand.
+`python examples/make.py` writes the same bytes every time. People, companies and invoices are made
+up. What could be read in two ways is left out: no total without cents (1250 and 1250.0 are not the
+same JSON), no 03/04/2024, no request that states a default. home/tools.json and
+invoices/schema.json are written by hand.
 """
 
 import json
@@ -34,31 +35,63 @@ Use null for what the invoice does not say.
 Invoice:
 {text}"""
 
-STEMS = "Quillmarsh Tarnvale Ostrebeck Veldora Pimmington Haldersby Corvane Mistlow Brackenfell Ilverton Sundrake Wexholm"
-TRADES = "Papers Joinery Optics Catering Roofing Textiles Ceramics Printing Gardens Lighting Cycles Software"
-BUYERS = "Ambleford Library, Kestrelby School, Odd Lantern Theatre, Museum of Gravel, Nettlecombe Clinic, Dunmarl Choir"
-GOODS = (
-    "oak shelf, desk lamp, copy paper A4, roof tiles, linen curtain, poster print, hedge trimming, door hinge, tea service, "
-    "soup buffet, server hosting, ink cartridge, wool blanket, garden bench, safety helmet, brass handle, bicycle repair"
+STEMS = (
+    "Quillmarsh Tarnvale Ostrebeck Veldora Pimmington Haldersby "
+    "Corvane Mistlow Brackenfell Ilverton Sundrake Wexholm"
 )
-PLACES = "14 Mill Lane, 3 Pond Street, 77 Upper Row, 5 Tollgate, 120 Birch Avenue, 9 Ferry Road, 41 Chapel Hill, 8 Lime Walk"
+TRADES = (
+    "Papers Joinery Optics Catering Roofing Textiles "
+    "Ceramics Printing Gardens Lighting Cycles Software"
+)
+BUYERS = (
+    "Ambleford Library, Kestrelby School, Odd Lantern Theatre, "
+    "Museum of Gravel, Nettlecombe Clinic, Dunmarl Choir"
+)
+GOODS = (
+    "oak shelf, desk lamp, copy paper A4, roof tiles, linen curtain, poster print, "
+    "hedge trimming, door hinge, tea service, soup buffet, server hosting, ink cartridge, "
+    "wool blanket, garden bench, safety helmet, brass handle, bicycle repair"
+)
+PLACES = (
+    "14 Mill Lane, 3 Pond Street, 77 Upper Row, 5 Tollgate, "
+    "120 Birch Avenue, 9 Ferry Road, 41 Chapel Hill, 8 Lime Walk"
+)
 
-# a line whose value the invoice does not say is left out
+# A line whose value the invoice does not say is left out.
 LAYOUTS = (
-    "{vendor}\n{place} - VAT ID {vat_id}\n\nINVOICE\nInvoice no.: {number}\nInvoice date: {date}\nYour order: {order}\n"
-    "Bill to: {buyer}\n\n{items}\n\nSubtotal  {net}\nVAT {rate}%  {tax}\nTotal due  {total}\nPayable by {due}",
-    "Seller | {vendor} | VAT {vat_id}\nBuyer | {buyer} | customer {customer_no}\nDelivered | {delivered}\nIssued | {date}\n"
-    "Order | {order}\nInvoice | {number}\n---\n{items}\n---\nnet | {net}\ntax {rate}% | {tax}\namount to pay | {total}",
-    "From: {vendor}\nTo: {buyer}\nSubject: your order {order}\n\nHello,\nthank you for your order. We charge:\n{items}\n"
-    "That is {net} before and {total} after {rate}% tax ({tax}).\nOur invoice has the number {number}.\n"
-    "It was issued on {date}.\nPlease transfer the money by {due} and name your customer number {customer_no}.",
-    "*** {vendor} ***\n{place} / tax no. {vat_id}\nsold to {buyer}\nORDER# {order}\nINV# {number}\n{items}\nNET {net}\n"
-    "TAX {rate}% {tax}\nTOTAL {total}\nINV DATE {date}\nDUE {due}",
-    "{vendor}, {place}\nRechnung an: {buyer}\nRechnungsnummer: {number}\nRechnungsdatum: {date}\nLieferdatum: {delivered}\n"
-    "Bestellnummer: {order}\nKundennummer: {customer_no}\n{items}\nZwischensumme: {net}\nMwSt. {rate}%: {tax}\n"
-    "Rechnungsbetrag: {total}\nUSt-IdNr.: {vat_id}",
-    "order = {order}\ninvoice = {number}\nshipped = {delivered}\ninvoice_date = {date}\npay_until = {due}\nbuyer = {buyer}\n"
-    "seller = {vendor}\n{items}\nsum_without_tax = {net}\ntax_{rate}_percent = {tax}\nsum_with_tax = {total}",
+    (
+        "{vendor}\n{place} - VAT ID {vat_id}\n\nINVOICE\nInvoice no.: {number}\n"
+        "Invoice date: {date}\nYour order: {order}\nBill to: {buyer}\n\n{items}\n\n"
+        "Subtotal  {net}\nVAT {rate}%  {tax}\nTotal due  {total}\nPayable by {due}"
+    ),
+    (
+        "Seller | {vendor} | VAT {vat_id}\nBuyer | {buyer} | customer {customer_no}\n"
+        "Delivered | {delivered}\nIssued | {date}\nOrder | {order}\nInvoice | {number}\n---\n"
+        "{items}\n---\nnet | {net}\ntax {rate}% | {tax}\namount to pay | {total}"
+    ),
+    (
+        "From: {vendor}\nTo: {buyer}\nSubject: your order {order}\n\nHello,\n"
+        "thank you for your order. We charge:\n{items}\n"
+        "That is {net} before and {total} after {rate}% tax ({tax}).\n"
+        "Our invoice has the number {number}.\nIt was issued on {date}.\n"
+        "Please transfer the money by {due} and name your customer number {customer_no}."
+    ),
+    (
+        "*** {vendor} ***\n{place} / tax no. {vat_id}\nsold to {buyer}\nORDER# {order}\n"
+        "INV# {number}\n{items}\nNET {net}\nTAX {rate}% {tax}\nTOTAL {total}\nINV DATE {date}\n"
+        "DUE {due}"
+    ),
+    (
+        "{vendor}, {place}\nRechnung an: {buyer}\nRechnungsnummer: {number}\n"
+        "Rechnungsdatum: {date}\nLieferdatum: {delivered}\nBestellnummer: {order}\n"
+        "Kundennummer: {customer_no}\n{items}\nZwischensumme: {net}\nMwSt. {rate}%: {tax}\n"
+        "Rechnungsbetrag: {total}\nUSt-IdNr.: {vat_id}"
+    ),
+    (
+        "order = {order}\ninvoice = {number}\nshipped = {delivered}\ninvoice_date = {date}\n"
+        "pay_until = {due}\nbuyer = {buyer}\nseller = {vendor}\n{items}\nsum_without_tax = {net}\n"
+        "tax_{rate}_percent = {tax}\nsum_with_tax = {total}"
+    ),
 )
 NUMBERS = ("INV-{y}-{n}", "R/{n}-{s}", "{y}-{n}", "F{y}{n}", "A {n}.{s}")
 MONEY = {  # how an amount is written: before, after, thousands, decimal point
@@ -82,10 +115,9 @@ def write_money(cents: int, style: tuple[str, str, str, str]) -> str:
 
 
 def write_date(day: date, style: int) -> str:
-    """A date in one of five ways; the last two can be read in one way only when the day is beyond 12."""
-    return day.strftime(
-        ("%Y-%m-%d", f"{day.day} %B %Y", f"%B {day.day}, %Y", "%d.%m.%Y", "%d/%m/%Y")[style]
-    )
+    """A date in one of five ways; the last two are unambiguous only when the day is beyond 12."""
+    forms = ("%Y-%m-%d", f"{day.day} %B %Y", f"%B {day.day}, %Y", "%d.%m.%Y", "%d/%m/%Y")
+    return day.strftime(forms[style])
 
 
 def draw_money(draw: random.Random) -> tuple[dict[str, str], int, str | None]:
@@ -95,23 +127,17 @@ def draw_money(draw: random.Random) -> tuple[dict[str, str], int, str | None]:
     while True:
         counts = [draw.choice((1, 2, 3, 4, 6, 10, 12)) for _ in range(draw.randint(2, 4))]
         prices = [draw.randint(390, 48_900) for _ in counts]
-        net, rate = (
-            sum(n * price for n, price in zip(counts, prices, strict=True)),
-            draw.choice((7, 8, 19, 20)),
-        )
+        net = sum(n * price for n, price in zip(counts, prices, strict=True))
+        rate = draw.choice((7, 8, 19, 20))
         tax = (net * rate + 50) // 100
         if (net + tax) % 100:
             break
     goods = draw.sample(GOODS.split(", "), len(counts))
-    lines = [
-        f"{n} x {what} at {write_money(p, style)}"
-        for n, what, p in zip(counts, goods, prices, strict=True)
-    ]
-    sums = {
-        name: write_money(cents, style)
-        for name, cents in {"net": net, "tax": tax, "total": net + tax}.items()
-    }
-    return {"items": "\n".join(lines), "rate": str(rate), **sums}, net + tax, currency
+    items = zip(counts, goods, prices, strict=True)
+    lines = [f"{n} x {what} at {write_money(price, style)}" for n, what, price in items]
+    sums = {"net": net, "tax": tax, "total": net + tax}
+    written = {name: write_money(cents, style) for name, cents in sums.items()}
+    return {"items": "\n".join(lines), "rate": str(rate), **written}, net + tax, currency
 
 
 def draw_invoice(draw: random.Random) -> Row:
@@ -124,9 +150,8 @@ def draw_invoice(draw: random.Random) -> Row:
         draw.randint(13 if style > 2 else 1, 28),
     )
     number = draw.choice(NUMBERS).format(y=day.year, s=day.year % 100, n=draw.randint(1000, 9999))
-    vendor = " ".join(
-        draw.choice(names.split()) for names in (STEMS, TRADES, "Ltd GmbH SARL LLC AG")
-    )
+    names = (STEMS, TRADES, "Ltd GmbH SARL LLC AG")
+    vendor = " ".join(draw.choice(parts.split()) for parts in names)
     number, issued = (None if draw.random() < 0.12 else value for value in (number, day))
     fields = written | {
         "vendor": vendor,
@@ -142,18 +167,16 @@ def draw_invoice(draw: random.Random) -> Row:
     }
     lacking = [f"{{{name}}}" for name, value in fields.items() if value is None]
     lines = draw.choice(LAYOUTS).split("\n")
-    text = "\n".join(line for line in lines if not any(name in line for name in lacking)).format(
-        **fields
-    )
+    layout = "\n".join(line for line in lines if not any(name in line for name in lacking))
+    text = layout.format(**fields)
     gold = {
         "vendor": vendor,
         "invoice_number": number,
         "date": issued and issued.isoformat(),
         "total": cents / 100,
+        "currency": currency,
     }
-    completion = json.dumps(
-        gold | {"currency": currency}, ensure_ascii=False, separators=(",", ":")
-    )
+    completion = json.dumps(gold, ensure_ascii=False, separators=(",", ":"))
     return Row(INVOICE_PROMPT.format(text=text), completion)
 
 
@@ -163,35 +186,31 @@ HOME_PROMPT = ROW_PROMPTS["toolcall"].replace(
 
 
 TEXTS = (
-    "Dinner is at eight.; Please lock the back door.; The kitchen light is still on.; I am running ten minutes late.; "
-    "Can you buy milk?; Turn the heating down before you go.; The parcel is in the garage.; Set your alarm, we leave at "
-    "5:30 am.; Happy birthday!; Play something calm when the guests come.; Where are the spare keys?; The bus was early."
+    "Dinner is at eight.; Please lock the back door.; The kitchen light is still on.; I am running "
+    "ten minutes late.; "
+    "Can you buy milk?; Turn the heating down before you go.; The parcel is in the garage.; Set "
+    "your alarm, we leave at "
+    "5:30 am.; Happy birthday!; Play something calm when the guests come.; Where are the spare "
+    "keys?; The bus was early."
 )
 CLOCKS = (
-    "6:45 am=06:45, half past six in the morning=06:30, 05:15=05:15, 7:20 am=07:20, 8:05 pm=20:05, 19:40=19:40, noon=12:00, "
+    "6:45 am=06:45, half past six in the morning=06:30, 05:15=05:15, 7:20 am=07:20, 8:05 pm=20:05, "
+    "19:40=19:40, noon=12:00, "
     "10:30 pm=22:30, a quarter past nine in the evening=21:15, 07:55=07:55, 4 pm=16:00, 13:10=13:10"
 )
-DAYS = {
-    "Monday": "mon",
-    "Tuesday": "tue",
-    "Wednesday": "wed",
-    "Thursday": "thu",
-    "Friday": "fri",
-    "Saturday": "sat",
-}
+ROOMS = ("kitchen", "living room", "bedroom", "hallway", "office")
+DAY_NAMES = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday")
+DAYS = {name: name[:3].lower() for name in DAY_NAMES}
+TIMES = [tuple(pair.split("=")) for pair in CLOCKS.split(", ")]
 
-VALUES: dict[
-    str, list[Any]
-] = {  # what a request may say; with what the gold has, where that is something else
-    "room": [
-        (room, room.replace(" ", "_"))
-        for room in ("kitchen", "living room", "bedroom", "hallway", "office")
-    ],
+# What a request may say, with what the gold has where that is something else.
+VALUES: dict[str, list[Any]] = {
+    "room": [(room, room.replace(" ", "_")) for room in ROOMS],
     "color": ["warm", "blue", "red", "green"],
     "brightness": list(range(5, 100, 5)),
     "celsius": [16.5, 17.5, 18.5, 19.5, 20.5, 21.5, 22.5, 23.5],
-    "until": [tuple(pair.split("=")) for pair in CLOCKS.split(", ")],
-    "time": [tuple(pair.split("=")) for pair in CLOCKS.split(", ")],
+    "until": TIMES,
+    "time": TIMES,
     "days": [(day, [short]) for day, short in DAYS.items()]
     + [(f"{a} and {b}", [DAYS[a], DAYS[b]]) for a, b in combinations(DAYS, 2)],
     "label": [
@@ -223,7 +242,7 @@ VALUES: dict[
     "text": TEXTS.split("; "),
 }
 
-# how people ask: the request, and the arguments that it sets in other words than a value's
+# How people ask: the request, and the arguments that it sets in other words than a value's.
 REQUESTS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "set_light": [
         ("Turn on the light in the {room}.", {}),
@@ -290,22 +309,18 @@ REQUESTS: dict[str, list[tuple[str, dict[str, Any]]]] = {
 
 
 def draw_request(draw: random.Random, tools: list[dict[str, Any]]) -> Row:
-    """A request for one of the tools, which all stand in the prompt, and the call that it asks for."""
+    """A request for one of the tools, all of which the prompt offers, and the call it asks for."""
     tool = draw.choice(tools)
     wording, arguments = draw.choice(REQUESTS[tool["name"]])
-    drawn = {
-        name: draw.choice(VALUES[name]) for name in tool["parameters"] if f"{{{name}}}" in wording
-    }
-    drawn = {
-        name: value if isinstance(value, tuple) else (str(value), value)
-        for name, value in drawn.items()
-    }
-    request = wording.format(**{name: said for name, (said, _) in drawn.items()})
-    values = arguments | {name: value for name, (_, value) in drawn.items()}
+    words, values = {}, dict(arguments)
+    for name in tool["parameters"]:
+        if f"{{{name}}}" in wording:
+            value = draw.choice(VALUES[name])
+            words[name], values[name] = value if isinstance(value, tuple) else (value, value)
+    request = wording.format(**words)
     gold = {name: values[name] for name in tool["parameters"] if name in values}
-    prompt = build_prompt(
-        "toolcall", [format_signature(tool) for tool in tools], request, HOME_PROMPT
-    )
+    signatures = [format_signature(tool) for tool in tools]
+    prompt = build_prompt("toolcall", signatures, request, HOME_PROMPT)
     return Row(prompt, format_tool_call(tool["name"], gold))
 
 
@@ -321,10 +336,8 @@ def write_task(path: Path, draw_row: Callable[[], Row]) -> None:
 def make_examples(folder: Path) -> None:
     """Write invoices/rows.jsonl and home/rows.jsonl below a folder."""
     draw = random.Random(SEED)  # noqa: S311 - examples, no secret
-    tools = [
-        parse_tool(tool)
-        for tool in json.loads((HERE / "home" / "tools.json").read_text(encoding="utf-8"))
-    ]
+    raw_tools = json.loads((HERE / "home" / "tools.json").read_text(encoding="utf-8"))
+    tools = [parse_tool(tool) for tool in raw_tools]
     write_task(folder / "invoices" / "rows.jsonl", lambda: draw_invoice(draw))
     write_task(folder / "home" / "rows.jsonl", lambda: draw_request(draw, tools))
 

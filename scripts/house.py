@@ -1,20 +1,27 @@
 """Counts the rooms of a package, what they import of each other, and the sizes of its parts.
 
     python scripts/house.py                    this checkout
-    python scripts/house.py ../old --flat      another one, whose modules lie side by side
+    python scripts/house.py ../old             another checkout
+    python scripts/house.py --walk 10 --seed 1 ten code lines of the notebooks, and where what they
+                                               call is defined
 
-A room is a folder of the package; a module beside the folders is a room of its own. A floor is the longest way down by
-imports from a room to one that imports nothing. What is imported inside a function counts, too: it is only later.
+A room is a folder of the package; a module beside the folders is a room of its own. A floor is the
+longest chain of imports from a room down to one that imports nothing. What is imported inside a
+function counts, too: it is only later.
 """
 
 import argparse
 import ast
 import io
-import json
 import tokenize
 from pathlib import Path
 
+from notebook_walk import format_walk, read_notebook
+
 SPINE = ("01_data", "02_eval", "03_decision", "04_finetune", "05_post_eval")
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+LAYOUT = (tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
+SILENT = (tokenize.COMMENT, *LAYOUT)
 
 
 def list_modules(package: Path) -> dict[str, Path]:
@@ -71,19 +78,9 @@ def count_code(path: Path) -> int:
     """Lines that are neither empty, nor comments, nor docstrings."""
     source = path.read_text()
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    silent = (
-        tokenize.COMMENT,
-        tokenize.NL,
-        tokenize.NEWLINE,
-        tokenize.INDENT,
-        tokenize.DEDENT,
-        tokenize.ENDMARKER,
-    )
-    lines = {n for t in tokens if t.type not in silent for n in range(t.start[0], t.end[0] + 1)}
+    lines = {n for t in tokens if t.type not in SILENT for n in range(t.start[0], t.end[0] + 1)}
     for node in ast.walk(ast.parse(source)):
-        if isinstance(
-            node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-        ) and ast.get_docstring(node):
+        if isinstance(node, DOCUMENTED) and ast.get_docstring(node):
             lines -= set(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
     return len(lines)
 
@@ -99,12 +96,6 @@ def find_long_functions(path: Path, most: int) -> dict[str, int]:
     return {name: size for name, size in sizes.items() if size > most}
 
 
-def read_notebook(path: Path) -> str:
-    """The code of a notebook."""
-    cells = json.loads(path.read_text())["cells"]
-    return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-
-
 def find_spine(root: Path) -> set[str]:
     """The modules that 01 to 05 need, by way of whatever they import when they are loaded."""
     modules = list_modules(root / "swaplib")
@@ -118,43 +109,46 @@ def find_spine(root: Path) -> set[str]:
     return spine
 
 
-def main() -> None:
-    """Print the counts, one a line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("root", type=Path, nargs="?", default=Path(__file__).parent.parent)
-    parser.add_argument(
-        "--functions", type=int, default=40, help="lines of a function that are still no fault"
-    )
-    parser.add_argument(
-        "--modules", type=int, default=250, help="lines of a module that are still no fault"
-    )
-    options = parser.parse_args()
-    modules = list_modules(options.root / "swaplib")
-    arrows = find_arrows(options.root / "swaplib")
-    long = {
-        k: v
-        for path in modules.values()
-        for k, v in find_long_functions(path, options.functions).items()
-    }
+def print_counts(root: Path, most_lines: int, most_module_lines: int) -> None:
+    """Print what is counted, one figure a line."""
+    modules = list_modules(root / "swaplib")
+    arrows = find_arrows(root / "swaplib")
+    spine = find_spine(root)
+    of_files = [find_long_functions(path, most_lines) for path in modules.values()]
+    long = {name: size for found in of_files for name, size in found.items()}
     lines = {name: len(path.read_text().splitlines()) for name, path in modules.items()}
-    large = {name: n for name, n in lines.items() if n > options.modules}
-    notebooks = sorted((options.root / "notebooks").glob("*.ipynb"))
+    large = {name: n for name, n in lines.items() if n > most_module_lines}
+    code = {name: count_code(path) for name, path in modules.items()}
+    notebooks = sorted((root / "notebooks").glob("*.ipynb"))
     imports = {path.stem: len(find_imports(read_notebook(path), modules)) for path in notebooks}
+    of_spine = sum(code[name] for name in spine)
     print(f"rooms (folders and modules beside them): {len(arrows)}")
     print(f"floors: {max(find_floor(room, arrows) for room in arrows)}")
     print(f"arrows between rooms: {sum(map(len, arrows.values()))}")
-    print(
-        f"modules: {len(modules)}, lines {sum(lines.values()):,}, of code {sum(map(count_code, modules.values())):,}"
-    )
-    spine = find_spine(options.root)
-    print(
-        f"spine of 01 to 05: {len(spine)} modules, lines of code {sum(count_code(modules[name]) for name in spine):,}"
-    )
-    print(f"functions over {options.functions} lines: {len(long)} {long or ''}")
-    print(f"modules over {options.modules} lines: {len(large)} {large or ''}")
+    print(f"modules: {len(modules)}, lines {sum(lines.values()):,}, of code {sum(code.values()):,}")
+    print(f"spine of 01 to 05: {len(spine)} modules, lines of code {of_spine:,}")
+    print(f"functions over {most_lines} lines: {len(long)} {long or ''}")
+    print(f"modules over {most_module_lines} lines: {len(large)} {large or ''}")
     print(f"imports in a notebook: {imports}")
+
+
+def main() -> None:
+    """Print the counts, or a walk."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    option = parser.add_argument
+    option("root", type=Path, nargs="?", default=Path(__file__).resolve().parent.parent)
+    option("--functions", type=int, default=40, help="lines that a function may have")
+    option("--modules", type=int, default=250, help="lines that a module may have")
+    option("--walk", type=int, metavar="N", help="print a walk of N code lines of the notebooks")
+    option("--seed", type=int, default=1, help="of the walk")
+    options = parser.parse_args()
+    if options.walk is None:
+        print_counts(options.root, options.functions, options.modules)
+    else:
+        modules = list_modules(options.root / "swaplib")
+        print(format_walk(options.root, modules, options.walk, options.seed))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Makes the lock files anew (`make lock`), and checks an environment against what its packages ask for (`check`).
+"""Writes the lock files again (`make lock`), and checks an environment against them (`check`).
 
-requirements.lock is every package that this project runs with; requirements-cuda.lock is what a CUDA build of torch asks
-for besides; requirements-gpu.lock is what Unsloth names and only a machine with a GPU needs. Pins that still fit stay as
-they are: `scripts/lock.py --upgrade` takes the newest. requirements-cpu.lock is written by hand: CPU builds of torch are
-on no index, and uv does not know them.
+requirements.lock is every package that this project runs with; requirements-cuda.lock is what a
+CUDA build of torch needs as well; requirements-gpu.lock is what Unsloth names and only a machine
+with a GPU needs. Pins that still fit stay: `scripts/lock.py --upgrade` takes the newest.
+requirements-cpu.lock is written by hand: CPU builds of torch are on no index, and uv does not know
+them.
 """
 
 import importlib.metadata
@@ -23,16 +24,23 @@ GPU_ONLY = {
     "cut-cross-entropy": "a loss written in Triton",
     "diffusers": "models that make images, which nothing here trains",
     "torchao": "kernels and number types of GPUs",
-    "torchvision": "has no CPU build on the index, and beside a CPU torch a CUDA build makes `import unsloth` fail",
+    "torchvision": "no CPU build is on the index; beside a CPU torch the CUDA build breaks Unsloth",
     "triton": "compiles kernels for GPUs",
     "xformers": "attention kernels of GPUs",
 }
 
-EVERYWHERE = " ; python_full_version < '3.13' and implementation_name == 'cpython' and sys_platform == 'linux'"
+# The marker that uv writes after every pin, from `tool.uv.environments` of pyproject.toml.
+EVERYWHERE = (
+    " ; python_full_version < '3.13' and implementation_name == 'cpython' "
+    "and sys_platform == 'linux'"
+)
 
 
 def read_blocks(text: str) -> dict[str, str]:
-    """The entries of a lock by name, each a pin with its marker and hashes (a package may have one for each Python)."""
+    """The entries of a lock by name: pins with markers and hashes.
+
+    A package may have several, each for other Pythons.
+    """
     blocks: dict[str, str] = {}
     for block in re.findall(
         r"^\S.*(?:\n[ \t]+.*)*\n", re.sub(r"^#.*\n", "", text, flags=re.M), re.M
@@ -43,29 +51,14 @@ def read_blocks(text: str) -> dict[str, str]:
 
 
 def resolve(pins: str, excluded: list[str]) -> dict[str, str]:
-    """What pyproject.toml asks for, resolved for Python 3.11 and 3.12 on Linux, with the hashes of every file."""
-    uv = [
-        Path(sys.executable).parent / "uv",
-        "pip",
-        "compile",
-        "pyproject.toml",
-        "--quiet",
-        "--no-header",
-    ]
-    options = [
-        "--universal",
-        "--generate-hashes",
-        "--no-annotate",
-        "--extra",
-        "dev",
-        "--extra",
-        "train",
-    ]
+    """What pyproject.toml asks for, resolved for all its Pythons, with the hashes of every file."""
+    uv = [Path(sys.executable).parent / "uv", "pip", "compile", "pyproject.toml"]
+    options = ["--quiet", "--no-header", "--no-annotate", "--universal", "--generate-hashes"]
+    options += ["--extra", "dev", "--extra", "train"]
     with tempfile.TemporaryDirectory() as folder:
         lock, names = Path(folder) / "requirements.lock", Path(folder) / "excluded.txt"
-        lock.write_text(
-            "" if "--upgrade" in sys.argv else HASHES.sub("", pins)
-        )  # the index gives the hashes
+        # The index gives the hashes.
+        lock.write_text("" if "--upgrade" in sys.argv else HASHES.sub("", pins))
         names.write_text("\n".join(excluded))
         subprocess.run(
             [*uv, *options, "--excludes", names, "--output-file", lock],
@@ -82,11 +75,8 @@ def write_locks() -> None:
     main = resolve(pins, list(GPU_ONLY))
     full = resolve("".join(main.values()) + pins, [])
     cuda = {name for name in full if name.startswith(("nvidia-", "cuda-")) or name == "triton"}
-    for path, names in (
-        (MAIN, set(main) - cuda),
-        (CUDA, cuda),
-        (GPU, set(full) - set(main) - cuda),
-    ):
+    names_of = {MAIN: set(main) - cuda, CUDA: cuda, GPU: set(full) - set(main) - cuda}
+    for path, names in names_of.items():
         blocks = main | {name: full[name] for name in names - set(main)}
         path.write_text(
             "# Written by `make lock`.\n" + "".join(blocks[name] for name in sorted(names))
@@ -95,7 +85,7 @@ def write_locks() -> None:
 
 
 def check() -> None:
-    """`pip check`, but for what only a GPU needs where there is none."""
+    """`pip check`, without what only a GPU needs where there is none."""
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "check"]
     found = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
     spared = re.compile(

@@ -1,1 +1,1 @@
-"""SLM swap: decide whether a small local model can replace the hosted LLM, one row of evidence at a time."""
+"""SLM swap: can a small local model replace the hosted LLM? Decided row by row, with evidence."""

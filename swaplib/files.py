@@ -1,4 +1,7 @@
-"""Files and folders on disk: written whole or not at all, appended line by line, hashed; whatever it is that they hold."""
+"""Files and folders on disk: written whole or not at all, appended line by line, hashed.
+
+What they hold is not known here.
+"""
 
 import contextlib
 import hashlib
@@ -27,12 +30,12 @@ def hash_file(path: Path) -> str:
 def write_text(path: Path, text: str) -> None:
     """Write a file atomically: a temporary file beside it, synced, then renamed. Makes the folder.
 
-    Who may read a new file is the umask's affair; one that is there keeps its permissions.
+    A new file has the permissions of the umask; one that is replaced keeps its own.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        with _naming(path), temporary.open("x", encoding="utf-8", newline="") as file:
+        with _with_filename(path), temporary.open("x", encoding="utf-8", newline="") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -58,11 +61,11 @@ def read_json(path: Path, advice: str) -> dict[str, Any]:
     """Read a JSON file that holds an object.
 
     Args:
-        path: The file, which is there.
-        advice: What a person may do when it is broken.
+        path: The file, which must exist.
+        advice: What to do when it is broken, for the error.
 
     Raises:
-        ValueError: It is no such file; file, line and column are named.
+        ValueError: It does not hold an object; file, line and column are named.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -81,20 +84,23 @@ def read_json(path: Path, advice: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def replaced_folder(target: Path) -> Iterator[Path]:
-    """Make a folder beside its place and rename it at the end; one that is there at the start makes room only then.
+    """Make a folder beside its place and rename it at the end; an old one makes room only then.
 
-    A kill leaves the old folder, the new one or neither; what else it leaves, the next attempt removes. Whatever fails,
-    nothing of the attempt is left.
+    A kill leaves the old folder, the new one or neither; what else it leaves, the next attempt
+    removes. Whatever fails, nothing of the attempt is left.
 
     Args:
-        target: The folder's place; where that is a link, the place it leads to. Makes the folders above it.
+        target: The folder's place; where that is a link, the place it leads to. Makes the folders
+            above it.
 
     Yields:
-        The empty folder to fill. The one that it lies in is the attempt's own: what else is put there goes with it.
+        The empty folder to fill. Its parent belongs to the attempt: what else is put there is
+        removed with it.
     """
     target = target.resolve()
-    work, is_there = target.with_name(f".{target.name}.build"), target.exists()
-    shutil.rmtree(work, ignore_errors=True)  # what a kill has left
+    work = target.with_name(f".{target.name}.build")
+    is_there = target.exists()
+    shutil.rmtree(work, ignore_errors=True)  # left by a kill
     built = work / "new"
     try:
         built.mkdir(parents=True)
@@ -107,22 +113,24 @@ def replaced_folder(target: Path) -> Iterator[Path]:
 
 
 def replace_files(folder: Path, texts: Mapping[str, str], old: Iterable[str]) -> None:
-    """Put files below a folder in the place of others: never some of the old ones beside some of the new.
+    """Replace files below a folder by others: some old ones are never beside some new ones.
 
-    All are written beside their place first, where a full disk harms nothing (each in the folder it will lie in, which
-    may be a link to another device); then the old ones go, and then the new ones come, both in their order. A kill in
-    between leaves files missing, and readers must say so.
+    All are written beside their place first, where a full disk harms nothing (each in the folder it
+    will be in, which may be a link to another device); then the old ones are removed, and then the
+    new ones are moved in, both in their order. A kill in between leaves files missing, and readers
+    must say so.
 
     Args:
         folder: The folder, which is made.
-        texts: The new files by path below the folder; one may take the place of a file that is not among the old.
-        old: The files to remove, as far as they are there.
+        texts: The new files by path below the folder; one may replace a file that is not among the
+            old.
+        old: The files to remove, as far as they exist.
     """
     staged = {name: (folder / name).parent / ".build" / Path(name).name for name in texts}
     places = {path.parent for path in staged.values()}
     try:
         for place in places:
-            shutil.rmtree(place, ignore_errors=True)  # what a kill has left
+            shutil.rmtree(place, ignore_errors=True)  # left by a kill
         for name, text in texts.items():
             write_text(staged[name], text)
         for name in old:
@@ -135,8 +143,8 @@ def replace_files(folder: Path, texts: Mapping[str, str], old: Iterable[str]) ->
 
 
 @contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Errors of writing, such as a full disk, do not say where; let them name the file."""
+def _with_filename(path: Path) -> Iterator[None]:
+    """Add the file's name to errors of writing that lack it, such as that of a full disk."""
     try:
         yield
     except OSError as error:
@@ -146,10 +154,15 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append one line and sync it to disk; makes the folder. A torn last line, left by a kill, is closed first."""
-    with _naming(path), _open_to_append(path) as file:
-        if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
-            file.write(b"\n")
+    """Append one line and sync it to disk; makes the folder.
+
+    A torn last line, left by a kill, is closed first.
+    """
+    with _with_filename(path), _open_to_append(path) as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
         file.write(line.encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
@@ -164,17 +177,20 @@ def _open_to_append(path: Path) -> BinaryIO:
 
 
 def read_appended(path: Path) -> Iterator[str]:
-    """The lines of a file that append_line wrote; none when there is no file. A torn one may hold any bytes."""
+    """The lines of a file that append_line wrote; a missing one has none.
+
+    A torn line may hold any bytes.
+    """
     if path.is_file():
         with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
             yield from (line.removesuffix("\n") for line in file)
 
 
 def parse_appended(path: Path, parse: Callable[[str], Parsed], what: str) -> Iterator[Parsed]:
-    """Parse a file that append_line wrote, line by line; torn lines are passed over.
+    """Parse a file that append_line wrote, line by line; torn lines are skipped.
 
     Args:
-        path: The file; nothing comes of one that is not there.
+        path: The file; a missing one has no lines.
         parse: Takes a line's text; raises JSONDecodeError for a torn one.
         what: What a line should be, for the error.
 

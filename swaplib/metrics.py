@@ -1,10 +1,10 @@
 """Parse, score and aggregate outputs: pure functions over strings, standard library only.
 
-Nothing here mends an output. What the model said is what is scored: fences, prose around the answer or a second call
-make a row wrong. A toolcall row, for example:
+Nothing here repairs an output. What the model said is what is scored: fences, prose around the
+answer or a second call make a row wrong. In this toolcall row everything matches:
 
     gold    <tool_call name="t3ma">{"symbol":"ETH/BTC","interval":"1h"}</tool_call>
-    output  <tool_call name="t3ma">{"interval": "1h", "symbol": "ETH/BTC"}</tool_call>     valid, name and args match
+    output  <tool_call name="t3ma">{"interval": "1h", "symbol": "ETH/BTC"}</tool_call>
 """
 
 import json
@@ -24,14 +24,14 @@ _OPEN, _NAME_END, _CLOSE = '<tool_call name="', '">', "</tool_call>"
 
 @dataclass(frozen=True, slots=True)
 class JsonDocument:
-    """A structured output that parses as strict JSON; `value` may be any JSON value, None for `null`."""
+    """A structured output that parses as strict JSON; `value` is None for `null`."""
 
     value: Any
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A toolcall output that is exactly one wrapper: the tool's name and its arguments, a JSON object."""
+    """A toolcall output that is exactly one wrapper: the tool's name and its arguments."""
 
     name: str
     arguments: dict[str, Any]
@@ -42,7 +42,7 @@ Prediction = JsonDocument | ToolCall
 
 @dataclass(frozen=True)
 class StructuredScores:
-    """Core metrics of the structured track over all rows (rates in 0..1), and `rows`, one dict of bits for each row."""
+    """The structured track's core metrics over all rows (0..1), and the bits of each row."""
 
     json_valid_rate: float
     exact_match_rate: float
@@ -51,7 +51,7 @@ class StructuredScores:
 
 @dataclass(frozen=True)
 class ToolcallScores:
-    """Core metrics of the toolcall track over all rows (rates in 0..1), and `rows`, one dict of bits for each row."""
+    """The toolcall track's core metrics over all rows (0..1), and the bits of each row."""
 
     valid_call_rate: float
     name_match_rate: float
@@ -60,17 +60,19 @@ class ToolcallScores:
 
 
 def core_metrics(track: Track) -> tuple[CoreMetric, ...]:
-    """Names of a track's core metrics, in the order of the tables; each is a row's bit name plus `_rate`."""
+    """A track's core metrics, in the order of the tables: a bit's name plus `_rate` each."""
     check_track(track)
     if track == "structured":
         return ("json_valid_rate", "exact_match_rate")
     return ("valid_call_rate", "name_match_rate", "args_exact_rate")
 
 
-def check_track(track: str) -> None:
-    """Raise ValueError for a track that does not exist, naming those that do."""
-    if track not in TRACKS:
-        raise ValueError(f"unknown track {track!r}: expected one of {', '.join(TRACKS)}")
+def check_track(name: str) -> Track:
+    """The track of that name; raises ValueError for one that does not exist."""
+    for track in TRACKS:
+        if track == name:
+            return track
+    raise ValueError(f"unknown track {name!r}: expected one of {', '.join(TRACKS)}")
 
 
 def _reject_constant(name: str) -> None:
@@ -97,7 +99,7 @@ def parse_json(text: str) -> Any:
     """Parse strict JSON: no NaN or Infinity, no duplicate keys, no number beyond a float's range.
 
     Raises:
-        ValueError: The text is not strict JSON; the message says why. Also for nesting too deep to parse.
+        ValueError: The text is not strict JSON, or nested too deeply; the message says why.
     """
     try:
         return json.loads(
@@ -111,7 +113,7 @@ def parse_json(text: str) -> Any:
 
 
 def canonical_json(value: Any) -> str:
-    """The one text of a JSON value: sorted keys, no spaces. `1` and `1.0` differ; list order counts."""
+    """The one text of a JSON value: sorted keys, no spaces; `1` and `1.0` differ."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
@@ -125,7 +127,7 @@ def parse_gold(track: Track, completion: str) -> Prediction:
     """Parse a row's completion.
 
     Raises:
-        ValueError: The completion is not what the track asks for; the message says what was expected and found.
+        ValueError: It is not what the track asks for; says what was expected and found.
     """
     check_track(track)
     if track == "structured":
@@ -145,7 +147,7 @@ def parse_gold(track: Track, completion: str) -> Prediction:
 
 
 def parse_output(track: Track, output: str) -> Prediction | None:
-    """Parse what a model said, or return None when it is not what the track asks for. Never raises for any text."""
+    """What a model said, parsed, or None when it is not what the track asks for."""
     check_track(track)
     try:
         return parse_gold(track, output)
@@ -154,7 +156,7 @@ def parse_output(track: Track, output: str) -> Prediction | None:
 
 
 def same_json(a: Any, b: Any) -> bool:
-    """Whether two JSON values are equal as canonical JSON; values nested too deeply to compare are not."""
+    """Whether two values are equal as canonical JSON; values nested too deeply are not."""
     try:
         return canonical_json(a) == canonical_json(b)
     except RecursionError:
@@ -164,11 +166,8 @@ def same_json(a: Any, b: Any) -> bool:
 def args_exact(gold: ToolCall, prediction: ToolCall | None) -> bool:
     """Whether the predicted arguments equal the gold ones as canonical JSON.
 
-    The tool's name does not count here (see name_match_rate). 1 and 1.0 differ; key order does not.
-
-    Args:
-        gold: The row's completion, parsed; its arguments are a JSON object.
-        prediction: The parsed output, or None when it is not exactly one wrapper.
+    The tool's name does not count here (see name_match_rate). 1 and 1.0 differ, other key orders do
+    not. A prediction is None when the output is not exactly one wrapper.
 
     Source: "Metrics" in agent.md.
     """
@@ -179,7 +178,6 @@ def score_row(track: Track, gold: str, output: str | None) -> dict[str, bool]:
     """Score one output against one completion.
 
     Args:
-        track: `structured` or `toolcall`.
         gold: The row's completion.
         output: The raw text of the model; None when it gave none (scored as wrong).
 
@@ -191,16 +189,17 @@ def score_row(track: Track, gold: str, output: str | None) -> dict[str, bool]:
     """
     expected = parse_gold(track, gold)
     prediction = None if output is None else parse_output(track, output)
-    if track == "structured":
-        valid = prediction is not None
+    if isinstance(expected, JsonDocument):
+        document = prediction if isinstance(prediction, JsonDocument) else None
         return {
-            "json_valid": valid,
-            "exact_match": valid and same_json(expected.value, prediction.value),
+            "json_valid": document is not None,
+            "exact_match": document is not None and same_json(expected.value, document.value),
         }
+    call = prediction if isinstance(prediction, ToolCall) else None
     return {
-        "valid_call": prediction is not None,
-        "name_match": prediction is not None and expected.name == prediction.name,
-        "args_exact": args_exact(expected, prediction),
+        "valid_call": call is not None,
+        "name_match": call is not None and expected.name == call.name,
+        "args_exact": args_exact(expected, call),
     }
 
 
@@ -215,8 +214,8 @@ def aggregate(
     if not row_scores:
         raise ValueError("no rows to score: expected at least one")
     rates = {
-        m: sum(s[m.removesuffix("_rate")] for s in row_scores) / len(row_scores)
-        for m in core_metrics(track)
+        metric: sum(bits[metric.removesuffix("_rate")] for bits in row_scores) / len(row_scores)
+        for metric in core_metrics(track)
     }
     scores = StructuredScores if track == "structured" else ToolcallScores
     return scores(**rates, rows=tuple(row_scores))
@@ -228,20 +227,15 @@ def score_rows(
     """Score a whole split.
 
     Args:
-        track: `structured` or `toolcall`.
         golds: The completions, one for each row.
-        outputs: The models' raw texts in the same order; None where there is none (scored as wrong).
-
-    Returns:
-        The core metrics as attributes, and `rows` with the bits of each row.
+        outputs: The model's raw texts in the same order; None (scored as wrong) where it gave none.
 
     Raises:
-        ValueError: The lists differ in length, are empty, or a gold does not fit the track (its index is named).
+        ValueError: The lists differ in length or are empty, or a gold does not fit; names which.
     """
-    if len(golds) != len(outputs):
-        raise ValueError(
-            f"expected one output for each gold, found {len(golds)} golds and {len(outputs)} outputs"
-        )
+    n, m = len(golds), len(outputs)
+    if n != m:
+        raise ValueError(f"expected one output for each gold, found {n} golds and {m} outputs")
     bits = []
     for index, (gold, output) in enumerate(zip(golds, outputs, strict=True)):
         try:

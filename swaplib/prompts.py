@@ -1,11 +1,13 @@
-"""The only place where a row's messages are made: one fixed system message for each track, then the row's prompt.
+"""The only place where a row's messages are made: its track's system message, then its prompt.
 
-A prompt shows finished calls of tools that no row offers, in the form that is scored: models copy what an instruction shows,
-so a form to fill in comes back with its placeholders. docs/prompts.md has what was tried.
+A prompt shows finished calls of tools that no row offers, in the form that is scored: models copy
+what an instruction shows, so a form to fill in comes back with its placeholders. What was tried is
+in docs/prompts.md.
 
-The same list goes to Azure, to the local SLM, to training and to serving, so that a comparison compares models.
-The system message is always explicit, because chat templates otherwise put in their own. Few-shot examples, where they are
-asked for, stand between the two as turns of the same chat: the prompt of a train row, then its completion.
+The same messages go to Azure, to the local SLM, to training and to serving, so that a comparison
+compares models. The system message is always explicit, because chat templates otherwise add their
+own. Few-shot examples, where they are asked for, are turns of the same chat between the two: the
+prompt of a train row, then its completion.
 """
 
 import json
@@ -22,32 +24,38 @@ Message = dict[str, str]
 
 SYSTEM_PROMPTS: dict[Track, str] = {
     "structured": "You answer with JSON only: no prose and no code fences.",
-    "toolcall": "You answer with exactly one tool call in the wrapper that is asked for, and no other text.",
+    "toolcall": (
+        "You answer with exactly one tool call in the wrapper that is asked for, and no other text."
+    ),
 }
 
-# what a row's instruction says of values; it also stands where the form is not written by hand (native.py)
+# What a row's instruction says of values. Native runs need it too: they state it without the form.
 VALUES = (
-    "Copy texts and numbers as the request has them; write numbers as numbers and texts as texts. Leave out a parameter "
-    "with a default unless the request sets it."
+    "Copy texts and numbers as the request has them; write numbers as numbers and texts as texts. "
+    "Leave out a parameter with a default unless the request sets it."
 )
 
 ROW_PROMPTS: dict[Track, str] = {
     "toolcall": """\
-Answer the request with one call of the tool below. Reply with exactly one wrapper around one JSON object; the \
-wrapper names the tool and the object holds its arguments, as in this call of another tool:
+Answer the request with one call of the tool below. Reply with exactly one wrapper around one \
+JSON object; the wrapper names the tool and the object holds its arguments, as in this call of \
+another tool:
 <tool_call name="pour_tea">{{"cups":2,"sweetener":"honey"}}</tool_call>
-Start with <tool_call name=" and end with </tool_call>. Copy texts and numbers as the request has them; write \
-numbers as numbers and texts as texts. Leave out a parameter with a default unless the request sets it.
+Start with <tool_call name=" and end with </tool_call>. Copy texts and numbers as the request has \
+them; write numbers as numbers and texts as texts. Leave out a parameter with a default unless the \
+request sets it.
 
 {signatures}
 
 Request: {request}""",
     "structured": """\
-Answer the request with calls of the tools below. Reply with exactly one JSON array, its calls in the order asked. \
-For example, three calls of other tools:
-[{{"name":"pour_tea","arguments":{{"cups":2,"sweetener":"honey"}}}},{{"name":"pour_tea","arguments":{{"cups":1}}}},{{"name":"ring_bell","arguments":{{"times_rung":3}}}}]
-Start with [ and end with ]. Copy texts and numbers as the request has them; write numbers as numbers and texts as \
-texts. Leave out a parameter with a default unless the request sets it.
+Answer the request with calls of the tools below. Reply with exactly one JSON array, its calls in \
+the order asked. For example, three calls of other tools:
+[{{"name":"pour_tea","arguments":{{"cups":2,"sweetener":"honey"}}}},\
+{{"name":"pour_tea","arguments":{{"cups":1}}}},\
+{{"name":"ring_bell","arguments":{{"times_rung":3}}}}]
+Start with [ and end with ]. Copy texts and numbers as the request has them; write numbers as \
+numbers and texts as texts. Leave out a parameter with a default unless the request sets it.
 
 {signatures}
 
@@ -63,8 +71,9 @@ LOGGED_PROMPTS: dict[str, str] = {
     .replace("one call of the tool below", "one call of one of the tools below"),
     "structured": ROW_PROMPTS["structured"].replace(_DEFAULTS, ""),
     "json": """\
-Answer the request with JSON. Reply with exactly one JSON document that fits this JSON Schema, where \
-one is given, and nothing else. Start with the document's first bracket and end with its last one.
+Answer the request with JSON. Reply with exactly one JSON document that fits this JSON Schema, \
+where one is given, and nothing else. Start with the document's first bracket and end with its \
+last one.
 
 {signatures}
 
@@ -80,7 +89,6 @@ def build_prompt(
     """A row's prompt: the instruction, the tools that it may call, the request.
 
     Args:
-        track: `structured` or `toolcall`.
         signatures: The tools, as tool_schemas.format_signature writes them.
         request: What is asked.
         template: Another instruction than the track's, to be measured against it.
@@ -94,7 +102,6 @@ def build_messages(track: Track, prompt: str, shots: Sequence[Row] = ()) -> list
     """The messages of one row: `[{"role": "system", …}, {"role": "user", "content": prompt}]`.
 
     Args:
-        track: `structured` or `toolcall`.
         prompt: The row's prompt.
         shots: Examples, each a user and an assistant turn between the two.
 
@@ -112,7 +119,9 @@ def build_messages(track: Track, prompt: str, shots: Sequence[Row] = ()) -> list
 
 
 def pick_shots(train: Sequence[Row], n: int, seed: int = 42) -> list[Row]:
-    """The first n of MAX_SHOTS train rows drawn with a seed: the same for every model and row, the fewer among the more.
+    """The first n of MAX_SHOTS train rows drawn with a seed.
+
+    They are the same for every model and row, and fewer examples are among more of them.
 
     Raises:
         ValueError: n is not in 0..MAX_SHOTS, or there are fewer train rows.
@@ -121,7 +130,8 @@ def pick_shots(train: Sequence[Row], n: int, seed: int = 42) -> list[Row]:
         raise ValueError(f"shots={n}: expected 0 to {MAX_SHOTS} examples")
     if n > len(train):
         raise ValueError(
-            f"shots={n}: expected at least as many train rows to take examples from, found {len(train)}"
+            f"shots={n}: expected at least as many train rows to take examples from, found "
+            f"{len(train)}"
         )
     return random.Random(seed).sample(list(train), min(MAX_SHOTS, len(train)))[:n]  # noqa: S311 - a sample, no secret
 

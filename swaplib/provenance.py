@@ -1,4 +1,7 @@
-"""Where a number comes from: run, commit, package versions, machine and time. Every metrics file and run card has it."""
+"""Where a number comes from: run, commit, package versions, machine and time.
+
+Every metrics file and every run card has it.
+"""
 
 import contextlib
 import fcntl
@@ -27,16 +30,20 @@ PACKAGES = (
 
 
 def describe_machine() -> dict[str, Any]:
-    """The git commit and dirty flag (None outside a checkout), Python and package versions, and the device."""
-    versions = {"python": platform.python_version()}
+    """The git commit and dirty flag, Python and package versions, and the device.
+
+    Commit and flag are None outside a checkout, a version is None for a missing package.
+    """
+    versions: dict[str, str | None] = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = None
+    changes = _git("status", "--porcelain")
     return {
         "git_commit": _git("rev-parse", "HEAD"),
-        "git_dirty": None if (status := _git("status", "--porcelain")) is None else bool(status),
+        "git_dirty": None if changes is None else bool(changes),
         "versions": versions,
         "device": describe_device(),
     }
@@ -59,9 +66,13 @@ def now_utc() -> str:
 
 
 def make_run_id(*words: str, after: str = "") -> str:
-    """A new run id: UTC time to the millisecond, then words; sorts by time, and behind the run id `after`."""
+    """A new run id: UTC time to the millisecond, then words.
+
+    Run ids sort by time, and this one after the run id `after`, even where the clock was set
+    back.
+    """
     time = datetime.now(UTC)
-    with contextlib.suppress(ValueError):  # none is given
+    with contextlib.suppress(ValueError):  # `after` is empty
         time = max(time, _read_time(after) + timedelta(milliseconds=1))
     return "-".join([time.strftime("%Y%m%dT%H%M%S%f")[:-3] + "Z", *words])
 
@@ -77,7 +88,7 @@ def read_start(run_id: str) -> str:
 
 @contextlib.contextmanager
 def locked(runs: Path, key: str) -> Iterator[None]:
-    """Keep a second process from a run; the lock goes with the process, however it ends.
+    """Keep a second process from a run; the lock ends with the process, however it ends.
 
     Args:
         runs: The folder of runs.
@@ -85,14 +96,10 @@ def locked(runs: Path, key: str) -> Iterator[None]:
 
     Raises:
         RuntimeError: Another process has the lock.
-        OSError: The lock is a link; what it leads to is left as it is.
+        OSError: The lock is a link, which is not followed.
     """
     runs.mkdir(parents=True, exist_ok=True)
-    with open(
-        runs / f".lock-{key}",
-        "a",
-        opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW, 0o666),
-    ) as file:
+    with open(runs / f".lock-{key}", "a", opener=_open_no_link) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -100,6 +107,10 @@ def locked(runs: Path, key: str) -> Iterator[None]:
                 f"another process is at this run: wait until it is done ({key})"
             ) from None
         yield
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def _git(*arguments: str) -> str | None:

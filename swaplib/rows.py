@@ -1,4 +1,6 @@
-"""Rows, generations and ledger lines: what they hold, and JSONL in and out. It scores nothing and asks no model.
+"""Rows, generations and ledger lines: what they hold, and JSONL in and out.
+
+It scores nothing and asks no model.
 
 A row has exactly two keys; a toolcall row, for example:
 
@@ -7,14 +9,13 @@ A row has exactly two keys; a toolcall row, for example:
 """
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from swaplib.files import hash_text, parse_appended, write_text
-from swaplib.metrics import TRACKS, Track, parse_gold, parse_json
+from swaplib.metrics import Track, parse_gold, parse_json
 
 SPLITS = ("train", "val", "test")
 
@@ -26,7 +27,7 @@ STATUSES: tuple[Status, ...] = ("ok", "empty", "truncated", "filtered", "error")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One question with its gold: the whole user message, and the completion that counts as right."""
+    """One question with its gold: the whole user message, and the right completion."""
 
     prompt: str
     completion: str
@@ -39,11 +40,19 @@ Rows = dict[Track, dict[str, list[Row]]]  # by track and split
 class Generation:
     """What came back for one row, and how it ended.
 
-    `status`: `ok`, `empty` (no text), `truncated` (token limit), `filtered` (content filter), `error` (no answer).
-    `latency_ms` is the wall time of the call; for a local row, from the reading of its prompt to its end, beside others.
-    Token counts are None where nobody told them. `error` says in one line why there is no answer.
-    `mean_logprob` and `min_logprob` are the mean and the least of the natural logs of the answer's tokens' probabilities,
-    end token included: how sure a local model was. None for every other model, and for a row that was never answered.
+    Attributes:
+        output: The raw text; empty where there is none.
+        status: `ok`, `empty` (no text), `truncated` (token limit), `filtered` (content filter) or
+            `error` (no answer).
+        finish_reason: The endpoint's word for how it ended.
+        prompt_tokens: None where the endpoint did not report it.
+        completion_tokens: As prompt_tokens.
+        latency_ms: Wall time of the call; of a local row from prefill to its last token, while
+            other rows share the batch.
+        error: Why there is no answer, in one line.
+        mean_logprob: The mean of the natural logs of the answer's token probabilities, end token
+            included: how sure a local model was. None for other models and unanswered rows.
+        min_logprob: The least of them.
     """
 
     output: str
@@ -59,10 +68,10 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class LedgerLine:
-    """One line of a run's ledger: the row's index and prompt hash, its generation, and its score bits.
+    """One line of a run's ledger: a row's index and prompt hash, its generation and score bits.
 
-    `ended_at` is when the answer came, in Unix seconds: with the latency it says when the model was at work. In ledgers of
-    old it is None, and so are the logprobs.
+    `ended_at` is when the answer came, in Unix seconds: with the latency it says when the model was
+    busy. In older ledgers it is None, and so are the logprobs.
     """
 
     index: int
@@ -72,7 +81,7 @@ class LedgerLine:
     ended_at: float | None = None
 
     def to_json(self) -> str:
-        """The line as it stands in the file, without the newline: one flat object."""
+        """The line as it is in the file, without the newline: one flat object."""
         flat = {"index": self.index, "prompt_sha256": self.prompt_sha256, **asdict(self.generation)}
         ended = {} if self.ended_at is None else {"ended_at": self.ended_at}
         return json.dumps(flat | {"scores": self.scores} | ended)
@@ -82,9 +91,8 @@ class LedgerLine:
         """Parse a line; raises ValueError, KeyError or TypeError when it is not one."""
         flat = json.loads(text)
         _check_types(flat)
-        keys = (flat.pop("index"), flat.pop("prompt_sha256"))
-        scores, ended_at = flat.pop("scores"), flat.pop("ended_at", None)
-        return cls(*keys, Generation(**flat), scores, ended_at)
+        own = {name: flat.pop(name) for name in ("index", "prompt_sha256", "scores")}
+        return cls(**own, ended_at=flat.pop("ended_at", None), generation=Generation(**flat))
 
 
 _TYPES = {
@@ -97,12 +105,13 @@ _NEEDED = ("index", "prompt_sha256", "output", "status", "latency_ms", "scores")
 
 
 def _check_types(flat: Any) -> None:
-    """Raise ValueError unless what a ledger line holds is of the types that it was written with."""
+    """Raise ValueError unless a ledger line's values have the types they were written with."""
     if not isinstance(flat, dict):
         raise ValueError(f"expected an object, found {type(flat).__name__}")
     for kind, names in _TYPES.items():
         for name in names:
-            value, kinds = flat.get(name), (kind, int) if kind is float else (kind,)
+            value = flat.get(name)
+            kinds = (float, int) if kind is float else (kind,)
             if type(value) not in kinds and (value is not None or name in _NEEDED):
                 raise ValueError(f"{name}: expected {kind.__name__}, found {type(value).__name__}")
     if flat["status"] not in STATUSES:
@@ -112,75 +121,49 @@ def _check_types(flat: Any) -> None:
 
 
 def check_prompts(path: Path, lines: Iterable[LedgerLine], rows: Sequence[Row]) -> None:
-    """Raise ValueError when a ledger has a line that answers another prompt than the row of its index has."""
+    """Raise ValueError when a line answers another prompt than the row of its index has."""
     for line in lines:
-        if (
-            not 0 <= line.index < len(rows)
-            or hash_text(rows[line.index].prompt) != line.prompt_sha256
-        ):
+        is_row = 0 <= line.index < len(rows)
+        if not is_row or hash_text(rows[line.index].prompt) != line.prompt_sha256:
             raise ValueError(
-                f"{path}: the line of row {line.index} answers another prompt than that row has: the ledger was changed, or "
-                "is another run's. Move its folder away and run notebooks/02_eval.ipynb again."
+                f"{path}: the line of row {line.index} answers another prompt than that row has: "
+                "the ledger was changed, or is another run's. Move its folder away and run "
+                "notebooks/02_eval.ipynb again."
             )
 
 
 def read_rows(path: Path, track: Track) -> list[Row]:
-    """Read and check a split.
-
-    Args:
-        path: A JSONL file of objects with exactly the keys `prompt` and `completion`, both strings.
-        track: What every completion must be.
+    """Read and check a split; every completion must be an answer of the track.
 
     Raises:
-        FileNotFoundError: The split is not there; the message names the notebook that makes it.
+        FileNotFoundError: There is no such file; the message names the notebook that makes it.
         ValueError: Lines are bad; every one is listed with file:line and reason. None is dropped.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no rows at {path}. Run notebooks/01_data.ipynb first.")
-    rows, problems = [], []
-    for number, line in enumerate(path.read_bytes().removesuffix(b"\n").split(b"\n"), start=1):
+    rows = []
+    problems = []
+    for number, line in number_lines(path):
         try:
-            rows.append(_check_gold(_parse_row(line), track))
+            rows.append(_check_gold(parse_row(line), track))
         except ValueError as error:
             problems.append((number, str(error)))
-    _refuse(path, problems)
+    refuse_lines(path, problems)
     return rows
 
 
-def read_rows_of_one_track(path: Path) -> tuple[Track, list[Row]]:
-    """Read and check a file of rows whose track is the one that its completions tell.
-
-    Args:
-        path: As for read_rows.
-
-    Raises:
-        ValueError: Lines are bad, or rows are of another track than most; every one is listed with file:line and reason.
-    """
-    rows, tracks, problems = [], [], []
-    for number, line in enumerate(path.read_bytes().removesuffix(b"\n").split(b"\n"), start=1):
-        try:
-            rows.append(_parse_row(line))
-            tracks.append((number, _find_track(rows[-1].completion)))
-        except ValueError as error:
-            problems.append((number, str(error)))
-    counts = Counter(track for _, track in tracks)
-    track = counts.most_common(1)[0][0] if counts else TRACKS[0]
-    mixed = (
-        f"a {{}} answer, where {counts[track]} are {track} answers: a file holds rows of one track"
-    )
-    problems += [(number, mixed.format(other)) for number, other in tracks if other != track]
-    _refuse(path, sorted(problems))
-    return track, rows
+def number_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file with their numbers, from 1, split at line feeds alone."""
+    yield from enumerate(path.read_bytes().removesuffix(b"\n").split(b"\n"), start=1)
 
 
-def _refuse(path: Path, problems: list[tuple[int, str]]) -> None:
-    """Raise ValueError with all bad lines, where there are any."""
+def refuse_lines(path: Path, problems: Sequence[tuple[int, str]]) -> None:
+    """Raise ValueError that lists bad lines by number and reason, where there are any."""
     if problems:
-        listed = "\n".join(
-            f"  {path.name}:{number}: {_shorten(problem)}" for number, problem in problems
-        )
+        listed = "\n".join(f"  {path.name}:{number}: {_shorten(why)}" for number, why in problems)
         raise ValueError(
-            f"{path}: {len(problems)} bad line(s), so nothing was read. Mend them and run again:\n{listed}"
+            f"{path}: {len(problems)} bad line(s), so nothing was read. Mend them and run again:\n"
+            f"{listed}"
         )
 
 
@@ -189,7 +172,8 @@ def _shorten(text: str) -> str:
     return text if len(text) <= 300 else f"{text[:200]} … {text[-60:]}"
 
 
-def _parse_row(line: bytes) -> Row:
+def parse_row(line: bytes) -> Row:
+    """A row of a line of JSONL; raises ValueError that says why it is none."""
     if len(line) > LONGEST_LINE:
         raise ValueError(f"a line of {len(line)} bytes; at most {LONGEST_LINE} are read")
     try:
@@ -208,9 +192,7 @@ def _parse_row(line: bytes) -> Row:
             raise ValueError(
                 f"{key} must be a text that is not blank, found {type(value).__name__}"
             )
-        if not value.isprintable() and any(
-            "\ud800" <= character <= "\udfff" for character in value
-        ):
+        if not value.isprintable() and any("\ud800" <= c <= "\udfff" for c in value):
             raise ValueError(
                 f"{key} holds half of a surrogate pair, which cannot be sent or written"
             )
@@ -223,19 +205,6 @@ def _check_gold(row: Row, track: Track) -> Row:
     except ValueError as error:
         raise ValueError(f"completion is not a {track} answer ({error})") from None
     return row
-
-
-def _find_track(completion: str) -> Track:
-    """The track of a completion: no text is the answer of both."""
-    reasons = {}
-    for track in TRACKS:
-        try:
-            parse_gold(track, completion)
-            return track
-        except ValueError as error:
-            reasons[track] = str(error)
-    listed = ", ".join(f"no {track} answer ({reason})" for track, reason in reasons.items())
-    raise ValueError(f"completion is {listed}")
 
 
 def format_rows(rows: Iterable[Row]) -> str:
@@ -251,15 +220,14 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
 def read_ledger(path: Path) -> dict[int, LedgerLine]:
     """Read a ledger: the last line of each row index. Empty when there is no file.
 
-    A line that a kill left torn (it does not parse, and is the file's last or was followed by a resumed run) counts as
-    never written: its row is asked again.
+    A line that a kill left torn (it does not parse, and is the file's last or was followed by a
+    resumed run) counts as never written: its row is asked again.
 
     Raises:
-        ValueError: A line parses but is no ledger line; file:line is named.
+        ValueError: A line parses but is not a ledger line; file:line is named.
     """
-    return {
-        line.index: line for line in parse_appended(path, LedgerLine.from_json, "a ledger line")
-    }
+    lines = parse_appended(path, LedgerLine.from_json, "a ledger line")
+    return {line.index: line for line in lines}
 
 
 def hash_rows(rows: Sequence[Row]) -> str:

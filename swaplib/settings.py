@@ -1,8 +1,9 @@
-"""Everything read from the environment, and every path. Nothing else in the project reads os.environ.
+"""Everything read from the environment, and every path: no other module reads os.environ.
 
-Values come from the environment first, then from `.env` at the repository's root (SWAP_ENV_FILE names another file, which
-the demo and the tests use, so that a person's `.env` has no say there). Relative paths are taken from the
-repository's root, never from the working folder, so that notebooks, papermill and pytest agree.
+Values come from the environment first, then from `.env` at the repository's root. SWAP_ENV_FILE
+names another file: the demo and the tests use it, so that your own `.env` has no say there.
+Relative paths start at the repository's root, never at the working folder, so that notebooks,
+papermill and pytest agree.
 """
 
 import contextlib
@@ -19,18 +20,18 @@ ROOT = Path(__file__).resolve().parent.parent
 ENV_FILE = ROOT / os.environ.get("SWAP_ENV_FILE", ".env")
 
 PURPOSES = {
-    "AZURE_ENDPOINT": "the address of the hosted LLM, https://<host>/openai/deployments/<deployment> or …/v1",
+    "AZURE_ENDPOINT": "the hosted LLM's address, https://…/openai/deployments/<deployment> or …/v1",
     "AZURE_API_KEY": "the key of the hosted LLM",
     "AZURE_API_VERSION": "the API version of an Azure deployment, for example 2024-10-21",
-    "AZURE_DEPLOYMENT": "the model's name behind a plain …/v1 endpoint",
-    "AZURE_REASONING": "on for a deployment that takes no temperature (a reasoning model): it is then asked without one",
-    "AZURE_REQUESTS_PER_MINUTE": "the deployment's limit of requests a minute; calls start no faster",
-    "AZURE_TOKENS_PER_MINUTE": "the deployment's limit of tokens a minute; calls start no faster",
+    "AZURE_DEPLOYMENT": "the model's name at a plain …/v1 endpoint",
+    "AZURE_REASONING": "on for a deployment that takes no temperature, and is asked without one",
+    "AZURE_REQUESTS_PER_MINUTE": "the deployment's limit of requests a minute; calls keep to it",
+    "AZURE_TOKENS_PER_MINUTE": "the deployment's limit of tokens a minute; calls keep to it",
     "SLM_MODEL_PATH": "the folder of the local checkpoint",
-    "SLM_BASE_URL": "the address of an SLM that is served elsewhere, …/v1; without it the SLM runs in this process",
+    "SLM_BASE_URL": "the address of an SLM served elsewhere, …/v1; without it, it runs right here",
     "SLM_API_KEY": "the key of that server, and of `swap serve`",
-    "AZURE_USD_PER_MILLION_INPUT": "the hosted LLM's price for a million prompt tokens, in US dollars",
-    "AZURE_USD_PER_MILLION_OUTPUT": "the hosted LLM's price for a million answer tokens, in US dollars",
+    "AZURE_USD_PER_MILLION_INPUT": "the hosted LLM's price in US dollars, prompt tokens",
+    "AZURE_USD_PER_MILLION_OUTPUT": "the hosted LLM's price in US dollars, answer tokens",
     "SLM_USD_PER_HOUR": "what the machine that runs the SLM costs an hour, in US dollars",
     "LANGFUSE_PUBLIC_KEY": "the public key of the Langfuse project that receives the traces",
     "LANGFUSE_SECRET_KEY": "the secret key of the Langfuse project that receives the traces",
@@ -40,7 +41,7 @@ PURPOSES = {
 
 
 class Settings(BaseSettings):
-    """The environment, typed. Build it with load_settings(); field names are the variables in lower case."""
+    """The environment, as load_settings() reads it; fields are variables in lower case."""
 
     model_config = SettingsConfigDict(
         env_file=ENV_FILE,
@@ -51,20 +52,20 @@ class Settings(BaseSettings):
     )
 
     azure_endpoint: str | None = None
-    azure_api_key: str | None = Field(None, repr=False)
+    azure_api_key: str | None = Field(default=None, repr=False)
     azure_api_version: str | None = None
     azure_deployment: str | None = None
     azure_reasoning: bool = False
-    azure_requests_per_minute: int | None = Field(None, ge=1)
-    azure_tokens_per_minute: int | None = Field(None, ge=1)
+    azure_requests_per_minute: int | None = Field(default=None, ge=1)
+    azure_tokens_per_minute: int | None = Field(default=None, ge=1)
     slm_model_path: Path = Path("slm_swap/models/qwen2.5-7b-instruct")
     slm_base_url: str | None = None
-    slm_api_key: str | None = Field(None, repr=False)
-    azure_usd_per_million_input: float | None = Field(None, ge=0, allow_inf_nan=False)
-    azure_usd_per_million_output: float | None = Field(None, ge=0, allow_inf_nan=False)
-    slm_usd_per_hour: float | None = Field(None, ge=0, allow_inf_nan=False)
-    langfuse_public_key: str | None = Field(None, repr=False)
-    langfuse_secret_key: str | None = Field(None, repr=False)
+    slm_api_key: str | None = Field(default=None, repr=False)
+    azure_usd_per_million_input: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    azure_usd_per_million_output: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    slm_usd_per_hour: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    langfuse_public_key: str | None = Field(default=None, repr=False)
+    langfuse_secret_key: str | None = Field(default=None, repr=False)
     langfuse_base_url: str | None = None
     langfuse_host: str | None = None
     swap_home: Path = Path("slm_swap")
@@ -75,7 +76,10 @@ class Settings(BaseSettings):
     @field_validator("*", mode="before")
     @classmethod
     def _trim(cls, value: Any, info: ValidationInfo) -> Any:
-        """Drop what stands around a value, such as the line break of a copied key; refuse what no key or address holds."""
+        """Drop white space around a value, such as the line break of a copied key.
+
+        A key or an address with a character that neither can have is refused.
+        """
         if not isinstance(value, str):
             return value
         value = value.strip()
@@ -100,7 +104,7 @@ class Settings(BaseSettings):
 
     @property
     def sample(self) -> Path:
-        """The shipped raw xLAM rows; they lie in the repository whatever SWAP_HOME says."""
+        """The shipped raw xLAM rows, in the repository whatever SWAP_HOME says."""
         return ROOT / "slm_swap" / "02_dataset" / "source" / "xlam_sample.jsonl"
 
     @property
@@ -129,25 +133,29 @@ class Settings(BaseSettings):
 
     @property
     def models(self) -> Path:
-        """Where `swap download` puts checkpoints: beside SLM_MODEL_PATH, whatever SWAP_HOME says."""
+        """Where `swap download` puts checkpoints: beside SLM_MODEL_PATH, not in SWAP_HOME."""
         return self.slm_model_path.parent
 
     def cap_rows(self, limit: int | None) -> int | None:
-        """How many rows, tasks or chats may be taken of those that a limit allows: SWAP_ROW_LIMIT caps it; None for all."""
-        return min((n for n in (limit, self.swap_row_limit) if n is not None), default=None)
+        """A limit of rows, tasks or chats, capped by SWAP_ROW_LIMIT; None for all of them."""
+        limits = [n for n in (limit, self.swap_row_limit) if n is not None]
+        return min(limits, default=None)
 
     def find_langfuse(self) -> str:
-        """The Langfuse server's address without a slash at its end; empty when none is set: no server is the default.
+        """The Langfuse server's address without a slash at its end; empty when none is set.
+
+        There is no default server.
 
         Raises:
-            ValueError: LANGFUSE_BASE_URL and LANGFUSE_HOST differ; neither is shown, as an address may hold a password.
+            ValueError: LANGFUSE_BASE_URL and LANGFUSE_HOST differ; neither is shown, as an address
+                may hold a password.
         """
-        found = {url.rstrip("/") for url in (self.langfuse_base_url, self.langfuse_host) if url}
-        if len(found) > 1:
+        addresses = {url.rstrip("/") for url in (self.langfuse_base_url, self.langfuse_host) if url}
+        if len(addresses) > 1:
             raise ValueError(
                 "LANGFUSE_BASE_URL and LANGFUSE_HOST name different servers. Set one of them."
             )
-        return next(iter(found), "")
+        return next(iter(addresses), "")
 
     def require(self, *names: str) -> None:
         """Check that variables are set.
@@ -156,7 +164,8 @@ class Settings(BaseSettings):
             names: Variable names in upper case, as in PURPOSES.
 
         Raises:
-            ValueError: Names every variable that is missing, its purpose, and where it was looked up.
+            ValueError: Some are not; the message names each one, its purpose, and where it was
+                looked up.
         """
         missing = [name for name in names if not getattr(self, name.lower())]
         if missing:
@@ -164,38 +173,44 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"Not set, but needed here:\n{lines}\n"
                 f"Looked up in the environment, then in {ENV_FILE}. "
-                "Copy .env.example to .env and fill it in, or run `make demo` for the embedded default."
+                "Copy .env.example to .env and fill it in, or run `make demo` for the embedded "
+                "default."
             )
 
 
 def check_sizes(note: str = "", **sizes: int | None) -> None:
-    """Raise ValueError for numbers that are not 1 or more; None stands for all. `note` ends the message."""
-    if wrong := [
-        f"{name}={value}" for name, value in sizes.items() if value is not None and value < 1
-    ]:
+    """Raise ValueError, ending in a note, for named numbers below 1; None is allowed."""
+    wrong = [f"{name}={n}" for name, n in sizes.items() if n is not None and n < 1]
+    if wrong:
         raise ValueError(f"{', '.join(wrong)}: expected 1 or more{note}")
 
 
 def load_settings() -> Settings:
-    """Read the environment and `.env` anew.
+    """Read the environment and `.env` again.
 
     Raises:
-        ValueError: A variable has a value of the wrong form, or the file is not UTF-8; the message names it, never a value.
+        ValueError: A variable has a value of the wrong form, or the file is not UTF-8; the message
+            names it, never a value.
     """
     _check_encoding()
     try:
         return Settings()
     except ValidationError as error:
-        lines = "\n".join(
-            f"  {'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()
-        )
+        lines = [
+            f"  {'.'.join(map(str, problem['loc'])).upper()}: {problem['msg']}"
+            for problem in error.errors()
+        ]
+        listed = "\n".join(lines)
         raise ValueError(
-            f"The environment (or {ENV_FILE}) holds values that do not fit:\n{lines}"
+            f"The environment (or {ENV_FILE}) holds values that do not fit:\n{listed}"
         ) from None
 
 
 def _check_encoding() -> None:
-    """Raise ValueError where the file of variables is not UTF-8; UTF-16 without a mark would be read as no variable."""
+    """Raise ValueError where the file of variables is not UTF-8.
+
+    UTF-16 without a byte order mark would otherwise be read as a file without variables.
+    """
     raw = ENV_FILE.read_bytes() if ENV_FILE.is_file() else b""
     try:
         is_text = "\0" not in raw.decode("utf-8")
@@ -203,27 +218,29 @@ def _check_encoding() -> None:
         is_text = False
     if not is_text:
         raise ValueError(
-            f"{ENV_FILE} is not UTF-8 (PowerShell's > writes UTF-16): save it as UTF-8 and run this again."
+            f"{ENV_FILE} is not UTF-8 (PowerShell's > writes UTF-16): save it as UTF-8 and run "
+            "this again."
         )
 
 
 @contextlib.contextmanager
 def no_proxies() -> Iterator[None]:
-    """Take every proxy out of the environment for a while, for a client that reads them and through which nothing leaves.
+    """Take every proxy out of the environment for a while.
 
-    Libraries may not know a proxy's scheme, or a range of addresses in NO_PROXY, and then refuse to be built.
+    It is for clients through which nothing leaves, but which read the proxies when they are built:
+    they may refuse a scheme that they do not know, or a range of addresses in NO_PROXY.
     """
-    kept = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
-    for name in kept:
+    proxies = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
+    for name in proxies:
         del os.environ[name]
     os.environ["no_proxy"] = "*"  # a system's own settings do not count either
     try:
         yield
     finally:
         del os.environ["no_proxy"]
-        os.environ.update(kept)
+        os.environ.update(proxies)
 
 
 def show_path(path: Path) -> str:
-    """A path as a person reads it: relative to the repository where it lies inside."""
+    """A path for people: relative to the repository where it is inside."""
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)

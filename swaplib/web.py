@@ -1,10 +1,10 @@
-"""Every HTTP call of the project: through which proxy it goes, how much of an answer is read, and what went wrong, in words.
+"""Every HTTP call of the project: its proxy, how much of an answer is read, and errors in words.
 
-This machine is never asked through a proxy, no redirect is followed (a key would go along), and an answer ends at a limit
-however it is packed. Clients are of httpx2, which the openai SDK is built on.
+This machine is never asked through a proxy, no redirect is followed (a key would go along), and an
+answer ends at a limit however it is packed. Clients are httpx2's, as those of the openai SDK are.
 
     with open_client("http://127.0.0.1:8000/v1") as client:
-        parse_body(client.get("/models").content)      {"data": [{"id": "slm"}]}; None for what is no JSON
+        parse_body(client.get("/models").content)      {"data": [{"id": "slm"}]}; None if not JSON
 """
 
 import ipaddress
@@ -26,17 +26,20 @@ _CONNECTIONS = httpx2.Limits(max_connections=1000, max_keepalive_connections=100
 
 
 def open_client(url: str, timeout_s: float = TIMEOUT_S, **options: Any) -> httpx2.Client:
-    """A client for one address and what lies below it.
+    """A client for one address and the paths below it.
 
     Args:
         url: The address; paths that are asked for are appended to it.
-        timeout_s: Seconds for each step: connecting, sending, the first bytes of an answer, the rest of it.
-        options: What else httpx2.Client takes, such as `auth` and `headers`.
+        timeout_s: Seconds for each step: connecting, sending, the first bytes of an answer, the
+            rest of it.
+        **options: What else httpx2.Client takes, such as `auth` and `headers`.
 
     Raises:
         ValueError: As find_proxy.
     """
-    transport = _Transport(**_make_options(url))
+    transport = _Transport(
+        proxy=find_proxy(url), verify=_trust(), trust_env=False, limits=_CONNECTIONS
+    )
     return httpx2.Client(
         base_url=url, timeout=timeout_s, transport=transport, trust_env=False, **options
     )
@@ -45,16 +48,26 @@ def open_client(url: str, timeout_s: float = TIMEOUT_S, **options: Any) -> httpx
 def open_async_client(
     url: str, timeout_s: float, hooks: list[Callable[[httpx2.Response], Any]]
 ) -> httpx2.AsyncClient:
-    """The same for an event loop: what the openai SDK asks through; `hooks` see each answer."""
-    transport = _AsyncTransport(**_make_options(url))
-    options = {"transport": transport, "trust_env": False, "event_hooks": {"response": hooks}}
-    return httpx2.AsyncClient(timeout=timeout_s, follow_redirects=False, **options)
+    """A client for an event loop, for the openai SDK; `hooks` see each answer."""
+    transport = _AsyncTransport(
+        proxy=find_proxy(url), verify=_trust(), trust_env=False, limits=_CONNECTIONS
+    )
+    return httpx2.AsyncClient(
+        timeout=timeout_s,
+        transport=transport,
+        trust_env=False,
+        follow_redirects=False,
+        event_hooks={"response": hooks},
+    )
 
 
-def _make_options(url: str) -> dict[str, Any]:
-    # the environment's certificates count (SSL_CERT_FILE); httpx2's own reading of NO_PROXY refuses ranges of IPv6
-    context = httpx2.create_ssl_context(trust_env=True)
-    return {"proxy": find_proxy(url), "verify": context, "trust_env": False, "limits": _CONNECTIONS}
+def _trust() -> ssl.SSLContext:
+    """The certificates to trust, SSL_CERT_FILE's among them.
+
+    Of the environment only these are left to httpx2: its own reading of NO_PROXY refuses ranges of
+    IPv6.
+    """
+    return httpx2.create_ssl_context(trust_env=True)
 
 
 class _Transport(httpx2.HTTPTransport):
@@ -62,10 +75,10 @@ class _Transport(httpx2.HTTPTransport):
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """The answer, read and unpacked; raises httpx2.ReadError for one that is too long."""
-        answer, pieces = super().handle_request(request), []
-        ends_at = time.monotonic() + (
-            request.extensions["timeout"]["read"] or TIMEOUT_S
-        )  # of all bytes: some servers drip
+        answer = super().handle_request(request)
+        pieces: list[bytes] = []
+        # the time for all bytes together, since some servers send one at a time
+        ends_at = time.monotonic() + (request.extensions["timeout"]["read"] or TIMEOUT_S)
         try:
             for piece in answer.iter_bytes():
                 pieces.append(piece)
@@ -78,11 +91,12 @@ class _Transport(httpx2.HTTPTransport):
 
 
 class _AsyncTransport(httpx2.AsyncHTTPTransport):
-    """The same for an event loop."""
+    """As _Transport, for an event loop."""
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """The answer, read and unpacked; raises httpx2.ReadError for one that is too long."""
-        answer, pieces = await super().handle_async_request(request), []
+        answer = await super().handle_async_request(request)
+        pieces: list[bytes] = []
         try:
             async for piece in answer.aiter_bytes():
                 pieces.append(piece)
@@ -98,7 +112,7 @@ def _check_length(pieces: list[bytes]) -> None:
 
 
 def _rebuild(answer: httpx2.Response, pieces: list[bytes]) -> httpx2.Response:
-    """An answer with its content at hand, and no header that tells how it was packed."""
+    """An answer with its content at hand, without the headers that say how it was packed."""
     packed = ("content-encoding", "content-length", "transfer-encoding")
     headers = [
         (name, value) for name, value in answer.headers.multi_items() if name.lower() not in packed
@@ -117,35 +131,38 @@ def is_loopback(host: str) -> bool:
 
 
 def find_proxy(url: str) -> str | None:
-    """The proxy that the environment names for an address, or None; this machine is always asked directly.
+    """The proxy that the environment names for an address, or None.
 
-    NO_PROXY holds names, their ends, and ranges of addresses such as 10.0.0.0/8.
+    This machine is always asked directly. NO_PROXY holds names, their ends, and ranges of addresses
+    such as 10.0.0.0/8.
 
     Raises:
-        ValueError: The proxy's address is of a kind that no client here can go through; it is not shown, as it may hold a
-            password.
+        ValueError: No client here can go through the proxy; its address is not shown, as it may
+            hold a password.
     """
     parts = urlsplit(url)
-    host, found = parts.hostname or "", getproxies()
-    proxy = found.get(parts.scheme) or found.get("all")
+    host = parts.hostname or ""
+    proxies = getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
     is_direct = (
         is_loopback(host)
         or proxy_bypass(parts.netloc.rpartition("@")[2])
-        or _is_in_range(host, found.get("no", ""))
+        or _is_in_range(host, proxies.get("no", ""))
     )
     if not proxy or is_direct:
         return None
     proxy = proxy if "://" in proxy else f"http://{proxy}"
     if urlsplit(proxy).scheme not in _PROXY_SCHEMES or not urlsplit(proxy).hostname:
         raise ValueError(
-            f"the proxy for {parts.scheme}://{host} (HTTPS_PROXY, HTTP_PROXY or ALL_PROXY) is no address with one of "
-            f"{', '.join(_PROXY_SCHEMES)}. Mend it, or name the host in NO_PROXY."
+            f"the proxy for {parts.scheme}://{host} (HTTPS_PROXY, HTTP_PROXY or ALL_PROXY) is no "
+            f"address with one of {', '.join(_PROXY_SCHEMES)}. Mend it, or name the host in "
+            "NO_PROXY."
         )
     return proxy
 
 
 def _is_in_range(host: str, ranges: str) -> bool:
-    """Whether an address lies in one of NO_PROXY's ranges, which urllib takes for names."""
+    """Whether an address is in one of NO_PROXY's ranges, which urllib takes for names."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -160,7 +177,7 @@ def _is_in_range(host: str, ranges: str) -> bool:
 
 
 def parse_body(content: bytes) -> Any:
-    """What a server sent, as JSON; None where it is none. Never raises: not for bytes of any kind, nor for any depth."""
+    """What a server sent, as JSON; None where it is not JSON. Never raises for any bytes."""
     try:
         return json.loads(content)
     except (ValueError, RecursionError):
@@ -168,29 +185,30 @@ def parse_body(content: bytes) -> Any:
 
 
 def explain(error: BaseException) -> str:
-    """Why a call got no answer, in words that name no key and no address.
+    """Why a call got no answer, by the causes of what the client raised.
 
-    Args:
-        error: What the client raised; its causes tell more than itself.
+    The words name no key and no address.
     """
     chain = list(_walk_causes(error))
     for cause in chain:
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return f"its certificate is not trusted ({cause.verify_message}): name your CA's file in SSL_CERT_FILE"
+            return (
+                f"its certificate is not trusted ({cause.verify_message}): name your CA's file in "
+                "SSL_CERT_FILE"
+            )
         if isinstance(cause, ssl.SSLError):
-            return f"it does not speak TLS as expected ({cause.reason}): is it http:// rather than https://?"
-    for kind, said in _MEANINGS.items():
-        if found := next((cause for cause in chain if isinstance(cause, kind)), None):
-            return said.format(found)
+            return (
+                f"it does not speak TLS as expected ({cause.reason}): is it http:// rather than "
+                "https://?"
+            )
+    for kind, meaning in _MEANINGS.items():
+        if met := next((cause for cause in chain if isinstance(cause, kind)), None):
+            return meaning.format(met)
     return type(error).__name__
 
 
 def is_lasting(error: BaseException) -> bool:
-    """Whether no second try can mend it: a certificate, http for https, or a header that cannot be sent.
-
-    Args:
-        error: What the client raised, with its causes.
-    """
+    """Whether a second try cannot help: a certificate, http for https, an impossible header."""
     return any(
         isinstance(cause, _LASTING) and not isinstance(cause, _CUT_OFF)
         for cause in _walk_causes(error)
@@ -206,8 +224,12 @@ def _walk_causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 _MEANINGS: dict[type[BaseException], str] = {
-    httpx2.LocalProtocolError: "nothing was sent: the key or a header holds a character that HTTP does not allow",
-    httpx2.RemoteProtocolError: "what answered does not speak HTTP as expected: is it https:// rather than http://?",
+    httpx2.LocalProtocolError: (
+        "nothing was sent: the key or a header holds a character that HTTP does not allow"
+    ),
+    httpx2.RemoteProtocolError: (
+        "what answered does not speak HTTP as expected: is it https:// rather than http://?"
+    ),
     httpx2.ProxyError: "the proxy refused ({})",
     ConnectionRefusedError: "nothing listens there",
     httpx2.TimeoutException: "no answer in time",

@@ -57,9 +57,8 @@ def model_of_special_tags(slm: LocalSLM, tmp_path_factory: pytest.TempPathFactor
         {"additional_special_tokens": ['<tool_call name="', "</tool_call>"]}
     )
     tokenizer.save_pretrained(copy)
-    return LoadedModel(
-        Checkpoint(copy), slm.model.network
-    )  # the same weights; they know nothing of the new tokens
+    # The same weights, which know nothing of the new tokens.
+    return LoadedModel(Checkpoint(copy), slm.model.network)
 
 
 def make_rows(n: int) -> list[Row]:

@@ -5,7 +5,7 @@ import signal
 
 
 def kill_at_step(step: int, work) -> bool:
-    """Run `work` in a forked process that is killed before its n-th change of a name on disk; whether it was."""
+    """Run `work` in a fork, killed before its n-th change of a name on disk; whether it was."""
     pid = os.fork()
     if pid == 0:
         steps = iter(range(step))

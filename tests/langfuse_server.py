@@ -1,4 +1,4 @@
-"""A Langfuse server on loopback, as strict as a real one where it hurts: rows are kept by project, id and start."""
+"""A Langfuse server on loopback, as strict as a real one: a row's key is project, id and start."""
 
 import json
 
@@ -16,10 +16,10 @@ def attributes(span) -> dict[str, str]:
 
 
 class LangfuseServer:
-    """Keeps what arrives as rows; rows of one project, id and start become one when it is told to merge, and not before.
+    """Keeps what arrives as rows; those of one project, id and start become one by `merge` only.
 
-    Merged, a row has what the later one says, and what only the earlier one said. A version older than 4.59 refuses arrays
-    of scores. `failing` is a status to answer everything with.
+    A merged row has what the later one says, and what only the earlier one said. A version older
+    than 4.59 refuses arrays of scores. `failing` is a status to answer everything with.
     """
 
     def __init__(self, version: str = "4.70.1"):

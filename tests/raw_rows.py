@@ -37,7 +37,7 @@ def toolcall_row(prompt: str, tool: str, body: str = "{}") -> Row:
 
 
 def write_own(folder: Path, track: str, **splits: list[Row]) -> Path:
-    """Own rows of a track; a split that is not given holds one row of the tool `area`, or a total."""
+    """Own rows of a track; a split not given holds one row of the tool `area`, or a total."""
     for split in ("train", "val", "test"):
         default = (
             toolcall_row(f"Area of {split}?", "area", '{"radius":5}')

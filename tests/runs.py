@@ -1,4 +1,4 @@
-"""Runs of the hosted model against a server on loopback, in this process and in one of their own."""
+"""Runs of the hosted model against a loopback server, in this process and in their own."""
 
 import subprocess
 import sys

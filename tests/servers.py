@@ -34,10 +34,10 @@ Answer = tuple[int, dict[str, str], bytes | Iterator[bytes]]
 
 @contextmanager
 def serving(answer: Callable[[Exchange], Answer]) -> Iterator[tuple[str, list[Exchange]]]:
-    """Serve `answer` on a free port; yields the root URL and the requests so far, in order of arrival.
+    """Serve `answer` on a free port; yields the root URL and the requests so far, in arrival order.
 
-    Content given as an iterator is sent part by part, under a content-length of its own, and then the connection is
-    closed. When `answer` raises ConnectionError it is closed without a byte.
+    Content given as an iterator is sent part by part, under a content-length of its own, and then
+    the connection is closed. When `answer` raises ConnectionError it is closed without a byte.
     """
     exchanges: list[Exchange] = []
 
@@ -82,7 +82,7 @@ def serving(answer: Callable[[Exchange], Answer]) -> Iterator[tuple[str, list[Ex
 
 @contextmanager
 def serving_lines(answer: bytes) -> Iterator[tuple[str, list[bytes]]]:
-    """Answer every connection with the same bytes; yields the address and the first lines of what was asked."""
+    """Answer every connection with the same bytes; yields the address and the request lines."""
     lines: list[bytes] = []
 
     class Handler(StreamRequestHandler):
@@ -96,7 +96,7 @@ def serving_lines(answer: bytes) -> Iterator[tuple[str, list[bytes]]]:
 
 @contextmanager
 def serving_tls(folder: Path) -> Iterator[tuple[int, Path]]:
-    """A server for https at `localhost` with a certificate that nobody knows; yields its port and the certificate's file."""
+    """A server for https at `localhost`, its certificate unknown; yields its port and that file."""
     key, certificate = folder / "key.pem", folder / "certificate.pem"
     subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-days", "2"]
     files = ["-keyout", str(key), "-out", str(certificate)]

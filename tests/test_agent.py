@@ -52,10 +52,8 @@ def ask(parrot, **options):
     ("output", "code"),
     [
         ("I call it.\n<code>\nprint(1)\n</code>", "print(1)"),
-        (
-            "<code>print(1)</code>\nObservation:\n1\n<code>print(2)</code>",
-            "print(1)",
-        ),  # nothing behind the first end
+        # Nothing behind the first end.
+        ("<code>print(1)</code>\nObservation:\n1\n<code>print(2)</code>", "print(1)"),
         ("I call it.\n<code>\nprint(1)", "print(1)"),
         ("I write <code> and so on:\n<code>\nprint(1)\n</code>", "and so on:\n<code>\nprint(1)"),
         ("<code>\n```python\nprint(1)\n```\n</code>", "```python\nprint(1)\n```"),

@@ -26,7 +26,8 @@ from swaplib.data.audit import called_tools
 from swaplib.demo.scripted_teacher import Teacher, make_teacher, turn
 from swaplib.files import hash_file, write_json, write_text
 from swaplib.metrics import parse_gold
-from swaplib.models.hosted import CallFailed, HostedLLM
+from swaplib.models.hosted import HostedLLM
+from swaplib.models.replies import CallFailed
 from swaplib.report import agent_tables
 from swaplib.rows import SPLITS, read_rows
 from swaplib.settings import ROOT, load_settings
@@ -42,7 +43,7 @@ ROW_IDS = (98, 20, 47, 122, 195, 359, 142, 71, 564, 742, 18, 104)
 
 @contextmanager
 def teaching(settings, say=None, teacher=None):
-    """A home with 01's manifest, and settings whose hosted LLM is a scripted teacher (or a function of the messages)."""
+    """A home with 01's manifest; the hosted LLM is scripted, or a function of the messages."""
     teacher = teacher or Teacher(list_tasks(xlam.read_source("sample", settings.sample)[0])[0])
 
     def answer(exchange):
@@ -63,7 +64,7 @@ def teaching(settings, say=None, teacher=None):
 
 @pytest.fixture(scope="module")
 def all_captured(tmp_path_factory):
-    """All shipped tasks, captured once from a teacher that makes mistakes: settings, the capture, what was asked."""
+    """All shipped tasks, captured once from a teacher that makes mistakes."""
     home = {"swap_home": tmp_path_factory.mktemp("home"), "swap_row_limit": None}
     with teaching(
         load_settings().model_copy(update=home), teacher=make_teacher(with_mistakes=True)
@@ -81,7 +82,7 @@ def captured_home(all_captured, tmp_path):
 
 
 def write_source(settings, *rows):
-    """A source of a few shipped rows and some more, with a manifest that says that 01 made its dataset from it."""
+    """A source of a few shipped rows and some more, which 01's manifest names as its own."""
     shipped = [
         row for row in xlam.read_source("sample", settings.sample)[0] if row["id"] in ROW_IDS
     ]
@@ -159,9 +160,8 @@ def test_the_folds_hold_out_other_tools_each_and_most_tasks_once(settings):
     trained = {t.id for t in folds[0].tasks if folds[0].split_of[t.id] == "train"}
     held_out = [found - always for found in tests]
     assert sum(map(len, held_out)) == len(set.union(*held_out))  # no task twice
-    assert len(trained & set.union(*held_out)) > 0.7 * len(
-        trained
-    )  # the others call tools of two folds
+    # The others call tools of two folds.
+    assert len(trained & set.union(*held_out)) > 0.7 * len(trained)
     assert all(
         len([i for i in f.split_of.values() if i == "train"]) > len(f.split_of) // 2 for f in folds
     )
@@ -256,17 +256,15 @@ def test_06_and_08_ask_the_agent_alike(all_captured, captured_home, monkeypatch)
     defaults = {
         name: p.default for name, p in signature(capture.capture_trajectories).parameters.items()
     }
-    assert (
-        asked_by_06["parameters"].items() <= defaults.items()
-    )  # so it asks as the capture of this module did
+    # So it asks as the capture of this module did.
+    assert asked_by_06["parameters"].items() <= defaults.items()
     _, done, bodies = all_captured
     with teaching(captured_home, teacher=make_teacher(with_mistakes=True)) as (settings, exchanges):
         found = read_tasks(settings, asked_by_08["source"])
         tested = tuple(task for task in found.tasks if found.split_of[task.id] == "test")
         root = settings.azure_endpoint.removesuffix("/v1")
-        monkeypatch.setattr(
-            agent_eval, "running_server", lambda slm, model: nullcontext(root)
-        )  # the teacher answers
+        # The teacher answers.
+        monkeypatch.setattr(agent_eval, "running_server", lambda slm, model: nullcontext(root))
         options, tasks = asked_by_08["options"], replace(found, tasks=tested)
         run = agent_eval.evaluate_agent(
             settings, "slm", tasks, options, asked_by_08["batch_size"], None
@@ -498,7 +496,7 @@ def test_hostile_code_becomes_an_observation_and_the_agent_goes_on(settings, hos
 
 
 class Recovering(Teacher):
-    """Begins anew after the hostile turn."""
+    """Begins again after the hostile turn."""
 
     def say(self, messages):
         return super().say(messages[:2])

@@ -116,10 +116,7 @@ def test_weights_that_lie_there_in_several_forms_are_fetched_once(tmp_path):
     names = {path.name for path in (tmp_path / "models" / "tiny-model").iterdir()}
     assert names == {"config.json", "tokenizer_config.json", "tokenizer.json", "source.json"} | set(
         files
-    ) & {
-        *shards,
-        "model.safetensors.index.json",
-    }
+    ) & {*shards, "model.safetensors.index.json"}
     assert not any(e.path.endswith(f"/{name}") for e in exchanges for name in others)
 
 
@@ -223,7 +220,7 @@ def test_counting_the_tokens_of_chats_asks_nobody_whether_to_run_code(
 
 
 def find_loaders(source: str) -> list[str]:
-    """Calls by which transformers could run a checkpoint's code, because they do not forbid it in so many words."""
+    """Calls that do not forbid transformers to run a checkpoint's code in so many words."""
     found = []
     for node in ast.walk(ast.parse(source)):
         match node:
@@ -299,6 +296,5 @@ def test_a_conversion_that_was_killed_leaves_nothing_that_loads_and_the_next_one
     trained_on = json.loads((ROOT / "slm_swap" / "stand_in" / "run_card.json").read_text())[
         "checkpoint"
     ]
-    assert (
-        checkpoints.hash_checkpoint(target) == trained_on
-    )  # weights, config and tokenizer: not one byte is other
+    # Weights, config and tokenizer: not one byte is other.
+    assert checkpoints.hash_checkpoint(target) == trained_on

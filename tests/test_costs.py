@@ -1,9 +1,9 @@
 from dataclasses import replace
 
 import pytest
-from test_model_names import ALL_NAMES
+from test_names import ALL_NAMES
 
-from swaplib.evaluation import costs
+from swaplib.evaluation import costs, usage
 from swaplib.evaluation.costs import Prices
 from swaplib.report import figures, headlines
 from swaplib.rows import Generation, LedgerLine
@@ -25,13 +25,13 @@ def line(
 
 
 def metrics(ledger, right=5) -> dict:
-    return {"n_rows": len(ledger), "extra": costs.measure_ledger(ledger) | {"right": right}}
+    return {"n_rows": len(ledger), "extra": usage.measure_ledger(ledger) | {"right": right}}
 
 
 def test_a_ledger_as_worked_by_hand():
     # two calls that overlap by half a second, a pause, one call: 1.5 s + 2 s at work
     ledger = [line(0, 1000, 101.0), line(1, 1000, 101.5), line(2, 2000, 203.0)]
-    measured = costs.measure_ledger(ledger)
+    measured = usage.measure_ledger(ledger)
     assert (measured["prompt_tokens"], measured["completion_tokens"]) == (300, 150)
     assert (measured["p50_latency_ms"], measured["p95_latency_ms"]) == (1000, 1900)
     assert measured["busy_seconds"] == 3.5
@@ -40,27 +40,25 @@ def test_a_ledger_as_worked_by_hand():
 
 def test_rows_of_a_batch_share_its_time():
     ledger = [line(i, 4000, 50.0 + i / 1000) for i in range(8)]
-    assert costs.find_busy_seconds(ledger) == pytest.approx(4.007)
+    assert usage.find_busy_seconds(ledger) == pytest.approx(4.007)
 
 
 def test_what_a_ledger_does_not_tell_is_not_made_up():
-    measured = costs.measure_ledger([line(0, 1000, None), line(1, 1000, 7.0, tokens=(None, None))])
+    measured = usage.measure_ledger([line(0, 1000, None), line(1, 1000, 7.0, tokens=(None, None))])
     assert [measured[name] for name in ("prompt_tokens", "busy_seconds", "rows_per_second")] == [
         None,
         None,
         None,
     ]
-    refused = line(
-        1, 10, 7.0, tokens=(None, None), status="filtered"
-    )  # refused before it was read: no usage, no cost
+    # Refused before it was read: no usage, no cost.
+    refused = line(1, 10, 7.0, tokens=(None, None), status="filtered")
     refused = replace(
         refused, generation=replace(refused.generation, output="", finish_reason="content_filter")
     )
-    assert costs.measure_ledger([line(0, 1000, 6.0), refused])["prompt_tokens"] == 100
-    cut_off = line(
-        1, 10, 7.0, tokens=(None, None), status="truncated"
-    )  # read and answered, but nobody told the usage
-    assert costs.measure_ledger([line(0, 1000, 6.0), cut_off])["prompt_tokens"] is None
+    assert usage.measure_ledger([line(0, 1000, 6.0), refused])["prompt_tokens"] == 100
+    # Read and answered, but nobody told the usage.
+    cut_off = line(1, 10, 7.0, tokens=(None, None), status="truncated")
+    assert usage.measure_ledger([line(0, 1000, 6.0), cut_off])["prompt_tokens"] is None
 
 
 TOO_LONG = Generation("", "truncated", "context_length_exceeded", 9000, 0, 0.0)
@@ -84,11 +82,9 @@ def four_of_ten(unread: Generation) -> list[LedgerLine]:
 
 @pytest.mark.parametrize("unread", UNREAD.values(), ids=UNREAD)
 def test_rows_that_were_never_read_make_no_model_faster_or_cheaper(unread):
-    measured = costs.measure_ledger(four_of_ten(unread))
-    assert (measured["p50_latency_ms"], measured["p95_latency_ms"]) == (
-        1000,
-        1000,
-    )  # 0 ms, were they counted
+    measured = usage.measure_ledger(four_of_ten(unread))
+    # 0 ms, were they counted.
+    assert (measured["p50_latency_ms"], measured["p95_latency_ms"]) == (1000, 1000)
     assert (measured["busy_seconds"], measured["rows_per_second"]) == (4, 1)  # 2.5 rows a second
     assert [measured[name] for name in ("rows_read", "prompt_tokens", "completion_tokens")] == [
         4,
@@ -106,7 +102,7 @@ def test_rows_that_were_never_read_make_no_model_faster_or_cheaper(unread):
 def test_a_filter_that_stopped_the_answer_stopped_a_row_that_was_read():
     stopped = Generation("", "filtered", "content_filter", 100, 50, 1000.0)
     ledger = [line(0, 1000, 11.0), LedgerLine(1, "", stopped, {"valid_call": False}, 12.0)]
-    measured = costs.measure_ledger(ledger)
+    measured = usage.measure_ledger(ledger)
     assert (measured["rows_read"], measured["prompt_tokens"], measured["rows_per_second"]) == (
         2,
         200,
@@ -117,7 +113,7 @@ def test_a_filter_that_stopped_the_answer_stopped_a_row_that_was_read():
 @pytest.mark.parametrize("unread", UNREAD.values(), ids=UNREAD)
 def test_a_run_of_which_no_row_was_read_has_no_speed_and_no_price_and_is_shown_all_the_same(unread):
     ledger = [LedgerLine(i, "", unread, {"valid_call": False}, 10.0 + i) for i in range(3)]
-    measured = costs.measure_ledger(ledger)
+    measured = usage.measure_ledger(ledger)
     assert [measured.pop(name) for name in ("rows_read", "prompt_tokens", "completion_tokens")] == [
         0,
         0,
@@ -147,7 +143,7 @@ def test_rows_that_were_never_read_are_said_beside_what_the_others_took():
         decision["costs"], "slm"
     )
     assert "rows read" in headlines.show_costs(decision).to_html()
-    for found in decision["costs"]["models"].values():  # a decision of old does not tell
+    for found in decision["costs"]["models"].values():  # an older decision does not say
         del found["rows_read"]
     assert "never read" not in costs.describe_costs(decision["costs"], "slm")
     assert "rows read" not in headlines.show_costs(decision).to_html()
@@ -163,17 +159,14 @@ def test_a_metrics_file_of_old_is_priced_over_all_of_its_rows():
 
 
 def test_dollars_as_worked_by_hand():
-    hosted = metrics(
-        [line(i, 1000, 10.0 + i) for i in range(10)]
-    )  # 100 x 2 + 50 x 8 = 600 millionths a row
-    local = metrics(
-        [line(i, 1000, 10.0 + i) for i in range(10)], right=0
-    )  # 1 row/s at 0.001 $ a second
+    # 100 x 2 + 50 x 8 = 600 millionths a row.
+    hosted = metrics([line(i, 1000, 10.0 + i) for i in range(10)])
+    # 1 row/s at 0.001 $ a second.
+    local = metrics([line(i, 1000, 10.0 + i) for i in range(10)], right=0)
     priced = costs.price_runs({"azure": hosted, "slm": local}, PRICES)
     assert priced["models"]["azure"]["usd_per_1000_rows"] == pytest.approx(0.6)
-    assert priced["models"]["azure"]["usd_per_right_row"] == pytest.approx(
-        0.0012
-    )  # five of ten were right
+    # Five of ten were right.
+    assert priced["models"]["azure"]["usd_per_right_row"] == pytest.approx(0.0012)
     assert priced["models"]["slm"]["usd_per_1000_rows"] == pytest.approx(1.0)
     assert priced["models"]["slm"]["usd_per_right_row"] is None
     # 86.40 $ a day buy 144,000 hosted rows; one machine answers 86,400: it never pays
@@ -230,9 +223,21 @@ def test_costs_read_as_a_sentence_and_a_table():
     decision = {"model": "slm", "costs": costs.price_runs({"azure": hosted, "slm": local}, PRICES)}
     assert costs.describe_costs(decision["costs"], "slm") == (
         "For 1,000 rows, with the machine always busy: azure USD 0.600, slm USD 0.100. "
-        "A machine of its own pays from 144,000 rows a day on, counting only right answers from 144,000."
+        "A machine of its own pays from 144,000 rows a day on, "
+        "counting only right answers from 144,000."
     )
     assert "144,000" in headlines.show_costs(decision).to_html()
+
+
+def test_the_sentence_on_costs_is_about_the_model_asked_for_whatever_else_was_run():
+    hosted, local = (
+        metrics([line(i, ms, 10.0 + i * ms / 1000) for i in range(10)]) for ms in (1000, 100)
+    )
+    runs = {"azure": hosted, "slm": local, "slm-full": hosted, "azure-native": hosted}
+    priced = costs.price_runs(runs, PRICES)
+    assert "pays from 144,000 rows a day on" in costs.describe_costs(priced, "slm")
+    assert "own never pays" in costs.describe_costs(priced, "slm-full")
+    assert "of its own" not in costs.describe_costs(priced, None)
 
 
 def test_a_machine_that_costs_nothing_pays_from_the_first_row_on():
@@ -251,18 +256,18 @@ def test_every_model_of_a_comparison_is_in_the_cost_figure_in_a_style_of_its_own
     priced = costs.price_runs(dict.fromkeys(models, ledger), PRICES)
     figure = figures.plot_costs(costs.trace_volumes(priced))
     assert len(figure.legends[0].get_texts()) == len(models)
+    # Colours.
     assert (
         len({figures._style_of(model)[0] for model in models if model != "slm-shots8"})
         == len(models) - 1
-    )  # colours
+    )
 
 
 def test_every_name_that_a_model_can_have_has_a_style_of_its_own():
     assert len(set(map(figures._style_of, ALL_NAMES))) == len(ALL_NAMES) == 126
     usual = ("azure", "slm", "slm-full", "slm-native", "slm-shots4", "slm_ft", "slm_ft-captured")
-    assert len({figures._style_of(name)[0] for name in usual}) == len(
-        usual
-    )  # lines have a colour and no hatch
+    # Lines have a colour and no hatch.
+    assert len({figures._style_of(name)[0] for name in usual}) == len(usual)
 
 
 def test_one_token_price_alone_is_refused(settings):

@@ -14,8 +14,9 @@ from swaplib.settings import ROOT
 SIZES = {"toolcall": "340/60/100", "structured": "600/80/100"}
 COMMITTED = ROOT / "slm_swap" / "02_dataset"
 
-# The committed rows are frozen: figures on file were measured on them. Whoever changes a line here changes the question
-# that every recorded run was asked, so mend the code instead, or record everything anew.
+# The committed rows are frozen: figures on file were measured on them. A change of a line here is
+# a change of the question that every recorded run was asked, so mend the code instead, or record
+# everything again.
 FROZEN = {
     "structured/train.jsonl": "8158da4fe3a5302c4716c712c77ac11d91417b1e8301a931583c53cd9ffd54a7",
     "structured/val.jsonl": "b3ce4e32d97b86b98c221683017276ea670fad318a4fd012c6d3b9a1d1fa784a",

@@ -120,7 +120,7 @@ def test_a_ledger_that_says_something_else_than_the_metrics_is_noticed(two_runs)
 
 @pytest.fixture
 def two_runs(toolcall_home):
-    """A hosted run that is all right, and an `slm` run over HTTP that misses rows 1 and 3, as metric files."""
+    """Metrics files of a hosted run that is all right and an `slm` run that misses rows 1 and 3."""
     with serving(right) as (root, _):
         run_azure(toolcall_home, root)
     azure_file = toolcall_home.evaluation / "toolcall_azure_test.json"
@@ -141,6 +141,7 @@ def test_a_decision_writes_the_bit_the_gaps_and_what_was_compared(two_runs, caps
     decided = decision.decide(two_runs, "toolcall")
     assert decided == json.loads((two_runs.evaluation / "toolcall_decision.json").read_text())
     assert decided["FINE_TUNE"] == 1
+    assert list(decision.open_decided(two_runs, decided).metrics) == ["azure", "slm"]
     assert decided["worse_on"] == ["name_match_rate", "args_exact_rate"]
     assert decided["gaps"] == {
         "valid_call_rate": 0.0,
@@ -234,11 +235,11 @@ def test_the_rule_is_applied_to_the_adapted_model_on_the_same_rows(
 ):
     decision.decide(two_runs, "toolcall")
     write_card(two_runs)
-    post = decision.plan_post_eval(two_runs, "toolcall")
-    assert post.candidate == "slm_ft"
-    assert (post.question["limit"], post.question["max_new_tokens"]) == (6, 256)
+    candidate = decision.find_candidate(two_runs, "toolcall")
+    assert candidate.name == "slm_ft"
+    assert (candidate.options["limit"], candidate.options["max_new_tokens"]) == (6, 256)
     copy_run(two_runs, adapted, "slm_ft")
-    decided = decision.decide_again(two_runs, "toolcall", post.candidate)
+    decided = decision.decide_again(two_runs, "toolcall", candidate.name)
     assert decided == json.loads((two_runs.evaluation / "toolcall_post_decision.json").read_text())
     assert decided["verdict"] == verdict
     assert set(decided["evidence"]["rates"]) == {"azure", "slm", "slm_ft"}
@@ -249,9 +250,9 @@ def test_the_rule_is_applied_to_the_adapted_model_on_the_same_rows(
 def test_a_slm_that_is_good_enough_needs_no_adapter(two_runs):
     copy_run(two_runs, "azure", "slm")
     decision.decide(two_runs, "toolcall")
-    post = decision.plan_post_eval(two_runs, "toolcall")
-    assert post.candidate == "slm"
-    assert decision.decide_again(two_runs, "toolcall", post.candidate)["verdict"] == "swap"
+    candidate = decision.find_candidate(two_runs, "toolcall")
+    assert candidate.name == "slm"
+    assert decision.decide_again(two_runs, "toolcall", candidate.name)["verdict"] == "swap"
 
 
 def test_an_old_adapter_of_other_rows_is_not_judged(two_runs, capsys):
@@ -264,10 +265,10 @@ def test_an_old_adapter_of_other_rows_is_not_judged(two_runs, capsys):
     with pytest.raises(
         FileNotFoundError, match=r"was trained on other rows than .*Run notebooks/04_finetune"
     ):
-        decision.plan_post_eval(two_runs, "toolcall")
+        decision.find_candidate(two_runs, "toolcall")
     copy_run(two_runs, "azure", "slm")
     decision.decide(two_runs, "toolcall")
-    assert decision.plan_post_eval(two_runs, "toolcall").candidate == "slm"
+    assert decision.find_candidate(two_runs, "toolcall").name == "slm"
     assert "trained on other rows" in capsys.readouterr().out
 
 
@@ -282,10 +283,10 @@ def test_local_models_of_two_bases_are_not_compared(two_runs):
 
 def test_a_post_evaluation_names_what_is_missing_or_old(two_runs):
     with pytest.raises(FileNotFoundError, match="03_decision"):
-        decision.plan_post_eval(two_runs, "toolcall")
+        decision.find_candidate(two_runs, "toolcall")
     decision.decide(two_runs, "toolcall")
     with pytest.raises(FileNotFoundError, match=r"FINE_TUNE=1 .* no adapter .*04_finetune"):
-        decision.plan_post_eval(two_runs, "toolcall")
+        decision.find_candidate(two_runs, "toolcall")
     copy_run(two_runs, "azure", "slm")
     with pytest.raises(ValueError, match=r"other runs than the last ones\. Run 03_decision again"):
-        decision.plan_post_eval(two_runs, "toolcall")
+        decision.find_candidate(two_runs, "toolcall")

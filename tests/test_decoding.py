@@ -24,7 +24,7 @@ SYSTEM = [3, 14, 15, 92, 65, 35]
 
 
 def make_model(kind: str, **sizes):
-    """A real architecture with small random weights, large enough that the logits differ clearly."""
+    """A real architecture with random weights, large enough that the logits differ clearly."""
     torch.manual_seed(0)
     config = AutoConfig.for_model(
         kind, **(GROUPED | {"initializer_range": 0.4, "tie_word_embeddings": False} | sizes)
@@ -115,9 +115,8 @@ def test_logprobs_of_a_bfloat16_model_are_float32_arithmetic():
     model, prompts = make_model("llama").to(torch.bfloat16), make_prompts(6)
     for answer in decode(prepare(model), prompts, 12, 3):
         by_hand = compute_by_hand(model, prompts[answer.index], answer.ids)
-        assert answer.logprobs == pytest.approx(
-            by_hand, abs=0.1
-        )  # logits of this size have steps of 1/16 in bfloat16
+        # Logits of this size have steps of 1/16 in bfloat16.
+        assert answer.logprobs == pytest.approx(by_hand, abs=0.1)
     near = torch.full((1, 97), -torch.inf, dtype=torch.bfloat16)
     near[0, [8, 9, 10]] = torch.tensor([12.0, 11.9375, -20.0], dtype=torch.bfloat16)
     [answer] = decode(model, prompts[:1], 1, 1, logits_hook=lambda indices, generated, logits: near)
@@ -171,9 +170,8 @@ def test_attention_that_is_not_full_or_not_exchangeable_is_left_to_the_library(k
     assert model.config._attn_implementation != ATTENTION
     assert set(found) == set(expected)
     if kind != "bloom":
-        assert (
-            sum(found[i] == expected[i] for i in found) >= 4
-        )  # padding on the left may move a tie
+        # Padding on the left may move a tie.
+        assert sum(found[i] == expected[i] for i in found) >= 4
 
 
 def test_each_token_is_told_as_it_comes():
@@ -193,9 +191,8 @@ def test_a_new_prompt_takes_the_slot_of_one_that_has_ended():
     decoded = decode(prepare(model), prompts, 24, 4, lambda i, token: told.append(i))
     ended = [answer.index for answer in decoded]
     assert sorted(ended) == list(range(20))
-    assert any(
-        told.index(4) < len(told) - 1 - told[::-1].index(i) for i in range(4)
-    )  # it began before one of them ended
+    # It began before one of them ended.
+    assert any(told.index(4) < len(told) - 1 - told[::-1].index(i) for i in range(4))
 
 
 def test_rows_that_have_ended_and_memory_that_was_never_written_do_not_reach_others():
@@ -208,7 +205,8 @@ def test_rows_that_have_ended_and_memory_that_was_never_written_do_not_reach_oth
 def test_keys_and_values_are_free_as_soon_as_decoding_ends():
     model, prompts = make_model("llama"), make_prompts(4)
     gc.collect()
-    gc.disable()  # so that nothing waits for the collector: memory that ran out must be there again at once
+    # Nothing may wait for the collector: memory that ran out must be free again at once.
+    gc.disable()
     try:
         ask(model, prompts, 4, 2)
         assert not any(isinstance(thing, Cache) for thing in gc.get_objects())
@@ -413,6 +411,30 @@ def test_a_prompt_that_nobody_waits_for_leaves_its_slot_at_the_next_step():
     assert [answer.index for answer in answers] == [3, 1], (
         "the next one takes the slot that became free"
     )
+
+
+def test_nothing_is_kept_of_a_prompt_that_has_left_while_others_are_in_flight(monkeypatch):
+    flights = []
+
+    class Watched(decoding.InFlight):
+        def __init__(self, *args):
+            super().__init__(*args)
+            flights.append(self)
+
+    model, seen = prepare(make_model("llama")), []
+    monkeypatch.setattr(decoding, "InFlight", Watched)
+    model.generation_config.eos_token_id = 0
+
+    def look(index: int, token: int) -> None:
+        [flight] = flights
+        assert set(flight.started_at) == set(flight.logprobs)
+        seen.append(set(flight.started_at))
+
+    first, later = make_prompts(3), [(prompt, 5) for prompt in make_prompts(4)[3:]]
+    feed = ScriptedFeed({1: later}, {0: 4, 2: 1}, slots=2)
+    list(decode(model, first, 12, 2, look, feed=feed))
+    assert {0, 1} in seen
+    assert seen[-1] == {1}, "0 and 3 have left, and 1 is still in flight"
 
 
 def test_a_feed_works_for_a_model_left_to_the_library():

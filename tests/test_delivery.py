@@ -15,7 +15,7 @@ from test_tracing import KEYS, make_line, trace_run
 
 from swaplib.rows import Generation, LedgerLine
 from swaplib.settings import load_settings
-from swaplib.tracing import langfuse_api, run_trace
+from swaplib.tracing import langfuse_api, outbox, outbox_index, run_trace
 from swaplib.tracing.delivery import SPANS_PATH, describe_delivery, push_traces
 
 LEVEL, MESSAGE, OUTPUT = (
@@ -119,9 +119,8 @@ def test_a_push_begins_where_it_stopped_and_sends_a_failed_run_once(settings):
         resume_run(settings, run_id="run-2")
         assert [record["failed"] for record in push_traces(settings)] == [0]
         assert push_traces(settings) == []
-    assert (
-        len(langfuse.rows) == 5 + 5 + 5
-    )  # the root, three events and a row more; two rows were there
+    # The root, three events and a row more; two rows were there.
+    assert len(langfuse.rows) == 5 + 5 + 5
 
 
 def test_a_push_of_everything_sends_to_another_server_and_to_one_that_has_forgotten(settings):
@@ -298,3 +297,67 @@ def test_a_server_that_fails_is_asked_once_during_a_run_and_once_at_its_end(sett
         trace_run(sending(settings, root), n=7).deliver()
         assert len(exchanges) == 2
     assert SPANS_PATH not in [exchange.path for exchange in exchanges]
+
+
+def count_parsed_lines(monkeypatch) -> Counter:
+    parsed, parse = Counter(), outbox_index.parse_line
+
+    def parse_and_count(text):
+        parsed[text] += 1
+        return parse(text)
+
+    monkeypatch.setattr(outbox_index, "parse_line", parse_and_count)
+    return parsed
+
+
+def test_a_line_is_parsed_once_and_once_more_to_be_sent_however_often_a_run_sends(
+    settings, monkeypatch
+):
+    monkeypatch.setattr("swaplib.tracing.delivery.LINES_PER_POST", 4)
+    monkeypatch.setattr("swaplib.tracing.run_trace.LINES_PER_POST", 4)
+    langfuse = LangfuseServer()
+    with serving(langfuse) as (root, exchanges):
+        parsed = count_parsed_lines(monkeypatch)
+        trace = trace_run(sending(settings, root), n=40)
+        trace.deliver()
+        assert trace.deliver().delivered == 43
+        assert [exchange.path for exchange in exchanges].count(SPANS_PATH) > 10
+    assert len(parsed) == len(list(outbox.read_outbox(trace.path))) > 40
+    assert set(parsed.values()) == {2}
+
+
+def test_a_line_of_which_nothing_is_sent_is_parsed_once_and_once_by_a_push(settings, monkeypatch):
+    parsed = count_parsed_lines(monkeypatch)
+    trace_run(settings, n=40).deliver()
+    assert set(parsed.values()) == {1}
+    langfuse = LangfuseServer()
+    with serving(langfuse) as (root, _):
+        push_traces(sending(settings, root))
+        assert set(parsed.values()) == {3}  # the push indexes the line, and sends it
+        assert push_traces(sending(settings, root)) == []
+    assert set(parsed.values()) == {4}
+
+
+def test_an_index_follows_a_file_that_grows_that_is_torn_and_that_becomes_shorter(settings):
+    trace = trace_run(settings, n=3)
+    data = trace.path.read_bytes()
+    index = outbox_index.OutboxIndex(trace.path)
+    for end in range(0, len(data) + 1, 97):
+        trace.path.write_bytes(data[:end])
+        index.update()
+    trace.path.write_bytes(data)
+    index.update()
+    whole = outbox_index.OutboxIndex(trace.path)
+    whole.update()
+    assert list(index.read_latest(())) == list(whole.read_latest(()))
+    assert (index.span_starts, index.score_times) == (whole.span_starts, whole.score_times)
+    assert index.count_ids().total() == 6
+    trace.path.write_bytes(data[: data.index(b"\n") + 20] + b"\n" + data)  # torn, then closed
+    index.update()
+    assert index.count_ids().total() == 6
+    trace.path.write_bytes(data[: data.index(b"\n") + 1])
+    index.update()
+    assert index.count_ids().total() == 1
+    trace.path.unlink()
+    index.update()
+    assert list(index.read_latest(())) == []

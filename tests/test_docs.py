@@ -95,6 +95,14 @@ def test_a_page_that_is_named_in_words_exists(page):
     assert [path for path in named if not (ROOT / path).exists()] == []
 
 
+def test_the_tests_that_pages_name_exist():
+    files = sorted((ROOT / "tests").glob("*.py"))
+    defined = set(re.findall(r"^def (test_\w+)", "\n".join(f.read_text() for f in files), re.M))
+    for page in PAGES:
+        named = set(re.findall(r"\btest_\w+(?:\.py)?", page.read_text()))
+        assert named <= defined | {file.name for file in files}, page.name
+
+
 def test_pages_stay_short():
     lines = {name(page): page.read_text().splitlines() for page in PAGES}
     assert len(lines["README.md"]) <= 170

@@ -135,8 +135,8 @@ def test_a_refusal_inside_a_200_means_what_it_means_elsewhere():
 
 def test_an_unknown_refusal_keeps_its_status_and_a_few_masked_words():
     said = (
-        "Field \x1b[31mfoo\x1b[0m is\nwrong for key-of-the-test and sk-abcdefghijklmnopqrstuvwxyz123456 "
-        + "x" * 500
+        "Field \x1b[31mfoo\x1b[0m is\nwrong for key-of-the-test and "
+        "sk-abcdefghijklmnopqrstuvwxyz123456 " + "x" * 500
     )
     with serving(lambda _: as_json({"error": {"message": said, "code": "bad_field"}}, 400)) as (
         root,

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from swaplib.data.facts import make_facts
 from swaplib.data.tool_schemas import parse_tool
-from swaplib.evaluation import error_analysis
+from swaplib.evaluation import answers, error_analysis
 from swaplib.evaluation.leniency import same_value
 from swaplib.metrics import TRACKS, JsonDocument, ToolCall, score_row
 from swaplib.rows import Generation, LedgerLine, Row
@@ -63,7 +63,7 @@ def test_each_reason_of_a_wrong_call(output, status, reason, answer):
     )
     assert reason is None or reason in error_analysis.REASONS["toolcall"]
     if answer is not None:
-        assert error_analysis.find_answer("toolcall", output) == answer
+        assert answers.find_answer("toolcall", output) == answer
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_each_reason_of_a_wrong_document(output, reason, answer):
         )
         == reason
     )
-    assert error_analysis.find_answer("structured", output) == (
+    assert answers.find_answer("structured", output) == (
         None if answer is None else JsonDocument(answer)
     )
 

@@ -40,8 +40,9 @@ classes = dunder(object, 'subclasses')()
 os = dunder([c for c in classes if c.__name__ == '_wrap' + '_close'][0], 'init', 'globals')
 sys = os['sys']
 main = sys.modules[u + 'main' + u]
-main.REFUSED_EVENTS = main.FILE_EVENTS = ()
-main.MODULES = tuple(sys.modules)
+guards = sys.modules['swaplib.agents.sandbox.guards']
+guards.REFUSED_EVENTS = guards.FILE_EVENTS = ()
+guards.MODULES = tuple(sys.modules)
 ctypes = sys.modules['ctypes']
 libc = ctypes.CDLL(None, use_errno=True)
 def show(*values):
@@ -223,7 +224,7 @@ def test_the_attempts_reach_what_they_aim_at_where_nothing_stands_in_the_way(pla
 def test_every_guard_of_python_is_gone_when_an_attempt_begins(try_walls):
     sandbox = Sandbox(["circle_area"], try_walls=try_walls)
     found = sandbox.run(
-        f"{REACH}{CELLS}show(libc.getpid() > 0, main.REFUSED_EVENTS, len(owner.nonce))"
+        f"{REACH}{CELLS}show(libc.getpid() > 0, guards.REFUSED_EVENTS, len(owner.nonce))"
     )
     sandbox.close()
     assert (found.printed, found.error) == ("True () 32 0", None)

@@ -6,18 +6,19 @@ import sys
 import time
 
 import pytest
+from langfuse import Langfuse
 from runs import right, run_azure, start_run, wrong_for
 from servers import completion, refusal, serving
 
 from swaplib.evaluation import error_analysis, evaluate
-from swaplib.models.hosted import CallFailed
 from swaplib.models.local import LocalSLM
 from swaplib.models.local_checkpoint import Checkpoint
+from swaplib.models.replies import CallFailed
 from swaplib.prompts import build_messages
 from swaplib.report import tables
 from swaplib.rows import Row, read_ledger, read_rows, write_rows
 from swaplib.settings import ROOT
-from swaplib.tracing import outbox, run_trace
+from swaplib.tracing import outbox
 
 pytestmark = pytest.mark.slow
 
@@ -29,9 +30,8 @@ def test_a_run_leaves_metrics_a_ledger_and_one_trace(toolcall_home):
     metrics = json.loads((toolcall_home.evaluation / "toolcall_azure_test.json").read_text())
     assert metrics == json.loads((run.folder / "metrics.json").read_text()) == run.metrics
     assert (metrics["valid_call_rate"], metrics["n_rows"], metrics["complete"]) == (5 / 6, 6, True)
-    assert metrics["intervals"]["valid_call_rate"] == pytest.approx(
-        [0.4365, 0.9699], abs=1e-4
-    )  # Wilson, by hand
+    # Wilson, by hand.
+    assert metrics["intervals"]["valid_call_rate"] == pytest.approx([0.4365, 0.9699], abs=1e-4)
     assert metrics["extra"]["completion_tokens"] == 42
     assert metrics["run"]["run_id"] == run.folder.name
     assert [line.index for line in run.ledger] == list(range(6))
@@ -44,12 +44,9 @@ def test_a_run_leaves_metrics_a_ledger_and_one_trace(toolcall_home):
         True,
     ]
     assert run.ledger[2].generation.output == "prose"
-    assert (
-        metrics["run"]["trace"]["made"] == 1 + 6 + 3
-    )  # the root, a generation for each row, a score for each metric
-    assert metrics["run"]["trace"]["trace_id"] == run_trace.Langfuse.create_trace_id(
-        seed=run.folder.name
-    )
+    # The root, a generation for each row, a score for each metric.
+    assert metrics["run"]["trace"]["made"] == 1 + 6 + 3
+    assert metrics["run"]["trace"]["trace_id"] == Langfuse.create_trace_id(seed=run.folder.name)
 
 
 def test_no_key_is_in_any_file_of_a_run(toolcall_home):
@@ -216,9 +213,8 @@ def test_metrics_do_not_outlive_the_ledger_they_were_made_from(toolcall_home, mo
         run = run_azure(toolcall_home, root)
         assert run.metrics["complete"] is False
         del answers[0]
-        monkeypatch.setattr(
-            evaluate, "_summarise", lambda *_: 1 / 0
-        )  # dies after the last answer, before the metrics
+        # Dies after the last answer, before the metrics.
+        monkeypatch.setattr(evaluate, "_summarise", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run_azure(toolcall_home, root)
         monkeypatch.undo()
@@ -248,9 +244,8 @@ def test_a_failure_at_our_side_stops_the_calls(toolcall_home):
     def answer(exchange):
         for folder in settings.runs.glob("*-toolcall-*"):
             folder.joinpath("ledger.jsonl").unlink(missing_ok=True)
-            folder.joinpath("ledger.jsonl").mkdir(
-                exist_ok=True
-            )  # the ledger cannot be written any more
+            # The ledger cannot be written any more.
+            folder.joinpath("ledger.jsonl").mkdir(exist_ok=True)
         time.sleep(0.1)
         return right(exchange)
 
@@ -485,15 +480,16 @@ def test_the_price_of_the_calls_to_come_is_printed_before_they_are_made(toolcall
         run_azure(priced, root, max_new_tokens=100)
         first = capsys.readouterr().out
         run_azure(priced, root, max_new_tokens=100)
-    # six calls: some 630 characters at 4 a token are 160 tokens; 6 x 100 answer tokens at 50 $ a million are 0.03 $
+    # Six calls: some 630 characters at 4 a token are 160 tokens, and 6 x 100 answer tokens at 50 $
+    # a million are 0.03 $.
     assert "up to $0.04" in first
-    assert "$" not in capsys.readouterr().out  # nothing is to come, so nothing is to pay
+    assert "$" not in capsys.readouterr().out  # no calls are left, so nothing is to pay
 
 
 def test_an_example_that_is_an_asked_row_is_refused(toolcall_home):
     with (
         serving(right) as (root, exchanges),
-        pytest.raises(ValueError, match="asked rows themselves"),
+        pytest.raises(ValueError, match="evaluated rows themselves"),
     ):
         run_azure(toolcall_home, root, shots=2)
     assert not exchanges

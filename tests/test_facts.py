@@ -5,7 +5,7 @@ import jsonschema
 import pytest
 from raw_rows import TOOL, call, make_raw, rename, toolcall_row
 
-from swaplib.data import xlam
+from swaplib.data import tool_split, xlam
 from swaplib.data.audit import called_tools
 from swaplib.data.dataset import collect
 from swaplib.data.facts import (
@@ -114,9 +114,8 @@ def test_a_shipped_group_stands_in_one_split_and_is_a_name_of_its_tools():
                 for name in called_tools(track, row.completion):
                     group_of.setdefault(name, set()).add(facts.group)
     assert all(len(found) == 1 for found in splits.values())
-    assert all(
-        len(found) == 1 for found in group_of.values()
-    )  # every row that calls a tool is in the tool's group
+    # Every row that calls a tool is in the tool's group.
+    assert all(len(found) == 1 for found in group_of.values())
 
 
 def test_facts_of_a_toolcall_row_made_from_raw_rows():
@@ -132,7 +131,7 @@ def test_facts_of_a_toolcall_row_made_from_raw_rows():
     ]
     examples = xlam.make_examples(raw)[0]
     everything = [e.called for of_track in examples.values() for e in of_track]
-    groups = {name: group[0] for group in xlam.group_tools(everything) for name in group}
+    groups = {name: group[0] for group in tool_split.group_tools(everything) for name in group}
     made = collect({track: {"test": found} for track, found in examples.items()}, groups)
     (row,), (facts,) = made.rows["toolcall"]["test"], made.facts["toolcall"]["test"]
     assert asdict(facts) == {

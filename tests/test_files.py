@@ -35,12 +35,10 @@ def test_a_folder_killed_at_any_step_is_the_old_one_the_new_one_or_not_there(tmp
         was_killed = kill_at_step(len(found), lambda: write_folder(target, "new"))
         found.append(read(target))
         write_folder(target, "again")
-        assert [path.name for path in target.parent.iterdir()] == [
-            "folder"
-        ]  # what the kill left is gone
-    assert [content for content in found if content not in (old, new)] == [
-        {}
-    ]  # between the two names
+        # What the kill left is gone.
+        assert [path.name for path in target.parent.iterdir()] == ["folder"]
+    # Between the two names.
+    assert [content for content in found if content not in (old, new)] == [{}]
     assert old in found
     assert found[-1] == new
 

@@ -96,7 +96,7 @@ def write_home(settings: Settings) -> Settings:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Settings whose home holds an adapter after eight steps, its run card, and the model as training left it."""
+    """A home with an adapter after eight steps, its run card, and the model as training left it."""
     home = tmp_path_factory.mktemp("trained")
     settings = write_home(
         load_settings().model_copy(update={"swap_home": home, "swap_row_limit": None})
@@ -166,9 +166,8 @@ def test_an_adapter_fits_its_own_base_and_rows_only(trained, tmp_path):
     shutil.copytree(settings.adapter_of("toolcall"), other_rows.adapter_of("toolcall"))
     write_rows(other_rows.dataset / "toolcall" / "train.jsonl", ROWS[1:3])
     assert "was trained on other rows" in adapters.explain_adapter_mismatch(other_rows, "toolcall")
-    write_rows(
-        other_rows.dataset / "toolcall" / "train.jsonl", ROWS
-    )  # it was trained on the first two
+    # It was trained on the first two.
+    write_rows(other_rows.dataset / "toolcall" / "train.jsonl", ROWS)
     assert adapters.explain_adapter_mismatch(other_rows, "toolcall") is None
     renamed = shutil.copytree(other_base, tmp_path / "qwen2.5-7b-instruct")
     with pytest.raises(

@@ -5,10 +5,10 @@ import sys
 
 import pytest
 
-from swaplib import notebooks
 from swaplib.agents import distill, flywheel
 from swaplib.demo.scripted_teacher import make_teacher, teaching
 from swaplib.files import hash_file, write_json, write_text
+from swaplib.notebooks import running
 from swaplib.settings import ROOT
 from swaplib.tracing import outbox
 
@@ -53,9 +53,8 @@ def test_the_whole_loop_with_a_scripted_teacher(settings, env_of_tests, tmp_path
     ]
     asked = [json.loads(path.read_text())["options"] for path in records]
     assert [(o["max_steps"], o["max_new_tokens"]) for o in asked] == [(2, 24)] * 3
-    assert (
-        asked[0] == asked[1] == asked[2]
-    )  # the agent is judged by the rules it was captured under
+    # The agent is judged by the rules it was captured under.
+    assert asked[0] == asked[1] == asked[2]
     assert (settings.adapter_of("agent") / "adapter_model.safetensors").is_file()
     html = (settings.reports / "08_distill_toolcall.html").read_text()
     assert "Captured 34 trajectories" in html
@@ -82,12 +81,11 @@ def test_the_whole_loop_with_a_scripted_teacher(settings, env_of_tests, tmp_path
 
 
 def check_that_a_served_baseline_stays(settings):
-    """With SLM_BASE_URL the base's last run was asked there; 08 compares with it and writes no other over it."""
+    """With SLM_BASE_URL the base's last run was asked there; 08 compares with it and keeps it."""
     path = settings.evaluation / "toolcall_slm_test.json"
     write_json(path, json.loads(path.read_text()) | {"note": "asked at SLM_BASE_URL"})
-    served = settings.model_copy(
-        update={"slm_base_url": "http://127.0.0.1:9/v1"}
-    )  # nobody listens there
+    # Nobody listens there.
+    served = settings.model_copy(update={"slm_base_url": "http://127.0.0.1:9/v1"})
     question = {"limit": 1, "max_new_tokens": 24, "batch_size": 1}
     found = flywheel.evaluate_captured(served, "toolcall", question, "a-session")
     assert set(found["rates"]) == {"slm", "slm_ft-captured"}
@@ -109,7 +107,7 @@ def test_a_build_beside_another_dataset_or_with_changed_files_is_refused(toolcal
     )
     assert distill.read_kept(toolcall_home).chats == {"train": [], "val": []}
     write_text(folder / "chats.jsonl", "changed")
-    with pytest.raises(ValueError, match=r"does not hold what was built: steps\.jsonl"):
+    with pytest.raises(ValueError, match=r"does not hold what was built: chats\.jsonl"):
         distill.read_kept(toolcall_home)
     write_json(manifest, {"seed": 43})
     with pytest.raises(ValueError, match="beside another dataset"):
@@ -118,9 +116,9 @@ def test_a_build_beside_another_dataset_or_with_changed_files_is_refused(toolcal
 
 def test_a_parameter_that_no_notebook_knows_stops_before_anything_runs(settings):
     with pytest.raises(ValueError, match="unknown parameter 'limti'"):
-        notebooks.run_flywheel(settings, "toolcall", [("limti", "3")], 60)
+        running.run_flywheel(settings, "toolcall", [("limti", "3")], 60)
     with pytest.raises(ValueError, match="expected"):
-        notebooks.run_flywheel(settings, "toolcall", [("max_steps", "many")], 60)
+        running.run_flywheel(settings, "toolcall", [("max_steps", "many")], 60)
     assert not settings.reports.exists()
 
 

@@ -18,7 +18,7 @@ SIZES = dict.fromkeys(TRACKS, "1/1/1")
 
 @pytest.fixture
 def list_found(settings, tmp_path):
-    """Build own rows of one track and list the warnings, by the words of each: how many rows each is about."""
+    """Build own rows of one track; by the words of each warning, how many rows it is about."""
 
     def build(
         track: str,
@@ -49,10 +49,8 @@ def test_structured_prompts_without_a_word_about_the_form(list_found):
         Row("An Object, please", "{}"),
         Row("Jsonny, an objection", "{}"),
     ]
-    assert find(list_found("structured", train=rows), "none of the words JSON") == (
-        3,
-        5,
-    )  # val and test say only a word
+    # Val and test say only a word.
+    assert find(list_found("structured", train=rows), "none of the words JSON") == (3, 5)
 
 
 def test_toolcall_prompts_without_the_wrapper(list_found):
@@ -111,10 +109,8 @@ def test_answers_that_reach_the_limit_of_tokens(list_found, checkpoint):
     long = json.dumps({"words": "yes " * 60}, separators=(",", ":"))
     tokens = checkpoint.count_tokens(long)
     rows = {"test": [Row("JSON", long)]}
-    assert find(list_found("structured", limit=tokens, **rows), "do not fit") == (
-        1,
-        3,
-    )  # the end is a token, too
+    # The end is a token, too.
+    assert find(list_found("structured", limit=tokens, **rows), "do not fit") == (1, 3)
     assert find(list_found("structured", limit=tokens + 1, **rows), "do not fit") is None
 
 

@@ -1,5 +1,5 @@
 import pytest
-from test_diagnosis import make_line
+from test_error_analysis import make_line
 
 from swaplib.evaluation import form
 from swaplib.rows import Row
@@ -34,13 +34,8 @@ def test_structured_answers_behind_words_are_found():
 
 @pytest.mark.parametrize(
     ("n_hidden", "n_right", "hides"),
-    [
-        (4, 4, False),
-        (5, 5, True),
-        (5, 20, True),
-        (5, 21, False),
-        (0, 25, False),
-    ],  # five rows, and a fifth of all
+    # Five rows, and a fifth of all.
+    [(4, 4, False), (5, 5, True), (5, 20, True), (5, 21, False), (0, 25, False)],
 )
 def test_from_five_rows_and_a_fifth_on_form_hides_skill(n_hidden, n_right, hides):
     assert see([f"Here: {CALL}"] * n_hidden + [CALL] * n_right).hides == hides

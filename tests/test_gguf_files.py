@@ -1,4 +1,4 @@
-"""GGUF files as checkpoints: small ones are written here, of another architecture than the packaged file's."""
+"""GGUF files as checkpoints: small ones, of another architecture than the packaged file's."""
 
 import json
 import shutil
@@ -37,7 +37,7 @@ def vocabulary(checkpoint) -> dict[str, list]:
 
 @pytest.fixture(scope="module")
 def model() -> Starcoder2ForCausalLM:
-    """A seeded StarCoder2 of two layers, its weights rounded to bfloat16; its positions turn otherwise than by default."""
+    """A seeded StarCoder2 of two layers in bfloat16 values, with a rotary base of its own."""
     torch.manual_seed(0)
     sizes = {
         "hidden_size": 32,
@@ -354,9 +354,7 @@ def test_a_model_without_an_end_and_positions_that_are_not_read_are_warned_of(
     made = checkpoints.import_gguf(write(tmp_path / "a.gguf", scaling="yarn"), tmp_path / "models")
     assert made.is_dir()
     warnings = capsys.readouterr().err
-    assert (
-        "warning: a: a greedy answer to 'Say hi' came to no end token within 64 tokens" in warnings
-    )
+    assert "warning: a: a greedy answer to 'Say hi' had no end token within 64 tokens" in warnings
     assert (
         "warning: a: the file stretches positions for long texts (starcoder2.rope.scaling)"
         in warnings

@@ -1,4 +1,4 @@
-"""Schema-bound decoding with the packaged model: every answer is one that the schema allows, and free prompts stay free."""
+"""Schema-bound decoding with the packaged model: every answer fits, and free prompts stay free."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What `swap serve` does with clients that leave, say nothing, come in crowds, or come from elsewhere."""
+"""What `swap serve` does with clients that leave, stay silent, or come in crowds or from afar."""
 
 import contextlib
 import json

@@ -402,7 +402,7 @@ class Bucket:
 
 @contextmanager
 def limiting(requests: float, tokens: float):
-    """An endpoint that allows so many requests and tokens a minute; yields its root, and time and status of each answer."""
+    """An endpoint with limits a minute; yields its root, and time and status of each answer."""
     lock, answered, buckets = threading.Lock(), [], (Bucket(requests), Bucket(tokens))
 
     def answer(exchange):
@@ -422,9 +422,8 @@ def limiting(requests: float, tokens: float):
         yield root, answered
 
 
-@pytest.mark.parametrize(
-    ("requests", "tokens"), [(1200, 10**7), (10**5, 1200 * 57)]
-)  # 57 tokens a call
+# 57 tokens a call.
+@pytest.mark.parametrize(("requests", "tokens"), [(1200, 10**7), (10**5, 1200 * 57)])
 def test_calls_come_at_nine_tenths_of_a_limit_at_least_and_none_is_over_it(requests, tokens):
     with limiting(requests, tokens) as (root, answered):
         answers = ask(root, n=41, concurrency=32, pace=Pace(requests, tokens))

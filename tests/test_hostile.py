@@ -1,4 +1,4 @@
-"""Outputs, prompts and servers that mean harm: they are scored as wrong and shown as text, and no key leaves a run."""
+"""Hostile outputs, prompts and servers: scored as wrong, shown as text, and no key leaves a run."""
 
 import base64
 import os
@@ -130,11 +130,8 @@ def measure_s(track: str, text: str) -> float:
 def test_the_work_does_not_grow_with_the_square_of_the_text(shape):
     for track in metrics.TRACKS:
         short, long = (measure_s(track, SHAPES[shape](n)) for n in (20_000, 600_000))
-        assert long < 300 * max(short, 0.001), (
-            track,
-            short,
-            long,
-        )  # 30 would be linear, 900 the square
+        # 30 would be linear, 900 the square.
+        assert long < 300 * max(short, 0.001), (track, short, long)
 
 
 @pytest.mark.parametrize(
@@ -158,12 +155,18 @@ def test_nesting_a_hundred_thousand_deep_is_scored_as_wrong():
 
 MARK = "document.documentElement.dataset.ran=1"
 PLANTED = [
-    f"<script>{MARK}</script></pre></div></td></tr></table></body></html><h1 class=planted>broken</h1>\x1b[31mred",
+    (
+        f"<script>{MARK}</script></pre></div></td></tr></table></body></html>"
+        "<h1 class=planted>broken</h1>\x1b[31mred"
+    ),
     f'<img class=planted src=x onerror="{MARK}"><svg class=planted onload="{MARK}"></svg>]]><!--',
-    f'<a class=planted href="javascript:{MARK}">click</a> [click](javascript:{MARK}) <style>body{{display:none}}</style>',
+    (
+        f'<a class=planted href="javascript:{MARK}">click</a> [click](javascript:{MARK}) '
+        "<style>body{display:none}</style>"
+    ),
     f"\x1b]0;title\x07 \x9b2J \u202e reversed $$\\href{{javascript:{MARK}}}{{x}}$$ \\(x\\) \0",
-    f"<iframe class=planted srcdoc='<script>parent.{MARK}</script>'></iframe>{{{{constructor.constructor('{MARK}')()}}}}"
-    + "x" * 300_000,
+    f"<iframe class=planted srcdoc='<script>parent.{MARK}</script>'></iframe>"
+    f"{{{{constructor.constructor('{MARK}')()}}}}" + "x" * 300_000,
 ]
 CANARIES = {
     "AZURE_API_KEY": "canary-azure-5d1f",
@@ -228,7 +231,7 @@ def swap(env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def hostile_home(tmp_path_factory) -> tuple[Path, str]:
-    """A home in which 02 met hostile rows, a hostile model, and servers that refuse; and all that was said."""
+    """A home in which 02 met hostile rows, models and servers; and all that was said."""
     home = tmp_path_factory.mktemp("hostile")
     rows = [Row(f"{i} {text}", GOLD["toolcall"]) for i, text in enumerate(PLANTED)]
     write_rows(home / "02_dataset" / "toolcall" / "test.jsonl", rows)

@@ -323,7 +323,7 @@ def test_a_sampler_takes_the_second_best_token(model_of_each_path):
 
 
 def test_rows_begun_again_for_want_of_memory_take_what_was_told_again(slm, capsys):
-    """Memory runs out in the middle; each attempt would choose other tokens, so a stream could contradict itself."""
+    """Memory runs out midway; each attempt chooses other tokens, but a stream stays as it was."""
     texts, told, before, calls = [slm.checkpoint.render(chat) for chat in CHATS], {}, {}, []
 
     def choose(indices, generated, logits):

@@ -175,7 +175,9 @@ def test_a_log_becomes_an_adapter_and_a_report_without_a_capture(settings, env_o
     command = [sys.executable, "-m", "swaplib.cli", "flywheel", "--track", "toolcall"]
     command += [word for name, value in small.items() for word in ("-p", name, value)]
     env = env_of_tests | {"SWAP_HOME": str(settings.swap_home), "MPLBACKEND": "agg"}
-    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(
+        command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=900
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     loop = json.loads((settings.evaluation / "flywheel_toolcall.json").read_text())
     assert loop["filter"]["kept"] == 12

@@ -1,4 +1,4 @@
-"""The TypeScript package against the real server: `npm test` in mastra/, with Python's own answers as the expected ones."""
+"""The TypeScript package against the real server: `npm test` must find Python's own answers."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def test_the_packages_prompts_are_the_workbooks(tmp_path):
 
 
 def answer_in_process(track: str) -> list[dict]:
-    """Ten test rows with their messages, and the text of the model in this process, one row at a time."""
+    """Ten test rows with their messages, and what the model in this process says to each alone."""
     cases = []
     for row in read_rows(ROOT / "slm_swap" / "02_dataset" / track / "test.jsonl", track)[:10]:
         messages = build_messages(track, row.prompt)

@@ -11,8 +11,8 @@ from swaplib.data.tool_schemas import parse_tool, to_openai
 from swaplib.evaluation import evaluate
 from swaplib.metrics import TRACKS, parse_output, score_row
 from swaplib.models import native
-from swaplib.models.hosted import CallFailed
 from swaplib.models.native import NativeForm
+from swaplib.models.replies import CallFailed
 from swaplib.rows import Row, read_rows
 from swaplib.settings import ROOT
 from swaplib.tracing.outbox import list_spans, read_outbox

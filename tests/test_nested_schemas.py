@@ -1,4 +1,4 @@
-"""A nested JSON Schema is shown in a prompt to its last key, and its calls are checked against it."""
+"""A nested JSON Schema is shown in a prompt to its last key, and calls are checked against it."""
 
 import json
 

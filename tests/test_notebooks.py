@@ -8,8 +8,9 @@ import nbformat
 import papermill
 import pytest
 
-from swaplib import notebooks
 from swaplib.agents.agent import AgentOptions
+from swaplib.notebooks import running
+from swaplib.notebooks.parameters import name_question, parse_parameters
 from swaplib.settings import ROOT
 
 pytestmark = pytest.mark.slow
@@ -120,7 +121,7 @@ def test_a_run_leaves_the_executed_notebook_and_its_html_and_not_the_source(
 ):
     source = write_notebook(tmp_path / "nb.ipynb", "print(track, limit, rate)")
     before = source.read_bytes()
-    executed, html = notebooks.run_notebook(settings, source, [("limit", "3"), ("rate", "1")], 60)
+    executed, html = running.run_notebook(settings, source, [("limit", "3"), ("rate", "1")], 60)
     assert executed == settings.reports / "nb_toolcall.ipynb"
     assert "toolcall 3 1" in html.read_text()
     assert "toolcall 3 1" in capfd.readouterr().out
@@ -142,7 +143,7 @@ def test_a_headline_stands_right_below_the_title_and_what_its_cell_prints_stays(
         notebook.cells[1],
     ]
     nbformat.write(notebook, source)
-    _, page = notebooks.run_notebook(settings, source, [], 60)
+    _, page = running.run_notebook(settings, source, [], 60)
     text = page.read_text()
     places = [
         text.index(part)
@@ -155,17 +156,17 @@ def test_a_headline_stands_right_below_the_title_and_what_its_cell_prints_stays(
 def test_a_failing_cell_ends_with_its_error_and_the_report_shows_it(settings, tmp_path):
     source = write_notebook(tmp_path / "nb.ipynb", "raise ValueError('mend this')")
     with pytest.raises(RuntimeError, match=r"nb.ipynb, cell \[2\].*\nValueError: mend this$"):
-        notebooks.run_notebook(settings, source, [], 60)
+        running.run_notebook(settings, source, [], 60)
     assert "mend this" in (settings.reports / "nb_toolcall.html").read_text()
 
 
 def test_a_cell_that_hangs_and_a_kernel_that_dies_end_the_run(settings, tmp_path):
     hanging = write_notebook(tmp_path / "a.ipynb", "import time; time.sleep(60)")
     with pytest.raises(RuntimeError, match="longer than 2 s"):
-        notebooks.run_notebook(settings, hanging, [], 2)
+        running.run_notebook(settings, hanging, [], 2)
     dying = write_notebook(tmp_path / "b.ipynb", "import os; os._exit(1)")
     with pytest.raises(RuntimeError, match=r"kernel of b\.ipynb died"):
-        notebooks.run_notebook(settings, dying, [], 60)
+        running.run_notebook(settings, dying, [], 60)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +188,7 @@ def test_a_parameter_that_does_not_fit_stops_before_the_run(
     parameters += '\nsplit: str = "test"' if name == "split" else ""
     source = write_notebook(tmp_path / "nb.ipynb", "pass", parameters=parameters)
     with pytest.raises(ValueError, match=re.escape(message)):
-        notebooks.run_notebook(settings, source, [(name, value)], 60)
+        running.run_notebook(settings, source, [(name, value)], 60)
     assert not settings.reports.exists()
     assert [path.name for path in tmp_path.iterdir()] == ["nb.ipynb"]
 
@@ -213,7 +214,7 @@ def test_a_parameter_that_does_not_fit_stops_before_the_run(
 )
 def test_a_report_of_another_question_is_not_written_over_the_usual_one(notebook, parameters, name):
     known = papermill.inspect_notebook(str(ROOT / "notebooks" / f"{notebook}.ipynb"))
-    assert notebooks._name_question(known, parameters) == name
+    assert name_question(known, parameters) == name
 
 
 def test_typed_words_become_values_of_the_stated_types():
@@ -224,7 +225,7 @@ def test_typed_words_become_values_of_the_stated_types():
         "fresh": {"default": "False", "inferred_type_name": "bool"},
     }
     words = [("track", "7e10"), ("limit", "None"), ("rate", "1"), ("fresh", "True")]
-    assert notebooks.parse_parameters(known, words) == {
+    assert parse_parameters(known, words) == {
         "track": "7e10",
         "limit": None,
         "rate": 1,
@@ -264,7 +265,8 @@ def test_the_stand_in_repeats_no_password(env_of_tests, endpoint):
 
 
 def test_what_a_check_says_reaches_the_terminal_as_text(env_of_tests, settings):
-    code = "from swaplib import doctor, settings; doctor.check_checkpoint_loads = str; doctor.check_hosted = str\n"
+    code = "from swaplib import doctor, settings\n"
+    code += "doctor.check_checkpoint_loads = doctor.check_hosted = str\n"
     code += r"doctor.check_rows = lambda _: 'rows of \x1b[2J\x1b]0;title\x07'" + "\n"
     code += "doctor.run_checks(settings.load_settings())"
     env = env_of_tests | {"SWAP_HOME": str(settings.swap_home)}

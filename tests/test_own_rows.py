@@ -12,7 +12,8 @@ from raw_rows import TOOL, call, make_raw, rename, toolcall_row, write_own
 from swaplib.data import dataset
 from swaplib.data.facts import read_facts
 from swaplib.data.near_duplicates import SPLIT_RULE, cluster_prompts, split_clusters
-from swaplib.data.own_rows import is_own, read_own_file, read_own_rows
+from swaplib.data.one_file import read_own_file
+from swaplib.data.own_rows import is_own, read_own_rows
 from swaplib.files import hash_file, write_json
 from swaplib.metrics import TRACKS
 from swaplib.rows import SPLITS, Row, write_rows
@@ -105,8 +106,8 @@ def test_golds_that_do_not_fit_the_schema_are_all_named(tmp_path, settings):
     with pytest.raises(ValueError) as caught:
         dataset.build_dataset(settings, str(own), SIZES)
     assert (
-        "structured/test.jsonl:2: does not fit schema.json at $.total ('5' is not of type 'integer')"
-        in str(caught.value)
+        "structured/test.jsonl:2: does not fit schema.json at $.total "
+        "('5' is not of type 'integer')" in str(caught.value)
     )
     assert (
         "structured/test.jsonl:3: does not fit schema.json at $ ([] is not of type 'object')"
@@ -248,11 +249,8 @@ def test_nearly_equal_prompts_are_counted_and_stay_on_one_side(settings, tmp_pat
     )
 )
 def test_clusters_are_what_hangs_together_by_similar_words(prompts):
-    framed = [
-        *prompts,
-        "k",
-        "l",
-    ]  # two prompts that share no word with any other: nothing is left out
+    # Two prompts that share no word with any other: nothing is left out.
+    framed = [*prompts, "k", "l"]
     graph = networkx.Graph()
     graph.add_nodes_from(range(len(framed)))
     graph.add_edges_from(
@@ -280,9 +278,8 @@ def test_five_thousand_prompts_are_clustered_across_blocks():
     draw = random.Random(1)
     words = [f"w{i}" for i in range(2_000)]
     prompts = [" ".join(draw.sample(words, 40)) for _ in range(4_800)]
-    chain = [
-        " ".join(words[i : i + 40]) for i in range(200)
-    ]  # each like the next, the first unlike the last
+    # Each like the next, the first unlike the last.
+    chain = [" ".join(words[i : i + 40]) for i in range(200)]
     mixed = [*prompts[:2_400], *chain[:100], *prompts[2_400:], *reversed(chain[100:])]
     clusters = cluster_prompts(mixed)
     assert len(clusters) == 4_801

@@ -82,9 +82,8 @@ def test_parity_is_for_local_models(toolcall_home):
     with pytest.raises(ValueError, match="expected a local model"):
         parity.measure_parity(toolcall_home, "toolcall", "azure")
     with pytest.raises(ValueError, match="expected a local model"):
-        parity.measure_parity(
-            toolcall_home, "toolcall", "slm-shots4"
-        )  # examples make no other weights
+        # Examples make no other weights.
+        parity.measure_parity(toolcall_home, "toolcall", "slm-shots4")
     with pytest.raises(FileNotFoundError, match="04_finetune"):
         parity.measure_parity(toolcall_home, "toolcall", "slm_ft")
 

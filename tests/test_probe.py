@@ -1,4 +1,4 @@
-"""A look before the bill: what the first rows show, when it stops a run, and that nothing paid is lost."""
+"""A look before the bill: what the first rows show, when it stops a run, what is never lost."""
 
 import pytest
 from servers import completion, serving
@@ -42,15 +42,15 @@ def test_a_form_that_hides_what_the_hosted_llm_knows_stops_before_the_rest_is_pa
             run_azure(home, root, probe=8)
         assert len(exchanges) == 8
         assert sorted(read_rows_asked(home)) == list(range(8))
-        run = run_azure(home, root, probe=0)  # goes on with the same run, and asks only the others
+        run = run_azure(home, root, probe=0)  # resumes the same run, and asks only the others
         assert len(exchanges) == 20
     assert run.metrics["complete"]
     assert len(list(home.runs.glob("2*/ledger.jsonl"))) == 1
     said = capsys.readouterr().out
     # 8 x 11 prompt and 8 x 7 answer tokens, at 2 and 8 dollars a million
     assert (
-        "first 8 rows of toolcall azure: 0 right as asked, 8 right inside; most often: prose around (8)."
-        in said
+        "first 8 rows of toolcall azure: 0 right as asked, 8 right inside; "
+        "most often: prose around (8)." in said
     )
     assert "88 prompt and 56 answer tokens so far, USD 0.0006." in said
 
@@ -87,10 +87,7 @@ def test_it_stops_from_six_right_answers_inside_on(home, n_inside, stops):
 def test_one_answer_that_is_right_as_asked_is_enough_to_go_on(home):
     with serving(
         lambda e: right(e) if "Request 3?" in e.json()["messages"][-1]["content"] else fence(e)
-    ) as (
-        root,
-        exchanges,
-    ):
+    ) as (root, exchanges):
         run_azure(home, root, probe=8)
     assert len(exchanges) == 20
 

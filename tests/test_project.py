@@ -5,6 +5,7 @@ import stat
 import subprocess
 import tomllib
 import venv
+from pathlib import Path
 
 import house
 import pytest
@@ -28,7 +29,7 @@ def normalise(name: str) -> str:
 
 
 def read_lock(name: str) -> dict[str, set[str]]:
-    """The versions of each package; there may be several, each for other Pythons. Fails for a pin without hashes."""
+    """The versions of each package, maybe one for each Python; a pin without hashes fails."""
     text = re.sub(r"^#.*\n", "", (ROOT / name).read_text(), flags=re.M)
     pins: dict[str, set[str]] = {}
     for package, version, _, _ in PIN.findall(text):
@@ -53,9 +54,8 @@ def test_the_locks_agree_with_pyproject_and_each_other():
     }
     assert cpu == {"torch": {f"{version}+cpu" for version in lock["torch"]}}
     assert not set(lock) & set(cuda) | set(lock) & set(gpu) | set(cuda) & set(gpu)
-    assert {"pip", "setuptools", "sympy", "mpmath", "jinja2", "fsspec"} <= set(
-        lock
-    )  # torch's own, and what installs
+    # torch's own, and what installs.
+    assert {"pip", "setuptools", "sympy", "mpmath", "jinja2", "fsspec"} <= set(lock)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def find_root(node: ast.expr) -> str:
 
 
 def find_intrusions(source: str) -> list[str]:
-    """Where code takes a private name that is not its own, or changes a module, as well as its text can tell."""
+    """Where code takes another's private name or changes a module, as far as its text can tell."""
     found, ours = [], set()
     for node in ast.walk(tree := ast.parse(source)):
         match node:
@@ -218,6 +218,55 @@ def test_benchmarks_use_the_package_by_its_public_names_and_change_nothing_in_it
     assert {
         file.name: found for file in files if (found := find_intrusions(file.read_text()))
     } == {}
+
+
+@pytest.mark.parametrize("path", (ROOT / "benchmarks").glob("*.py"), ids=lambda path: path.stem)
+def test_a_benchmark_says_how_it_is_started_and_stays_short(path):
+    text = path.read_text()
+    if "__main__" in text:
+        assert f"python -m benchmarks.{path.stem}" in ast.get_docstring(ast.parse(text))
+    assert len(text.splitlines()) <= 250
+
+
+def find_undefined(source: str, modules: dict[str, Path]) -> list[str]:
+    """Names that code takes from modules, or imports of them, and that these do not define."""
+    defined = {name: read_names(path.read_text()) for name, path in modules.items()}
+    aliases, found = {}, []
+    for node in ast.walk(tree := ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and str(node.module).partition(".")[0] == "swaplib":
+            for alias in node.names:
+                target = f"{node.module}.{alias.name}"
+                aliases[alias.asname or alias.name] = target
+                if target not in modules and alias.name not in defined.get(node.module, ()):
+                    found.append(target)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            target = aliases.get(node.value.id)
+            if target in modules and node.attr not in defined[target]:
+                found.append(f"{target}.{node.attr}")
+    return found
+
+
+def read_names(source: str) -> set[str]:
+    """What the top level of a module defines; what it imports is another's."""
+    names = set()
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        else:
+            stored = [n for n in ast.walk(node) if isinstance(n, ast.Name)]
+            names |= {n.id for n in stored if isinstance(n.ctx, ast.Store)}
+    return names
+
+
+def test_benchmarks_take_from_the_package_only_what_a_module_defines():
+    modules = house.list_modules(ROOT / "swaplib")
+    files = [*(ROOT / "benchmarks").glob("*.py"), ROOT / "examples" / "make.py"]
+    lacking = {file.name: find_undefined(file.read_text(), modules) for file in files}
+    assert {name: found for name, found in lacking.items() if found} == {}
+    source = "from swaplib import rows, absent\nrows.gone(rows.read_rows, rows.hash_text)"
+    expected = ["swaplib.absent", "swaplib.rows.gone", "swaplib.rows.hash_text"]
+    assert sorted(find_undefined(source, modules)) == expected
 
 
 def test_rooms_import_only_what_stands_before_them():

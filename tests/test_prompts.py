@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from benchmarks import prompts as candidates
+from benchmarks import prompt_candidates as candidates
 from swaplib.agents import agent_prompt, tools
 from swaplib.data.facts import list_parts
 from swaplib.metrics import TRACKS, format_tool_call, parse_gold

@@ -1,4 +1,4 @@
-"""Faults of services and machines, each with its line in docs/reliability.md: what was asked is there, once.
+"""Faults of services and machines, each a line of docs/reliability.md: every answer is there once.
 
 `make test` runs the quick ones; `make test-long` runs all of them and writes the page's table.
 """
@@ -44,7 +44,7 @@ BEGIN, END = "<!-- written by `make test-long` -->\n", "<!-- end -->\n"
 
 @dataclass
 class Outcome:
-    """One line of the table; a lost row has no answer in the end, or no span; a doubled one has two."""
+    """A line of the table; a lost row has no answer in the end, or no span; a doubled one two."""
 
     tried: str
     times: int = 0
@@ -86,7 +86,8 @@ def table(request) -> Iterator[list[Outcome]]:
     outcomes: list[Outcome] = []
     yield outcomes
     if request.config.getoption("--table"):
-        heads = "| tried | times | rows asked | rows in the ledger | calls repeated | lost | doubled |\n"
+        heads = "| tried | times | rows asked | rows in the ledger | calls repeated | "
+        heads += "lost | doubled |\n"
         body = "".join(f"| {' | '.join(map(str, astuple(outcome)))} |\n" for outcome in outcomes)
         text = f"\n{heads}|{' --- |' * 7}\n{body}\nMachine: {describe_device()}; {now_utc()}.\n\n"
         before, _, rest = PAGE.read_text().partition(BEGIN)
@@ -109,7 +110,8 @@ def close_at_once(exchange):
     raise ConnectionAbortedError
 
 
-# what the server does to the first call of a row, and how the row ends; `slow` ones meet a deadline of a second
+# What the server does to the first call of a row, and how the row ends; `slow` ones meet a deadline
+# of one second.
 FAULTS = {
     "429 with Retry-After": (lambda e: refusal(429, **{"retry-after": "1"}), "ok"),
     "429 without Retry-After": (lambda e: refusal(429), "ok"),
@@ -335,12 +337,10 @@ def test_a_data_build_killed_at_any_step_leaves_no_mixture_and_can_be_built_agai
 def test_a_data_build_killed_at_any_moment_can_be_built_again(settings, table, env_of_tests):
     sizes = {"toolcall": "340/60/100", "structured": "600/80/100"}
     dataset.build_dataset(settings, "sample", sizes)
-    whole, moments, outcome = (
-        read_dataset(settings),
-        random.Random(20),
-        Outcome("SIGKILL during a data build (files)"),
-    )
-    code = f"from swaplib import settings\nfrom swaplib.data import dataset\ndataset.build_dataset(settings.load_settings(), 'sample', {sizes})\n"
+    whole, moments = read_dataset(settings), random.Random(20)
+    outcome = Outcome("SIGKILL during a data build (files)")
+    code = "from swaplib import settings\nfrom swaplib.data import dataset\n"
+    code += f"dataset.build_dataset(settings.load_settings(), 'sample', {sizes})\n"
     whole_s = None
     for attempt in itertools.takewhile(lambda _: outcome.times < 20, itertools.count()):
         home = settings.swap_home / str(attempt)
@@ -451,7 +451,7 @@ def test_a_read_only_folder_stops_a_run_before_its_first_call(settings, table):
 
 
 def tear(path: Path, is_torn, kept: int, tail: bytes) -> None:
-    """Cut a file inside its last line of a kind, as a kill or a power cut would; rubbish may follow."""
+    """Cut a file inside its last line of a kind, as a power cut would; rubbish may follow."""
     lines = path.read_bytes().splitlines(keepends=True)
     last = max(i for i, line in enumerate(lines) if is_torn(line))
     path.write_bytes(b"".join(lines[:last]) + lines[last][:kept] + tail)
@@ -567,13 +567,15 @@ import json, resource, sys, torch
 from pathlib import Path
 from swaplib.models.local import LocalSLM
 from swaplib.models.local_checkpoint import Checkpoint
-slm = LocalSLM(Checkpoint(Path({os.environ["SLM_MODEL_PATH"]!r}), precision="float32"), batch_size=8)
+path = Path({os.environ["SLM_MODEL_PATH"]!r})
+slm = LocalSLM(Checkpoint(path, precision="float32"), batch_size=8)
 chats = [[{{"role": "user", "content": f"Request {{i}} " + "word " * 400}}] for i in range(8)]
 list(slm.generate(chats[:1], 2))
 spare = int(sys.argv[1]) * 2**20
 if slm.checkpoint.device == "cuda":
     used = torch.cuda.memory_reserved() + spare
-    torch.cuda.set_per_process_memory_fraction(used / torch.cuda.get_device_properties(0).total_memory)
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(used / total)
 else:
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + spare
     resource.setrlimit(resource.RLIMIT_AS, (used, used))

@@ -1,4 +1,4 @@
-"""Fields of a request that change nothing are taken, and what cannot be honoured is refused by its name; no model here."""
+"""Fields that change nothing are taken; what cannot be honoured is refused by name. No model."""
 
 from contextlib import suppress
 
@@ -118,8 +118,10 @@ def test_a_refusal_says_what_to_send():
         find_refused(temperature=0.7)[1]
         == "answers are decoded greedily here: send 0 or leave it out"
     )
-    assert find_refused(logprobs=True)[1] == "they are not sent: send false or leave it out"
-    assert find_refused(prediction={})[1] == "no answer is predicted: leave it out"
+    assert find_refused(logprobs=True)[1] == (
+        "log probabilities are not returned: send false or leave it out"
+    )
+    assert find_refused(prediction={})[1] == "predicted outputs are not supported: leave it out"
     assert (
         '"enable_thinking": false'
         in find_refused(chat_template_kwargs={"enable_thinking": True})[1]

@@ -50,7 +50,10 @@ def test_every_bad_line_is_listed_with_its_reason(tmp_path):
     for expected in (
         "test.jsonl:2: not JSON",
         "test.jsonl:3: a blank line",
-        "test.jsonl:4: expected an object with exactly the keys prompt and completion, found ['completion', 'id', 'prompt']",
+        (
+            "test.jsonl:4: expected an object with exactly the keys prompt and completion, "
+            "found ['completion', 'id', 'prompt']"
+        ),
         "test.jsonl:5: prompt must be a text",
         "test.jsonl:6: prompt must be a text that is not blank",
         "test.jsonl:7: completion is not a toolcall answer",

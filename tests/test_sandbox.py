@@ -10,11 +10,12 @@ from swaplib import doctor
 from swaplib.agents.sandbox.session import Limits, Sandbox
 from swaplib.settings import load_settings
 
-# what a hostile model would do, once refused by the import list: find `os` among the classes that are loaded already, names
-# put together, since code in which they stand is not run
+# What a hostile model would do once the import list refuses it: find `os` among the loaded classes.
+# Names are put together, since code that spells them out is not run.
 OS = (
     "u = '_' * 2\nget = lambda o, n: getattr(o, u + n + u)\n"
-    "o = get(get([c for c in get(object, 'subclasses')() if c.__name__ == '_wrap' + '_close'][0], 'init'), 'globals')\n"
+    "c = [c for c in get(object, 'subclasses')() if c.__name__ == '_wrap' + '_close'][0]\n"
+    "o = get(get(c, 'init'), 'globals')\n"
 )
 MODULES = f"{OS}modules = o['sys'].modules\n"
 
@@ -105,7 +106,10 @@ HOSTILE = {
     ),
     "a socket": ("import socket", "import of socket is not allowed"),
     "a socket behind the import list": (
-        f"{MODULES}o['sys'].path.append('/nowhere')\nmodules['importlib'].import_module('_socket').socket()",
+        (
+            f"{MODULES}o['sys'].path.append('/nowhere')\n"
+            "modules['importlib'].import_module('_socket').socket()"
+        ),
         "socket",  # refused, or not even found by a child that cannot read the library any more
     ),
     "a program": (f"{OS}o['execv']('/bin/sh', ['sh'])", "os.exec is not allowed"),
@@ -233,7 +237,8 @@ def test_a_child_whose_parent_is_killed_ends_too(env_of_tests):
 
     program = (
         "from swaplib.agents.sandbox.session import Limits, Sandbox\n"
-        "s = Sandbox([], Limits(cell_s=60))\ns.run('1')\nprint(s._child.runner, flush=True)\ns.run('while True: pass')"
+        "s = Sandbox([], Limits(cell_s=60))\ns.run('1')\nprint(s._child.runner, flush=True)\n"
+        "s.run('while True: pass')"
     )
     parent = subprocess.Popen(
         [sys.executable, "-c", program], env=env_of_tests, stdout=subprocess.PIPE, text=True

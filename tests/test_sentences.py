@@ -1,4 +1,4 @@
-"""No two sentences of a box contradict each other: every table's words are read again as claims about the gap."""
+"""No two sentences of a box contradict each other: every table's words are claims about the gap."""
 
 import json
 import random
@@ -117,7 +117,7 @@ def read_claims(decision: dict) -> dict[str, list[tuple[str, float]]]:
 
 
 def find_contradiction(decision: dict) -> str | None:
-    """The first metric on which two claims, or a claim and the rule's own finding, cannot both be true."""
+    """The first metric on which two claims, or a claim and the rule, exclude each other."""
     for metric, found in read_claims(decision).items():
         above = max((bound for relation, bound in found if relation == "above"), default=-1.0)
         below = min((bound for relation, bound in found if relation == "below"), default=1.0)
@@ -181,7 +181,8 @@ def test_at_delta_0_the_sign_is_asked_first_and_the_margin_beside_it():
         )
     )
     assert lines["The rule"] == (
-        "On 87 rows, the SLM is worse than the hosted LLM on valid_call_rate (0.98 against 1.00) and name_match_rate "
+        "On 87 rows, the SLM is worse than the hosted LLM on valid_call_rate (0.98 against 1.00) "
+        "and name_match_rate "
         "(0.80 against 0.97)."
     )
     assert (
@@ -209,9 +210,8 @@ def test_with_a_delta_rule_and_evidence_answer_one_question():
     )
     assert not [label for label in lines if label.startswith("Within")]
     assert "is worse than the hosted LLM by more than 0.15 on name_match_rate" in lines["The rule"]
-    assert (
-        lines["How sure?"]
-        == "Not sure on name_match_rate (+0.16 [+0.08, +0.25]): the interval of the gap includes 0.15."
+    assert lines["How sure?"] == (
+        "Not sure on name_match_rate (+0.16 [+0.08, +0.25]): the interval of the gap includes 0.15."
     )
 
 
@@ -233,7 +233,8 @@ def test_groups_are_said_where_they_take_a_verdict_back():
     decision["evidence"]["pairs"]["args_exact_rate"] |= {"bootstrap": (-0.1, 0.1), "n_groups": 50}
     note = dict(sentences.describe_decision(decision))["Note"]
     assert note.startswith(
-        "100 rows, 50 groups: for tools (or prompts) not seen yet args_exact_rate would be not enough rows"
+        "100 rows, 50 groups: for tools (or prompts) not seen yet args_exact_rate would be not "
+        "enough rows"
     )
 
 

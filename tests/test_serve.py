@@ -64,9 +64,8 @@ def test_requests_that_arrive_together_are_answered_together_each_its_own(root, 
         served = list(pool.map(ask, prompts))
     chats = [build_messages("structured", prompt) for prompt in prompts]
     alone = [dict(in_process.generate([chat], 8))[0].output for chat in chats]
-    assert (
-        sum(a == b for a, b in zip(served, alone, strict=True)) >= 5
-    )  # rounding may differ between compositions
+    # Rounding may differ between compositions.
+    assert sum(a == b for a, b in zip(served, alone, strict=True)) >= 5
 
 
 def test_health_counts_requests(root):
@@ -266,7 +265,7 @@ def test_the_official_client_streams_the_same_text_in_parts(root):
 
 
 def stream_scripted(model: LoadedModel, text: str) -> list:
-    """What a batcher streams of a real tokenizer and a model that says a fixed text: its parts, then the generation."""
+    """The parts of a fixed text that a batcher streams, and the generation; real tokenizer."""
 
     class Scripted:
         detokenise = staticmethod(model.detokenise)
@@ -310,9 +309,8 @@ def test_32_clients_and_200_requests_get_every_answer_to_its_own_question(root):
     words = ["lion", "river", "seven", "blue", "Paris", "music", "stone", "winter"]
     chats = {word: [{"role": "user", "content": f"Spell {word}."}] for word in words}
     expected = {word: dict(STAND_IN.generate([chat], 6))[0] for word, chat in chats.items()}
-    assert len({e.output for e in expected.values()}) == len(
-        words
-    )  # so an answer shows whose it is
+    # So an answer shows whose it is.
+    assert len({e.output for e in expected.values()}) == len(words)
 
     def ask(i: int) -> tuple[str, str, int]:
         word = words[i % len(words)]
@@ -325,9 +323,8 @@ def test_32_clients_and_200_requests_get_every_answer_to_its_own_question(root):
     assert len(answers) == 200
     assert all(tokens == expected[word].prompt_tokens for word, _, tokens in answers)
     wrong = [(word, text) for word, text, _ in answers if text != expected[word].output]
-    assert not any(
-        text == e.output for word, text in wrong for e in expected.values()
-    )  # nobody got another's answer
+    # Nobody got another's answer.
+    assert not any(text == e.output for word, text in wrong for e in expected.values())
     assert len(wrong) <= 2  # rounding may differ between compositions
 
 
@@ -381,7 +378,7 @@ def test_another_models_name_is_refused_not_answered(root):
         assert answer.json()["error"]["code"] == "model_not_found"
 
 
-# A real server and its clients in one process, whose memory is limited once the model is loaded and has answered.
+# A real server and its clients in one process. Its memory is limited once the model has answered.
 SHORT_OF_MEMORY = """
 import asyncio, json, resource, sys
 from pathlib import Path
@@ -395,13 +392,15 @@ slm = LocalSLM(Checkpoint(Path(folder), precision="float32"), batch_size=8)
 def limit_memory():
     if slm.checkpoint.device == "cuda":
         used = torch.cuda.memory_reserved() + spare
-        torch.cuda.set_per_process_memory_fraction(used / torch.cuda.get_device_properties(0).total_memory)
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(used / total)
     else:
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + spare
         resource.setrlimit(resource.RLIMIT_AS, (used, used))
 
 def make_body(i, **more):
-    return {"messages": [{"role": "user", "content": f"Request {i} " + "word " * 400}], "max_tokens": 3} | more
+    messages = [{"role": "user", "content": f"Request {i} " + "word " * 400}]
+    return {"messages": messages, "max_tokens": 3} | more
 
 async def main():
     server = uvicorn.Server(uvicorn.Config(make_app(slm, "slm"), port=port, log_level="warning"))
@@ -413,9 +412,11 @@ async def main():
             return await client.post("/chat/completions", json=body)
         alone = [await ask(make_body(i)) for i in range(2)]
         limit_memory()
-        together = await asyncio.gather(ask(make_body(0, stream=True)), *(ask(make_body(i)) for i in range(1, 8)))
+        bodies = [make_body(0, stream=True), *(make_body(i) for i in range(1, 8))]
+        together = await asyncio.gather(*map(ask, bodies))
         after = await ask(make_body(1))
-    parts = [json.loads(line[6:]) for line in together[0].text.splitlines() if line.startswith("data: {")]
+    lines = together[0].text.splitlines()
+    parts = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
     streamed = "".join(part["choices"][0]["delta"].get("content", "") for part in parts)
     answers = [answer.json() for answer in (*alone, *together[1:], after)]
     outputs = [answer["choices"][0]["message"]["content"] for answer in answers]
@@ -455,7 +456,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_answered_in_smaller_ones(check
 
 @pytest.fixture(scope="module")
 def guarded(slm):
-    """A server process of our own, with a key, as `swap serve` starts it; yields the process and its root."""
+    """A server with a key, started as by `swap serve`; yields the process and its root."""
     port = find_free_port()
     command = [
         sys.executable,

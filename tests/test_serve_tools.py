@@ -127,9 +127,8 @@ def test_auto_calls_where_the_model_writes_a_call_and_speaks_where_it_does_not(c
     assert choice.finish_reason == "tool_calls"
     assert choice.message.tool_calls[0].function.name == fact.tools[0]["function"]["name"]
     chunks = list(ask(client, **body, stream=True))
-    assert not any(
-        chunk.choices[0].delta.content for chunk in chunks
-    )  # nothing of the call came as text
+    # Nothing of the call came as text.
+    assert not any(chunk.choices[0].delta.content for chunk in chunks)
     assert chunks[-1].choices[0].finish_reason == "tool_calls"
     asked = {
         "messages": [{"role": "user", "content": "Say hello to me."}],

@@ -1,4 +1,4 @@
-"""An SLM that is served elsewhere (SLM_BASE_URL): asked by the hosted client, under its name there."""
+"""An SLM served elsewhere (SLM_BASE_URL): asked by the hosted client, under its name there."""
 
 import pytest
 from runs import make_metrics
@@ -7,8 +7,8 @@ from servers import as_json, serving
 from swaplib.doctor import check_checkpoint_loads
 from swaplib.evaluation import decision, evaluate, parity
 from swaplib.files import write_json
-from swaplib.models.hosted import CallFailed
 from swaplib.models.names import ModelName
+from swaplib.models.replies import CallFailed
 from swaplib.rows import read_rows, write_rows
 from swaplib.serving.server_process import running_server
 from swaplib.settings import ROOT
@@ -38,9 +38,8 @@ def test_a_served_slm_gives_the_outputs_of_the_one_in_process(served, settings):
     assert [line.generation.output for line in there.ledger] == [
         line.generation.output for line in here.ledger
     ]
-    assert (
-        there.folder != here.folder
-    )  # another identity: what weights a server has, nobody can see
+    # Another identity: what weights a server has, nobody can see.
+    assert there.folder != here.folder
     assert there.metrics["run"]["identity"]["endpoint"] == served.slm_base_url.partition("//")[2]
     assert there.metrics["run"]["model_path"] is None
 
@@ -89,7 +88,7 @@ def test_with_a_served_slm_the_bit_says_whether_an_adapter_is_to_be_asked(served
             served.evaluation / "toolcall_decision.json",
             {"FINE_TUNE": bit, "delta": 0, "run": {"compared": compared}},
         )
-        assert decision.plan_post_eval(served, "toolcall").candidate == candidate
+        assert decision.find_candidate(served, "toolcall").name == candidate
 
 
 AZURE = {

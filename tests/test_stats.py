@@ -27,13 +27,8 @@ def judge(*counts: int, margin: float = 0.05) -> stats.PairedEvidence:
 
 @pytest.mark.parametrize(
     ("first_only", "second_only", "p"),
-    [
-        (6, 0, 2 / 64),
-        (5, 0, 2 / 32),
-        (0, 0, 1.0),
-        (3, 3, 1.0),
-        (7, 1, 2 * (1 + 8) / 256),
-    ],  # binomial tails by hand
+    # Binomial tails by hand.
+    [(6, 0, 2 / 64), (5, 0, 2 / 32), (0, 0, 1.0), (3, 3, 1.0), (7, 1, 2 * (1 + 8) / 256)],
 )
 def test_mcnemar_as_worked_by_hand_and_by_statsmodels(first_only, second_only, p):
     assert stats.compute_mcnemar(first_only, second_only) == pytest.approx(p)
@@ -94,7 +89,8 @@ def test_newcombe_as_worked_by_hand():
     assert newcombe_interval(stats.count_pairs(*make_bits(8, 0, 0, 0))) == pytest.approx(
         (-0.3244, 0.3244), abs=1e-4
     )
-    # p1 = 0.8 [0.4902, 0.9433], p2 = 0.5 [0.2366, 0.7634]; ad - bc = 10 less 5, over sqrt(8*2*5*5) = 20: phi = 0.25
+    # p1 = 0.8 [0.4902, 0.9433], p2 = 0.5 [0.2366, 0.7634];
+    # ad - bc = 10 less 5, over sqrt(8*2*5*5) = 20: phi = 0.25
     low = 0.3 - math.sqrt(0.3098**2 - 2 * 0.25 * 0.3098 * 0.2634 + 0.2634**2)
     high = 0.3 + math.sqrt(0.1433**2 - 2 * 0.25 * 0.1433 * 0.2634 + 0.2634**2)
     counts = stats.count_pairs(*make_bits(5, 3, 0, 2))
@@ -124,18 +120,12 @@ def test_a_limit_of_a_rate_of_nothing_is_nothing():
 @pytest.mark.parametrize(
     ("counts", "margin", "rows"),
     [
-        (
-            (90, 1, 0, 9),
-            0.05,
-            135,
-        ),  # the formula of Wald says 101, and a test of so many has a power of .44
+        # The formula of Wald says 101, and a test of so many has a power of .44.
+        ((90, 1, 0, 9), 0.05, 135),
         ((60, 5, 5, 30), 0.05, 321),
         ((60, 15, 5, 20), 0.0, 154),
-        (
-            (8, 0, 0, 0),
-            0.05,
-            73,
-        ),  # nothing tells the models apart; at 73 rows newcombe's limit is below 0.05
+        # Nothing tells the models apart; at 73 rows newcombe's limit is below 0.05.
+        ((8, 0, 0, 0), 0.05, 73),
         ((60, 15, 10, 15), 0.05, None),  # a gap that is the margin is never settled
     ],
 )
@@ -148,7 +138,8 @@ def test_rows_needed_as_worked_by_hand(counts, margin, rows):
 
 
 def test_rows_needed_are_the_fewest_whose_limit_and_spread_pass_the_margin():
-    # (48, 0, 1, 1) of 50: at N rows the upper limit and z(.8) standard errors of the gap stay below 0.05 from 74 on
+    # (48, 0, 1, 1) of 50: at N rows the upper limit and z(.8) standard errors of the gap stay below
+    # 0.05 from 74 rows on.
     def reach(n: int) -> float:
         counts = {cell: share * n / 50 for cell, share in zip(CELLS, (48, 0, 1, 1), strict=True)}
         return newcombe_interval(counts)[1] + 0.8416 * math.sqrt((1 / 50 - 1 / 2500) / n)
@@ -189,11 +180,8 @@ def test_rows_needed_give_about_the_power_that_they_promise(counts):
     ("counts", "margin", "verdict"),
     [
         ((40, 22, 1, 37), 0.05, "worse"),  # [.12, .30]
-        (
-            (40, 12, 1, 47),
-            0.05,
-            "not enough rows",
-        ),  # measurably worse, [.04, .18]; by how much is open
+        # Measurably worse, [.04, .18]; by how much is open.
+        ((40, 12, 1, 47), 0.05, "not enough rows"),
         ((90, 0, 0, 10), 0.05, "not worse"),
         ((90, 0, 6, 4), 0.0, "better"),
         ((40, 2, 30, 28), 0.05, "better"),

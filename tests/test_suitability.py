@@ -58,7 +58,7 @@ def test_a_model_without_the_layers_that_are_trained_is_told(checkpoint, tmp_pat
 
 @pytest.mark.slow
 def test_a_tag_that_no_training_has_touched_is_told(slm, tmp_path):
-    """The packaged model's Jupyter tokens are untrained; one of them is called like the tag of a call here."""
+    """The packaged model's Jupyter tokens are untrained; one is named like a call's tag here."""
     check_tags(slm.model)
     renamed = {"<jupyter_output>": "</tool_call>", "<repo_name>": '<tool_call name=\\"'}
     copy = Checkpoint(copy_with_template(slm.checkpoint, tmp_path / "copy", QWEN_3, renamed))

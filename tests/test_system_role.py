@@ -1,4 +1,4 @@
-"""Checkpoints whose chat template has no place for a system message: all models are asked alike, without one."""
+"""Chat templates without a place for a system message: all models are asked alike, without one."""
 
 import httpx
 import pytest
@@ -74,7 +74,8 @@ def test_a_template_in_the_tokenizers_config_is_read_as_well(tmp_path):
         file.write_text(f'{{"chat_template": {value}}}')
         assert templates.read_template(tmp_path) == found
     file.write_text(
-        '{"chat_template": [{"name": "default", "template": "x"}, {"name": "rag", "template": "y"}]}'
+        '{"chat_template": [{"name": "default", "template": "x"}, '
+        '{"name": "rag", "template": "y"}]}'
     )
     assert templates.read_template(tmp_path) == "x"
     assert templates.read_template(tmp_path / "nowhere") == ""
@@ -84,7 +85,8 @@ def test_the_system_text_goes_before_the_first_request(gemma):
     more = [{"role": "assistant", "content": "A"}, {"role": "user", "content": "B"}]
     chat = [*build_messages("toolcall", "Request 1?"), *more]
     assert gemma.render(chat) == (
-        f"{BEGIN}<start_of_turn>user\n{SYSTEM}\n\nRequest 1?<end_of_turn>\n<start_of_turn>model\nA<end_of_turn>\n"
+        f"{BEGIN}<start_of_turn>user\n{SYSTEM}\n\nRequest 1?<end_of_turn>\n<start_of_turn>model\n"
+        "A<end_of_turn>\n"
         "<start_of_turn>user\nB<end_of_turn>\n<start_of_turn>model\n"
     )
     assert gemma.render(chat) == gemma.render(templates.fold_system(chat))
@@ -131,9 +133,8 @@ def test_the_hosted_llm_is_asked_as_the_slm_is_and_the_run_says_so(gemma_home, t
     assert {len(messages) for messages in asked} == {1}
     assert folded.metrics["run"]["template"] == FOLDED
     assert "template" not in plain.metrics["run"]
-    assert (
-        folded.metrics["run"]["messages_sha256"] != plain.metrics["run"]["messages_sha256"]
-    )  # not to be compared
+    # Not to be compared.
+    assert folded.metrics["run"]["messages_sha256"] != plain.metrics["run"]["messages_sha256"]
 
 
 def test_nothing_is_paid_for_a_checkpoint_that_can_write_no_chat(
@@ -207,7 +208,8 @@ def test_the_run_card_says_how_an_adapter_was_asked(gemma, checkpoint):
 
 
 def test_markers_of_the_template_are_no_text_whatever_they_look_like(checkpoint, tmp_path):
-    template = "{% for m in messages %}[|{{ m.role }}|]{{ m.content }}[|endofturn|]\n{% endfor %}"  # as EXAONE's
+    # as EXAONE's
+    template = "{% for m in messages %}[|{{ m.role }}|]{{ m.content }}[|endofturn|]\n{% endfor %}"
     renamed = {
         "<repo_name>": "[|user|]",
         "<reponame>": "[|endofturn|]",

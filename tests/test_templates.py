@@ -16,7 +16,8 @@ THINKS_AND_DATES = (
     "{% if date_string is not defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
     "Today: {{ date_string }}\n{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant: "
-    "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}{% endif %}"
+    "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
+    "{% endif %}"
 )
 
 
@@ -61,7 +62,7 @@ def test_identity_names_the_options_that_the_template_uses(checkpoint, thinking,
 
 
 def test_no_module_renders_a_chat_with_options_of_its_own():
-    modules = (ROOT / "swaplib").glob("*.py")
+    modules = (ROOT / "swaplib").rglob("*.py")
     found = [module.name for module in modules if "apply_chat_template" in module.read_text()]
     assert found == ["templates.py"]
 
@@ -107,7 +108,8 @@ SHOWN = json.dumps(AREA["function"])
 
 def test_a_template_that_knows_calls_is_given_them_as_they_are(checkpoint, monkeypatch):
     template = (
-        "{% for m in messages %}{{ m.role }}: {{ m.content or '' }}{% for c in m.tool_calls or [] %}"
+        "{% for m in messages %}{{ m.role }}: {{ m.content or '' }}"
+        "{% for c in m.tool_calls or [] %}"
         "<{{ c.function.name }} {{ c.function.arguments | tojson }}>{% endfor %}. {% endfor %}"
     )
     monkeypatch.setattr(checkpoint.tokenizer, "chat_template", template)
@@ -120,7 +122,10 @@ def test_a_template_that_knows_calls_is_given_them_as_they_are(checkpoint, monke
 
 OBSERVED = [*CHAT, {"role": "tool", "content": "42"}, {"role": "tool", "content": "43"}]
 PLAIN = "{% for m in messages %}{{ m.role }}: {{ m.content }}. {% endfor %}"
-KNOWS_RESULTS = "{% for m in messages %}{{ 'result' if m.role == 'tool' else m.role }}: {{ m.content }}. {% endfor %}"
+KNOWS_RESULTS = (
+    "{% for m in messages %}{{ 'result' if m.role == 'tool' else m.role }}: {{ m.content }}. "
+    "{% endfor %}"
+)
 
 
 @pytest.mark.parametrize(

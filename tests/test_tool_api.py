@@ -121,11 +121,7 @@ def test_a_text_that_can_be_no_call_is_known_as_such():
         text
         for text in ("", " ", "<tool", "{", "T", "<b", "<tool_box")
         if not asked.may_be_call(text)
-    ] == [
-        "T",
-        "<b",
-        "<tool_box",
-    ]
+    ] == ["T", "<b", "<tool_box"]
     assert not read().may_be_call("")
 
 
@@ -156,7 +152,7 @@ REFUSALS = [
     (
         tool(name="f", parameters={"type": "no such"}),
         "tools.0.function.parameters",
-        "no JSON Schema",
+        "not a valid JSON Schema",
     ),
     (
         tool(name="f", parameters={"type": "array"}),
@@ -198,7 +194,7 @@ REFUSALS = [
     (
         as_schema({"type": "object", "required": 5}),
         "response_format.json_schema.schema",
-        "no JSON Schema",
+        "not a valid JSON Schema",
     ),
     ({"messages": [{"role": "user"}]}, "messages.0.content", "expected a text"),
     (
@@ -224,7 +220,7 @@ REFUSALS = [
             ]
         },
         "messages.0.content",
-        "part 1 is no text (type 'image_url')",
+        "part 1 is not text (type 'image_url')",
     ),
 ]
 

@@ -57,9 +57,8 @@ def test_a_run_is_one_trace_with_root_children_event_and_scores(settings):
     assert [(s["name"], s["value"], s["traceId"]) for s in scores] == [
         ("valid_call_rate", 1.0, trace.trace_id)
     ]
-    assert (
-        datetime.fromisoformat(scores[0]["timestamp"]).tzinfo is not None
-    )  # the server refuses one without
+    # The server refuses one without.
+    assert datetime.fromisoformat(scores[0]["timestamp"]).tzinfo is not None
     assert attributes(root)["langfuse.trace.name"] == "eval toolcall slm test"
     assert json.loads(attributes(root)["langfuse.observation.input"]) == {"model": "m"}
 
@@ -255,9 +254,8 @@ def test_either_name_of_the_address_counts_and_two_addresses_are_refused(setting
     ) as caught:
         outbox.check_tracing(load_settings().model_copy(update=KEYS))
     assert "canary-secret" not in str(caught.value)
-    assert (
-        trace_run(settings).deliver().made == 6
-    )  # SWAP_TRACING=outbox: where nothing is sent, they do not matter
+    # SWAP_TRACING=outbox: where nothing is sent, they do not matter.
+    assert trace_run(settings).deliver().made == 6
     monkeypatch.delenv("LANGFUSE_BASE_URL")
     assert load_settings().find_langfuse() == "https://pw:canary-secret@cloud.local"
 
@@ -279,9 +277,11 @@ def test_runs_start_under_any_proxy_and_find_the_environment_as_it_was(
     settings, env_of_tests, proxies
 ):
     code = (
-        "import os, sys; from pathlib import Path; from swaplib.tracing import run_trace; from swaplib.settings import load_settings\n"
+        "import os, sys; from pathlib import Path\n"
+        "from swaplib.settings import load_settings\n"
+        "from swaplib.tracing.run_trace import RunTrace\n"
         "before = dict(os.environ)\n"
-        "with run_trace.RunTrace(load_settings(), 'r', Path(sys.argv[1]), 'a run', {}, []) as trace:\n"
+        "with RunTrace(load_settings(), 'r', Path(sys.argv[1]), 'a run', {}, []) as trace:\n"
         "    trace.finish({}, {'rate': 1.0})\n"
         "assert dict(os.environ) == before\n"
     )
@@ -320,7 +320,8 @@ def test_what_a_row_cost_is_told_where_a_price_is_known(settings):
 
 
 def test_nothing_but_what_was_meant_is_shown_as_metadata(settings):
-    # a server copies all attributes of a span whose scope is not the SDK's, and those of any scope and resource
+    # A server copies all attributes of a span whose scope is not the SDK's, and those of any scope
+    # and resource.
     for line in outbox.read_outbox(trace_run(settings).path):
         for resource in line["resourceSpans"] if isinstance(line, dict) else []:
             assert [a["key"] for a in resource["resource"]["attributes"]] == ["service.name"]
@@ -343,8 +344,11 @@ def test_the_environment_cannot_switch_tracing_off_silently(
     settings, env_of_tests, name, value, is_refused
 ):
     code = (
-        "import sys; from pathlib import Path; from swaplib.tracing import run_trace; from swaplib.settings import load_settings\n"
-        "with run_trace.RunTrace(load_settings(), 'r', Path(sys.argv[1]), 'a run', {'text': 'x' * 99}, []) as trace:\n"
+        "import sys; from pathlib import Path\n"
+        "from swaplib.settings import load_settings\n"
+        "from swaplib.tracing.run_trace import RunTrace\n"
+        "text = {'text': 'x' * 99}\n"
+        "with RunTrace(load_settings(), 'r', Path(sys.argv[1]), 'a run', text, []) as trace:\n"
         "    trace.finish({}, {'rate': 1.0})\n"
     )
     command = [sys.executable, "-c", code, str(settings.swap_home)]
@@ -422,9 +426,8 @@ def test_what_was_traced_before_trace_content_was_off_leaves_masked_too(settings
         name: attributes(span) for name, span in spans_in(outbox.read_outbox(again.path)).items()
     }
     key = "langfuse.observation.output"
-    assert {a[key] for a in masked.values()} == {
-        a[key] for a in once.values()
-    }  # hidden at either door, alike
+    # Hidden at either door, alike.
+    assert {a[key] for a in masked.values()} == {a[key] for a in once.values()}
 
 
 def test_a_run_that_goes_on_with_trace_content_off_leaves_masked_and_hides_nothing_twice(settings):

@@ -1,4 +1,4 @@
-"""A log of exchanges becomes rows: each planted exchange is decided as expected, and nothing is lost."""
+"""A log of exchanges becomes rows: each is decided as expected, and nothing is lost."""
 
 import json
 import subprocess
@@ -7,12 +7,16 @@ import sys
 import pytest
 
 from swaplib.data import dataset, traffic_rows
+from swaplib.data.conversation import NoRowError
 from swaplib.data.exchange_files import parse_exchange, read_lines
 from swaplib.data.facts import read_facts
 from swaplib.data.private_values import Placeholders, is_iban
-from swaplib.data.traffic import NoRowError, make_row
+from swaplib.data.traffic import make_row
+from swaplib.evaluation.caveats import is_hosted_gold
 from swaplib.metrics import score_row
 from swaplib.models.native import ask_natively
+from swaplib.report import data_tables
+from swaplib.report.notes import say_gold
 from swaplib.rows import read_rows
 
 SIZES = {"toolcall": "340/60/100", "structured": "600/80/100"}
@@ -370,17 +374,21 @@ def test_the_prompt_shows_every_tool_that_was_offered_and_the_conversation_befor
 
 
 def test_private_values_get_one_word_in_prompt_and_gold_alike():
-    text = "Mail Ann.Lee@x.org, then ann.lee@x.org again; pay DE89 3704 0044 0532 0130 00, call +49 30 901820 or (555) 123-4567, key sk-abcdefghijklmnopqrstuv, order 4711 0815"
+    text = (
+        "Mail Ann.Lee@x.org, then ann.lee@x.org again; pay DE89 3704 0044 0532 0130 00, call "
+        "+49 30 901820 or (555) 123-4567, key sk-abcdefghijklmnopqrstuv, order 4711 0815"
+    )
     call = (
         "lend_book",
         json.dumps({"title": "ann.lee@x.org DE89370400440532013000 +49 30 901820"}),
     )
     made = make_row(parse_exchange(pair(answer(calling(call)), text=text)))
     assert '{"title":"[EMAIL_1] [IBAN_1] [PHONE_1]"}' in made.row.completion
-    assert (
-        "Mail [EMAIL_1], then [EMAIL_1] again; pay [IBAN_1], call [PHONE_1] or [PHONE_2], key [SECRET_1], order 4711 0815"
-        in made.row.prompt
+    expected = (
+        "Mail [EMAIL_1], then [EMAIL_1] again; pay [IBAN_1], call [PHONE_1] or [PHONE_2], key "
+        "[SECRET_1], order 4711 0815"
     )
+    assert expected in made.row.prompt
     assert made.n_private == 5
 
 
@@ -541,7 +549,8 @@ def test_a_hundred_thousand_exchanges_are_read_in_the_memory_of_a_few(tmp_path):
             file.write(json.dumps(value) + "\n")
         file.write("broken\n")
     code = (
-        "import json, resource, sys; from pathlib import Path; from swaplib.data import traffic_rows\n"
+        "import json, resource, sys; from pathlib import Path\n"
+        "from swaplib.data import traffic_rows\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "sizes = {t: {'train': 60, 'val': 10, 'test': 30} for t in ('toolcall', 'structured')}\n"
         "made, origin = traffic_rows.read_traffic(Path(sys.argv[1]), sizes, 1)\n"
@@ -556,3 +565,15 @@ def test_a_hundred_thousand_exchanges_are_read_in_the_memory_of_a_few(tmp_path):
     assert [line.partition(": ")[0] for line in broken] == ["log.jsonl:100001"]
     assert path.stat().st_size > 250 * 2**20
     assert grown_kib < 80 * 2**10
+
+
+def test_a_report_over_a_log_says_that_its_rates_are_agreement(settings, tmp_path):
+    assert not is_hosted_gold(settings)
+    made = dataset.build_dataset(
+        settings, str(write_log(tmp_path / "log.jsonl", make_log(90))), SIZES
+    )
+    assert is_hosted_gold(settings)
+    assert "agreement with the hosted LLM" in say_gold({"gold": "hosted"})
+    assert say_gold({}) == ""
+    shown = data_tables.show_manifest(made.manifest).to_html()
+    assert "90 of the log&#x27;s 90 exchanges" in shown or "90 of the log's 90 exchanges" in shown

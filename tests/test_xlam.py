@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 from raw_rows import TOOL, call, make_raw, rename
 
-from swaplib.data import dataset, xlam
+from swaplib.data import dataset, tool_split, xlam
 from swaplib.metrics import TRACKS
 from swaplib.rows import SPLITS
 from swaplib.settings import ROOT
@@ -59,11 +59,8 @@ def test_rows_left_out_are_counted_by_reason():
     [
         ({"radius": 5}, "Radius 5?", None),
         ({"radius": 5, "unit": "m"}, "Radius 5 m?", None),
-        (
-            {"radius": 5, "unit": "m"},
-            "Radius 5 metres?",
-            None,
-        ),  # nothing gives it, but it breaks no instruction
+        # Nothing gives it, but it breaks no instruction.
+        ({"radius": 5, "unit": "m"}, "Radius 5 metres?", None),
         (
             {"radius": 5, "unit": "cm"},
             "Radius 5?",
@@ -112,7 +109,7 @@ def test_a_tool_for_adults_is_a_flaw_only_where_the_prompt_shows_it():
 
 def split_of_tools(examples, seed):
     """The splits in which each tool is called."""
-    made = xlam.split_by_tool(examples, SIZES, seed)
+    made = tool_split.split_by_tool(examples, SIZES, seed)
     return {
         name: {s for by in made.values() for s in SPLITS for e in by[s] if name in e.called}
         for name in {
@@ -142,18 +139,18 @@ def make_many(bad_pairs: bool, bad_singles: frozenset[int] = frozenset()):
 @pytest.mark.parametrize("seed", range(5))
 def test_a_row_left_out_for_its_gold_still_ties_its_tools_together(seed):
     examples = make_many(bad_pairs=True)
-    found, mapped = split_of_tools(examples, seed), xlam.map_tools(examples, SIZES, seed)
+    found, mapped = split_of_tools(examples, seed), tool_split.map_tools(examples, SIZES, seed)
     assert set(found) == {f"t{i}" for i in range(40)}
     assert len({frozenset(splits) for splits in found.values()}) == 3
     for i in range(0, 20, 2):
         assert found[f"t{i}"] == found[f"t{i + 1}"] == {mapped[f"t{i}"]}
-    assert not any(xlam.split_by_tool(examples, SIZES, seed)["structured"].values())
+    assert not any(tool_split.split_by_tool(examples, SIZES, seed)["structured"].values())
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_leaving_rows_out_moves_no_tool_to_another_split(seed):
     sound, bad = make_many(False), make_many(True, bad_singles=frozenset(range(0, 40, 3)))
-    assert xlam.map_tools(bad, SIZES, seed) == xlam.map_tools(sound, SIZES, seed)
+    assert tool_split.map_tools(bad, SIZES, seed) == tool_split.map_tools(sound, SIZES, seed)
     before, after = split_of_tools(sound, seed), split_of_tools(bad, seed)
     assert set(after) < set(before)
     assert all(after[name] == before[name] for name in after)
@@ -162,9 +159,9 @@ def test_leaving_rows_out_moves_no_tool_to_another_split(seed):
 def test_the_shipped_rows_lie_where_the_map_of_all_rows_puts_their_tools(settings):
     manifest = json.loads((COMMITTED / "manifest.json").read_text())
     examples = xlam.make_examples(xlam.read_source("sample", settings.sample)[0])[0]
-    mapped = xlam.map_tools(examples, manifest["sizes_asked"], manifest["seed"])
+    mapped = tool_split.map_tools(examples, manifest["sizes_asked"], manifest["seed"])
     places = Counter()
-    for track, splits in xlam.split_by_tool(
+    for track, splits in tool_split.split_by_tool(
         examples, manifest["sizes_asked"], manifest["seed"]
     ).items():
         for split, found in splits.items():
@@ -192,7 +189,8 @@ def test_tools_as_json_schema_are_shown_in_the_prompt(is_wrapped):
     (example,) = examples["toolcall"]
     assert not left_out
     assert (
-        'area: Area of a circle.\n- radius (float): The radius.\n- unit (str, optional): One of "cm", "m".\n'
+        "area: Area of a circle.\n- radius (float): The radius.\n"
+        '- unit (str, optional): One of "cm", "m".\n'
     ) in example.row.prompt
     assert xlam.find_flaw(example) is None
     (example,) = xlam.make_examples([make_raw(1, [call("area", radius="5")], [tool])])[0][

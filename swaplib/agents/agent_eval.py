@@ -90,7 +90,7 @@ def evaluate_agents(
         settings: Its home holds the dataset and the agent's adapter.
         source: As for the capture.
         limit: Only the first test tasks; None for all, and SWAP_ROW_LIMIT caps it.
-        options: Limits of the agent; those of the capture by default.
+        options: Those of the capture by default.
         batch_size: Tasks in flight at once.
         session_id: The Langfuse session.
         fold: The fold of the build that the agent was distilled from.
@@ -111,12 +111,9 @@ def evaluate_agents(
     tasks = _read_held_out(settings, source, limit, fold)
     runs = {m: evaluate_agent(settings, m, tasks, options, batch_size, session_id) for m in AGENTS}
     _check_answered(runs)
+    models = {model: _describe(run) for model, run in runs.items()}
     solved = {model: run.solved for model, run in runs.items()}
-    comparison = {
-        "models": {m: _describe(run) for m, run in runs.items()},
-        "pairs": compare_solved(solved, tasks.tasks),
-    }
-    return comparison, runs
+    return {"models": models, "pairs": compare_solved(solved, tasks.tasks)}, runs
 
 
 def _read_held_out(settings: Settings, source: str, limit: int | None, fold: int) -> TaskSet:

@@ -46,14 +46,14 @@ These functions are defined already; call them with keyword arguments:
 
 {signatures}
 
-Make each call that the task asks for once, in the order asked. Leave out a parameter with a default \
-unless the task sets it. The answer is the result of the call, or for several calls the list of \
-their results in the order asked."""
+Make each call that the task asks for once, in the order asked. Leave out a parameter with a \
+default unless the task sets it. The answer is the result of the call, or for several calls the \
+list of their results in the order asked."""
 
 CODE_TAGS = ("<code>", "</code>")
 NO_CODE = """\
-no code was found in this turn. Write code between <code> and </code>. To answer, call final_answer \
-there, for example:
+no code was found in this turn. Write code between <code> and </code>. To answer, call \
+final_answer there, for example:
 <code>
 final_answer(48)
 </code>"""

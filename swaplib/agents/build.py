@@ -19,7 +19,7 @@ from swaplib.agents.capture_run import Capture
 from swaplib.agents.grades import Grade, count_grades, filter_trajectories
 from swaplib.agents.logged_build import build_logged
 from swaplib.agents.tasks import Task, TaskSet, read_tasks
-from swaplib.data import dataset, xlam
+from swaplib.data import dataset, tool_split, xlam
 from swaplib.data.audit import check_leaks
 from swaplib.data.traffic_rows import is_traffic
 from swaplib.files import hash_file, hash_text
@@ -82,7 +82,7 @@ def _build_and_write(
             for examples in by_split.values()
             for example in examples
         ]
-        made = dataset.collect(splits, xlam.name_groups(called))
+        made = dataset.collect(splits, tool_split.name_groups(called))
         check_leaks(made.rows)
         facts |= {"answerability": dataset.count_answers(made.facts)}
         hashes = write_files(folder_of(settings), dataset.format_files(made), chats, grades)
@@ -102,9 +102,9 @@ def _build_and_write(
 
 def _make_splits(
     tasks: TaskSet, grades: Sequence[Grade]
-) -> tuple[xlam.Splits, list[Chat], dict[str, Any]]:
+) -> tuple[tool_split.Splits, list[Chat], dict[str, Any]]:
     """Source rows by track and split, the chats, and their counts; in the order of the tasks."""
-    splits: xlam.Splits = {track: {split: [] for split in SPLITS} for track in TRACKS}
+    splits: tool_split.Splits = {track: {split: [] for split in SPLITS} for track in TRACKS}
     kept = {grade.trajectory.id: grade for grade in grades if grade.is_kept}
     chats = []
     for task in tasks.tasks:

@@ -33,41 +33,40 @@ def capture_trajectories(
         settings: AZURE_* say which LLM is asked.
         source: The raw rows that 01's dataset was made from.
         limit: Only the first tasks; None for all, and SWAP_ROW_LIMIT caps it.
-        max_steps: Turns of the agent at most.
-        max_new_tokens: The limit of each turn.
+        max_steps: Turns of the agent at most; `max_new_tokens` limits each.
         concurrency: Tasks in flight at once.
         fresh: Start a new capture even when one with the same question exists.
         allow_unwalled: Run the LLM's code even where this machine's kernel cannot contain it.
 
     Returns:
-        The capture. `facts["complete"]` is False when the LLM gave no answer to some tasks; the
-        same call asks those again.
+        The capture. Tasks that got no answer (`facts["complete"]` is False) are asked next time.
 
     Raises:
-        FileNotFoundError, ValueError, ConnectionError: Something needed is missing or wrong;
-            nothing was asked or written.
+        FileNotFoundError, ValueError, ConnectionError: Something is missing or wrong.
         CallFailed: The hosted LLM refuses every call.
-        RuntimeError: Nothing would contain the LLM's code, and that was not allowed; nothing was
-            asked.
+        RuntimeError: Nothing would contain the LLM's code, and that was not allowed.
     """
     check_tracing(settings)
-    check_sizes(
-        " (limit=None is all tasks)",
-        limit=limit,
-        max_steps=max_steps,
-        max_new_tokens=max_new_tokens,
-        concurrency=concurrency,
-    )
-    client = HostedLLM.from_settings(settings)
     options = AgentOptions(
         max_steps=max_steps, max_new_tokens=max_new_tokens, allow_unwalled=allow_unwalled
     )
-    tasks = read_tasks(settings, source)
-    limit = settings.cap_rows(limit)
+    _check_sizes(limit, options, concurrency)
+    client = HostedLLM.from_settings(settings)
+    tasks, limit = read_tasks(settings, source), settings.cap_rows(limit)
     plan = plan_tasks(settings, "capture", client, tasks, options, limit, fresh, concurrency)
     captured = run_plan(settings, plan)
     write_json(settings.evaluation / "capture.json", captured.facts)
     return captured
+
+
+def _check_sizes(limit: int | None, options: AgentOptions, concurrency: int) -> None:
+    check_sizes(
+        " (limit=None is all tasks)",
+        limit=limit,
+        max_steps=options.max_steps,
+        max_new_tokens=options.max_new_tokens,
+        concurrency=concurrency,
+    )
 
 
 def read_capture(settings: Settings) -> Capture:

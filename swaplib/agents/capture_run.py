@@ -47,7 +47,7 @@ class Capture:
 
 @dataclass(frozen=True)
 class CaptureRun:
-    """A run as it is planned: which tasks are to be asked of which model.
+    """A run as it is planned: which model works at which tasks.
 
     `kind` is `capture` for the hosted LLM, `agent-<model>` where an agent is evaluated.
     """
@@ -91,14 +91,14 @@ def plan_tasks(
     settings: Settings,
     kind: str,
     client: "HostedLLM | LocalSLM",
-    found: TaskSet,
+    task_set: TaskSet,
     options: AgentOptions,
     limit: int | None,
     fresh: bool,
     concurrency: int,
 ) -> CaptureRun:
     """Find or name the run, check the endpoint, and print how many calls are left."""
-    tasks = found.tasks[:limit]
+    tasks = task_set.tasks[:limit]
     question = _describe_question(client, tasks, options)
     key = hash_text(canonical_json(question))[:12]
     plan = CaptureRun(
@@ -106,7 +106,7 @@ def plan_tasks(
         client=client,
         tasks=tasks,
         options=options,
-        facts=question | {"key": key, "tasks": found.facts},
+        facts=question | {"key": key, "tasks": task_set.facts},
         folder=find_run(settings, key, new_folder(settings, kind, key), fresh),
         secrets=_list_secrets(settings),
         concurrency=concurrency,
@@ -191,8 +191,8 @@ def _run_and_write(settings: Settings, plan: CaptureRun, session_id: str) -> Non
         for trajectory in read_trajectories(plan.file).values():  # a kill may have lost their spans
             trace_trajectory(run.trace, trajectory, prices)
         waiting = plan.find_waiting()
-        made = _run_agents(plan, waiting)
-        for trajectory in tqdm(made, plan.kind, len(waiting), file=sys.stdout, unit="task"):
+        trajectories = _run_agents(plan, waiting)
+        for trajectory in tqdm(trajectories, plan.kind, len(waiting), file=sys.stdout, unit="task"):
             line = trajectory.to_json(plan.secrets)
             append_line(plan.file, line)
             trace_trajectory(run.trace, Trajectory.from_json(line), prices)

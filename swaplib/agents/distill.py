@@ -10,6 +10,7 @@ from typing import Any
 
 from swaplib.agents import build_files
 from swaplib.files import hash_file, read_json
+from swaplib.formats.run_card import RunCard
 from swaplib.metrics import Track, check_track
 from swaplib.models.names import CAPTURED
 from swaplib.rows import read_rows
@@ -79,7 +80,7 @@ def _is_same(file: Path, sha256: str) -> bool:
 
 def distill_agent(
     settings: Settings, row_limit: int | None = None, recipe: Recipe | None = None
-) -> dict[str, Any] | None:
+) -> RunCard | None:
     """Train the agent's adapter on the kept trajectories, to `04_ft/adapter_agent`.
 
     Args:
@@ -116,7 +117,7 @@ def distill_agent(
 
 def fine_tune_captured(
     settings: Settings, track: Track, row_limit: int | None = None, recipe: Recipe | None = None
-) -> dict[str, Any] | None:
+) -> RunCard | None:
     """Train a track's adapter on captured rows, to `04_ft/adapter_<track>-captured`.
 
     01's val rows validate, as for 04.

@@ -12,6 +12,7 @@ from swaplib.agents.agent import AgentOptions
 from swaplib.evaluation import evaluate
 from swaplib.evaluation.comparison import filter_comparable, open_compared
 from swaplib.evaluation.stats import DEFAULT_MARGIN
+from swaplib.formats.run_card import RunCard
 from swaplib.metrics import Track
 from swaplib.models.adapters import explain_adapter_mismatch
 from swaplib.models.checkpoints import hash_checkpoint
@@ -94,33 +95,46 @@ def close_loop(
     test_limit: int | None,
     options: AgentOptions,
     batch_size: int,
-    cards: dict[str, dict[str, Any] | None],
+    cards: Mapping[str, RunCard | None],
 ) -> tuple[dict[str, Any], dict[str, agent_eval.AgentRun]]:
     """Evaluate what was distilled, and write and trace the summary.
 
     Args:
         settings: Its home holds the build and the adapters.
-        track: The track of the captured rows.
-        source: As for the capture.
+        track: The track of the captured rows; `source` is that of the capture.
         test_limit: Only the first test rows and test tasks; None for all.
         options: Limits of the agent; `max_new_tokens` also holds for the track's rows.
         batch_size: Rows in a batch, and tasks in flight at once.
-        cards: The run cards of `agent` and `rows`. Where one is None, nothing was trained, and
-            nothing is evaluated.
+        cards: The run cards of `agent` and `rows`. Where one is None, nothing is evaluated.
 
     Returns:
-        The content of `05_eval/flywheel_<track>.json` (`filter`, `rows`, `chats`, `trained`,
-        `track_eval` and `agent_eval`, None where nothing was trained), and the agents' runs.
+        The content of `05_eval/flywheel_<track>.json`, and the agents' runs.
     """
-    check_sizes(
-        " (test_limit=None is all)",
-        test_limit=test_limit,
-        max_steps=options.max_steps,
-        batch_size=batch_size,
-    )
+    sizes = {"test_limit": test_limit, "max_steps": options.max_steps, "batch_size": batch_size}
+    check_sizes(" (test_limit=None is all)", **sizes)
     manifest = distill.read_manifest(settings)
     session = manifest["run"]["session_id"]
-    content: dict[str, Any] = {
+    content = _make_summary(track, manifest, cards)
+    agents: dict[str, agent_eval.AgentRun] = {}
+    if cards["rows"]:
+        question = {"limit": test_limit, "batch_size": batch_size}
+        question["max_new_tokens"] = options.max_new_tokens
+        content["track_eval"] = evaluate_captured(settings, track, question, session)
+    if cards["agent"] and "log" in manifest["made_from"]:
+        print("a log has no tasks to execute here, so the agent's adapter is not evaluated")
+    elif cards["agent"]:
+        fold = manifest["made_from"].get("fold", 0)  # older builds do not say it
+        content["agent_eval"], agents = agent_eval.evaluate_agents(
+            settings, source, test_limit, options, batch_size, session, fold
+        )
+    return _write(settings, track, content, session), agents
+
+
+def _make_summary(
+    track: Track, manifest: Mapping[str, Any], cards: Mapping[str, RunCard | None]
+) -> dict[str, Any]:
+    """What is known before anything is evaluated."""
+    return {
         "track": track,
         "filter": manifest["filter"],
         "rows": manifest["rows"],
@@ -130,22 +144,6 @@ def close_loop(
         "agent_eval": None,
         "margin": DEFAULT_MARGIN,
     }
-    agents: dict[str, agent_eval.AgentRun] = {}
-    if cards["rows"]:
-        question = {
-            "limit": test_limit,
-            "max_new_tokens": options.max_new_tokens,
-            "batch_size": batch_size,
-        }
-        content["track_eval"] = evaluate_captured(settings, track, question, session)
-    if cards["agent"] and "log" in manifest["made_from"]:
-        print("a log has no tasks that can be executed here: the agent's adapter is not evaluated")
-    elif cards["agent"]:
-        fold = manifest["made_from"].get("fold", 0)  # older builds do not say it
-        content["agent_eval"], agents = agent_eval.evaluate_agents(
-            settings, source, test_limit, options, batch_size, session, fold
-        )
-    return _write(settings, track, content, session), agents
 
 
 def _write(
@@ -164,7 +162,13 @@ def _write(
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _shorten(card: dict[str, Any]) -> dict[str, Any]:
+def _shorten(card: RunCard) -> dict[str, Any]:
     """What a summary says of a run card."""
-    names = ("rows", "steps", "final", "seconds", "departures")
-    return {name: card[name] for name in names} | {"run_id": card["run"]["run_id"]}
+    return {
+        "rows": card["rows"],
+        "steps": card["steps"],
+        "final": card["final"],
+        "seconds": card["seconds"],
+        "departures": card["departures"],
+        "run_id": card["run"]["run_id"],
+    }

@@ -1,7 +1,7 @@
 """The build of a log: 01's rows as they are, and whole tool loops as chats.
 
-A log needs no capture: what the hosted LLM did is in it. Its rows are made, audited and split by 01;
-here they are put beside the chats, so that 08 finds everything where a capture's build has it.
+A log needs no capture: what the hosted LLM did is in it. Its rows are made, audited and split by
+01; here they are put beside the chats, so that 08 finds everything where a capture's build has it.
 """
 
 from collections import Counter
@@ -36,8 +36,8 @@ def build_logged(settings: Settings, log: Path) -> Build:
     dataset = read_json(path, "Run 01_data again.")
     if dataset.get("source_sha256") != (found := hash_file(log)):
         raise ValueError(
-            f"{show_path(path)} is of {dataset.get('source')}, not of {show_path(log)} as it is now. "
-            "Run 01_data with this log first, in a home of its own."
+            f"{show_path(path)} is of {dataset.get('source')}, not of {show_path(log)} as it is "
+            "now. Run 01_data with this log first, in a home of its own."
         )
     made_from = {
         "log": show_path(log),

@@ -20,16 +20,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from swaplib.data.conversation import NoRowError, format_conversation
 from swaplib.data.exchange_files import Exchange, Json, Line, parse_exchange, read_line, read_lines
 from swaplib.data.near_duplicates import cluster_prompts, split_clusters
 from swaplib.data.private_values import Placeholders
-from swaplib.data.traffic import (
-    NoRowError,
-    check_complete,
-    format_conversation,
-    read_calls,
-    read_offered,
-)
+from swaplib.data.traffic import check_complete, read_calls, read_offered
 from swaplib.metrics import canonical_json
 from swaplib.models.templates import CONTROL_TOKENS
 from swaplib.serving.chat_messages import ChatMessage

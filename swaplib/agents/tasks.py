@@ -12,7 +12,7 @@ from typing import Any
 
 from swaplib.agents import tools
 from swaplib.agents.grades import Gold
-from swaplib.data import xlam
+from swaplib.data import tool_split, xlam
 from swaplib.data.tool_schemas import Tool, format_signature
 from swaplib.files import read_json
 from swaplib.settings import Settings, show_path
@@ -144,12 +144,12 @@ def read_tasks(settings: Settings, source: str = "sample", fold: int = 0) -> Tas
             f"{show_path(path)} describes rows made from {manifest.get('source')}, not from "
             f"{origin['source']}. Use one source here and in 01_data, or another SWAP_HOME."
         )
-    found, left_out = list_tasks(raw)
+    runnable, left_out = list_tasks(raw)
     examples = xlam.make_examples(raw)[0]
-    split_of = xlam.map_tools(examples, manifest["sizes_asked"], manifest["seed"])
-    split_of = hold_out(split_of, found, manifest["seed"], fold)
-    splits = {task.id: {split_of[name] for name in task.example.called} for task in found}
-    tasks = [task for task in found if len(splits[task.id]) == 1]
-    left_out["its tools stand in different splits"] += len(found) - len(tasks)
+    split_of = tool_split.map_tools(examples, manifest["sizes_asked"], manifest["seed"])
+    split_of = hold_out(split_of, runnable, manifest["seed"], fold)
+    splits = {task.id: {split_of[name] for name in task.example.called} for task in runnable}
+    tasks = [task for task in runnable if len(splits[task.id]) == 1]
+    left_out["its tools stand in different splits"] += len(runnable) - len(tasks)
     facts = origin | {"source_rows": len(raw), "left_out": dict(left_out), "seed": manifest["seed"]}
     return TaskSet(tuple(tasks), {task.id: next(iter(splits[task.id])) for task in tasks}, facts)

@@ -109,7 +109,8 @@ def read_trajectories(path: Path) -> dict[str, Trajectory]:
     Raises:
         ValueError: A line parses but is no trajectory; file:line is named.
     """
-    return {found.id: found for found in parse_appended(path, Trajectory.from_json, "a trajectory")}
+    lines = parse_appended(path, Trajectory.from_json, "a trajectory")
+    return {trajectory.id: trajectory for trajectory in lines}
 
 
 def count_outcomes(trajectories: Sequence[Trajectory]) -> dict[str, Any]:

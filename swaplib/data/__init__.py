@@ -1,4 +1,4 @@
-"""Rows and their facts: made from xLAM or taken from your own files, split, audited and written to `02_dataset/`.
+"""Rows and their facts: made from xLAM or your own files, split, audited, written to `02_dataset/`.
 
 May: read source files, write `02_dataset/`.
 May not: ask a model, load a tokenizer, know of runs.

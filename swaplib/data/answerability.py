@@ -1,9 +1,10 @@
-"""Where a gold's values come from: the request, a default, or neither. It reads no file and judges no model.
+"""Where a gold's values come from: the request, a default, or neither.
 
-Of a row like {"symbol": "ETH", "interval": "1h"} for "Price of ETH?", where `interval` has the default "1h":
+It reads no file and judges no model. Of a row like {"symbol": "ETH", "interval": "1h"} for "Price
+of ETH?", where `interval` has the default "1h":
 
     symbol    request    the request names it, as a word or a number of its own
-    interval  default    a model that leaves defaults out, as the prompt asks, does not state it
+    interval  default    a model that omits defaults, as the prompt asks, does not state it
 """
 
 import re
@@ -12,13 +13,15 @@ from typing import Any, Literal
 
 Origin = Literal["request", "default", "neither"]
 
-# a minus is one only where a number may begin: 10-5 holds no -5; 7,100 is one number, 1,2,345 are three
+# "-" is a minus only where a number may begin: 10-5 has no -5. 7,100 is one number, 1,2,345 three.
 _NUMBER = re.compile(r"(?<![\w.])(?:(?<![^\s(\[,=:])-)?\d+(?:\.\d+)?")
 _THOUSANDS = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?![\d,])")
 
 
 def find_origin(value: Any, parameter: dict[str, Any], request: str) -> Origin:
-    """Where a gold value comes from; a default is looked at first, since a short one stands in many requests by chance.
+    """Where a gold value comes from.
+
+    Defaults are looked at first, since a short one is in many requests by chance.
 
     Args:
         value: A JSON value.
@@ -36,24 +39,23 @@ def is_default(value: Any, parameter: dict[str, Any]) -> bool:
 
 
 def is_named(value: Any, request: str) -> bool:
-    """Whether a request names a value: texts and numbers as words of their own, containers when it names all parts."""
+    """Whether a request names a value, as words of its own; of a container, all its parts."""
     if value in ("", [], {}) or isinstance(value, bool) or value is None:
         return False
     if isinstance(value, dict | list):
-        return all(
-            is_named(part, request)
-            for part in (value.values() if isinstance(value, dict) else value)
-        )
+        parts = value.values() if isinstance(value, dict) else value
+        return all(is_named(part, request) for part in parts)
     words, numbers = _read_request(request)
     if not isinstance(value, str):
         return value in numbers
     text = " ".join(value.lower().split())
-    found = text in words and re.search(rf"(?<!\w)(?<!\d\.){re.escape(text)}(?!\w)(?!\.\d)", words)
-    return bool(found)
+    if text not in words:
+        return False
+    return bool(re.search(rf"(?<!\w)(?<!\d\.){re.escape(text)}(?!\w)(?!\.\d)", words))
 
 
 @lru_cache(maxsize=4)
 def _read_request(request: str) -> tuple[str, frozenset[float]]:
-    """A request in lower case and with single spaces, and the numbers in it; once for all values of a row."""
-    plain = _THOUSANDS.sub(lambda found: found[0].replace(",", ""), request)
+    """A request in lower case with single spaces, and its numbers; cached for a row's values."""
+    plain = _THOUSANDS.sub(lambda match: match[0].replace(",", ""), request)
     return " ".join(request.lower().split()), frozenset(map(float, _NUMBER.findall(plain)))

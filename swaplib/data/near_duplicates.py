@@ -1,8 +1,10 @@
-"""Prompts that are nearly the same: found, and kept in one split, since who has learned one of them knows the others.
+"""Prompts that are nearly the same: found, and kept in one split.
+
+A model that has learned one of them knows the others.
 
     "Book two nights in Rome, please"      one cluster: the same words
     "book two nights in Rome please!"
-    "Book two nights in Oslo by train"     another
+    "Book two nights in Oslo by train"     another one
 
 It knows no files and no golds.
 """
@@ -23,22 +25,24 @@ BLOCK = 500  # rows that are compared with all others at once
 
 SHARES = {"train": 60, "val": 10, "test": 30}  # of 100 rows
 SPLIT_RULE = (
-    "60% train, 10% val and 30% test of the rows of one file, drawn with the seed. Prompts whose sets of words are equal or "
-    "nearly so (Jaccard similarity of at least 0.8, directly or by way of others; the words that all prompts begin and end "
-    "with are left out) go to one split: clusters larger than a tenth of test to train while it has room for them, the "
-    "others wherever they fit, in proportion to the room."
+    "60% train, 10% val and 30% test of the rows of one file, drawn with the seed. Prompts whose "
+    "sets of words are equal or nearly so (Jaccard similarity of at least 0.8, directly or by way "
+    "of others; the words that all prompts begin and end with are left out) go to one split: "
+    "clusters larger than a tenth of test to train while it has room for them, the others wherever "
+    "they fit, in proportion to the room."
 )
 
 
 def cluster_prompts(prompts: Sequence[str]) -> list[list[int]]:
-    """Clusters of prompts that are equal or nearly so, by their indices; a prompt like no other is a cluster of its own.
+    """Clusters of prompts that are equal or nearly so; a prompt like no other is one alone.
 
-    Two prompts are nearly equal when their sets of words (runs of letters and digits, in lower case) have a Jaccard
-    similarity of at least 0.8; clusters are what hangs together so, directly or by way of others. What all prompts begin
-    and end with, word by word, is left out first: a long instruction that all share would make everything nearly equal.
+    Two prompts are nearly equal when their sets of words (runs of letters and digits, in lower
+    case) have a Jaccard similarity of at least 0.8; prompts that are connected so, directly or by
+    way of others, are a cluster. What all prompts begin and end with, word by word, is left out
+    first: a long instruction that all share would make everything nearly equal.
 
     Returns:
-        The clusters, each in order, sorted by their first index.
+        Clusters of indices, each in order, sorted by their first index.
     """
     words = _leave_out_shared([re.findall(r"\w+", prompt.lower()) for prompt in prompts])
     alike: dict[frozenset[str], list[int]] = defaultdict(list)
@@ -51,22 +55,19 @@ def cluster_prompts(prompts: Sequence[str]) -> list[list[int]]:
 
 
 def _leave_out_shared(words: list[list[str]]) -> list[list[str]]:
-    """Lists of words without what all of them begin with, and then without what all of them end with."""
+    """Lists of words without what all of them begin with, and then without what all end with."""
     for _ in range(2):
-        shared = sum(
-            1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*words, strict=False))
-        )
+        columns = zip(*words, strict=False)
+        shared = len(list(takewhile(lambda column: len(set(column)) == 1, columns)))
         words = [of_prompt[shared:][::-1] for of_prompt in words]
     return words
 
 
 def _label_similar(sets: Sequence[frozenset[str]]) -> "np.ndarray":
-    """The cluster of each set, by a number; sizes of intersections come from products of sparse matrices.
+    """The cluster of each set, by a number: an int array of shape (sets,).
 
-    The similarity is compared in whole numbers, so that exactly 0.8 counts.
-
-    Returns:
-        An array of whole numbers, one for each set.
+    The sizes of intersections are products of sparse matrices. The similarity is compared in whole
+    numbers, so that exactly 0.8 counts.
     """
     import numpy as np
     from scipy.sparse import coo_array
@@ -78,19 +79,18 @@ def _label_similar(sets: Sequence[frozenset[str]]) -> "np.ndarray":
         for row, words in enumerate(sets)
         for word in words
     ]
-    rows, found = np.array(cells, dtype=np.int64).reshape(-1, 2).T
-    shape, n = (len(sets), len(columns) + 1), len(sets)
-    holds = coo_array((np.ones(len(cells), dtype=np.int32), (rows, found)), shape=shape).tocsr()
-    sizes, labels, words_held = (
-        np.array([len(words) for words in sets]),
-        np.arange(n),
-        holds.T.tocsr(),
-    )
+    n = len(sets)
+    places = np.array(cells, dtype=np.int64).reshape(-1, 2).T
+    ones_of_cells = np.ones(len(cells), dtype=np.int32)
+    holds = coo_array((ones_of_cells, tuple(places)), shape=(n, len(columns) + 1)).tocsr()
+    held_by = holds.T.tocsr()
+    sizes = np.array([len(words) for words in sets])
+    labels = np.arange(n)
     for start in range(0, n, BLOCK):
-        shared = (holds[start : start + BLOCK] @ words_held).toarray()
+        shared = (holds[start : start + BLOCK] @ held_by).toarray()
         ones, others = np.nonzero(9 * shared >= 4 * (sizes[start : start + BLOCK, None] + sizes))
         first = np.unique(labels, return_index=True)[1][labels]  # of each set's cluster so far
-        pairs = np.concatenate([ones + start, np.arange(n)]), np.concatenate([others, first])
+        pairs = (np.concatenate([ones + start, np.arange(n)]), np.concatenate([others, first]))
         graph = coo_array((np.ones(len(pairs[0]), dtype=bool), pairs), shape=(n, n))
         labels = connected_components(graph, directed=False)[1]
     return labels
@@ -104,7 +104,8 @@ def split_clusters(clusters: Sequence[Sequence[int]], seed: int) -> dict[str, li
         seed: Seeds which cluster goes where, and the order of the rows.
 
     Returns:
-        The indices of each split's rows, in a seeded order. A split is empty when the clusters are too few.
+        The indices of each split's rows, in a seeded order. A split is empty when the clusters are
+        too few.
     """
     shuffler = random.Random(seed)  # noqa: S311 - a seeded order, no secret
     rows = sum(map(len, clusters))

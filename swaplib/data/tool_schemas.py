@@ -1,13 +1,15 @@
-"""Tools: read from xLAM's form or from JSON Schema, shown in a prompt, written as the OpenAI API has them.
+"""Tools: read in xLAM's form or as JSON Schema, shown in prompts, written for the OpenAI API.
 
-A tool here is a name, a description and its parameters; each parameter has xLAM's `type` (a Python type, `, optional` behind
-it where it may be left out), a description, and a `default` where it has one:
+A tool here is a name, a description and its parameters; each parameter has xLAM's `type` (a Python
+type, followed by `, optional` where it may be left out), a description, and a `default` where it
+has one:
 
     {"name": "area", "description": "Area of a circle.",
      "parameters": {"radius": {"type": "float", "description": "The radius."},
                     "unit": {"type": "str, optional", "description": "The unit.", "default": "cm"}}}
 
-The same tool as the API has it: `{"type": "function", "function": {"name", "description", "parameters": {JSON Schema}}}`.
+For the API it is `{"type": "function", "function": {"name", "description", "parameters"}}`, its
+parameters as JSON Schema.
 """
 
 import json
@@ -27,33 +29,42 @@ Tool = dict[str, Any]
 _KINDS = ("string", "integer", "number", "boolean")
 _SIMPLE = {PYTHON_NAMES[kind]: kind for kind in _KINDS} | {kind: kind for kind in _KINDS}
 _TAIL = re.compile(r"(,\s*(optional|default\b.*))+$")
-_ARRAYS, _OBJECTS = (
-    ("list", "tuple", "set", "sequence", "iterable", "array"),
-    ("dict", "mapping", "object"),
-)
+_ARRAYS = ("list", "tuple", "set", "sequence", "iterable", "array")
+_OBJECTS = ("dict", "mapping", "object")
+_CLASSES: dict[str, tuple[type, ...]] = {
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "array": (list,),
+    "object": (dict,),
+}
 
 
 def parse_tool(raw: Any) -> Tool:
-    """Read a tool in xLAM's form or as JSON Schema (`parameters` an object schema, with or without `"function"` around it).
+    """Read a tool in xLAM's form or as JSON Schema.
+
+    Args:
+        raw: Any JSON value; with JSON Schema it may be wrapped in `{"function": …}`.
 
     Returns:
-        The tool in xLAM's form. A parameter that came as JSON Schema keeps that in `schema`, the tool what else its schema
-        holds (`$defs`, `additionalProperties`) in `rest`.
+        The tool in xLAM's form. A parameter that came as JSON Schema keeps that in `schema`; what
+        else the tool's schema holds (`$defs`, `additionalProperties`) is in the tool's `rest`.
 
     Raises:
-        ValueError: It is neither; says which tool and parameter, what was expected, and what was found.
+        ValueError: It is neither; says which tool and parameter, what was expected and found.
     """
-    tool = (
-        raw["function"] if isinstance(raw, dict) and isinstance(raw.get("function"), dict) else raw
-    )
+    is_wrapped = isinstance(raw, dict) and isinstance(raw.get("function"), dict)
+    tool = raw["function"] if is_wrapped else raw
     if not isinstance(tool, dict) or not isinstance(tool.get("name"), str) or not tool["name"]:
         raise ValueError(f"expected a tool with a name, found {_show(raw)}")
-    description, parameters = tool.get("description") or "", tool.get("parameters")
+    description = tool.get("description") or ""
     if not isinstance(description, str):
         raise ValueError(
             f"tool {tool['name']}: expected a text as its description, found {_show(description)}"
         )
-    parameters = {} if parameters is None else parameters  # a tool without any
+    parameters = tool.get("parameters")
+    if parameters is None:  # a tool may have none
+        parameters = {}
     if not isinstance(parameters, dict):
         raise ValueError(
             f"tool {tool['name']}: expected an object of parameters, found {_show(parameters)}"
@@ -61,26 +72,23 @@ def parse_tool(raw: Any) -> Tool:
     head = {"name": tool["name"], "description": description}
     if _is_schema(parameters):
         _check_schema(tool["name"], parameters)
-        rest = {
-            key: value
-            for key, value in parameters.items()
-            if key not in ("type", "properties", "required")
-        }
+        read = ("type", "properties", "required")
+        rest = {key: value for key, value in parameters.items() if key not in read}
         return head | {"parameters": _parse_schema(parameters)} | ({"rest": rest} if rest else {})
-    return head | {
-        "parameters": {
-            name: _parse_parameter(tool["name"], name, p) for name, p in parameters.items()
-        }
+    parsed = {
+        name: _parse_parameter(tool["name"], name, parameter)
+        for name, parameter in parameters.items()
     }
+    return head | {"parameters": parsed}
 
 
 def _is_schema(parameters: dict[str, Any]) -> bool:
-    """Whether parameters are an object schema; a tool of xLAM may have parameters named `type`, `properties`, `required`."""
-    is_listed = isinstance(parameters.get("required"), list) or isinstance(
-        parameters.get("$schema"), str
-    )
-    has_properties = isinstance(parameters.get("properties"), dict)
-    return parameters.get("type") in ("object", ["object"]) or (has_properties and is_listed)
+    """Whether parameters are an object schema, and not xLAM's that are named like its keys."""
+    if parameters.get("type") in ("object", ["object"]):
+        return True
+    is_declared = isinstance(parameters.get("$schema"), str)
+    is_listed = isinstance(parameters.get("required"), list)
+    return isinstance(parameters.get("properties"), dict) and (is_listed or is_declared)
 
 
 def _check_schema(tool: str, parameters: dict[str, Any]) -> None:
@@ -105,7 +113,8 @@ def _parse_parameter(tool: str, name: str, parameter: Any) -> dict[str, Any]:
 
 
 def _parse_schema(schema: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    properties, required = schema.get("properties") or {}, schema.get("required") or []
+    properties = schema.get("properties") or {}
+    required = schema.get("required") or []
     parsed = {}
     for name, part in properties.items():
         part = part if isinstance(part, dict) else {}
@@ -133,8 +142,9 @@ def read_type(parameter: dict[str, Any]) -> tuple[str, bool]:
 def format_signature(tool: Tool) -> str:
     """A tool as a prompt shows it: name and description, then one line for each parameter.
 
-    What is inside a parameter of a nested JSON Schema follows it (nested_schemas.py). xLAM's type `"str, optional"` becomes two words, since models copy the word `optional` into the call. The default is
-    shown because golds use it; the parameter's description because it holds formats such as YYYY-MM-DD.
+    xLAM's type `"str, optional"` becomes two words, since models copy the word `optional` into the
+    call. The default is shown because golds use it; the parameter's description because it holds
+    formats such as YYYY-MM-DD.
     """
     lines = [f"{tool['name']}: {tool.get('description', '')}"]
     for name, parameter in tool["parameters"].items():
@@ -148,8 +158,9 @@ def format_signature(tool: Tool) -> str:
 
 
 def to_openai(tool: Tool) -> dict[str, Any]:
-    """A tool as the OpenAI API has it. Required is what is neither optional nor has a default."""
-    properties, required = {}, []
+    """A tool for the OpenAI API. Required is what is neither optional nor has a default."""
+    properties: dict[str, Any] = {}
+    required: list[str] = []
     for name, parameter in tool["parameters"].items():
         kind, is_optional = read_type(parameter)
         described = {"description": parameter["description"]} if parameter["description"] else {}
@@ -167,35 +178,31 @@ def to_openai(tool: Tool) -> dict[str, Any]:
 
 
 def to_schema(kind: str) -> dict[str, Any]:
-    """The JSON Schema of a Python type as xLAM writes it; `{}`, which takes anything, for one that is not known.
+    """The JSON Schema of a Python type as xLAM writes it; `{}`, which takes anything, if unknown.
 
     A function, such as `Callable[[float], float]`, is written as its text.
     """
     head, bracket, inner = kind.partition("[")
-    name, parts = (
-        head.strip().lower().removeprefix("typing."),
-        _split_parts(inner.removesuffix("]")) if bracket else [],
-    )
+    name = head.strip().lower().removeprefix("typing.")
+    parts = _split_parts(inner.removesuffix("]")) if bracket else []
     if name in _SIMPLE:
         return {"type": _SIMPLE[name]}
     if name in ("union", "optional") and parts:
+        nulls = [{"type": "null"}] if name == "optional" else []
+        return {"anyOf": [*map(to_schema, parts), *nulls]}
+    if name == "tuple" and parts and "..." not in parts:
+        items = list(map(to_schema, parts))
         return {
-            "anyOf": [to_schema(part) for part in parts] + [{"type": "null"}] * (name == "optional")
+            "type": "array",
+            "prefixItems": items,
+            "minItems": len(items),
+            "maxItems": len(items),
         }
     if name in _ARRAYS:
-        is_pair = name == "tuple" and parts and "..." not in parts
-        items = (
-            {"prefixItems": [to_schema(p) for p in parts]}
-            if is_pair
-            else {"items": to_schema(parts[0])}
-            if parts
-            else {}
-        )
-        sizes = {"minItems": len(parts), "maxItems": len(parts)} if is_pair else {}
-        return {"type": "array", **items, **sizes}
+        return {"type": "array"} | ({"items": to_schema(parts[0])} if parts else {})
     if name in _OBJECTS:
         return {"type": "object"}
-    return {"type": "string"} if name == "callable" else {"type": "null"} if name == "none" else {}
+    return {"callable": {"type": "string"}, "none": {"type": "null"}}.get(name, {})
 
 
 def _split_parts(text: str) -> list[str]:
@@ -211,23 +218,21 @@ def _split_parts(text: str) -> list[str]:
 
 
 def fits_type(value: Any, parameter: dict[str, Any]) -> bool:
-    """Whether a JSON value is of the type that a parameter declares: the outer type, whatever stands in a list.
+    """Whether a JSON value is of the type that a parameter declares; of a list only the outer one.
 
-    An int is a float, a bool is no int, and null is of no type but that of a parameter which may be null.
+    An int is a float, a bool is not an int, and null fits only a parameter that may be null.
     """
     schema = parameter.get("schema") or to_schema(read_type(parameter)[0])
-    kinds = [
-        part.get("type") if isinstance(part, dict) else None
-        for part in schema.get("anyOf", [schema])
-    ]
-    kinds = [
-        kind for of_part in kinds for kind in (of_part if isinstance(of_part, list) else [of_part])
-    ]
-    return None in kinds or any(_is_of(value, kind) for kind in kinds)
+    kinds: list[str | None] = []
+    for part in schema.get("anyOf", [schema]):
+        kind = part.get("type") if isinstance(part, dict) else None
+        kinds += kind if isinstance(kind, list) else [kind]
+    return any(kind is None or _is_of(value, kind) for kind in kinds)
 
 
 def _is_of(value: Any, kind: str) -> bool:
-    if isinstance(value, bool) or value is None:
-        return kind == ("null" if value is None else "boolean")
-    classes = {"string": str, "integer": int, "number": (int, float), "array": list, "object": dict}
-    return isinstance(value, classes.get(kind, ()))
+    if value is None:
+        return kind == "null"
+    if isinstance(value, bool):
+        return kind == "boolean"
+    return isinstance(value, _CLASSES.get(kind, ()))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from swaplib.data.conversation import NoRowError, format_conversation, read_text
 from swaplib.data.exchange_files import Exchange, Json
 from swaplib.data.private_values import Placeholders
 from swaplib.data.stream_chunks import as_dict, as_list
@@ -24,10 +25,6 @@ from swaplib.rows import Row
 
 COMPLETE = (None, "stop", "tool_calls", "function_call", "end_turn", "eos")
 CUT_OFF = ("length", "max_tokens", "model_length")
-
-
-class NoRowError(Exception):
-    """Why an exchange becomes no row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,21 +90,6 @@ def check_complete(exchange: Exchange) -> None:
         raise NoRowError("no message of a user")
     for message in exchange.messages:
         read_text(message)
-
-
-def read_text(message: Json) -> str:
-    """The text of a message.
-
-    Raises:
-        NoRowError: It holds something that is no text, such as an image.
-    """
-    parts = []
-    for part in as_list(message.get("content")):
-        text = part if isinstance(part, str) else as_dict(part).get("text")
-        if not isinstance(text, str):
-            raise NoRowError("a message holds something that is no text")
-        parts.append(text)
-    return "".join(parts)
 
 
 def read_calls(exchange: Exchange, tools: dict[str, Tool]) -> list[Json]:
@@ -212,40 +194,3 @@ def _fits(schema: str, value: Any) -> bool:
         return bool(validator.is_valid(value))
     except (exceptions.Unresolvable, RecursionError):
         raise NoRowError("a schema that refers to what it does not hold") from None
-
-
-def format_conversation(messages: list[Json]) -> str:
-    """A conversation as one text: the last request alone, or with what was said before it.
-
-    A lone user message is its text. Otherwise each turn begins with who speaks:
-
-        system: You book rooms.
-
-        user: Two nights in Rome
-
-        assistant calls find_hotels({"city":"Rome"})
-
-        find_hotels gives: ["Roma Inn"]
-
-        user: The first one, please
-    """
-    if len(messages) == 1:
-        return read_text(messages[0])
-    names: dict[Any, str] = {}
-    turns = []
-    for message in messages:
-        turns.append(_format_turn(message, names))
-    return "\n\n".join(turn for turn in turns if turn)
-
-
-def _format_turn(message: Json, names: dict[Any, str]) -> str:
-    """One turn; `names` remembers which tool each call's id is of."""
-    role, text = message.get("role"), read_text(message)
-    if role == "tool":
-        return f"{names.get(message.get('tool_call_id'), 'tool')} gives: {text}"
-    lines = [f"{role}: {text}"] if text else []
-    for call in map(as_dict, as_list(message.get("tool_calls"))):
-        function = as_dict(call.get("function"))
-        names[call.get("id")] = str(function.get("name"))
-        lines.append(f"{role} calls {function.get('name')}({function.get('arguments')})")
-    return "\n\n".join(lines)

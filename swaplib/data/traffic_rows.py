@@ -13,13 +13,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from swaplib.data.exchange_files import Json, Line, is_log, parse_exchange, read_line, read_lines
+from swaplib.data.conversation import NoRowError
+from swaplib.data.exchange_files import Line, is_log, parse_exchange, read_line, read_lines
 from swaplib.data.facts import Collection, RowFacts, list_parts, make_facts
 from swaplib.data.near_duplicates import SHARES, SPLIT_RULE, cluster_prompts, split_clusters
 from swaplib.data.tool_schemas import parse_tool, to_openai
-from swaplib.data.traffic import LoggedRow, NoRowError, make_row
-from swaplib.data.xlam import name_groups
+from swaplib.data.tool_split import name_groups
+from swaplib.data.traffic import LoggedRow, make_row
 from swaplib.files import hash_file
+from swaplib.formats.manifest import Origin
 from swaplib.metrics import TRACKS, Track, canonical_json, parse_gold
 from swaplib.rows import SPLITS
 from swaplib.settings import show_path
@@ -60,7 +62,7 @@ def is_traffic(path: Path) -> bool:
 
 def read_traffic(
     path: Path, sizes: dict[Track, dict[str, int]], seed: int
-) -> tuple[Collection, Json]:
+) -> tuple[Collection, Origin]:
     """Rows and facts out of a log, split; and what the manifest says of their origin.
 
     Args:
@@ -81,8 +83,19 @@ def read_traffic(
     for track, known in chosen.items():
         if known:
             clusters[track] = _add_track(made, path, track, known, seed)
+    return made, _describe_origin(path, found, chosen, clusters, seed)
+
+
+def _describe_origin(
+    path: Path,
+    found: _Reading,
+    chosen: dict[Track, list[_Known]],
+    clusters: dict[Track, list[list[int]]],
+    seed: int,
+) -> Origin:
+    """What the manifest says of rows out of a log."""
     alike = [len(c) for of_track in clusters.values() for c in of_track if len(c) > 1]
-    origin = {
+    return {
         "source": show_path(path),
         "source_sha256": hash_file(path),
         "source_rows": found.lines,
@@ -99,7 +112,6 @@ def read_traffic(
             "largest": max(alike, default=0),
         },
     }
-    return made, origin
 
 
 def _read_all(path: Path) -> _Reading:

@@ -1,5 +1,5 @@
-"""What the demo and the tests have in place of a real deployment: a packaged checkpoint, a stand-in, a scripted teacher.
+"""Stand-ins for a real deployment: a packaged checkpoint, a hosted model, a scripted teacher.
 
 May: use everything that a deployment uses.
-May not: be imported by any other room; only the environment tells the demo from a real deployment.
+May not: be imported by any room but `cli`; only the environment tells the demo from a deployment.
 """

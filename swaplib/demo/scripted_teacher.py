@@ -1,18 +1,29 @@
-"""A scripted chat server that plays a competent CodeAct teacher. It knows the golds: no LLM is asked, and it is named so.
+"""A scripted chat server that answers as a competent CodeAct teacher would: it knows the golds.
 
     python -m swaplib.demo.scripted_teacher --port 8201 --mistakes
 
-It answers at `/v1/chat/completions` and at the Azure-shaped path, in OpenAI's format, so AZURE_ENDPOINT points at it as at
-any deployment. Without `--mistakes` it solves every task. With it, every fifth task gets one of MISTAKES, in turn.
+No LLM is asked. It answers at `/v1/chat/completions` and at the Azure-shaped path, in OpenAI's
+format, so that AZURE_ENDPOINT can name it like any deployment; its model is `scripted-teacher`.
+Without `--mistakes` it solves every task. With it, it makes one of MISTAKES, in turn, in every
+fifth task. The turn that solves a task whose gold is circle_area(radius=5):
+
+    The task asks for circle_area.
+    <code>
+    result = circle_area(radius=5)
+    final_answer(result)
+    </code>
 """
 
 import argparse
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request
 
 from swaplib.agents.tasks import Task, list_tasks
 from swaplib.data import xlam
@@ -36,9 +47,10 @@ BAD = (
 MISTAKES = RECOVERED + BAD
 
 
-def call_of(call: dict[str, Any]) -> str:
+def call_of(call: Mapping[str, Any]) -> str:
     """A gold call as Python."""
-    return f"{call['name']}({', '.join(f'{name}={value!r}' for name, value in call['arguments'].items())})"
+    arguments = ", ".join(f"{name}={value!r}" for name, value in call["arguments"].items())
+    return f"{call['name']}({arguments})"
 
 
 def turn(thought: str, *lines: str) -> str:
@@ -50,8 +62,11 @@ def solve(task: Task, seen: str | None, in_one_step: bool) -> str:
     """The next turn of a good solution; `seen` is the last observation, None at the beginning."""
     calls = task.gold.calls
     names = " and ".join(dict.fromkeys(call["name"] for call in calls))
-    variables = [f"result_{i}" for i in range(1, len(calls) + 1)] if len(calls) > 1 else ["result"]
-    answer = variables[0] if len(calls) == 1 else f"[{', '.join(variables)}]"
+    if len(calls) == 1:
+        variables, answer = ["result"], "result"
+    else:
+        variables = [f"result_{i}" for i in range(1, len(calls) + 1)]
+        answer = f"[{', '.join(variables)}]"
     if seen is not None:
         return turn("I have the result, so I give it as the answer.", f"final_answer({answer})")
     made = [
@@ -62,7 +77,10 @@ def solve(task: Task, seen: str | None, in_one_step: bool) -> str:
 
 
 def blunder(task: Task, kind: str, turns: int, seen: str | None) -> str | None:
-    """What the teacher says when it makes a mistake, or None where it goes on as a good one would."""
+    """The next turn of a mistake, one of MISTAKES; None where it is that of a good solution.
+
+    `turns` is how many there were; `seen` is the last observation, None at the beginning.
+    """
     call = task.gold.calls[0]
     if kind in RECOVERED and turns == 0:
         return {
@@ -76,13 +94,14 @@ def blunder(task: Task, kind: str, turns: int, seen: str | None) -> str | None:
         return turn("I look again.", "print(1)")
     if kind == "wrong tool" and (other := _find_other(task)):
         values = ", ".join(repr(value) for value in call["arguments"].values())
-        lines = (
+        return turn(
+            "Another tool may do.",
             "try:",
             f"    result = {other}({values})",
             "except Exception:",
             "    result = None",
+            "final_answer(result)",
         )
-        return turn("Another tool may do.", *lines, "final_answer(result)")
     if kind in ("gives up", "wrong tool"):
         return turn("I cannot do this.", 'final_answer("I do not know")')
     if kind == "wrong argument" and turns == 0:
@@ -97,14 +116,12 @@ def blunder(task: Task, kind: str, turns: int, seen: str | None) -> str | None:
 
 
 def _find_other(task: Task) -> str | None:
-    """An offered tool that the task does not ask for and that takes as many arguments as its first call."""
+    """An offered tool that the gold does not call, with as many parameters as its first call."""
     n = len(task.gold.calls[0]["arguments"])
-    others = (
-        d
-        for d in task.offered
-        if d["name"] not in task.example.called and len(d["parameters"]) == n
-    )
-    return next((definition["name"] for definition in others), None)
+    for tool in task.offered:
+        if tool["name"] not in task.example.called and len(tool["parameters"]) == n:
+            return tool["name"]
+    return None
 
 
 def _spoil(value: Any) -> Any:
@@ -113,12 +130,16 @@ def _spoil(value: Any) -> Any:
         return not value
     if isinstance(value, int | float):
         return value + 1
-    return value + value[:1] if isinstance(value, str | list) and value else {"x": 1}
+    if isinstance(value, str) and value:
+        return value + value[:1]
+    if isinstance(value, list) and value:
+        return value + value[:1]
+    return {"x": 1}
 
 
 @dataclass
 class Teacher:
-    """Answers chat requests about tasks it knows; `mistakes` says, by task id, which mistake it makes."""
+    """Answers chat requests about tasks it knows; `mistakes` holds its mistake by task id."""
 
     tasks: list[Task]
     mistakes: dict[str, str] = field(default_factory=dict)
@@ -127,38 +148,37 @@ class Teacher:
         """How it goes about a task: a mistake, or one of the good ways in turn."""
         return self.mistakes.get(task.id, GOOD[self.tasks.index(task) % len(GOOD)])
 
-    def say(self, messages: list[dict[str, str]]) -> str:
+    def say(self, messages: Sequence[Mapping[str, str]]) -> str:
         """Its next turn in a conversation."""
         task = next((t for t in self.tasks if messages[1]["content"] == f"Task: {t.request}"), None)
         if task is None:
             return "I do not know this task."
-        turns, style = (
-            sum(message["role"] == "assistant" for message in messages),
-            self.style_of(task),
-        )
+        turns = sum(message["role"] == "assistant" for message in messages)
+        style = self.style_of(task)
         seen = messages[-1]["content"] if turns else None
-        if said := blunder(task, style, turns, seen):
-            return said
-        made_nothing = style in RECOVERED and turns == 1
-        made_nothing |= style == "calls twice" and turns == 1
-        return solve(task, None if made_nothing else seen, in_one_step=style == "one step")
+        if mistaken := blunder(task, style, turns, seen):
+            return mistaken
+        has_nothing_yet = turns == 1 and (style in RECOVERED or style == "calls twice")
+        return solve(task, None if has_nothing_yet else seen, in_one_step=style == "one step")
 
-    def answer(self, body: dict[str, Any]) -> dict[str, Any]:
-        """A chat completion as the API writes it."""
+    def answer(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """A chat completion as the API writes it; 4 characters count as a token."""
         text = self.say(body["messages"])
-        prompt = sum(len(message["content"]) for message in body["messages"]) // 4
-        usage = {
-            "prompt_tokens": prompt,
-            "completion_tokens": len(text) // 4,
-            "total_tokens": prompt + len(text) // 4,
+        n_prompt = sum(len(message["content"]) for message in body["messages"]) // 4
+        n_answer = len(text) // 4
+        message = {"role": "assistant", "content": text}
+        return {
+            "id": "chatcmpl-scripted",
+            "object": "chat.completion",
+            "created": int(time.time()),
+            "model": "scripted-teacher",
+            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            "usage": {
+                "prompt_tokens": n_prompt,
+                "completion_tokens": n_answer,
+                "total_tokens": n_prompt + n_answer,
+            },
         }
-        choice = {
-            "index": 0,
-            "message": {"role": "assistant", "content": text},
-            "finish_reason": "stop",
-        }
-        head = {"id": "chatcmpl-scripted", "object": "chat.completion", "created": int(time.time())}
-        return head | {"model": "scripted-teacher", "choices": [choice], "usage": usage}
 
 
 def make_teacher(with_mistakes: bool) -> Teacher:
@@ -168,10 +188,8 @@ def make_teacher(with_mistakes: bool) -> Teacher:
     return Teacher(tasks, {task.id: MISTAKES[i % len(MISTAKES)] for i, task in enumerate(chosen)})
 
 
-def make_app(teacher: Teacher) -> Any:
+def make_app(teacher: Teacher) -> FastAPI:
     """The teacher as a web application."""
-    from fastapi import FastAPI, Request
-
     app = FastAPI()
 
     @app.post("/v1/chat/completions")
@@ -184,36 +202,35 @@ def make_app(teacher: Teacher) -> Any:
 
 @contextmanager
 def teaching(teacher: Teacher, port: int | None = None) -> Iterator[str]:
-    """Serve a teacher from a thread for as long as the context lasts, at a free port or a given one; yields its address."""
-    import uvicorn
+    """Serve a teacher from a thread for as long as the context lasts; yields its address.
 
+    Args:
+        teacher: The teacher.
+        port: A port on loopback; None for a free one.
+    """
     port = port or find_free_port()
-    server = uvicorn.Server(
-        uvicorn.Config(make_app(teacher), host="127.0.0.1", port=port, log_level="warning")
-    )
+    app = make_app(teacher)
+    server = uvicorn.Server(uvicorn.Config(app, "127.0.0.1", port, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
         time.sleep(0.05)
-    yield f"http://127.0.0.1:{port}/v1"
-    server.should_exit = True
-    thread.join()
+    try:
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 def main() -> None:
     """Serve on loopback until interrupted."""
-    import uvicorn
-
-    parser = argparse.ArgumentParser(description=__doc__)
+    as_written = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
     parser.add_argument("--port", type=int, default=8201)
     parser.add_argument("--mistakes", action="store_true")
     options = parser.parse_args()
-    uvicorn.run(
-        make_app(make_teacher(options.mistakes)),
-        host="127.0.0.1",
-        port=options.port,
-        log_level="warning",
-    )
+    app = make_app(make_teacher(options.mistakes))
+    uvicorn.run(app, host="127.0.0.1", port=options.port, log_level="warning")
 
 
 if __name__ == "__main__":

@@ -1,22 +1,22 @@
-"""What a run took, and what it would cost: tokens, latencies, rows a second, and dollars where prices are given.
+"""What runs would cost: dollars where prices are set, none where they are not.
 
-Everything comes from ledgers and from prices that a person has set; without a price there is no dollar. The hosted LLM is
-paid by the token, the local SLM by the hour, whether it is asked or not:
+Everything comes from what runs took (usage.py) and from prices in the environment. The hosted LLM
+is paid by the token, the local SLM by the hour, whether it is asked or not:
 
     hosted  $ a row   = prompt tokens x input price + answer tokens x output price
     local   $ a row   = $ an hour / rows an hour, when it is busy all the time
-    the local one pays from   24 x $ an hour / hosted $ a row   rows a day on, if one machine answers that many
+    break-even        = 24 x $ an hour / hosted $ a row, in rows a day
 
-A row that its model never read (the prompt was too long, or filtered before, or the call failed) is no row here: a model
-would look the faster and the cheaper, the less it reads.
+One machine may not answer as many rows as break even. Rows that a model never read are left out.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from swaplib.formats.decision import Costs, ModelCosts, Pay, PricesRecord
+from swaplib.formats.metrics_file import Extra, Summary
 from swaplib.models.names import ModelName
-from swaplib.rows import Generation, LedgerLine
 from swaplib.settings import Settings
 
 MILLION, DAY_S = 1_000_000, 86_400
@@ -24,7 +24,10 @@ MILLION, DAY_S = 1_000_000, 86_400
 
 @dataclass(frozen=True)
 class Prices:
-    """US dollars: for a million tokens in and out of the hosted LLM, for an hour of the SLM's machine; None if not given."""
+    """US dollars; None where no price is set.
+
+    For a million tokens in and out of the hosted LLM, and for an hour of the SLM's machine.
+    """
 
     usd_per_million_input: float | None
     usd_per_million_output: float | None
@@ -32,11 +35,16 @@ class Prices:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Prices":
-        """The prices of the environment; raises ValueError when only one of the two token prices is set."""
+        """The prices of the environment.
+
+        Raises:
+            ValueError: Only one of the two token prices is set.
+        """
         tokens = (settings.azure_usd_per_million_input, settings.azure_usd_per_million_output)
         if None in tokens and tokens != (None, None):
             raise ValueError(
-                "set AZURE_USD_PER_MILLION_INPUT and AZURE_USD_PER_MILLION_OUTPUT, or neither: one is missing"
+                "set AZURE_USD_PER_MILLION_INPUT and AZURE_USD_PER_MILLION_OUTPUT, or neither: "
+                "one is missing"
             )
         return cls(*tokens, settings.slm_usd_per_hour)
 
@@ -44,233 +52,185 @@ class Prices:
         """US dollars for tokens of the hosted LLM; None without prices."""
         if self.usd_per_million_input is None or self.usd_per_million_output is None:
             return None
-        return (
-            prompt_tokens * self.usd_per_million_input
-            + completion_tokens * self.usd_per_million_output
-        ) / MILLION
+        usd_input = prompt_tokens * self.usd_per_million_input
+        usd_output = completion_tokens * self.usd_per_million_output
+        return (usd_input + usd_output) / MILLION
 
     def split_price(
         self, prompt_tokens: int | None, completion_tokens: int | None
     ) -> dict[str, float] | None:
         """The same for `input` and `output` apart; None also where the tokens are not known."""
-        parts = (
-            self.price_tokens(prompt_tokens or 0, 0),
-            self.price_tokens(0, completion_tokens or 0),
-        )
-        if None in (prompt_tokens, completion_tokens, *parts):
+        if prompt_tokens is None or completion_tokens is None:
             return None
-        return dict(zip(("input", "output"), parts, strict=True))
+        usd_input = self.price_tokens(prompt_tokens, 0)
+        usd_output = self.price_tokens(0, completion_tokens)
+        if usd_input is None or usd_output is None:
+            return None
+        return {"input": usd_input, "output": usd_output}
+
+    def to_record(self) -> PricesRecord:
+        """The prices as a decision has them."""
+        return {
+            "usd_per_million_input": self.usd_per_million_input,
+            "usd_per_million_output": self.usd_per_million_output,
+            "usd_per_hour": self.usd_per_hour,
+        }
 
 
-def measure_ledger(ledger: Sequence[LedgerLine]) -> dict[str, Any]:
-    """What a run took, from its ledger.
-
-    Args:
-        ledger: One line for each row.
-
-    Returns:
-        `rows_read`, and of these rows alone: `prompt_tokens` and `completion_tokens` (sums; None when a row does not tell),
-        `p50_latency_ms` and `p95_latency_ms`, `busy_seconds` (at least one call or batch was under way; loading and pauses
-        are not in it) and `rows_per_second` of that time. The last two are None for ledgers of old, which do not say when
-        answers came; all but `rows_read` and the tokens are None when no row was read.
-    """
-    import numpy as np
-
-    read = [line for line in ledger if _was_read(line.generation)]
-    latencies = [line.generation.latency_ms for line in read]
-    p50, p95 = (
-        (round(float(ms), 1) for ms in np.percentile(latencies, (50, 95))) if read else (None, None)
-    )
-    busy = find_busy_seconds(read)
-    return {
-        "rows_read": len(read),
-        **{name: _sum_tokens(read, name) for name in ("prompt_tokens", "completion_tokens")},
-        "p50_latency_ms": p50,
-        "p95_latency_ms": p95,
-        "busy_seconds": busy and round(busy, 3),
-        "rows_per_second": len(read) / busy if busy else None,
-    }
-
-
-def _was_read(answer: Generation) -> bool:
-    """Whether the model read the prompt: it fitted, no filter answered before the model, and the call did not fail."""
-    if answer.status == "error":
-        return False
-    if answer.finish_reason == "content_filter":  # one that stopped the answer comes with a usage
-        return bool(answer.output) or answer.prompt_tokens is not None
-    return answer.finish_reason != "context_length_exceeded" or bool(answer.output)
-
-
-def _sum_tokens(lines: Sequence[LedgerLine], name: str) -> int | None:
-    counts = [getattr(line.generation, name) for line in lines]
-    return None if None in counts else sum(counts)
-
-
-def find_busy_seconds(ledger: Sequence[LedgerLine]) -> float | None:
-    """The time in which at least one call was under way, in seconds: the union of the calls' intervals; None if unknown."""
-    if not ledger or any(line.ended_at is None for line in ledger):
-        return None
-    busy, reached = 0.0, float("-inf")
-    for start, end in sorted(
-        (line.ended_at - line.generation.latency_ms / 1000, line.ended_at) for line in ledger
-    ):
-        busy += max(0.0, end - max(start, reached))
-        reached = max(reached, end)
-    return busy
-
-
-def price_runs(metrics: dict[str, dict[str, Any]], prices: Prices) -> dict[str, Any]:
+def price_runs(metrics: Mapping[str, Summary], prices: Prices) -> Costs:
     """What several models' runs would cost.
 
     Args:
-        metrics: Metrics files by model; `azure` is paid by the token, every other one by the hour.
+        metrics: Metrics files by model; `azure` is paid by the token, a local model by the hour.
         prices: What is known of them.
-
-    Returns:
-        `prices`; `models`, for each: `rows`, `right` (rows right on every core metric), what measure_ledger found,
-        `usd_per_1000_rows` (that were read) and `usd_per_right_row` (None without a price, or with no right row); and
-        `pays`, for each local model against `azure`: `usd_per_day`, `capacity_rows_per_day` of one machine, and
-        `from_rows_per_day`, the volume from which it is the cheaper one (None when one machine cannot answer so many);
-        `from_rows_per_day_by_right`, the same for the price of a right answer (None also where nothing is right). Empty
-        without both prices.
     """
     models = {model: _price_run(model, content, prices) for model, content in metrics.items()}
-    hosted = models.get("azure", {}).get("usd_per_1000_rows")
-    locals_ = {
-        m: found
-        for m, found in models.items()
-        if not ModelName.parse(m).is_hosted and found["rows_per_second"]
-    }
     pays = {}
-    if hosted and prices.usd_per_hour is not None:
-        for model, found in locals_.items():
-            pays[model] = _find_pay(models["azure"], prices.usd_per_hour, found)
-    return {"prices": asdict(prices), "models": models, "pays": pays}
+    for model, local in models.items():
+        if ModelName.parse(model).is_hosted:
+            continue
+        if pay := _find_pay(models.get("azure"), local, prices.usd_per_hour):
+            pays[model] = pay
+    return {"prices": prices.to_record(), "models": models, "pays": pays}
 
 
-def _price_run(model: str, content: dict[str, Any], prices: Prices) -> dict[str, Any]:
-    found = {name: content["extra"].get(name) for name in (*MEASURED, "right")}
-    n_read = (
-        content["n_rows"] if found["rows_read"] is None else found["rows_read"]
-    )  # None: a metrics file of old
-    usd, right = _price_row(model, found, n_read, prices), found["right"]
+def _price_run(model: str, content: Summary, prices: Prices) -> ModelCosts:
+    extra = content["extra"]
+    n_read = extra.get("rows_read", content["n_rows"])  # older files have no `rows_read`
+    usd = _price_row(model, extra, n_read, prices)
+    right = extra.get("right")
     return {
         "rows": content["n_rows"],
-        **found,
+        "rows_read": extra.get("rows_read"),
+        "prompt_tokens": extra.get("prompt_tokens"),
+        "completion_tokens": extra.get("completion_tokens"),
+        "p50_latency_ms": extra.get("p50_latency_ms"),
+        "p95_latency_ms": extra.get("p95_latency_ms"),
+        "busy_seconds": extra.get("busy_seconds"),
+        "rows_per_second": extra.get("rows_per_second"),
+        "right": right,
         "usd_per_1000_rows": None if usd is None else 1000 * usd,
         "usd_per_right_row": usd * n_read / right if usd is not None and right else None,
     }
 
 
-MEASURED = (
-    *(
-        "rows_read",
-        "prompt_tokens",
-        "completion_tokens",
-        "p50_latency_ms",
-        "p95_latency_ms",
-        "busy_seconds",
-    ),
-    "rows_per_second",
-)
-
-
-def _price_row(model: str, found: dict[str, Any], n_read: int, prices: Prices) -> float | None:
+def _price_row(model: str, extra: Extra, n_read: int, prices: Prices) -> float | None:
     """US dollars for one row that was read, on average."""
     if not ModelName.parse(model).is_hosted:
-        rate, hour = found["rows_per_second"], prices.usd_per_hour
+        rate, hour = extra.get("rows_per_second"), prices.usd_per_hour
         return hour / 3600 / rate if rate and hour is not None else None
-    tokens = (found["prompt_tokens"], found["completion_tokens"])
-    usd = None if None in tokens or not n_read else prices.price_tokens(*tokens)
+    n_prompt, n_completion = extra.get("prompt_tokens"), extra.get("completion_tokens")
+    if n_prompt is None or n_completion is None or not n_read:
+        return None
+    usd = prices.price_tokens(n_prompt, n_completion)
     return None if usd is None else usd / n_read
 
 
-def _find_pay(hosted: dict[str, Any], usd_per_hour: float, found: dict[str, Any]) -> dict[str, Any]:
-    """From which volume on a machine that is paid all day is cheaper than paying for each row, and for each right row."""
-    usd_per_day, capacity = 24 * usd_per_hour, DAY_S * found["rows_per_second"]
-    volume = usd_per_day / (hosted["usd_per_1000_rows"] / 1000)
-    by_right = (
-        volume * (hosted["right"] / hosted["rows"]) / (found["right"] / found["rows"])
-        if found["right"]
-        else None
-    )
+def _find_pay(
+    hosted: ModelCosts | None, local: ModelCosts, usd_per_hour: float | None
+) -> Pay | None:
+    """From which volume on a machine that is paid all day costs less than paying for each row.
+
+    None when a price or a speed is missing.
+    """
+    usd_per_1000_rows = hosted and hosted["usd_per_1000_rows"]
+    speed = local["rows_per_second"]
+    if not hosted or not usd_per_1000_rows or usd_per_hour is None or not speed:
+        return None
+    usd_per_day, capacity = 24 * usd_per_hour, DAY_S * speed
+    volume = usd_per_day / (usd_per_1000_rows / 1000)
+    by_right = None
+    if local["right"] and hosted["right"] is not None:
+        by_right = volume * (hosted["right"] / hosted["rows"]) / (local["right"] / local["rows"])
     return {
         "usd_per_day": usd_per_day,
         "capacity_rows_per_day": capacity,
-        "from_rows_per_day": volume if volume <= capacity else None,
-        "from_rows_per_day_by_right": by_right
-        if by_right is not None and by_right <= capacity
-        else None,
+        "from_rows_per_day": _cap(volume, capacity),
+        "from_rows_per_day_by_right": _cap(by_right, capacity),
     }
 
 
-def describe_costs(costs: dict[str, Any], model: str | None) -> str:
+def _cap(volume: float | None, capacity: float) -> float | None:
+    """A volume that one machine can answer; None for a larger one."""
+    return volume if volume is not None and volume <= capacity else None
+
+
+def describe_costs(costs: Costs, model: str | None) -> str:
     """What it would cost, as one sentence for a manager; without prices it says where to set them.
 
     It says USD: between two dollar signs, JupyterLab would typeset mathematics.
 
     Args:
         costs: As price_runs makes it.
-        model: The local model whose machine may pay.
+        model: The local model whose machine may pay; None for none.
     """
-    parts = []
-    for model, found in costs["models"].items():
-        if found["usd_per_1000_rows"] is not None:
-            parts.append(f"{model} USD {found['usd_per_1000_rows']:,.3f}")
-    if not parts:
-        return "No price is set (AZURE_USD_PER_MILLION_INPUT and _OUTPUT, SLM_USD_PER_HOUR), so costs are tokens and time."
-    pay = costs["pays"].get(model)
-    when = ""
-    if pay and pay["from_rows_per_day"] is not None:
-        when = f" A machine of its own pays from {pay['from_rows_per_day']:,.0f} rows a day on"
-        by_right = pay["from_rows_per_day_by_right"]
-        when += (
-            f", counting only right answers from {by_right:,.0f}." if by_right is not None else "."
+    prices = [
+        f"{name} USD {usd:,.3f}"
+        for name, priced in costs["models"].items()
+        if (usd := priced["usd_per_1000_rows"]) is not None
+    ]
+    if not prices:
+        return (
+            "No price is set (AZURE_USD_PER_MILLION_INPUT and _OUTPUT, SLM_USD_PER_HOUR), so costs "
+            "are tokens and time."
         )
-    elif pay:
-        most = f"{pay['capacity_rows_per_day']:,.0f} rows a day at most"
-        when = f" A machine of its own never pays: it answers {most}, which cost less at the hosted LLM."
     listed = ", ".join(
-        f"{n} of {costs['models'][model]['rows']} of {model}"
-        for model, n in count_unread(costs).items()
+        f"{n} of {costs['models'][name]['rows']} of {name}"
+        for name, n in count_unread(costs).items()
     )
     note = f" Rows that were never read are left out: {listed}." if listed else ""
-    return f"For 1,000 rows, with the machine always busy: {', '.join(parts)}.{when}{note}"
+    when = _say_pay(costs["pays"].get(model)) if model else ""
+    return f"For 1,000 rows, with the machine always busy: {', '.join(prices)}.{when}{note}"
 
 
-def count_unread(costs: dict[str, Any]) -> dict[str, int]:
-    """How many rows were never read, by model; only models with such rows. Files of old do not tell."""
-    known = {
-        model: found
-        for model, found in costs["models"].items()
-        if found.get("rows_read") is not None
+def _say_pay(pay: Pay | None) -> str:
+    """From which volume on a machine pays, as a sentence; nothing where that is not known."""
+    if not pay:
+        return ""
+    if pay["from_rows_per_day"] is None:
+        most = f"{pay['capacity_rows_per_day']:,.0f} rows a day at most"
+        return (
+            f" A machine of its own never pays: it answers {most}, which cost less at the hosted "
+            "LLM."
+        )
+    when = f" A machine of its own pays from {pay['from_rows_per_day']:,.0f} rows a day on"
+    if (by_right := pay["from_rows_per_day_by_right"]) is None:
+        return f"{when}."
+    return f"{when}, counting only right answers from {by_right:,.0f}."
+
+
+def count_unread(costs: Costs) -> dict[str, int]:
+    """How many rows were never read, by model; only models with such rows.
+
+    Older files do not say.
+    """
+    counts = {
+        model: priced["rows"] - n_read
+        for model, priced in costs["models"].items()
+        if (n_read := priced.get("rows_read")) is not None
     }
-    counts = {model: found["rows"] - found["rows_read"] for model, found in known.items()}
     return {model: n for model, n in counts.items() if n}
 
 
-def trace_volumes(priced: dict[str, Any]) -> dict[str, Any] | None:
+def trace_volumes(costs: Costs) -> dict[str, Any] | None:
     """Dollars a day against rows a day, for a figure; None without prices.
 
-    Args:
-        priced: As price_runs makes it.
-
     Returns:
-        `rows_per_day` (200 volumes), `usd_per_day` by model (local ones take as many machines as the volume needs), and
-        `pays` as it was given.
+        `rows_per_day` (200 volumes), `usd_per_day` by model (local ones take as many machines as
+        the volume needs), and `pays` as it was given.
     """
     import numpy as np
 
-    if not (pays := priced["pays"]):
+    pays = costs["pays"]
+    hosted = costs["models"]["azure"]["usd_per_1000_rows"] if pays else None
+    if hosted is None:
         return None
-    reach = [
-        found["from_rows_per_day"] or found["capacity_rows_per_day"] for found in pays.values()
-    ]  # 0: a free machine
-    volumes = np.geomspace(
-        min(reach) / 30, max(found["capacity_rows_per_day"] for found in pays.values()) * 4, 200
-    )
-    usd = {"azure": volumes * priced["models"]["azure"]["usd_per_1000_rows"] / 1000}
-    for model, found in pays.items():
-        usd[model] = np.ceil(volumes / found["capacity_rows_per_day"]) * found["usd_per_day"]
-    curves = {model: curve.tolist() for model, curve in usd.items()}
+    # A free machine pays from 0 rows on, which a logarithmic axis does not have.
+    reach = [pay["from_rows_per_day"] or pay["capacity_rows_per_day"] for pay in pays.values()]
+    most = max(pay["capacity_rows_per_day"] for pay in pays.values())
+    volumes = np.geomspace(min(reach) / 30, most * 4, 200)
+    curves = {"azure": (volumes * hosted / 1000).tolist()}
+    for model, pay in pays.items():
+        machines = np.ceil(volumes / pay["capacity_rows_per_day"])
+        curves[model] = (machines * pay["usd_per_day"]).tolist()
     return {"rows_per_day": volumes.tolist(), "usd_per_day": curves, "pays": pays}

@@ -1,7 +1,7 @@
 """Names the fault that many outputs share: a wrong name, a set of keys, a form. It scores nothing.
 
-One cause behind most wrong rows is worth more than a table of reasons: if 82 of 100 outputs call `TOOL`, the instruction is
-at fault and not the model's skill.
+One cause behind most wrong rows is worth more than a table of reasons: if 82 of 100 outputs call
+`TOOL`, the instruction is at fault and not the model's skill.
 
     82 of 100 outputs call `TOOL` where another tool was right.
     60 of 100 outputs are not in the form asked for and begin with "```json".
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from swaplib.data.facts import list_parts
-from swaplib.evaluation.error_analysis import find_answer
+from swaplib.evaluation.answers import find_answer
 from swaplib.metrics import Track, parse_gold, parse_output
 from swaplib.rows import LedgerLine, Row
 
@@ -26,48 +26,39 @@ def count_repeats(
 ) -> dict[str, Any]:
     """The most frequent wrong name, wrong set of keys and wrong form among a run's outputs.
 
-    Args:
-        track: `structured` or `toolcall`.
-        rows: The rows of the split.
-        ledger: The run's ledger.
-
     Returns:
-        `n_rows`, and for each of `name`, `keys` and `form` the most frequent one as `{"value", "n"}`, or None where fewer
-        than 3 outputs, or a tenth of them, share one. `name`: a tool called where another one was right. `keys`: the names
-        of a call's arguments (for structured answers that are no calls, of an object's values) where others were right.
+        `n_rows`, and for each of `name`, `keys` and `form` the most frequent one as
+        `{"value", "n"}`, or None where fewer than 3 outputs, or a tenth of them, share one. `name`:
+        a tool called where another one was right. `keys`: the names of a call's arguments (for
+        structured answers that are no calls, of an object's values) where others were right.
         `form`: how outputs begin that are not what the track asks for.
     """
-    found: dict[str, Counter[Any]] = {"name": Counter(), "keys": Counter(), "form": Counter()}
+    counts: dict[str, Counter[Any]] = {"name": Counter(), "keys": Counter(), "form": Counter()}
     for line in ledger:
-        for kind, values in _list_faults(
-            track, rows[line.index].completion, line.generation.output
-        ).items():
-            found[kind].update(values)
+        faults = _list_faults(track, rows[line.index].completion, line.generation.output)
+        for kind, values in faults.items():
+            counts[kind].update(values)
     least = max(MIN_ROWS, MIN_SHARE * len(ledger))
-    return {"n_rows": len(ledger)} | {
-        kind: _take_first(counter, least) for kind, counter in found.items()
-    }
+    most = {kind: _take_first(counter, least) for kind, counter in counts.items()}
+    return {"n_rows": len(ledger), **most}
 
 
 def _take_first(counter: Counter[Any], least: float) -> dict[str, Any] | None:
     value, n = next(iter(counter.most_common(1)), (None, 0))
-    return (
-        {"value": list(value) if isinstance(value, tuple) else value, "n": n}
-        if n >= least
-        else None
-    )
+    if n < least:
+        return None
+    return {"value": list(value) if isinstance(value, tuple) else value, "n": n}
 
 
 def _list_faults(track: Track, completion: str, output: str) -> dict[str, set[Any]]:
     """An output's wrong names, wrong sets of keys and wrong form, each once."""
-    gold, faults = (
-        list_parts(parse_gold(track, completion)),
-        {"name": set(), "keys": set(), "form": set()},
-    )
+    faults: dict[str, set[Any]] = {"name": set(), "keys": set(), "form": set()}
     if parse_output(track, output) is None and (beginning := _BEGINNING.match(output.lstrip())):
         faults["form"].add(beginning[0])
+    gold = list_parts(parse_gold(track, completion))
+    names = {name for name, _ in gold}
+    keys = {(name, *sorted(values)) for name, values in gold}
     answer = find_answer(track, output)
-    names, keys = {name for name, _ in gold}, {(name, *sorted(values)) for name, values in gold}
     for name, values in list_parts(answer) if answer is not None else ():
         if name not in names and name is not None:
             faults["name"].add(name)
@@ -79,32 +70,26 @@ def _list_faults(track: Track, completion: str, output: str) -> dict[str, set[An
 def describe_all(
     track: Track, rows: Sequence[Row], ledgers: Mapping[str, Sequence[LedgerLine]]
 ) -> list[dict[str, str]]:
-    """The shared faults of several models over the same rows: records with `model` and `shared fault`."""
-    found = {
-        model: describe_repeats(count_repeats(track, rows, ledger))
-        for model, ledger in ledgers.items()
-    }
-    return [
-        {"model": model, "shared fault": sentence}
-        for model, sentences in found.items()
-        for sentence in sentences or ["none"]
-    ]
+    """The shared faults of several models: records with `model` and `shared fault`."""
+    records = []
+    for model, ledger in ledgers.items():
+        sentences = describe_repeats(count_repeats(track, rows, ledger)) or ["none"]
+        records += [{"model": model, "shared fault": sentence} for sentence in sentences]
+    return records
 
 
 def describe_repeats(repeats: dict[str, Any]) -> list[str]:
     """What count_repeats found, a sentence each; none where no fault is shared."""
     n, sentences = repeats["n_rows"], []
-    if found := repeats["name"]:
-        sentences.append(
-            f"{found['n']} of {n} outputs call `{found['value']}` where another tool was right."
-        )
-    if found := repeats["keys"]:
-        keys = ", ".join(f"`{key}`" for key in found["value"]) or "no argument"
-        sentences.append(
-            f"{found['n']} of {n} outputs give {keys} where other arguments were asked for."
-        )
-    if found := repeats["form"]:
-        sentences.append(
-            f'{found["n"]} of {n} outputs are not in the form asked for and begin with "{found["value"]}".'
-        )
+    if name := repeats["name"]:
+        share = f"{name['n']} of {n} outputs"
+        sentences.append(f"{share} call `{name['value']}` where another tool was right.")
+    if keys := repeats["keys"]:
+        share = f"{keys['n']} of {n} outputs"
+        listed = ", ".join(f"`{key}`" for key in keys["value"]) or "no argument"
+        sentences.append(f"{share} give {listed} where other arguments were asked for.")
+    if form := repeats["form"]:
+        share = f"{form['n']} of {n} outputs"
+        begin = f'begin with "{form["value"]}"'
+        sentences.append(f"{share} are not in the form asked for and {begin}.")
     return sentences

@@ -1,6 +1,10 @@
-"""How many rows would settle a question: a search with the interval that decides, and its power by simulation."""
+"""How many rows would settle a question: a search with the interval that decides.
+
+The power of the number that is found is simulated.
+"""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,11 +20,11 @@ MOST_ROWS = 1_000_000  # a search for more rows than these says None
 
 @dataclass(frozen=True)
 class RowsNeeded:
-    """How many rows would settle a question, if the models go on to disagree as they did.
+    """How many rows would settle a question, if the models keep disagreeing as they did.
 
-    `rows`, with the `power` that simulation gives it: how often a test of so many rows would settle it the way that the
-    present rates say. `low` and `high` say how well the rows so far tell that number: from its 5th to its 95th percentile
-    under the rates' posterior, `high` None beyond a million.
+    `rows`, with the `power` that simulation gives it: how often a test of so many rows would settle
+    it the way that the present rates say. `low` and `high` say how well the rows so far tell that
+    number: its 5th and 95th percentile under the rates' posterior, `high` None beyond a million.
     """
 
     rows: int
@@ -29,18 +33,19 @@ class RowsNeeded:
     high: int | None
 
 
-def find_rows_needed(counts: dict[str, int], margin: float, seed: int = 42) -> RowsNeeded | None:
+def find_rows_needed(counts: Mapping[str, int], margin: float, seed: int = 42) -> RowsNeeded | None:
     """How many rows would settle the question by the interval that decides, with about 80% power.
 
-    What would be settled is `worse` where the gap is above the margin, and `not worse` where it is below.
+    What would be settled is `worse` where the gap is above the margin, `not worse` where it is
+    below.
 
     Args:
         counts: As count_pairs makes them.
-        margin: How much worse still counts as not worse.
+        margin: How much worse still counts as not worse, a rate.
         seed: Of the simulation of the power and of the range.
 
     Returns:
-        More rows than there are; None when gap and margin are equal, or a million rows would not do.
+        More rows than there are; None when gap and margin are equal, or a million would not do.
     """
     import numpy as np
 
@@ -49,17 +54,24 @@ def find_rows_needed(counts: dict[str, int], margin: float, seed: int = 42) -> R
     needed = _search_rows(cells[None] / n, margin, n + 1)[0]
     if not math.isfinite(needed):
         return None
-    drawn = _search_rows(rng.dirichlet(cells + 0.5, size=DRAWS), margin, n + 1)  # Jeffreys' prior
+    posterior = rng.dirichlet(cells + 0.5, size=DRAWS)  # with Jeffreys' prior
+    drawn = _search_rows(posterior, margin, n + 1)
     low, high = np.percentile(drawn, (5, 95), method="nearest")
-    low, high = min(low, needed), max(high, needed)
     rows, power = _raise_power(cells / n, int(needed), margin, rng)
-    return RowsNeeded(rows, power, int(low), int(max(high, rows)) if math.isfinite(high) else None)
+    most = int(max(high, needed, rows)) if math.isfinite(high) else None
+    return RowsNeeded(rows, power, int(min(low, needed)), most)
 
 
 def _search_rows(shares: "np.ndarray", margin: float, least: int) -> "np.ndarray":
-    """For each table of shares (shape n x 4) the fewest rows that settle it; infinite where none up to MOST_ROWS do.
+    """The fewest rows that settle each table of shares; infinite where even MOST_ROWS do not.
 
-    Settled with 80% power: the limit that has to pass the margin lies beyond it by z(0.8) standard errors of the gap.
+    Settled with 80% power: the limit that has to pass the margin is beyond it by z(0.8) standard
+    errors of the gap.
+
+    Args:
+        shares: Of the four CELLS, shape (n, 4), float.
+        margin: How much worse still counts as not worse.
+        least: The first number of rows to try.
     """
     import numpy as np
     from scipy.stats import norm
@@ -72,7 +84,8 @@ def _search_rows(shares: "np.ndarray", margin: float, least: int) -> "np.ndarray
         reach = spread / np.sqrt(rows)
         return np.where(gap < margin, high + reach < margin, low - reach > margin)
 
-    below, above = np.full(len(shares), float(least - 1)), np.full(len(shares), float(MOST_ROWS))
+    below = np.full(len(shares), float(least - 1))
+    above = np.full(len(shares), float(MOST_ROWS))
     is_found = is_settled(above)
     while (above - below > 1).any():
         middle = np.floor((below + above) / 2)
@@ -84,9 +97,10 @@ def _search_rows(shares: "np.ndarray", margin: float, least: int) -> "np.ndarray
 def _raise_power(
     shares: "np.ndarray", rows: int, margin: float, rng: "np.random.Generator"
 ) -> tuple[int, float]:
-    """The fewest rows from these on, in steps of a tenth, whose simulated tests give the shares' own verdict in 75% or more.
+    """Raise a number of rows, in steps of a tenth, until 75% of simulated tests settle it.
 
-    The normal approximation of the search promises a little too much where hardly any row tells the models apart.
+    The normal approximation of the search promises a little too much where hardly any row tells
+    the models apart.
     """
     while True:
         low, high = find_newcombe(*rng.multinomial(rows, shares, size=2000).T)

@@ -1,7 +1,8 @@
-"""How sure are we: intervals, paired tests, verdicts, rows needed, over statsmodels and scipy. It decides nothing.
+"""How sure are we: paired tests and verdicts, over statsmodels and scipy. It decides nothing.
 
-Two models answer the same rows, so they are compared row by row: what counts are the rows on which only one was right. Every
-verdict comes from one interval and one reference, the margin (docs/evidence.md):
+Two models answer the same rows, so they are compared row by row: what counts are the rows on which
+only one was right. Every verdict comes from one interval and one reference, the margin
+(docs/evidence.md):
 
     gap = first - second, with its 95% interval [low, high]
 
@@ -11,28 +12,31 @@ verdict comes from one interval and one reference, the margin (docs/evidence.md)
     not enough rows   else; measurably worse, by how much is open, where low > 0
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from swaplib.evaluation.intervals import ALPHA, Interval, newcombe_interval
+from swaplib.evaluation.intervals import ALPHA, newcombe_interval
 from swaplib.evaluation.rows_needed import RowsNeeded, find_rows_needed
+from swaplib.formats.evidence import Interval
 
 if TYPE_CHECKING:
     import numpy as np
 
-DEFAULT_MARGIN = 0.05  # how much worse still counts as not worse, where nobody has said it
+DEFAULT_MARGIN = 0.05  # how much worse still counts as not worse, unless something else is asked
 BETTER, NOT_WORSE, WORSE, NOT_ENOUGH = "better", "not worse", "worse", "not enough rows"
 
 
 @dataclass(frozen=True)
 class PairedEvidence:
-    """What the same rows say about two models on one metric; `gap` is the first model's rate less the second's.
+    """What the same rows say about two models on one metric.
 
-    `interval` is Newcombe's for paired rates, and `verdict`, of the second model, is what judge says of it. `bootstrap`
-    resamples `n_groups` groups of rows (tools that are called together, else equal prompts; without either, rows). Both are
-    95%. `p_value` is exact McNemar's, `p_adjusted` the same after Holm's correction over the metrics of a track; they decide
-    nothing. `rows_needed` is there where the verdict is `not enough rows`, unless gap and margin are equal.
+    `gap` is the first model's rate less the second's, `interval` Newcombe's for it, and `verdict`,
+    on the second model, what judge says of that interval. `bootstrap` resamples `n_groups` groups
+    of rows (tools that are called together, else equal prompts; without either, rows). Both are
+    95%. `p_value` is exact McNemar's, `p_adjusted` the same after Holm's correction over the
+    metrics of a track; they decide nothing. `rows_needed` is there where the verdict is `not enough
+    rows`, unless gap and margin are equal.
     """
 
     n_rows: int
@@ -51,7 +55,7 @@ class PairedEvidence:
 
 
 def judge(interval: Interval, margin: float) -> str:
-    """The verdict on the second model, from the interval of the first one's lead: BETTER, NOT_WORSE, WORSE or NOT_ENOUGH."""
+    """The verdict on the second model, from the interval of the first one's lead."""
     low, high = interval
     if high < 0:
         return BETTER
@@ -61,7 +65,7 @@ def judge(interval: Interval, margin: float) -> str:
 
 
 def compare_metrics(
-    sides: dict[str, tuple[Sequence[bool], Sequence[bool]]],
+    sides: Mapping[str, tuple[Sequence[bool], Sequence[bool]]],
     margin: float,
     groups: Sequence[Hashable] | None = None,
     seed: int = 42,
@@ -69,9 +73,11 @@ def compare_metrics(
     """Compare two models on every metric of a track.
 
     Args:
-        sides: For each metric, one bit for each row of the first and of the second model, in the same order.
+        sides: For each metric, one bit for each row of the first and of the second model, in the
+            same order.
         margin: How much worse still counts as not worse, a rate in 0..1.
-        groups: For each row its group, which the bootstrap resamples as a whole; None where every row is one.
+        groups: For each row its group, which the bootstrap resamples as a whole; None where every
+            row is one.
         seed: Of the bootstrap.
 
     Raises:
@@ -84,26 +90,38 @@ def compare_metrics(
     counts = {metric: count_pairs(*bits) for metric, bits in sides.items()}
     p_values = [compute_mcnemar(c["first_only"], c["second_only"]) for c in counts.values()]
     adjusted = multipletests(p_values, alpha=ALPHA, method="holm")[1]
-    found = {}
+    evidence = {}
     for (metric, c), p, p_holm in zip(counts.items(), p_values, adjusted, strict=True):
         resampled, n_groups = bootstrap_gap(*sides[metric], groups, seed)
-        facts = judge_counts(c, margin) | {"bootstrap": resampled, "n_groups": n_groups}
-        found[metric] = PairedEvidence(**facts, p_value=float(p), p_adjusted=float(p_holm))
-    return found
+        evidence[metric] = PairedEvidence(
+            **judge_counts(c, margin),
+            bootstrap=resampled,
+            n_groups=n_groups,
+            p_value=float(p),
+            p_adjusted=float(p_holm),
+        )
+    return evidence
 
 
-def judge_counts(counts: dict[str, int], margin: float) -> dict[str, Any]:
-    """What counts alone tell: those, `n_rows`, `gap`, `interval`, `verdict` and `rows_needed` of a PairedEvidence."""
+def judge_counts(counts: Mapping[str, int], margin: float) -> dict[str, Any]:
+    """The part of a PairedEvidence that follows from counts alone.
+
+    Args:
+        counts: As count_pairs makes them.
+        margin: How much worse still counts as not worse, a rate.
+
+    Returns:
+        The counts, `n_rows`, `gap`, `interval`, `verdict` and `rows_needed`.
+    """
     n, interval = sum(counts.values()), newcombe_interval(counts)
-    gap, verdict = (counts["first_only"] - counts["second_only"]) / n, judge(interval, margin)
-    needed = find_rows_needed(counts, margin) if verdict == NOT_ENOUGH else None
+    verdict = judge(interval, margin)
     return {
         "n_rows": n,
         **counts,
-        "gap": gap,
+        "gap": (counts["first_only"] - counts["second_only"]) / n,
         "interval": interval,
         "verdict": verdict,
-        "rows_needed": needed,
+        "rows_needed": find_rows_needed(counts, margin) if verdict == NOT_ENOUGH else None,
     }
 
 
@@ -112,7 +130,7 @@ def count_pairs(first: Sequence[bool], second: Sequence[bool]) -> dict[str, int]
 
     Args:
         first: One bit for each row.
-        second: The bits of the other model for the same rows in the same order.
+        second: The other model's bits for the same rows in the same order.
     """
     pairs = list(zip(first, second, strict=True))
     return {
@@ -140,26 +158,29 @@ def bootstrap_gap(
     Args:
         first: One bit for each row.
         second: The other model's bits for the same rows.
-        groups: The group of each row; None where every row is one. Of a single group there is nothing to resample.
+        groups: The group of each row; None where every row is one. Of a single group there is
+            nothing to resample.
         seed: Of the resampling.
 
-    Source: the pairs cluster bootstrap: A. C. Cameron, J. B. Gelbach and D. L. Miller, Bootstrap-based improvements for
-    inference with clustered errors, Review of Economics and Statistics 90 (2008).
+    Source: the pairs cluster bootstrap: A. C. Cameron, J. B. Gelbach and D. L. Miller,
+    Bootstrap-based improvements for inference with clustered errors, Review of Economics and
+    Statistics 90 (2008).
     """
     import numpy as np
     from scipy.stats import bootstrap
 
     differences = np.subtract(first, second, dtype=float)
-    places = range(len(differences)) if groups is None else groups
-    _, group_of_row = np.unique([str(group) for group in places], return_inverse=True)
-    sums, sizes = np.bincount(group_of_row, differences), np.bincount(group_of_row).astype(float)
+    labels = range(len(differences)) if groups is None else groups
+    _, group_of_row = np.unique([str(label) for label in labels], return_inverse=True)
+    sums = np.bincount(group_of_row, differences)
+    sizes = np.bincount(group_of_row).astype(float)
     if len(sums) < 2:
-        return (float(differences.mean()), float(differences.mean())), len(sums)
+        gap = float(differences.mean())
+        return (gap, gap), len(sums)
 
     def pool(total: "np.ndarray", size: "np.ndarray", axis: int) -> "np.ndarray":
         return total.sum(axis) / size.sum(axis)
 
-    found = bootstrap(
-        (sums, sizes), pool, paired=True, vectorized=True, method="percentile", rng=seed, batch=1000
-    )
-    return (float(found.confidence_interval.low), float(found.confidence_interval.high)), len(sums)
+    options = {"paired": True, "vectorized": True, "method": "percentile", "batch": 1000}
+    interval = bootstrap((sums, sizes), pool, rng=seed, **options).confidence_interval
+    return (float(interval.low), float(interval.high)), len(sums)

@@ -75,3 +75,5 @@ class Caveats(TypedDict):
     """None unless the hosted LLM was asked rows twice."""
     not_greedy: NotRequired[list[str]]
     """Which of the two was asked without a temperature."""
+    gold: NotRequired[Literal["hosted"]]
+    """The golds are the hosted LLM's own answers, out of a log."""

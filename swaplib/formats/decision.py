@@ -76,8 +76,8 @@ class DecisionRunInfo(RunInfo):
     """Only in older files."""
 
 
-class Decision(Rule):
-    """What 03 and 05 write; the keys of Rule are about `model`."""
+class Ruling(Rule):
+    """What the rule finds, and on what; the keys of Rule are about `model`."""
 
     track: Literal["structured", "toolcall"]
     model: str
@@ -88,13 +88,6 @@ class Decision(Rule):
     """How much worse is still good enough for the rule, a rate."""
     margin: float
     """How much worse still counts as not worse in the evidence, a rate."""
-    n_rows: int
-    earlier: list[float]
-    """Deltas of the decisions taken on the same runs before, the oldest first."""
-    caveats: Caveats
-    evidence: Evidence
-    costs: Costs
-    run: DecisionRunInfo
     verdict: NotRequired[str]
     """05: `swap`, `swap with …`, `stay` or `not comparable`."""
     recommended: NotRequired[str]
@@ -103,3 +96,15 @@ class Decision(Rule):
     """05: the few-shot run that val chose."""
     rules: NotRequired[dict[str, Rule]]
     """05: by each model that the verdict can be about."""
+
+
+class Decision(Ruling):
+    """What 03 and 05 write."""
+
+    n_rows: int
+    earlier: list[float]
+    """Deltas of the decisions taken on the same runs before, the oldest first."""
+    caveats: Caveats
+    evidence: Evidence
+    costs: Costs
+    run: DecisionRunInfo

@@ -57,7 +57,7 @@ class Pair(TypedDict):
 
 
 class Evidence(TypedDict):
-    """What stands beside the rule: rates and paired comparisons. None of it changes FINE_TUNE."""
+    """What is reported beside the rule. None of it changes FINE_TUNE."""
 
     rates: dict[str, dict[str, Rate]]
     """By model and core metric."""

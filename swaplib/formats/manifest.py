@@ -1,6 +1,6 @@
 """The manifest of 02_dataset: where its rows come from, and how many there are of which kind."""
 
-from typing import NotRequired, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 
 class NearDuplicates(TypedDict):
@@ -41,6 +41,12 @@ class Origin(TypedDict):
     """Raw rows that are in no split, by reason; not for own rows."""
     near_duplicates: NotRequired[NearDuplicates]
     """Only for own rows that were split here."""
+    gold: NotRequired[Literal["hosted"]]
+    """Of a log: the gold is what the hosted LLM answered; nobody has checked it."""
+    exchanges: NotRequired[dict[str, int]]
+    """Of a log: how many of its exchanges the rows of each track are, repeats counted."""
+    broken: NotRequired[list[str]]
+    """Of a log: the first lines that are no exchange, as file:line and reason."""
 
 
 class Manifest(Origin):

@@ -57,43 +57,53 @@ class EvalParameters(TypedDict):
     swap_row_limit: int | None
 
 
-class EvalRunInfo(RunInfo):
-    """The `run` section of a metrics file: also what was asked of whom."""
+class RowsQuestion(TypedDict):
+    """Which rows a run asks, and in which messages."""
 
-    model: str
-    """The model's name, such as `slm_ft-full`; `identity` says which model that was."""
     track: Literal["structured", "toolcall"]
     split: str
     n_rows: int
-    """Rows of the split that were evaluated, from the first on; `rows_scored` is the same."""
-    rows_asked: int
-    """Lines of the ledger: a row that was asked again after an error counts again."""
-    rows_scored: int
-    dataset: str
-    """The file of the split."""
+    """Rows of the split that are evaluated, from the first on."""
     dataset_sha256: str
-    """Of that file; the hashes below are of the evaluated rows and their messages."""
+    """Of the split's file; the hashes below are of the evaluated rows and their messages."""
     rows_sha256: str
     messages_sha256: str
     """Of the plain messages, without examples or tools: equal for all models of a comparison."""
-    identity: Identity
-    model_path: str | None
-    """The checkpoint's place on that machine; None for a hosted model."""
-    max_new_tokens: int
-    temperature: int | None
-    """0, or None for a deployment that takes none."""
-    parameters: EvalParameters
     template: NotRequired[dict[str, str]]
-    """As in LocalIdentity: so every model of the comparison was asked."""
+    """As in LocalIdentity: so every model of the comparison is asked."""
     shots: NotRequired[int]
     """Examples in every prompt; only for few-shot runs."""
     shots_sha256: NotRequired[str]
     native_sha256: NotRequired[str]
     """Of messages and forms as sent; only for native runs."""
+
+
+class EvalQuestion(RowsQuestion):
+    """Everything that makes two runs the same question, which a run's key hashes."""
+
+    identity: Identity
+    max_new_tokens: int
+    temperature: int | None
+    """0, or None for a deployment that takes none."""
     grammar: NotRequired[str]
     """The library that bound the decoding; only for native runs of a local model."""
     is_repeat: NotRequired[Literal[True]]
     """The same rows asked once more, to see how much answers vary."""
+
+
+class EvalRunInfo(RunInfo, EvalQuestion):
+    """The `run` section of a metrics file: also what was asked of whom."""
+
+    model: str
+    """The model's name, such as `slm_ft-full`; `identity` says which model that was."""
+    rows_asked: int
+    """Lines of the ledger: a row that was asked again after an error counts again."""
+    rows_scored: int
+    dataset: str
+    """The split's file."""
+    model_path: str | None
+    """The checkpoint's place on that machine; None for a hosted model."""
+    parameters: EvalParameters
 
 
 class Measured(TypedDict):
@@ -109,23 +119,33 @@ class Measured(TypedDict):
     """Of the busy time."""
 
 
-class Extra(Measured):
-    """What a metrics file holds beside the rates."""
+class Usage(Measured):
+    """What a run took, and over how many rows."""
 
     rows_read: NotRequired[int]
     """Rows whose prompt the model read: it fitted, was not filtered, and the call did not fail."""
+
+
+class Extra(Usage):
+    """What a metrics file holds beside the rates."""
+
     right: int
     """Rows that are right on every core metric."""
 
 
-class Summary(TypedDict):
-    """What an evaluation run found. The rates are over all rows; a file has those of its track."""
+class Rates(TypedDict):
+    """Core metrics, over all rows; a file has those of its track."""
 
     json_valid_rate: NotRequired[float]
     exact_match_rate: NotRequired[float]
     valid_call_rate: NotRequired[float]
     name_match_rate: NotRequired[float]
     args_exact_rate: NotRequired[float]
+
+
+class Summary(Rates):
+    """What an evaluation run found."""
+
     complete: bool
     """No row ended in `error`."""
     n_rows: int

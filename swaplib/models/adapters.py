@@ -1,7 +1,8 @@
-"""A track's adapter after its training: does it fit, and how it leaves this workbook, as it is or merged into its base.
+"""A track's adapter after its training: whether it fits, and its export, as it is or merged.
 
-The merged weights are those that were evaluated: the base's 4-bit values as bfloat16, with the adapter added. Merging into
-the base's original weights would make another model than the one whose score is known.
+The merged weights are those that were evaluated: the base's 4-bit values as bfloat16, with the
+adapter added. Merging into the base's original weights would make another model than the one whose
+score is known.
 """
 
 import shutil
@@ -18,33 +19,35 @@ from swaplib.settings import Settings, show_path
 
 
 def explain_adapter_mismatch(settings: Settings, track: Track) -> str | None:
-    """Why the track's adapter must not be judged on today's base and rows, in words; None when it fits.
+    """Why the track's adapter must not be evaluated on today's base and rows; None when it fits.
 
-    An adapter fits when its run card says that it was trained on this very checkpoint, and on the first rows of today's
-    train split: an adapter of other rows may have been trained on rows that are tested now.
+    An adapter fits when its run card says that it was trained on this very checkpoint, and on the
+    first rows of today's train split: an adapter of other rows may have been trained on rows that
+    are tested now.
     """
     folder = settings.adapter_of(track)
     if not folder.is_dir():
         return f"there is no adapter at {show_path(folder)}"
-    card, path = read_card(folder), settings.dataset / track / "train.jsonl"
-    if problem := _find_other_base(settings, folder, card):
+    card = read_card(folder)
+    if problem := _explain_other_base(settings, folder, card):
         return problem
-    n, wanted = (
-        card["rows"].get(track, {}).get("train", 0),
-        card["rows_sha256"].get(track, {}).get("train"),
-    )
-    if hash_rows(read_rows(path, track)[:n]) != wanted:
-        return (
-            f"the adapter at {show_path(folder)} was trained on other rows than {show_path(path)}"
-        )
+    path = settings.dataset / track / "train.jsonl"
+    n = card["rows"].get(track, {}).get("train", 0)
+    expected = card["rows_sha256"].get(track, {}).get("train")
+    if hash_rows(read_rows(path, track)[:n]) != expected:
+        adapter = f"the adapter at {show_path(folder)}"
+        return f"{adapter} was trained on other rows than {show_path(path)}"
     return None
 
 
-def _find_other_base(settings: Settings, folder: Path, card: dict[str, Any]) -> str | None:
+def _explain_other_base(settings: Settings, folder: Path, card: dict[str, Any]) -> str | None:
+    """Why an adapter is not one of today's base, by its run card; None when it is."""
+    adapter = f"the adapter at {show_path(folder)}"
+    base = settings.slm_model_path
     if not card.get("checkpoint"):
-        return f"the adapter at {show_path(folder)} has no run card that names its base and rows"
-    if card["checkpoint"] != hash_checkpoint(settings.slm_model_path):
-        return f"the adapter at {show_path(folder)} was trained on another base than {show_path(settings.slm_model_path)}"
+        return f"{adapter} has no run card that names its base and rows"
+    if card["checkpoint"] != hash_checkpoint(base):
+        return f"{adapter} was trained on another base than {show_path(base)}"
     return None
 
 
@@ -55,27 +58,32 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 
 def export_adapter(settings: Settings, track: Track, target: Path, is_merged: bool) -> None:
-    """Copy the track's adapter to `target`, or write it merged into its base, as one checkpoint in bfloat16.
+    """Copy the track's adapter to `target`, or write it merged into its base, in bfloat16.
 
     Args:
-        settings: Says where adapter and base lie.
-        track: `structured` or `toolcall`.
+        settings: Their paths name adapter and base.
+        track: Whose adapter.
         target: The folder to make, which must not exist yet; it is whole or not there.
         is_merged: One checkpoint in place of a PEFT folder.
 
     Raises:
-        FileNotFoundError, ValueError, FileExistsError: There is no adapter, it has another base, or the target is there.
+        FileNotFoundError, ValueError, FileExistsError: There is no adapter, it has another base, or
+            the target is there.
     """
-    checkpoint = Checkpoint(settings.slm_model_path, settings.adapter_of(track))
+    adapter = settings.adapter_of(track)
+    checkpoint = Checkpoint(settings.slm_model_path, adapter)
     checkpoint.check()
-    if problem := _find_other_base(settings, checkpoint.adapter, read_card(checkpoint.adapter)):
+    if problem := _explain_other_base(settings, adapter, read_card(adapter)):
         raise ValueError(
             f"{problem}. Set SLM_MODEL_PATH to its base, or run notebooks/04_finetune.ipynb again."
         )
     if target.exists():
         raise FileExistsError(f"{target} exists; name another folder, or delete it.")
     with replaced_folder(target) as folder:
-        (write_merged if is_merged else _copy)(checkpoint, folder)
+        if is_merged:
+            write_merged(checkpoint, folder)
+        else:
+            _copy(adapter, folder)
 
 
 def write_merged(checkpoint: Checkpoint, folder: Path) -> None:
@@ -88,8 +96,9 @@ def write_merged(checkpoint: Checkpoint, folder: Path) -> None:
     write_json(folder / "source.json", {"merged": checkpoint.identity()})
 
 
-def _copy(checkpoint: Checkpoint, folder: Path) -> None:
-    shutil.copytree(checkpoint.adapter, folder, dirs_exist_ok=True)
+def _copy(adapter: Path, folder: Path) -> None:
+    """Copy an adapter, its run card without the trace's path, which means nothing elsewhere."""
+    shutil.copytree(adapter, folder, dirs_exist_ok=True)
     card = read_card(folder)
-    card.get("run", {}).pop("trace", None)  # where the trace lies is this machine's affair
+    card.get("run", {}).pop("trace", None)
     write_json(folder / "run_card.json", card)

@@ -1,8 +1,9 @@
-"""How the body of a chat completion is read: plain JSON of any shape, by a reader that cannot raise.
+"""Reads the body of a chat completion: plain JSON of any shape, and the reader cannot raise.
 
-It makes no call and scores nothing. What an end means stands in endpoints.py.
+It makes no call and scores nothing. What an end means is in endpoints.py.
 
-    read_completion({"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}]}).text      "Hi"
+    read_completion({"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}]}).text
+    -> "Hi"
 """
 
 from collections.abc import Mapping
@@ -16,9 +17,10 @@ MOST_TOKENS = 10**9  # a count beyond it is none
 
 @dataclass(frozen=True)
 class Completion:
-    """A chat completion, read: its text, its tool calls (name and arguments as they came), how it ended, what was counted.
+    """A chat completion: its text, its tool calls, how it ended, and its tokens.
 
-    `end` is None where it ended by itself. `failure` is what stands in the answer in place of, or beside, a whole answer.
+    `calls` are name and arguments as they came. `end` is None where it ended by itself. `failure`
+    is an error that came in place of a whole answer, or beside it.
     """
 
     text: str
@@ -37,7 +39,7 @@ def read_completion(body: Any) -> Completion | Refusal | None:
         body: The body's JSON, of any shape; None where it was none.
 
     Returns:
-        A completion; a refusal where an error stands in its place; None for what is neither.
+        A completion; a refusal where an error is in its place; None for what is neither.
     """
     if not isinstance(body, Mapping):
         return None
@@ -61,36 +63,40 @@ def _read_choice(
     if not is_whole and end not in ("filtered", "error"):
         return None
     usage = usage if isinstance(usage, Mapping) else {}
-    counts = [_count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens")]
-    calls = _list_calls(message) if isinstance(message, Mapping) else ()
-    return Completion(text if isinstance(text, str) else "", calls, reason, end, *counts, failure)
+    return Completion(
+        text=text if isinstance(text, str) else "",
+        calls=_list_calls(message) if isinstance(message, Mapping) else (),
+        finish_reason=reason,
+        end=end,
+        prompt_tokens=_count(usage.get("prompt_tokens")),
+        completion_tokens=_count(usage.get("completion_tokens")),
+        failure=failure,
+    )
 
 
 def _list_calls(message: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """Name and arguments of a message's tool calls, as they came; some servers send arguments as an object."""
-    found = message.get("tool_calls")
-    functions = (
-        [call.get("function") for call in found if isinstance(call, Mapping)]
-        if isinstance(found, list)
-        else []
-    )
+    """Name and arguments of a message's tool calls; some servers send arguments as an object."""
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list):
+        return ()
+    functions = [call.get("function") for call in calls if isinstance(call, Mapping)]
     return tuple(
-        (to_text(f.get("name")), to_text(f.get("arguments")))
-        for f in functions
-        if isinstance(f, Mapping)
+        (to_text(function.get("name")), to_text(function.get("arguments")))
+        for function in functions
+        if isinstance(function, Mapping)
     )
 
 
 def list_models(body: Any) -> list[str] | None:
-    """The names that an answer of `/models` lists, as a terminal may show them; None for what is no such answer."""
+    """The names that an answer of `/models` lists, printable; None for what is no such answer."""
     data = body.get("data") if isinstance(body, Mapping) else None
     if not isinstance(data, list):
         return None
-    return [
-        make_printable(to_text(entry.get("id"))) for entry in data if isinstance(entry, Mapping)
-    ]
+    entries = [entry for entry in data if isinstance(entry, Mapping)]
+    return [make_printable(to_text(entry.get("id"))) for entry in entries]
 
 
 def _count(value: Any) -> int | None:
+    """A number of tokens, where a value may be one."""
     is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_TOKENS
     return value if is_count else None

@@ -1,25 +1,36 @@
 """Greedy decoding of many prompts at once: the tokens of transformers' `generate`, sooner.
 
-It knows token ids, a model and nothing else: no text, no rows, no memory that runs out (local_model.py does). Four things
-make it fast: what all prompts begin with is read once; prompts are read with little or no padding; a row that has ended
-leaves its slot to the next row; and keys and values stay where they were written, read by all the queries of a group, in
-steps that a GPU replays as one CUDA graph. Rounding differs from `generate`, so ties between logits may break otherwise;
-benchmarks/results/throughput.md counts how often.
+It knows token ids, a model and nothing else: no text, no rows, no memory that runs out (that is
+local_model.py's). Four things make it fast: a prefix that all prompts share is prefilled once;
+prompts are prefilled with little or no padding; a prompt that has ended leaves its slot to the next
+one; and keys and values stay where they were written, read by all the queries of a group, in steps
+that a GPU replays as one CUDA graph. Rounding differs from `generate`, so ties between logits may
+break the other way; benchmarks/results/throughput.md counts how often.
 
-Three prompts in two slots, on a CPU, with max_new_tokens=3; all begin with A B, and `.` is the end token:
+Three prompts in two slots, on a CPU, with max_new_tokens=3. All begin with A B; `.` is the end
+token; `->` is where a token is chosen from logits. `lengths` and `last` are what the device knows
+of the two slots afterwards:
 
-    does        slot 0               slot 1               yields
-    __init__    A B                  A B                                            read once, copied to the other slot
-    join        A B c       -> x     A B d e    -> .      Answer(1, [.])            each prompt's own part is read
-    join                             A B f      -> u                                the next prompt takes the free slot
-    step        A B c x     -> y     A B f u    -> v                                one token more for every slot
-    step        A B c x y   -> .     A B f u v  -> w      Answer(0, [x, y, .]), Answer(2, [u, v, w])
+    call       slot 0             slot 1              lengths  last   who joins, who leaves
+    __init__   A B                A B                 2 2             A B copied to slot 1
+    join       A B c      -> x    A B d e    -> .     3 4      x .    0 and 1 join, 1 leaves
+    join                          A B f      -> u     3 3      x u    2 joins in slot 1
+    step       A B c x    -> y    A B f u    -> v     4 4      y v
+    step       A B c x y  -> .    A B f u v  -> w     5 5      . w    0 and 2 leave
 
-The last answer was cut off: its third token is no end token. `->` is where a token is chosen from logits: the likeliest,
-unless hooks say otherwise. With hooks a GPU's graph ends at the logits; without them choosing is part of the graph.
+A prompt leaves with its end token (1 and 0) or when its answer is as long as allowed (2). `join`
+prefills what the prompts that join have beyond the shared prefix; `step` feeds each slot's last
+token and gives it the next one. The answers, in the order in which they are yielded:
 
-A server's prompts come from a feed: they join while others are in work, in slots that are added as they are needed, and
-leave when nobody waits for their answers. One that begins otherwise than the first ones is read whole.
+    Answer(1, [.])    Answer(0, [x, y, .])    Answer(2, [u, v, w])
+
+The last one was cut off: its third token is no end token. The likeliest token is chosen unless
+hooks say otherwise. With hooks a GPU's graph ends at the logits; without them choosing is part of
+the graph.
+
+A server's prompts come from a feed: they join while others are in flight, in slots that are added
+as they are needed, and leave when nobody waits for their answers. One that does not begin with the
+shared prefix is prefilled from its first token.
 """
 
 import time
@@ -42,30 +53,35 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, Dynam
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from swaplib.models.in_flight import InFlight
+
 ATTENTION = "grouped_sdpa"
-# By device: how many tokens one pass over prompts may read (a CPU is as fast with one prompt, and pads nothing), and which
-# part of the slots must be free before prompts are read (on a GPU a pass costs as much as many steps).
+# By device type. READ_AT_ONCE: the most tokens that one prefill pass takes; a CPU is as fast with
+# one prompt, which needs no padding. JOIN_AT: the part of the slots that must be free before
+# prompts join; on a GPU a prefill pass costs as much as many steps. JOIN_WITHIN: or the most steps
+# that a feed's prompt waits although a slot is free.
 READ_AT_ONCE = {"cpu": 1, "cuda": 16384}
 JOIN_AT = {"cpu": 1 / 8, "cuda": 1 / 2}
-JOIN_WITHIN = {
-    "cpu": 0,
-    "cuda": 16,
-}  # or how many steps a feed's prompt waits at most beside a free slot
+JOIN_WITHIN = {"cpu": 0, "cuda": 16}
 
 _NOT_CAPTURED: weakref.WeakSet[Any] = weakref.WeakSet()  # models that no CUDA graph could take
 
 OnToken = Callable[[int, int], None]
-# Both hooks are called with the indices of the prompts whose next token is chosen, the tokens that each has so far (to be
-# read only) and their logits, [prompts, vocabulary]. The first gives logits of the same shape, the second [prompts] tokens.
+# Both hooks are called with the indices of the prompts whose next token is chosen, the tokens that
+# each has so far (read only) and their logits, [prompts, vocabulary]. The first returns logits of
+# the same shape, the second token ids, [prompts].
 LogitsHook = Callable[[Sequence[int], Sequence[Sequence[int]], torch.Tensor], torch.Tensor]
 Sampler = Callable[[Sequence[int], Sequence[Sequence[int]], torch.Tensor], torch.Tensor]
 
 
 class Feed(Protocol):
-    """Prompts that come while others are in work. Both methods are called before every step, in the decoding's thread."""
+    """Prompts that come while others are in flight.
+
+    Both methods are called before every step, in the thread that decodes.
+    """
 
     def take(self, most: int) -> Sequence[tuple[Sequence[int], int]]:
-        """At most so many further prompts, each with the limit of its answer; their indices go on from those before."""
+        """At most so many further prompts, each with its max_new_tokens; their indices count on."""
 
     def list_gone(self) -> Collection[int]:
         """The indices of prompts whose answers nobody waits for any more; they end without one."""
@@ -75,8 +91,8 @@ class Feed(Protocol):
 class Answer:
     """What was decoded of one prompt, the `index`-th of those asked.
 
-    `ids` are its new tokens, the end token last if it came; `logprobs` holds the natural log of each one's probability.
-    `seconds` is its wall time, beside the others.
+    `ids` are its new tokens, the end token last if it came; `logprobs` holds the natural log of
+    each one's probability. `seconds` is its wall time, while other prompts share the batch.
     """
 
     index: int
@@ -93,7 +109,7 @@ def _attend(
     attention_mask: Any,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """SDPA that, for one new token, reads keys and values as they are: the heads of a group become rows of one query.
+    """SDPA that does not repeat keys and values for one new token: a group's heads share a query.
 
     Args:
         module: The attention layer.
@@ -126,7 +142,7 @@ AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
 def prepare(model: Any) -> Any:
-    """Give a loaded model this module's attention, if it can take it; for any other, decode uses `generate`."""
+    """Give a model this module's attention, if it can take it; else decode uses `generate`."""
     layers = DynamicCache(config=model.config.get_text_config()).layers
     has_full_attention = bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
     if model._supports_attention_backend and model._supports_sdpa and has_full_attention:
@@ -152,27 +168,26 @@ def decode(
     """Decode prompts, up to `slots` at once, in their order.
 
     Args:
-        model: A causal language model, as prepare left it, perhaps with an adapter; its generation config names end tokens.
+        model: A causal language model, as prepare left it, perhaps with an adapter; its generation
+            config names the end tokens.
         prompts: Token ids of each prompt, at least one.
-        max_new_tokens: The limit of each answer, in tokens; one for all, or one for each.
-        slots: How many prompts are in work at once; memory grows with it.
+        max_new_tokens: The longest answer in tokens; one number for all, or one for each.
+        slots: The most prompts in flight; memory grows with it.
         on_token: Called with a prompt's index and its next token's id, end token included.
         logits_hook: Changes logits before a token is chosen, to forbid some of them, say.
-        sampler: Chooses tokens from the logits in place of the likeliest. An answer's logprobs are those of the tokens that
-            were chosen, by the logits as the sampler was given them.
-        feed: Further prompts, as they come; decoding ends when there is no prompt left and the feed has none.
+        sampler: Chooses tokens from the logits in place of the likeliest. An answer's logprobs are
+            those of the chosen tokens, by the logits that the sampler was given.
+        feed: Further prompts, as they come; decoding ends when no prompt is left and it has none.
 
     Yields:
         The answer of each prompt, as it ends.
     """
     hooks = _Hooks(logits_hook, sampler) if logits_hook or sampler else None
-    limits = (
-        [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
-    )
-    if model.config._attn_implementation == ATTENTION:
-        yield from _decode_in_slots(model, prompts, limits, slots, on_token, hooks, feed)
-    else:
-        yield from _decode_with_library(model, prompts, limits, slots, on_token, hooks, feed)
+    if isinstance(max_new_tokens, int):
+        max_new_tokens = [max_new_tokens] * len(prompts)
+    uses_slots = model.config._attn_implementation == ATTENTION
+    run = _decode_in_slots if uses_slots else _decode_with_library
+    yield from run(model, prompts, list(max_new_tokens), slots, on_token, hooks, feed)
 
 
 @dataclass(frozen=True)
@@ -185,7 +200,13 @@ class _Hooks:
     def pick(
         self, indices: Sequence[int], generated: Sequence[Sequence[int]], logits: torch.Tensor
     ) -> torch.Tensor:
-        """What _pick gives, for tokens chosen by the hooks; its arguments are theirs."""
+        """Choose the next tokens by the hooks, and return what _pick does, [2, prompts].
+
+        Args:
+            indices: The prompts whose next tokens are chosen.
+            generated: The new tokens that each of them has so far.
+            logits: [prompts, vocabulary].
+        """
         if self.logits_hook:
             logits = self.logits_hook(indices, generated, logits)
         return _pick(logits, self.sampler(indices, generated, logits) if self.sampler else None)
@@ -194,69 +215,66 @@ class _Hooks:
 def _decode_in_slots(
     model: Any,
     prompts: Sequence[Sequence[int]],
-    limits: list[int],
-    slots: int,
+    max_new_tokens: list[int],
+    n_slots: int,
     on_token: OnToken | None,
     hooks: _Hooks | None,
     feed: Feed | None,
 ) -> Iterator[Answer]:
     """What decode does with a model that has this module's attention."""
-    stop_tokens, waiting, start = (
-        _list_stop_tokens(model),
-        deque(range(len(prompts))),
-        time.perf_counter(),
-    )
-    work = _Slots(model, prompts, limits, min(slots, len(prompts)), hooks)
-    logprobs: dict[int, list[float]] = {}  # by index, of the prompts in work
-    started, device, waited = dict[int, float](), work.device.type, 0
+    stop_tokens = _list_stop_tokens(model)
+    joined_at: float | None = time.perf_counter()  # of the first, who wait for the shared prefix
+    slots = _Slots(model, prompts, max_new_tokens, min(n_slots, len(prompts)), hooks)
+    flight = InFlight(deque(range(len(prompts))))
+    steps_waited = 0  # while prompts waited although a slot was free
     while True:
         if feed:
-            _follow(feed, work, waiting, logprobs, slots)
-        if not (waiting or logprobs):
+            _follow(feed, slots, flight, n_slots)
+        if not len(flight):
             return
-        free = work.find_free()
-        few = (
-            1
-            if feed and waited >= JOIN_WITHIN[device]
-            else max(1, int(JOIN_AT[device] * len(work.indices)))
-        )
-        if waiting and len(free) >= few:
-            waited = 0
-            joining = [waiting.popleft() for _ in range(min(len(free), len(waiting)))]
-            started |= dict.fromkeys(joining, start or time.perf_counter())
-            start = 0.0  # only the first have waited for what all prompts share
-            logprobs |= {i: [] for i in joining}
-            fresh = work.join(free[: len(joining)], joining)
+        free = slots.find_free()
+        if flight.waiting and len(free) >= _count_wanted(slots, bool(feed), steps_waited):
+            indices = flight.start(len(free), joined_at or time.perf_counter())
+            joined_at, steps_waited = None, 0
+            chosen = slots.join(free[: len(indices)], indices)
         else:
-            fresh = work.step()
-            waited += bool(waiting and free)
-        for index, token, logprob in fresh:
-            logprobs[index].append(logprob)
+            chosen = slots.step()
+            steps_waited += bool(flight.waiting and free)
+        for index, token, logprob in chosen:
+            flight.logprobs[index].append(logprob)
             if on_token:
                 on_token(index, token)
-            if token in stop_tokens or len(logprobs[index]) == work.limits[index]:
-                ids = work.leave(index)
-                yield Answer(
-                    index, ids, logprobs.pop(index), time.perf_counter() - started.pop(index)
-                )
-        if not waiting:
-            work.compact()
+            is_full = len(flight.logprobs[index]) == slots.max_new_tokens[index]
+            if token in stop_tokens or is_full:
+                ids = slots.leave(index)
+                yield Answer(index, ids, *flight.end(index))
+        if not flight.waiting:
+            slots.compact()
 
 
-def _follow(
-    feed: Feed, work: "_Slots", waiting: deque[int], logprobs: dict[int, list[float]], slots: int
-) -> None:
-    """Let prompts go that nobody waits for, queue those that have come, and make room for them."""
+def _count_wanted(slots: "_Slots", has_feed: bool, steps_waited: int) -> int:
+    """How many slots must be free before prompts join."""
+    device = slots.device.type
+    if has_feed and steps_waited >= JOIN_WITHIN[device]:
+        return 1
+    return max(1, int(JOIN_AT[device] * len(slots.indices)))
+
+
+def _follow(feed: Feed, slots: "_Slots", flight: InFlight, n_slots: int) -> None:
+    """Let prompts go that nobody waits for, queue those that have come, and make room for them.
+
+    Slots are at least doubled, so that this is rare: a graph must be captured again.
+    """
     for index in feed.list_gone():
-        if logprobs.pop(index, None) is not None:
-            work.leave(index)
-        elif index in waiting:
-            waiting.remove(index)
-    for prompt, limit in feed.take(slots - len(logprobs) - len(waiting)):
-        waiting.append(work.add(prompt, limit))
-    missing = min(len(logprobs) + len(waiting), slots) - len(work.indices)
-    if missing > 0:  # at least as many as there are, so that this is rare: a graph is captured anew
-        work.expand(min(max(missing, len(work.indices)), slots - len(work.indices)))
+        if flight.drop(index):
+            slots.leave(index)
+        else:
+            slots.forget(index)
+    for prompt, max_new_tokens in feed.take(n_slots - len(flight)):
+        flight.waiting.append(slots.add(prompt, max_new_tokens))
+    missing = min(len(flight), n_slots) - len(slots.indices)
+    if missing > 0:
+        slots.expand(min(max(missing, len(slots.indices)), n_slots - len(slots.indices)))
 
 
 def _list_stop_tokens(model: Any) -> set[int]:
@@ -273,7 +291,8 @@ def _pick(logits: torch.Tensor, tokens: torch.Tensor | None = None) -> torch.Ten
         tokens: [rows], the tokens' ids; None for the likeliest.
 
     Returns:
-        [2, rows], float64, which holds both as they are: one tensor, so that the host waits for the device once.
+        [2, rows], float64, which holds both exactly: one tensor, so that the host waits for the
+        device once.
     """
     tokens = logits.argmax(-1, keepdim=True) if tokens is None else tokens[:, None].long()
     logprobs = logits.log_softmax(-1, dtype=torch.float32).gather(-1, tokens)
@@ -281,35 +300,52 @@ def _pick(logits: torch.Tensor, tokens: torch.Tensor | None = None) -> torch.Ten
 
 
 class _Layer(CacheLayerMixin):
-    """One layer's keys and values: [slots, heads, columns, head size]; a prompt's token i lies in column i of its slot."""
+    """One layer's `keys` and `values`, [slots, heads, columns, head size].
 
+    A prompt's token i is in column i of its slot. Both tensors are made at the first write.
+    """
+
+    keys: torch.Tensor
+    values: torch.Tensor
     is_compileable = is_sliding = False
 
-    def __init__(self, work: "_Slots"):
+    def __init__(self, slots: "_Slots"):
         super().__init__()
-        self.work = work
+        self.slots = slots
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """Allocate for all slots."""
-        for name, states in (("keys", key_states), ("values", value_states)):
-            _, heads, _, size = states.shape
-            setattr(
-                self, name, states.new_zeros(len(self.work.indices), heads, self.work.width, size)
-            )
+        """Allocate for all slots, with the heads, head size and type of the states."""
+        self.keys = self._allocate(key_states)
+        self.values = self._allocate(value_states)
         self.is_initialized = True
 
+    def _allocate(self, like: torch.Tensor) -> torch.Tensor:
+        """Zeros for all slots and columns, otherwise as `like`, [any, heads, any, head size]."""
+        _, heads, _, size = like.shape
+        return like.new_zeros(len(self.slots.indices), heads, self.slots.width, size)
+
     def resize(self) -> None:
-        """Take the slots and columns that the work has now, at least those that are there; the new ones are empty."""
-        for name in ("keys", "values"):
-            old = getattr(self, name)
-            new = old.new_zeros(len(self.work.indices), old.shape[1], self.work.width, old.shape[3])
-            new[: old.shape[0], :, : old.shape[2]] = old
-            setattr(self, name, new)
+        """Take on the number of slots and columns, no fewer than before; the new ones are 0."""
+        keys, values = self.keys, self.values
+        n, _, columns, _ = keys.shape
+        self.keys = self._allocate(keys)
+        self.keys[:n, :, :columns] = keys
+        self.values = self._allocate(values)
+        self.values[:n, :, :columns] = values
+
+    def copy_columns(self, source: int, targets: slice, n: int) -> None:
+        """Copy the first n columns of one slot to others."""
+        self.keys[targets, :, :n] = self.keys[source, :, :n]
+        self.values[targets, :, :n] = self.values[source, :, :n]
+
+    def keep(self, slots: list[int]) -> None:
+        """Drop all slots but these."""
+        self.keys, self.values = self.keys[slots], self.values[slots]
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write the new tokens' columns, and give back what the rows in question have so far.
+        """Write the new tokens' columns, and return what the rows in question have so far.
 
         Args:
             key_states: [rows, heads, new tokens, head size].
@@ -322,7 +358,7 @@ class _Layer(CacheLayerMixin):
         """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        rows, columns, seen = self.work.rows, self.work.columns, self.work.seen
+        rows, columns, seen = self.slots.rows, self.slots.columns, self.slots.seen
         self.keys[rows, :, columns] = key_states.transpose(1, 2)
         self.values[rows, :, columns] = value_states.transpose(1, 2)
         if len(rows) == len(self.keys):
@@ -330,133 +366,144 @@ class _Layer(CacheLayerMixin):
         return self.keys[rows[:, 0], :, :seen], self.values[rows[:, 0], :, :seen]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Length and offset of what a mask would have to cover; every call brings its own mask."""
-        return self.work.seen, 0
+        """Length and offset of what a mask would cover; every call brings a mask of its own."""
+        return self.slots.seen, 0
 
     def get_seq_length(self) -> int:
-        """Columns in use, those being written included: positions and masks come with every call, not from here."""
-        return self.work.seen
+        """Columns in use, those being written included; every call brings its own positions."""
+        return self.slots.seen
 
     def get_max_length(self) -> int:
-        """Columns at all."""
-        return self.work.width
+        """Columns that there are."""
+        return self.slots.width
 
 
 class _Slots(Cache):
-    """Prompts in work: keys and values (layers), and what follows of each slot.
+    """The prompts in flight: keys and values (`kv`, one for each layer), and each slot's state.
 
-    `indices` names the prompt in each slot, None where it is free. `generated` holds the new tokens of each prompt in work,
-    by its index. On the device: `lengths`, int64 [slots], how many columns a slot has filled; `last`, float64 [2, slots],
-    its last token, which no column holds yet, and that token's logprob, as _pick gives them.
+    On the host: `indices`, [slots], the prompt in each slot, None where it is free; `has_shared`,
+    [slots], whether a slot's first columns hold the shared prefix; `generated`, the new tokens of
+    each prompt in flight, by its index.
+
+    On the device: `lengths`, int64 [slots], how many columns a slot has filled; `last`, float64 [2,
+    slots], its last token, which no column holds yet, and that token's logprob, as _pick returns
+    them; `logits`, [slots, vocabulary], of a step with hooks.
+
+    For the layers, set by each call of the model: `rows`, int64 [rows, 1], the slots that are
+    written; `columns`, int64, [1, new tokens] in a prefill and [rows, 1] in a step, where; `seen`,
+    how many columns attention looks at.
     """
+
+    rows: torch.Tensor
+    columns: torch.Tensor
+    seen: int
+    logits: torch.Tensor
 
     def __init__(
         self,
         model: Any,
         prompts: Sequence[Sequence[int]],
-        limits: list[int],
+        max_new_tokens: list[int],
         n: int,
         hooks: _Hooks | None = None,
     ):
-        weak_self = weakref.proxy(
-            self
-        )  # no cycle: keys and values are free as soon as nobody decodes with them
-        super().__init__(
-            layers=[
-                _Layer(weak_self) for _ in range(model.config.get_text_config().num_hidden_layers)
-            ]
-        )
-        self.model, self.prompts, self.device, self.hooks = (
-            model,
-            list(prompts),
-            model.device,
-            hooks,
-        )
-        self.limits = limits
-        self.width = max(len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True))
+        # Layers hold these slots weakly: without a cycle, keys and values are free at once when
+        # decoding ends.
+        weak_self = weakref.proxy(self)
+        n_layers = model.config.get_text_config().num_hidden_layers
+        self.kv = [_Layer(weak_self) for _ in range(n_layers)]
+        super().__init__(layers=[*self.kv])
+        self.model = model
+        self.device: torch.device = model.device
+        self.hooks = hooks
+        self.prompts = list(prompts)
+        self.max_new_tokens = max_new_tokens
+        self.width = max(map(sum, zip(map(len, prompts), max_new_tokens, strict=True)))
         self.indices: list[int | None] = [None] * n
+        self.has_shared = [True] * n
         self.generated: dict[int, list[int]] = {}
         self.last = torch.zeros(2, n, dtype=torch.float64, device=self.device)
-        self.graph: Callable[[], None] | None = None
-        self.shared = shared = _count_shared(prompts)
-        self.prefix = list(prompts[0][:shared])
-        self.has_shared = [
-            True
-        ] * n  # of each slot, whether its first columns hold what the first prompts share
-        if shared:
+        self.replay: Callable[[], None] | None = None  # the captured step
+        self.shared = _count_shared(prompts)
+        self.prefix = list(prompts[0][: self.shared])
+        if self.shared:
             self._read([0], [self.prefix], 0)
-            for layer in self.layers:
-                layer.keys[1:, :, :shared] = layer.keys[:1, :, :shared]
-                layer.values[1:, :, :shared] = layer.values[:1, :, :shared]
-        # a free slot runs on beside the others, and must not write over what all share
-        self.lengths = torch.full((n,), shared, device=self.device)
+            for layer in self.kv:
+                layer.copy_columns(0, slice(1, None), self.shared)
+        # A free slot is stepped like the others, and must not write over the shared prefix.
+        self.lengths = torch.full((n,), self.shared, device=self.device)
 
-    def add(self, prompt: Sequence[int], limit: int) -> int:
-        """Take a further prompt on; returns its index."""
+    def add(self, prompt: Sequence[int], max_new_tokens: int) -> int:
+        """Accept a further prompt; returns its index."""
         self.prompts.append(prompt)
-        self.limits.append(limit)
+        self.max_new_tokens.append(max_new_tokens)
         return len(self.prompts) - 1
 
     def find_free(self) -> list[int]:
         """The slots without a prompt, in order."""
         return [slot for slot, index in enumerate(self.indices) if index is None]
 
+    def _list_occupied(self) -> list[tuple[int, int]]:
+        """The slots with a prompt, in order, each with the prompt's index."""
+        return [(slot, index) for slot, index in enumerate(self.indices) if index is not None]
+
     def join(self, slots: list[int], indices: list[int]) -> list[tuple[int, int, float]]:
-        """Read prompts into free slots; returns of each its index, its first token and that token's logprob."""
-        self._widen(max(len(self.prompts[i]) + self.limits[i] for i in indices))
+        """Prefill prompts in free slots; returns each one's index, first token and its logprob."""
+        self._widen(max(len(self.prompts[i]) + self.max_new_tokens[i] for i in indices))
         self.generated |= {i: [] for i in indices}
+        pairs = list(zip(slots, indices, strict=True))
         by_start: dict[int, list[tuple[int, int]]] = {}
-        for slot, index in zip(slots, indices, strict=True):
-            by_start.setdefault(self._find_start(slot, self.prompts[index]), []).append(
-                (slot, index)
-            )
-        for start, pairs in by_start.items():
-            self._read_all(pairs, start)
-        self.lengths[slots] = torch.tensor(
-            [len(self.prompts[i]) for i in indices], device=self.device
-        )
-        for slot, index in zip(slots, indices, strict=True):
-            self.indices[slot], self.has_shared[slot] = (
-                index,
-                self._begins_alike(self.prompts[index]),
-            )
-        return self._take(slots)
+        for slot, index in pairs:
+            start = self._prepare_start(slot, self.prompts[index])
+            by_start.setdefault(start, []).append((slot, index))
+        for start, of_start in by_start.items():
+            self._read_all(of_start, start)
+        lengths = [len(self.prompts[i]) for i in indices]
+        self.lengths[slots] = torch.tensor(lengths, device=self.device)
+        for slot, index in pairs:
+            self.indices[slot] = index
+            self.has_shared[slot] = self._begins_alike(self.prompts[index])
+        return self._take(pairs)
 
     def _read_all(self, pairs: list[tuple[int, int]], start: int) -> None:
-        """Read the prompts (slot, index) from column `start` on, as many in one pass as a pass may read."""
+        """Prefill the prompts (slot, index) from column `start` on, in as few passes as may be.
+
+        A pass takes READ_AT_ONCE tokens and 32 prompts at most: _read makes n times n rows of
+        logits.
+        """
         while pairs:
             longest = max(len(self.prompts[index]) for _, index in pairs) - start
-            n = max(
-                1, min(READ_AT_ONCE[self.device.type] // longest, 32)
-            )  # _read makes n times n rows of logits
-            slots, indices = ([pair[k] for pair in pairs[:n]] for k in (0, 1))
+            n = max(1, min(READ_AT_ONCE[self.device.type] // longest, 32))
+            slots = [slot for slot, _ in pairs[:n]]
+            indices = [index for _, index in pairs[:n]]
             logits = self._read(slots, [self.prompts[i] for i in indices], start)
             self.last[:, slots] = self._choose(indices, logits)
             pairs = pairs[n:]
 
-    def _find_start(self, slot: int, prompt: Sequence[int]) -> int:
-        """From which column on a slot must read a prompt: what it shares with the first ones is there or copied there."""
+    def _prepare_start(self, slot: int, prompt: Sequence[int]) -> int:
+        """The column from which a prompt must be prefilled in a slot.
+
+        Behind the shared prefix, which is in the slot or copied there, where the prompt begins with
+        it and a slot still holds it; else 0.
+        """
         if not self.shared or not self._begins_alike(prompt):
             self.has_shared[slot] = False
             return 0
-        donor = (
-            slot
-            if self.has_shared[slot]
-            else next((i for i, has in enumerate(self.has_shared) if has), None)
-        )
-        if donor is None:
-            return 0
-        for layer in self.layers if donor != slot else ():
-            layer.keys[slot, :, : self.shared] = layer.keys[donor, :, : self.shared]
-            layer.values[slot, :, : self.shared] = layer.values[donor, :, : self.shared]
-        self.has_shared[slot] = True
+        if not self.has_shared[slot]:
+            if True not in self.has_shared:
+                return 0
+            donor = self.has_shared.index(True)
+            for layer in self.kv:
+                layer.copy_columns(donor, slice(slot, slot + 1), self.shared)
+            self.has_shared[slot] = True
         return self.shared
 
     def _begins_alike(self, prompt: Sequence[int]) -> bool:
+        """Whether a prompt begins with the shared prefix, and a token of it is left to be read."""
         return len(prompt) > self.shared and list(prompt[: self.shared]) == self.prefix
 
     def expand(self, n: int) -> None:
-        """Add free slots; what the first prompts share is copied there when it is asked for."""
+        """Add n free slots; the shared prefix is copied there when a prompt needs it."""
         self.indices += [None] * n
         self.has_shared += [False] * n
         self.lengths = torch.cat([self.lengths, self.lengths.new_full((n,), self.shared)])
@@ -470,90 +517,102 @@ class _Slots(Cache):
             self._resize()
 
     def _resize(self) -> None:
-        """Give the layers the shape that slots and width have now; the step is captured anew."""
-        self.graph = None
-        for layer in self.layers:
+        """Give the layers the present number of slots and columns; the step is captured again."""
+        self.replay = None
+        for layer in self.kv:
             if layer.is_initialized:
                 layer.resize()
 
     def step(self) -> list[tuple[int, int, float]]:
-        """Decode one token more for every slot; returns of each prompt in work its index, the token and its logprob."""
+        """Decode one token for every slot; returns each prompt's index, token and its logprob."""
         if self.device.type == "cuda":
-            if self.graph is None:
-                self.graph = self._capture()
-            self.graph()
+            if self.replay is None:
+                self.replay = self._capture()
+            self.replay()
         else:
             self._step(int(self.lengths.max()) + 1)
-        slots = [slot for slot, index in enumerate(self.indices) if index is not None]
+        pairs = self._list_occupied()
         if self.hooks:
-            self.last[:, slots] = self._choose(
-                [self.indices[slot] for slot in slots], self.logits[slots]
-            )
-        return self._take(slots)
+            slots = [slot for slot, _ in pairs]
+            self.last[:, slots] = self._choose([index for _, index in pairs], self.logits[slots])
+        return self._take(pairs)
 
     def leave(self, index: int) -> list[int]:
-        """Free the slot of a prompt that has ended; returns its new tokens. What the slot holds is overwritten later."""
+        """Free a prompt's slot, whose columns are overwritten later; returns its new tokens."""
         self.indices[self.indices.index(index)] = None
-        self.prompts[index] = ()
+        self.forget(index)
         return self.generated.pop(index)
 
+    def forget(self, index: int) -> None:
+        """Let go of a prompt's tokens."""
+        self.prompts[index] = ()
+
     def _choose(self, indices: list[int], logits: torch.Tensor) -> torch.Tensor:
-        """What _pick gives of the next tokens of these prompts, by the hooks where there are some."""
+        """What _pick returns for these prompts, by the hooks where there are some.
+
+        Args:
+            indices: The prompts.
+            logits: [prompts, vocabulary].
+
+        Returns:
+            [2, prompts], float64.
+        """
         if self.hooks is None:
             return _pick(logits)
         return self.hooks.pick(indices, [self.generated[i] for i in indices], logits)
 
-    def _take(self, slots: list[int]) -> list[tuple[int, int, float]]:
-        """Bring the last tokens of these slots to the host, and add them to what was generated."""
-        told = self.last.tolist()
-        found = [(self.indices[slot], int(told[0][slot]), told[1][slot]) for slot in slots]
-        for index, token, _ in found:
-            self.generated[index].append(token)
-        return found
+    def _take(self, pairs: list[tuple[int, int]]) -> list[tuple[int, int, float]]:
+        """Bring the last tokens of the prompts (slot, index) to the host, into `generated`."""
+        tokens, logprobs = self.last.tolist()
+        for slot, index in pairs:
+            self.generated[index].append(int(tokens[slot]))
+        return [(index, int(tokens[slot]), logprobs[slot]) for slot, index in pairs]
 
     def _read(self, slots: list[int], prompts: Sequence[Sequence[int]], start: int) -> torch.Tensor:
-        """Read what prompts have from column `start` on, in one pass; returns the logits of each one's next token.
+        """Prefill prompts from column `start` on, in one pass; returns each one's next logits.
 
-        Padding is on the right, where nothing that counts can see it. So each prompt's last token stands elsewhere, and the
-        model, asked for the logits at n positions, gives those of all n prompts at each: [n, n, vocabulary].
+        Padding is on the right, where nothing that counts can see it. So each prompt's last token
+        is in another column, and the model, asked for the logits at n positions, returns those of
+        all n prompts at each: [n, n, vocabulary].
 
         Returns:
-            [n, vocabulary]: of each prompt the logits at its own last token, which are that block's diagonal.
+            [n, vocabulary]: each prompt's logits at its own last token, that block's diagonal.
         """
         suffixes = [list(prompt[start:]) for prompt in prompts]
         longest = max(map(len, suffixes))
-        ids = torch.tensor(
-            [suffix + [0] * (longest - len(suffix)) for suffix in suffixes], device=self.device
-        )
-        self.rows, self.seen = torch.tensor(slots, device=self.device)[:, None], start + longest
+        padded = [suffix + [0] * (longest - len(suffix)) for suffix in suffixes]
+        ids = torch.tensor(padded, device=self.device)
+        self.rows = torch.tensor(slots, device=self.device)[:, None]
+        self.seen = start + longest
         self.columns = torch.arange(start, self.seen, device=self.device)[None]
+        positions = self.columns.expand(len(slots), -1)
         mask = torch.arange(self.seen, device=self.device) <= self.columns[0][:, None]
         last = torch.tensor([len(suffix) - 1 for suffix in suffixes], device=self.device)
-        logits = self._call(
-            ids, self.columns.expand(len(slots), -1), mask.expand(len(slots), 1, -1, -1), last
-        )
+        logits = self._call(ids, positions, mask.expand(len(slots), 1, -1, -1), last)
         return logits.diagonal().T
 
     def _step(self, seen: int) -> None:
-        """The part of a step that a GPU replays: every slot's last token goes in, free slots' too, so shapes never change.
+        """The part of a step that a GPU replays: every slot's last token goes in.
 
-        With hooks it leaves the next tokens' logits, [slots, vocabulary], in `logits`; else the tokens chosen, in `last`.
+        Free slots' too, so that shapes never change. With hooks it leaves the next tokens' logits
+        in `logits`, else the chosen tokens in `last`.
 
         Args:
-            seen: How many columns attention looks at, at least the longest slot's and the one being written. A CPU takes no
-                more than it needs; a graph has one number for good, the whole width.
+            seen: How many columns attention looks at, at least those of the longest slot and the
+                one that is written. A CPU takes no more than it needs; a graph has one number for
+                good, the whole width.
         """
-        self.rows, self.seen = torch.arange(len(self.indices), device=self.device)[:, None], seen
+        self.rows = torch.arange(len(self.indices), device=self.device)[:, None]
+        self.seen = seen
         self.columns = self.lengths[:, None]
         mask = torch.arange(seen, device=self.device) <= self.columns
-        logits = self._call(self.last[0, :, None].long(), self.columns, mask[:, None, None], 1)[
-            :, -1
-        ]
+        ids = self.last[0, :, None].long()
+        logits = self._call(ids, self.columns, mask[:, None, None], 1)[:, -1]
         if self.hooks:
             self.logits = logits
         else:
             self.last.copy_(_pick(logits))
-        self.lengths.add_(1).clamp_(max=self.width - 1)  # a free slot runs on beside the others
+        self.lengths.add_(1).clamp_(max=self.width - 1)  # free slots may reach the last column
 
     def _call(
         self,
@@ -562,13 +621,14 @@ class _Slots(Cache):
         mask: torch.Tensor,
         keep: int | torch.Tensor,
     ) -> torch.Tensor:
-        """Run the model over new tokens, whose keys and values go to `rows` and `columns` of this cache (see _Layer).
+        """Run the model over new tokens, whose keys and values go to `rows` and `columns`.
 
         Args:
             ids: [rows, new tokens], int64.
-            positions: [rows, new tokens], int64: each token's place in its prompt, which is its column too.
+            positions: [rows, new tokens], int64: each token's place in its prompt, and its column.
             mask: [rows, 1, new tokens, seen], bool: True where a token may look.
-            keep: At which of the new tokens logits are wanted: the last so many, or their places, int64 [kept].
+            keep: At which of the new tokens logits are wanted: the last so many, or their places,
+                int64 [kept].
 
         Returns:
             [rows, kept, vocabulary], of the model's type.
@@ -583,31 +643,35 @@ class _Slots(Cache):
         ).logits
 
     def _capture(self) -> Callable[[], None]:
-        """The step as a CUDA graph, which spares the launch of each kernel; as it is where a model cannot be captured."""
-        weak_self = weakref.proxy(self)  # what is kept of the step must not keep these slots
-        stream = torch.cuda.current_stream()
+        """The step as a CUDA graph, which saves the launch of each kernel.
+
+        A model that cannot be captured is stepped kernel by kernel, which is said in one line.
+        """
+        weak_self = weakref.proxy(self)  # a captured step must not keep keys and values alive
 
         def step() -> None:
+            """One step over the whole width."""
             weak_self._step(weak_self.width)
 
         if self.model in _NOT_CAPTURED:
             return step
-        lengths, last, graph = self.lengths.clone(), self.last.clone(), torch.cuda.CUDAGraph()
+        stream = torch.cuda.current_stream()
+        lengths, last = self.lengths.clone(), self.last.clone()
+        graph = torch.cuda.CUDAGraph()
         side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
+        side.wait_stream(stream)
         with torch.cuda.stream(side):
             step()  # kernels and workspaces are made ready outside the capture
-        torch.cuda.current_stream().wait_stream(side)
+        stream.wait_stream(side)
+        replay: Callable[[], None] = graph.replay
         try:
             with torch.cuda.graph(graph):
                 step()
-            replay = graph.replay
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            tqdm.write(
-                f"no CUDA graph of this model ({str(error).splitlines()[0]}): its steps are launched one by one"
-            )
+            why = str(error).splitlines()[0]
+            tqdm.write(f"no CUDA graph of this model ({why}): its steps are launched one by one")
             torch.cuda.set_stream(stream)  # a failed capture leaves its own behind
             _NOT_CAPTURED.add(self.model)
             replay = step
@@ -617,18 +681,22 @@ class _Slots(Cache):
 
     def compact(self) -> None:
         """Drop free slots, where that saves work: a graph has its shapes for good."""
-        kept = [slot for slot, index in enumerate(self.indices) if index is not None]
+        kept = [slot for slot, _ in self._list_occupied()]
         if self.device.type == "cuda" or len(kept) == len(self.indices):
             return
         self.indices = [self.indices[slot] for slot in kept]
         self.has_shared = [self.has_shared[slot] for slot in kept]
-        self.lengths, self.last = self.lengths[kept], self.last[:, kept]
-        for layer in self.layers:
-            layer.keys, layer.values = layer.keys[kept], layer.values[kept]
+        self.lengths = self.lengths[kept]
+        self.last = self.last[:, kept]
+        for layer in self.kv:
+            layer.keep(kept)
 
 
 def _count_shared(prompts: Sequence[Sequence[int]]) -> int:
-    """How many tokens all prompts begin with; one token of each is left to be read, and a single prompt shares nothing."""
+    """How many tokens all prompts begin with; 0 for a single prompt.
+
+    One token of each is left to be read, since its logits are needed.
+    """
     if len(prompts) == 1:
         return 0
     alike = takewhile(lambda column: len(set(column)) == 1, zip(*prompts, strict=False))
@@ -638,100 +706,131 @@ def _count_shared(prompts: Sequence[Sequence[int]]) -> int:
 def _decode_with_library(
     model: Any,
     prompts: Sequence[Sequence[int]],
-    limits: list[int],
+    max_new_tokens: list[int],
     size: int,
     on_token: OnToken | None,
     hooks: _Hooks | None,
     feed: Feed | None,
 ) -> Iterator[Answer]:
-    """The same with transformers' `generate`, batch by batch; what a feed has comes into the next one."""
-    stop_tokens, padding = _list_stop_tokens(model), model.generation_config.pad_token_id or 0
-    asked = dict(enumerate(zip(prompts, limits, strict=True)))
-    came = len(asked)
+    """The same with transformers' `generate`, batch by batch; what a feed has joins the next one.
+
+    A batch takes waiting prompts of one max_new_tokens, that of the longest waiting.
+    """
+    waiting = dict(enumerate(zip(prompts, max_new_tokens, strict=True)))
+    n_known = len(waiting)
     while True:
         if feed:
             taken = feed.take(size)
-            asked |= dict(enumerate(taken, came))
-            came += len(taken)
+            waiting |= dict(enumerate(taken, n_known))
+            n_known += len(taken)
             for index in feed.list_gone():
-                asked.pop(index, None)
-        if not asked:
+                waiting.pop(index, None)
+        if not waiting:
             return
-        limit, started = next(iter(asked.values()))[1], time.perf_counter()
-        indices = [index for index, (_, other) in asked.items() if other == limit][:size]
-        batch = [asked.pop(index)[0] for index in indices]
-        width = max(map(len, batch))
-        ids = torch.tensor(
-            [[padding] * (width - len(p)) + list(p) for p in batch], device=model.device
-        )
-        mask = torch.tensor(
-            [[0] * (width - len(p)) + [1] * len(p) for p in batch], device=model.device
-        )
-        watch = _HookedWatch(hooks, indices, width, stop_tokens) if hooks else _LogprobWatch()
-        options = {"max_new_tokens": limit, "logits_processor": LogitsProcessorList([watch])}
-        streamer = _Streamer(on_token, indices, stop_tokens) if on_token else None
-        found = model.generate(input_ids=ids, attention_mask=mask, streamer=streamer, **options)
-        new, logprobs = found[:, width:].tolist(), watch.list_logprobs(width, found.shape[1])
-        seconds = time.perf_counter() - started
-        for index, row, of_row in zip(indices, new, logprobs, strict=True):
-            length = next((i + 1 for i, token in enumerate(row) if token in stop_tokens), len(row))
-            yield Answer(index, row[:length], of_row[:length], seconds)
+        most = next(iter(waiting.values()))[1]
+        indices = [index for index, (_, other) in waiting.items() if other == most][:size]
+        batch = {index: waiting.pop(index)[0] for index in indices}
+        yield from _decode_batch(model, batch, most, on_token, hooks)
+
+
+def _decode_batch(
+    model: Any,
+    batch: dict[int, Sequence[int]],
+    max_new_tokens: int,
+    on_token: OnToken | None,
+    hooks: _Hooks | None,
+) -> Iterator[Answer]:
+    """Decode prompts, by index, with one call of `generate`, whose `seconds` each one has."""
+    started_at = time.perf_counter()
+    stop_tokens = _list_stop_tokens(model)
+    padding = model.generation_config.pad_token_id or 0
+    indices = list(batch)
+    width = max(map(len, batch.values()))
+    gaps = [width - len(prompt) for prompt in batch.values()]  # padding is on the left
+    padded = [[padding] * n + list(p) for n, p in zip(gaps, batch.values(), strict=True)]
+    mask = [[0] * n + [1] * (width - n) for n in gaps]
+    watch = _HookedWatch(hooks, indices, width, stop_tokens) if hooks else _LogprobWatch()
+    output = model.generate(
+        input_ids=torch.tensor(padded, device=model.device),
+        attention_mask=torch.tensor(mask, device=model.device),
+        streamer=_Streamer(on_token, indices, stop_tokens) if on_token else None,
+        max_new_tokens=max_new_tokens,
+        logits_processor=LogitsProcessorList([watch]),
+    )
+    generated = output[:, width:].tolist()
+    logprobs = watch.list_logprobs(width, output.shape[1])
+    seconds = time.perf_counter() - started_at
+    for index, ids, of_ids in zip(indices, generated, logprobs, strict=True):
+        length = next((i + 1 for i, token in enumerate(ids) if token in stop_tokens), len(ids))
+        yield Answer(index, ids[:length], of_ids[:length], seconds)
 
 
 class _LogprobWatch(LogitsProcessor):
-    """Keeps the logprob of each token that `generate` takes, which is the likeliest; it changes nothing."""
+    """Keeps the logprob of each token that `generate` takes, the likeliest; it changes nothing."""
 
     def __init__(self) -> None:
-        self.by_length: dict[
-            int, torch.Tensor
-        ] = {}  # a step that is taken back is asked again at the same length
+        # A step that `generate` takes back is asked again at the same length.
+        self.by_length: dict[int, torch.Tensor] = {}
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Keep the logprobs, [rows], by the length that the rows have so far.
+
+        Args:
+            input_ids: [rows, length], the padded prompts and what was generated.
+            scores: [rows, vocabulary], the logits of the next token; returned as they are.
+        """
         self.by_length[input_ids.shape[1]] = scores.log_softmax(-1, dtype=torch.float32).amax(-1)
         return scores
 
     def list_logprobs(self, start: int, stop: int) -> list[list[float]]:
         """Those of each row's tokens from position `start` to `stop`."""
-        return torch.stack(
-            [self.by_length[length] for length in range(start, stop)], dim=1
-        ).tolist()
+        steps = [self.by_length[length] for length in range(start, stop)]
+        return torch.stack(steps, dim=1).tolist()
 
 
 class _HookedWatch(_LogprobWatch):
-    """Chooses tokens by the hooks, for the rows that have not ended, and leaves `generate` no other to take."""
+    """Chooses the tokens of rows that have not ended by the hooks; `generate` may take no other."""
 
     def __init__(self, hooks: _Hooks, indices: Sequence[int], width: int, stop_tokens: set[int]):
         super().__init__()
-        self.hooks, self.indices, self.width, self.stop_tokens = hooks, indices, width, stop_tokens
+        self.hooks = hooks
+        self.indices = indices
+        self.width = width
+        self.stop_tokens = stop_tokens
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Scores of the same shape, -inf for all tokens but the chosen ones; see _LogprobWatch."""
         generated = input_ids[:, self.width :].tolist()
         live = [row for row, ids in enumerate(generated) if self.stop_tokens.isdisjoint(ids)]
-        indices, so_far = [self.indices[row] for row in live], [generated[row] for row in live]
-        tokens, logprobs = self.hooks.pick(indices, so_far, scores[live])
-        self.by_length[input_ids.shape[1]] = scores.new_zeros(len(generated))
-        self.by_length[input_ids.shape[1]][live] = logprobs.to(scores.dtype)
+        indices = [self.indices[row] for row in live]
+        tokens, logprobs = self.hooks.pick(indices, [generated[row] for row in live], scores[live])
+        of_rows = scores.new_zeros(len(generated))
+        of_rows[live] = logprobs.to(scores.dtype)
+        self.by_length[input_ids.shape[1]] = of_rows
         forced = torch.full_like(scores, -torch.inf)
         forced[live, tokens.long()] = 0
         return forced
 
 
 class _Streamer:
-    """Takes tokens from `generate` as they come, and tells those of rows that have not ended."""
+    """Takes tokens from `generate` as they come, and reports those of rows that have not ended."""
 
-    def __init__(self, on_token: OnToken, indices: Sequence[int], ends: set[int]):
-        self.on_token, self.indices, self.ends = on_token, indices, ends
-        self.live: set[int] | None = None
+    def __init__(self, on_token: OnToken, indices: Sequence[int], stop_tokens: set[int]):
+        self.on_token = on_token
+        self.indices = indices
+        self.stop_tokens = stop_tokens
+        self.live: set[int] | None = None  # None until `generate` has sent the prompts
 
     def put(self, tokens: torch.Tensor) -> None:
-        if self.live is None:  # the prompts come first
+        """Take the prompts, [rows, width], at the first call, then each step's tokens, [rows]."""
+        if self.live is None:
             self.live = set(self.indices)
             return
         for index, token in zip(self.indices, tokens.tolist(), strict=True):
             if index in self.live:
                 self.on_token(index, token)
-                if token in self.ends:
+                if token in self.stop_tokens:
                     self.live.discard(index)
 
     def end(self) -> None:
-        pass
+        """Called by `generate` at its end."""

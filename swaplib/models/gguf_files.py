@@ -1,8 +1,10 @@
-"""Reads what a GGUF file says of itself, joins one that was split, and refuses one that no checkpoint can be made of.
+"""Reads what a GGUF file says of itself, joins a split one, and refuses one that cannot be used.
 
-No weight is read here, nothing is fetched and nothing of a file is run; `conversion.py` makes the checkpoint.
+No weight is read here, nothing is fetched and nothing of a file is run; `conversion.py` makes the
+checkpoint.
 
-    read_gguf(Path("qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"))     architecture "qwen2", quantisation "Q4_K_M", …
+    read_gguf(Path("qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"))
+    -> architecture "qwen2", quantisation "Q4_K_M", …
 """
 
 import re
@@ -26,7 +28,7 @@ ROLES = {
 }
 
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
-# what numpy and gguf raise on bytes that end too early or mean nothing
+# What numpy and gguf raise on bytes that end too early or mean nothing.
 _DAMAGE = (ValueError, IndexError, KeyError, OverflowError, struct.error)
 
 
@@ -34,8 +36,9 @@ _DAMAGE = (ValueError, IndexError, KeyError, OverflowError, struct.error)
 class GGUFFile:
     """What a GGUF file says of itself.
 
-    `tokens` and `kinds` lie side by side; `named` has the ids of those of bos, eos, unk and pad that the file states.
-    `rope_base` and `rope_dimensions` are None where it states none; `unread` are parts of it that transformers passes over.
+    `tokens` and `kinds` have one entry each for every token; `named` has the ids of those of bos,
+    eos, unk and pad that the file states. `rope_base` and `rope_dimensions` are None where it
+    states none; `unread` are parts of it that transformers passes over.
     """
 
     path: Path
@@ -56,7 +59,7 @@ class GGUFFile:
 
 
 def list_architectures() -> list[str]:
-    """The architectures, as GGUF names them, that transformers reads: causal, weights and vocabulary."""
+    """The causal architectures whose weights and vocabulary transformers reads, by GGUF's names."""
     from gguf import MODEL_ARCH_NAMES
     from transformers.integrations.ggml import GGUF_TO_FAST_CONVERTERS
     from transformers.integrations.gguf import GGUF_TOKENIZER_ARCHS
@@ -71,7 +74,7 @@ def list_architectures() -> list[str]:
 
 
 def find_parts(file: Path) -> list[Path]:
-    """The parts of a split GGUF file, in order, whichever of them is given; a file that is not split is its only part.
+    """The parts of a split GGUF file, in order, whichever is given; another file is its only part.
 
     Raises:
         FileNotFoundError: The file or a part is not there; the message names it.
@@ -85,26 +88,28 @@ def find_parts(file: Path) -> list[Path]:
             for n in range(1, count + 1)
         ]
     if lacking := [part for part in parts if not part.is_file()]:
-        whole = (
-            f" {file.name} is one of {len(parts)} parts, which must lie beside each other."
-            if len(parts) > 1
-            else ""
+        is_split = len(parts) > 1
+        whole = f" {file.name} is one of {len(parts)} parts, which must be side by side."
+        raise FileNotFoundError(
+            f"no file at {', '.join(map(str, lacking))}.{whole if is_split else ''}"
         )
-        raise FileNotFoundError(f"no file at {', '.join(map(str, lacking))}.{whole}")
     for part in parts:
         with part.open("rb") as opened:
-            if (found := opened.read(4)) != MAGIC:
+            if (begin := opened.read(len(MAGIC))) != MAGIC:
                 raise ValueError(
-                    f"{part} is no GGUF file: it begins with {found!r}, not with {MAGIC!r}"
+                    f"{part} is no GGUF file: it begins with {begin!r}, not with {MAGIC!r}"
                 )
     return parts
 
 
 def name_gguf(file: Path, name: str | None = None) -> str:
-    """The name of a file's checkpoint, in lower case: the one given, else the file's without suffix and number of its part.
+    """The name of a file's checkpoint, in lower case: the one given, else the file's own.
+
+    The file's name counts without its suffix and the number of its part.
 
     Raises:
-        ValueError: It can be no folder's name, or none is given and the file is a blob, whose name says nothing.
+        ValueError: It can be no folder's name, or none is given and the file is a blob, whose name
+            says nothing.
     """
     match = _PART.fullmatch(file.name)
     if name is None and not match and file.suffix != ".gguf":
@@ -114,13 +119,16 @@ def name_gguf(file: Path, name: str | None = None) -> str:
     name = name or (match["stem"] if match else file.stem)
     if not re.fullmatch(r"\w[\w.+-]*", name):
         raise ValueError(
-            f"{name!r} cannot be a checkpoint's name: letters, digits and . _ - + alone; give another by --name"
+            f"{name!r} cannot be a checkpoint's name: letters, digits and . _ - + alone; give "
+            "another by --name"
         )
     return name.lower()
 
 
 def join_parts(parts: Sequence[Path], target: Path) -> Path:
-    """Write the parts of a split file as one, since transformers reads no other; it takes as much room on the disk again.
+    """Write the parts of a split file as one, since transformers reads no other.
+
+    It takes as much room on the disk again.
 
     Raises:
         ValueError: A part is cut off or damaged, or belongs to another file.
@@ -148,31 +156,22 @@ def join_parts(parts: Sequence[Path], target: Path) -> Path:
 
 
 def read_gguf(file: Path) -> GGUFFile:
-    """Read what a GGUF file says of itself, and check that a checkpoint can be made of it. No weight is read.
+    """Read what a GGUF file says of itself, but no weight; check that it can become a checkpoint.
 
     Raises:
-        ValueError: It is cut off or damaged, a part of a split one, of an architecture that transformers cannot read, or
-            without a vocabulary or chat template.
+        ValueError: It is cut off or damaged, a part of a split one, of an architecture that
+            transformers cannot read, or without a vocabulary or chat template.
     """
     reader = _open(file)
-    architecture = str(_value(reader, "general.architecture"))
-    if architecture not in (known := list_architectures()):
-        raise ValueError(
-            f"{file.name}: architecture {architecture!r} cannot be read; expected one of {', '.join(known)}"
-        )
-    if (_value(reader, "split.count") or 1) > 1:
-        raise ValueError(
-            f"{file.name} is one part of several: name them as they were, like model-00001-of-00003.gguf"
-        )
-    template, tokens = (
-        _value(reader, "tokenizer.chat_template"),
-        _value(reader, "tokenizer.ggml.tokens"),
-    )
+    architecture = _check_architecture(file, reader)
+    template = _value(reader, "tokenizer.chat_template")
     if not template:
         raise ValueError(
-            f"{file.name} has no chat template, so it says neither how it is asked nor how an answer ends. It is of a base "
-            "model or was converted without one: take an instruct model's file, or one made anew of its maker's checkpoint."
+            f"{file.name} has no chat template, so it says neither how it is asked nor how an "
+            "answer ends. It is of a base model or was converted without one: take an instruct "
+            "model's file, or convert its maker's checkpoint again."
         )
+    tokens = _value(reader, "tokenizer.ggml.tokens")
     if not tokens:
         raise ValueError(f"{file.name} has no vocabulary (tokenizer.ggml.tokens)")
     ids = {role: _value(reader, f"tokenizer.ggml.{key}") for role, key in ROLES.items()}
@@ -190,39 +189,56 @@ def read_gguf(file: Path) -> GGUFFile:
     )
 
 
+def _check_architecture(file: Path, reader: "GGUFReader") -> str:
+    """The architecture of a whole file; raises ValueError for another or for a part of one."""
+    architecture = str(_value(reader, "general.architecture"))
+    if architecture not in (readable := list_architectures()):
+        raise ValueError(
+            f"{file.name}: architecture {architecture!r} cannot be read; expected one of "
+            f"{', '.join(readable)}"
+        )
+    if (_value(reader, "split.count") or 1) > 1:
+        raise ValueError(
+            f"{file.name} is one part of several: name them as they were, like "
+            "model-00001-of-00003.gguf"
+        )
+    return architecture
+
+
 def _open(file: Path) -> "GGUFReader":
-    """A reader of a file that is whole: its tensors lie within its length."""
+    """A reader of a file that is whole: its tensors are within its length."""
     from gguf import GGUFReader
 
     try:
         return GGUFReader(file)
     except _DAMAGE as error:
         raise ValueError(
-            f"{file.name} is cut off or damaged: {file.stat().st_size:,} bytes are too few for what its header states, or "
-            f"the header cannot be read ({error}). Download it again."
+            f"{file.name} is cut off or damaged: {file.stat().st_size:,} bytes are too few for "
+            f"what its header states, or the header cannot be read ({error}). Download it again."
         ) from error
 
 
 def _value(reader: "GGUFReader", key: str) -> Any:
+    """What the file states for a key; None where it states nothing."""
     field = reader.get_field(key)
     return None if field is None else field.contents()
 
 
 def _name_quantisation(reader: "GGUFReader") -> str:
-    """The file's type as its makers write it (`Q4_K_M`), else the type that most of its weights have."""
+    """The file's type as its makers write it (`Q4_K_M`), else the type of most of its weights."""
     from gguf import LlamaFileType
 
     stated = _value(reader, "general.file_type")
     if stated in set(LlamaFileType):
         return LlamaFileType(stated).name.removeprefix("MOSTLY_").removeprefix("ALL_")
-    weights = Counter()
+    weights: Counter[str] = Counter()
     for tensor in reader.tensors:
         weights[tensor.tensor_type.name] += tensor.n_elements
     return max(weights, key=weights.__getitem__)
 
 
 def _list_unread(reader: "GGUFReader", architecture: str) -> tuple[str, ...]:
-    """Where the file stretches its positions for long texts: transformers does not take it from GGUF."""
+    """Where the file stretches positions for long texts, which transformers does not read."""
     tensors = [
         tensor.name
         for tensor in reader.tensors

@@ -1,7 +1,8 @@
-"""Decoding bound to a JSON Schema: at each step only tokens that can still become a valid answer. Over llguidance.
+"""Decoding bound to a JSON Schema, over llguidance: only tokens that can become a valid answer.
 
-It is a hook of the decoder (decoding.py) and knows token ids and schemas, no rows and no messages. With the schema of
-{"days": 2}, and as the answer so far `{"days":`, the tokens that may come next are those that begin a space or a number:
+It is a hook of the decoder (decoding.py) and knows token ids and schemas, no rows and no messages.
+With the schema of {"days": 2}, and as the answer so far `{"days":`, the tokens that may come next
+are those that begin a space or a number:
 
     logits        3.1  Rome    2.7  ` "`    1.9  ` 2`    …
     after it     -inf         -inf          1.9  ` 2`    …
@@ -15,10 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
+    from llguidance import LLMatcher
+    from llguidance._lib import JsonCompileOptions
 
-# a space where JSON allows white space, as most training data have it, or none: with any white space a model may go on with
-# it for ever (and a separator that must hold a space is more than llguidance 1.9 can follow with some tokenizers)
-LAYOUT = {"whitespace_pattern": "[ ]?"}
+# Where JSON allows white space: one space, as most training data have it, or none. With any white
+# space a model may write it for ever. (A separator that must hold a space is more than llguidance
+# 1.9 can follow with some tokenizers.)
+LAYOUT: "JsonCompileOptions" = {"whitespace_pattern": "[ ]?"}
 KEPT = 256  # schemas that stay compiled
 
 
@@ -37,10 +41,10 @@ class Vocabulary:
         self.n_logits, self.stop_ids = n_logits, list(stop_ids)
         self.tokens = from_tokenizer(tokenizer, n_vocab=n_logits, eos_token=list(stop_ids))
         self.executor = LLExecutor()
-        self._compile_text = lru_cache(KEPT)(self._compile_anew)
+        self._compile_text = lru_cache(KEPT)(self._compile_uncached)
 
-    def compile(self, schema: dict[str, Any]) -> Any:
-        """The matcher of a schema, at its beginning, to be copied; those of the last schemas are kept.
+    def compile(self, schema: dict[str, Any]) -> "LLMatcher":
+        """The matcher of a schema at its beginning, to be copied; the last schemas stay compiled.
 
         Raises:
             ValueError: The schema is none, or asks for something that cannot be decoded.
@@ -52,7 +56,7 @@ class Vocabulary:
                 "this JSON Schema cannot bind the decoding: it is nested too deeply"
             ) from None
 
-    def _compile_anew(self, schema: str) -> Any:
+    def _compile_uncached(self, schema: str) -> "LLMatcher":
         from llguidance import LLMatcher
 
         grammar = LLMatcher.grammar_from_json_schema(schema, overrides=LAYOUT)
@@ -66,26 +70,22 @@ class Vocabulary:
 class SchemaHook:
     """A logits hook that lets each prompt's next token be only one that its schema allows.
 
-    A prompt whose schema is None is free. Equal schemas are compiled once. An answer that its grammar can follow no further
-    (its limits were passed) is made to end there, so that the others go on; `problems` says why, by the prompt's index.
+    A prompt whose schema is None is free. Equal schemas are compiled once. An answer that its
+    grammar can follow no further (its limits were passed) is made to end there, so that the others
+    continue; `problems` says why, by the prompt's index.
     """
 
     def __init__(
         self, find_vocabulary: Callable[[], Vocabulary], schemas: Sequence[dict[str, Any] | None]
     ):
-        self._find_vocabulary, self.problems = (
-            find_vocabulary,
-            dict[int, str](),
-        )  # not read while every prompt is free
+        self._find_vocabulary = find_vocabulary  # not called while every prompt is free
+        self.problems: dict[int, str] = {}
         self._keys: dict[int, str] = {}  # of each bound prompt, its schema's text
-        self._compiled: dict[str, Any] = {}
-        self._matchers: dict[
-            int, Any
-        ] = {}  # of the prompts in work, each with how many tokens it has taken
-        self._taken: dict[int, int] = {}
-        self._mask: torch.Tensor | None = (
-            None  # made once: to fill it anew costs as much as a step of a small model
-        )
+        self._compiled: dict[str, LLMatcher] = {}
+        self._matchers: dict[int, LLMatcher] = {}  # of each bound prompt in flight
+        self._taken: dict[int, int] = {}  # how many tokens each matcher has taken
+        # Made once: making it costs as much as a step of a small model.
+        self._mask: torch.Tensor | None = None
         for index, schema in enumerate(schemas):
             self.add(index, schema)
 
@@ -95,7 +95,7 @@ class SchemaHook:
         return self._find_vocabulary()
 
     def add(self, index: int, schema: dict[str, Any] | None) -> None:
-        """Bind a prompt that has come to its schema; raises ValueError when the schema cannot bind the decoding."""
+        """Bind a prompt to its schema; raises ValueError when that cannot bind the decoding."""
         if schema is None:
             return
         key = json.dumps(schema)
@@ -105,8 +105,9 @@ class SchemaHook:
 
     def drop(self, index: int) -> None:
         """Forget a prompt that has left, and its schema unless another one has it, too."""
-        for known in (self._matchers, self._taken, self.problems):
-            known.pop(index, None)
+        self._matchers.pop(index, None)
+        self._taken.pop(index, None)
+        self.problems.pop(index, None)
         if (key := self._keys.pop(index, None)) and key not in self._keys.values():
             self._compiled.pop(key, None)
 
@@ -140,7 +141,7 @@ class SchemaHook:
         return logits
 
     def _take_mask(self, rows: int, is_pinned: bool) -> "torch.Tensor":
-        """Room for the masks of so many rows, [rows, vocabulary / 32], int32; what is in it is of an earlier step."""
+        """Masks of so many rows, [rows, vocabulary / 32], int32, as an earlier step left them."""
         import torch
 
         if self._mask is None or len(self._mask) < rows:
@@ -148,13 +149,14 @@ class SchemaHook:
             self._mask = torch.empty(shape, dtype=torch.int32, pin_memory=is_pinned)
         return self._mask[:rows]
 
-    def _follow(self, index: int, generated: Sequence[int]) -> Any:
+    def _follow(self, index: int, generated: Sequence[int]) -> "LLMatcher | None":
         """The matcher of a prompt after what was generated of it; None for a free one."""
         if (key := self._keys.get(index)) is None:
             return None
         taken = self._taken.get(index, 0)
         if not generated or taken > len(generated):  # begun, or begun again
-            self._matchers[index], taken = self._compiled[key].deep_copy(), 0
+            self._matchers[index] = self._compiled[key].deep_copy()
+            taken = 0
         self._matchers[index].consume_tokens(list(generated[taken:]))
         self._taken[index] = len(generated)
         return self._matchers[index]

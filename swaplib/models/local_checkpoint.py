@@ -1,7 +1,8 @@
-"""A checkpoint in a folder, described: is it whole, what identifies it, its tokenizer and template, how it will be loaded.
+"""Describes a checkpoint in a folder: what identifies it, its tokenizer, how it will be loaded.
 
-Nothing here loads weights: whatever is said of them is read from the headers of their files, so a run's identity is known
-before its model is loaded, and the model is then loaded as its identity says (local.load).
+Nothing here loads weights: whatever is said of them is read from the headers of their files, so a
+run's identity is known before its model is loaded, and the model is then loaded as its identity
+says (local_model.load).
 """
 
 import json
@@ -36,7 +37,8 @@ class Checkpoint:
     Attributes:
         path: The checkpoint's folder.
         adapter: The folder of a PEFT adapter that was trained on it, or None.
-        precision: `4bit` is nf4 with double quantisation, float32 arithmetic on a CPU and bfloat16 on a GPU.
+        precision: `4bit` is nf4 with double quantisation, float32 arithmetic on a CPU and bfloat16
+            on a GPU.
     """
 
     path: Path
@@ -44,31 +46,34 @@ class Checkpoint:
     precision: Precision = "4bit"
 
     def check(self) -> None:
-        """Raise FileNotFoundError or ValueError when the checkpoint or the adapter is not there or not whole."""
+        """Raise FileNotFoundError or ValueError unless checkpoint and adapter are there, whole."""
         check_checkpoint(self.path)
-        if self.adapter is not None and not (self.adapter / "adapter_config.json").is_file():
-            raise FileNotFoundError(
-                f"no adapter at {self.adapter}. Run notebooks/04_finetune.ipynb first."
-            )
         if self.adapter is not None:
-            refuse_code(self.adapter)
-            config = json.loads((self.adapter / "adapter_config.json").read_text(encoding="utf-8"))
-            if (kind := config.get("peft_type", "LORA")) != "LORA":
-                raise ValueError(
-                    f"the adapter at {self.adapter} is of the kind {kind}; expected LORA"
-                )
-            if config.get("megatron_config"):  # PEFT imports the module that it names
-                raise ValueError(
-                    f"the adapter at {self.adapter} names code to import (megatron_config); no code is run"
-                )
-            base = Path(config.get("base_model_name_or_path") or "").name
-            if base.lower() != self.path.name.lower():
-                raise ValueError(
-                    f"the adapter at {self.adapter} belongs to {base or 'no base'}, not to {self.path.name}"
-                )
+            self._check_adapter(self.adapter)
+
+    def _check_adapter(self, adapter: Path) -> None:
+        """Raise FileNotFoundError or ValueError unless the adapter is there, safe, of this base."""
+        file = adapter / "adapter_config.json"
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"no adapter at {adapter}. Run notebooks/04_finetune.ipynb first."
+            )
+        refuse_code(adapter)
+        config = json.loads(file.read_text(encoding="utf-8"))
+        if (kind := config.get("peft_type", "LORA")) != "LORA":
+            raise ValueError(f"the adapter at {adapter} is of the kind {kind}; expected LORA")
+        if config.get("megatron_config"):  # PEFT imports the module that it names
+            raise ValueError(
+                f"the adapter at {adapter} names code to import (megatron_config); no code is run"
+            )
+        base = Path(config.get("base_model_name_or_path") or "").name
+        if base.lower() != self.path.name.lower():
+            raise ValueError(
+                f"the adapter at {adapter} belongs to {base or 'no base'}, not to {self.path.name}"
+            )
 
     def identity(self) -> dict[str, Any]:
-        """What makes two runs of this model the same run: name, weights, tokenizer and template, adapter, arithmetic."""
+        """What makes two runs of this model the same run: its files and its arithmetic."""
         self.check()
         return {
             "model": self.path.name,
@@ -82,22 +87,23 @@ class Checkpoint:
         } | ({"template": templates.FOLDED} if self.folds_system else {})
 
     def check_template(self) -> None:
-        """Raise ValueError when the chat template cannot write a system text and a request, folded or not."""
+        """Raise ValueError when the chat template cannot write a system text and a request."""
         from jinja2 import TemplateError
 
         try:
             self.render(templates.TRIAL)
         except (TemplateError, TypeError) as error:
             raise ValueError(
-                f"the chat template of {self.path} cannot write a request ({error}). Bring the checkpoint of an instruct or "
-                "chat model, with its own template."
+                f"the chat template of {self.path} cannot write a request ({error}). Bring the "
+                "checkpoint of an instruct or chat model, with its own template."
             ) from None
 
     @cached_property
     def folds_system(self) -> bool:
-        """Whether the template has no place for a system message, whose text then goes before the first request.
+        """Whether the template has no place for a system message.
 
-        It is read from the template's file: it must be known before any model is asked, and needs no tokenizer.
+        Its text then goes before the first request. It is read from the template's file: it must be
+        known before any model is asked, and needs no tokenizer.
         """
         return not templates.takes_system(templates.read_template(self.path))
 
@@ -112,32 +118,34 @@ class Checkpoint:
         from transformers import AutoTokenizer
 
         check_checkpoint(self.path)
-        options = {"padding_side": "left", "clean_up_tokenization_spaces": False}
-        tokenizer = AutoTokenizer.from_pretrained(self.path, trust_remote_code=False, **options)
+        tokenizer = AutoTokenizer.from_pretrained(
+            self.path,
+            trust_remote_code=False,
+            padding_side="left",
+            clean_up_tokenization_spaces=False,
+        )
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         return tokenizer
 
     @cached_property
     def control_ids(self) -> frozenset[int]:
-        """The tokens that are never text: bos, eos and pad, and special ones that its chat template writes or that look so.
+        """The tokens that are never text.
 
-        A tokenizer may mark other tokens as special, such as the tags of a tool call: those are what the model said.
+        These are bos, eos and pad, and special ones that the chat template writes around plain
+        turns or that look as such do. A tokenizer may mark other tokens as special, such as the
+        tags of a tool call: those are what the model said.
         """
-        special = {
-            i: t.content for i, t in self.tokenizer.added_tokens_decoder.items() if t.special
-        }
-        markers = templates.find_markers(self.tokenizer)
+        tokenizer = self.tokenizer
+        added = tokenizer.added_tokens_decoder.items()
+        special = {i: token.content for i, token in added if token.special}
+        markers = templates.find_markers(tokenizer)
         control = {
             i
             for i, text in special.items()
             if text in markers or templates.CONTROL_TOKENS.fullmatch(text)
         }
-        named = (
-            self.tokenizer.bos_token_id,
-            self.tokenizer.eos_token_id,
-            self.tokenizer.pad_token_id,
-        )
+        named = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
         return frozenset(control | {i for i in named if i is not None})
 
     def render(
@@ -146,10 +154,10 @@ class Checkpoint:
         has_generation_prompt: bool = True,
         tools: Sequence[dict[str, Any]] = (),
     ) -> str:
-        """The text a model is prompted with: the checkpoint's own chat template, up to where the answer begins.
+        """The text of a prompt by the checkpoint's chat template, up to where the answer begins.
 
-        Without the generation prompt it is the text of the messages alone, their answers among them. Tools are those that
-        the model may call, as the OpenAI API has them.
+        Without the generation prompt it is the text of the messages alone, their answers among
+        them. Tools are those that the model may call, as the OpenAI API has them.
         """
         return templates.render(self.tokenizer, messages, has_generation_prompt, tools)
 
@@ -164,7 +172,7 @@ class Checkpoint:
     @cached_property
     def device(self) -> str:
         """`cuda` where there is a GPU, else `cpu`."""
-        return find_device()
+        return read_device()
 
     @property
     def arithmetic(self) -> Literal["float32", "bfloat16"]:
@@ -177,8 +185,8 @@ class Checkpoint:
     def is_dequantised(self) -> bool:
         """Whether the weights take as many bytes each as the arithmetic's numbers.
 
-        Always on a CPU; a 4-bit model on a GPU when two bytes for each weight leave half of the GPU's memory. It is known
-        before the model is loaded, which is then loaded so.
+        Always on a CPU; a 4-bit model on a GPU when two bytes for each weight leave half of the
+        GPU's memory. It is known before the model is loaded, which is then loaded so.
         """
         if self.precision != "4bit" or self.device == "cpu":
             return True
@@ -188,29 +196,30 @@ class Checkpoint:
 
     @cached_property
     def can_merge(self) -> bool:
-        """Whether the adapter may be added to the weights: it has LoRA weights of numbered layers and no others.
+        """Whether the adapter may be merged: it has LoRA weights of numbered layers and no others.
 
-        lm_head may share its weights with the embedding, which must not change with it; a module that was trained whole
-        replaces its own. What the adapter has weights for is read from its file: its config may name modules by a pattern.
+        lm_head may share its weights with the embedding, which must not change with it; a module
+        that was trained whole replaces its own. What the adapter has weights for is read from its
+        file: its config may name modules by a pattern.
         """
         names = read_header(self.adapter / "adapter_model.safetensors") if self.adapter else ()
         return all(_OF_A_LAYER.search(name) and not _OF_EMBEDDING.search(name) for name in names)
 
 
-def find_device() -> str:
+def read_device() -> str:
     """`cuda` where there is a GPU, else `cpu`."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def find_full_precision() -> Precision:
-    """What a checkpoint is loaded in when it is not quantised: bfloat16 on a GPU, float32 on a CPU."""
-    return "float32" if find_device() == "cpu" else "bfloat16"
+def choose_full_precision() -> Precision:
+    """The precision of a checkpoint that is not quantised: bfloat16 on a GPU, else float32."""
+    return "float32" if read_device() == "cpu" else "bfloat16"
 
 
 def measure_chats(
     base: Checkpoint, chats: Iterable[Sequence[Message]], has_generation_prompt: bool = True
 ) -> list[int]:
-    """The lengths of rendered chats in tokens: of prompts, or without the generation prompt of whole chats."""
+    """The lengths of rendered chats in tokens, with the generation prompt or without."""
     return [base.count_tokens(base.render(messages, has_generation_prompt)) for messages in chats]

@@ -1,8 +1,8 @@
-"""The names of the models that runs are of: read, written and put in words here and nowhere else. It runs no model.
+"""The names of models: read, written and put in words here and nowhere else. It runs no model.
 
 A name says which weights answer and how they are asked:
 
-    slm_ft-captured-shots4   the SLM with the adapter of captured rows, and four examples in every prompt
+    slm_ft-captured-shots4    the SLM with the adapter of captured rows, and four examples
 """
 
 import re
@@ -12,8 +12,8 @@ from swaplib.prompts import MAX_SHOTS
 
 KINDS = {"azure": "hosted", "slm": "local", "slm_ft": "local, adapter"}
 FORMS = (
-    f"{', '.join(KINDS)}, and behind it, each where it is wanted and in this order, -captured (slm_ft only), -full (slm and "
-    f"slm_ft only), -native, and -shots1 to -shots{MAX_SHOTS}"
+    f"{', '.join(KINDS)}, and behind it, each where it is wanted and in this order, -captured "
+    f"(slm_ft only), -full (slm and slm_ft only), -native, and -shots1 to -shots{MAX_SHOTS}"
 )
 _NAME = re.compile(
     rf"({'|'.join(KINDS)})(-captured)?(-full)?(-native)?(?:-shots([1-9][0-9]{{0,3}}))?"
@@ -24,9 +24,10 @@ _NAME = re.compile(
 class ModelName:
     """A name in its parts: `base[-captured][-full][-native][-shotsN]`.
 
-    `base`: `azure` (the hosted LLM), `slm`, or `slm_ft` (the SLM with an adapter). `is_captured`: the adapter of captured
-    rows in place of the one of train rows. `is_full`: the same checkpoint, not quantised. `is_native`: asked through the
-    model's own tool calls. `shots`: examples in every prompt, 0 for none.
+    `base`: `azure` (the hosted LLM), `slm`, or `slm_ft` (the SLM with an adapter). `is_captured`:
+    the adapter of captured rows in place of the one of train rows. `is_full`: the same checkpoint,
+    not quantised. `is_native`: asked through the model's own tool calls. `shots`: examples in every
+    prompt, 0 for none.
     """
 
     base: str
@@ -55,10 +56,10 @@ class ModelName:
         Raises:
             ValueError: It is none; lists the forms that a name can have.
         """
-        found = _NAME.fullmatch(text)
-        if not found:
+        match = _NAME.fullmatch(text)
+        if not match:
             raise ValueError(f"unknown model {text!r}: expected one of {FORMS}")
-        base, captured, full, native, shots = found.groups()
+        base, captured, full, native, shots = match.groups()
         return cls(base, bool(captured), bool(full), bool(native), int(shots or 0))
 
     def __str__(self) -> str:
@@ -80,23 +81,25 @@ class ModelName:
             "native tool calls": self.is_native,
         }
         words |= {f"{self.shots} example{'s' * (self.shots > 1)}": self.shots != 0}
-        return f"{self} ({', '.join([KINDS[self.base], *(word for word, is_there in words.items() if is_there)])})"
+        said = [KINDS[self.base], *(word for word, is_said in words.items() if is_said)]
+        return f"{self} ({', '.join(said)})"
 
     def name_adapter(self, track: str) -> str | None:
-        """The adapter of this model on a track, as Settings.adapter_of takes it: `toolcall-captured`; None without one."""
+        """This model's adapter for Settings.adapter_of: `toolcall-captured`; or None."""
         if self.base != "slm_ft":
             return None
         return f"{track}-captured" if self.is_captured else track
 
     def with_shots(self, shots: int) -> "ModelName":
-        """The name with examples that are asked for beside it; 0 leaves it as it is.
+        """The name with examples that are asked for apart from it; 0 leaves it as it is.
 
         Raises:
             ValueError: The name says another number already, or a prompt does not take so many.
         """
         if shots and self.shots not in (0, shots):
             raise ValueError(
-                f"shots={shots} and the model {str(self)!r} ask for different examples: say it in one place"
+                f"shots={shots} and the model {str(self)!r} ask for different examples: say it in "
+                "one place"
             )
         return replace(self, shots=shots or self.shots)
 
@@ -105,10 +108,11 @@ CAPTURED = ModelName("slm_ft", is_captured=True)
 
 
 def parse_models(models: str, shots: int = 0) -> list[ModelName]:
-    """Read names with commas between, such as `azure,slm-shots4`; `shots` goes to all that do not say it themselves.
+    """Read names with commas between: `azure,slm-shots4`; `shots` goes to those that say none.
 
     Raises:
-        ValueError: A name is none, says another number of examples than `shots`, or stands there twice.
+        ValueError: A name is none, says another number of examples than `shots`, or is there
+            twice.
     """
     names = [ModelName.parse(word.strip()).with_shots(shots) for word in models.split(",")]
     if len(set(names)) < len(names):

@@ -1,14 +1,17 @@
-"""A row asked as applications ask: by tools or a response format of the API, with no word about a form to write by hand.
+"""A row asked as applications ask: by tools or a response format of the API, not by words.
 
 What comes back is written in the track's form, and then scored as every other output is:
 
-    tools, tool_choice "required"    tool_calls [{"function": {"name": "area", "arguments": "{\\"radius\\":5}"}}]
-                                     -> <tool_call name="area">{"radius":5}</tool_call>
-    response_format json_schema      {"calls": [{"name": "area", "arguments": {"radius": 5}}]}
-                                     -> [{"name":"area","arguments":{"radius":5}}]
+    tools, tool_choice "required"
+        tool_calls [{"function": {"name": "area", "arguments": "{\\"radius\\":5}"}}]
+        -> <tool_call name="area">{"radius":5}</tool_call>
+    response_format json_schema
+        {"calls": [{"name": "area", "arguments": {"radius": 5}}]}
+        -> [{"name":"area","arguments":{"radius":5}}]
 
-An endpoint takes only objects as the root of an answer, so an array goes as `{"calls": […]}`, for both models alike. Nothing
-is mended: a text without a call is no call, two calls are two wrappers, arguments that are no JSON stay as they came.
+An endpoint takes only objects as the root of an answer, so an array goes as `{"calls": […]}`, for
+both models alike. Nothing is mended: a text without a call is no call, two calls are two wrappers,
+arguments that are no JSON stay as they came.
 """
 
 import json
@@ -35,8 +38,9 @@ _REQUEST = re.compile(r"(?s).*\n\nRequest: (.*)")
 class NativeForm:
     """How a row is asked natively, and how its answer is read.
 
-    `tools` as the OpenAI API has them, where a tool is to be called. Else `schema` is that of the answer, an object at its
-    root (None: any object), and `is_wrapped` says that an array stands under `calls` in it.
+    `tools` as the OpenAI API has them, where a tool is to be called. Else `schema` is that of the
+    answer, an object at its root (None: any object), and `is_wrapped` says that an array is
+    under `calls` in it.
     """
 
     tools: tuple[dict[str, Any], ...] = ()
@@ -70,7 +74,7 @@ class NativeForm:
         return self._unwrap(content)
 
     def read_output(self, output: str) -> str:
-        """What a model wrote under the grammar, in the track's form; what the limit has cut off stays as it is."""
+        """What a model wrote under the grammar, in the track's form; a cut off one as it is."""
         if not self.tools:
             return self._unwrap(output)
         try:
@@ -80,6 +84,7 @@ class NativeForm:
             return output
 
     def _unwrap(self, text: str) -> str:
+        """The array that a wrapped answer holds; any other text as it is."""
         try:
             value = parse_json(text) if self.is_wrapped else None
         except (ValueError, RecursionError):
@@ -101,12 +106,10 @@ def call_schema(tools: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _make_call(i: int, function: dict[str, Any]) -> dict[str, Any]:
-    parameters = {"type": "object", "properties": {}, "additionalProperties": False} | (
-        function.get("parameters") or {}
-    )
-    if '"$ref"' in json.dumps(
-        parameters
-    ):  # its references begin at its own root, not at that of the call
+    """The JSON Schema of a call of one tool, the i-th."""
+    empty = {"type": "object", "properties": {}, "additionalProperties": False}
+    parameters = empty | (function.get("parameters") or {})
+    if '"$ref"' in json.dumps(parameters):  # references begin at their own root, not at the call's
         parameters = {"$id": f"urn:tool:{i}"} | parameters
     properties = {"name": {"const": function["name"]}, "arguments": parameters}
     return {
@@ -118,16 +121,14 @@ def _make_call(i: int, function: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_strict(schema: Any) -> bool:
-    """Whether OpenAI's strict mode takes a schema: every object requires all its properties and allows no others."""
+    """Whether OpenAI's strict mode takes a schema: objects require and allow what they list."""
     if isinstance(schema, list):
         return all(map(is_strict, schema))
     if not isinstance(schema, dict):
         return True
     if schema.get("type") == "object" or "properties" in schema:
-        names = set(schema.get("properties", {}))
-        if schema.get("additionalProperties") is not False or names != set(
-            schema.get("required", [])
-        ):
+        requires_all = set(schema.get("properties", {})) == set(schema.get("required", []))
+        if schema.get("additionalProperties") is not False or not requires_all:
             return False
     return all(is_strict(part) for part in schema.values())
 
@@ -137,14 +138,15 @@ def ask_natively(
 ) -> tuple[list[Message], NativeForm]:
     """The messages of a row that is asked natively, and how its answer is read.
 
-    Of a prompt that is made by this workbook, or ends as those do (`Request: …`), the request is taken, and what the
-    instruction says of values beside it; any other prompt goes as it is.
+    Of a prompt that is made by this workbook, or ends as those do (`Request: …`), the request is
+    taken, and what the instruction says of values; any other prompt is sent as it is.
 
     Args:
-        track: `structured` or `toolcall`.
-        row: The row.
-        fact: Its facts, which hold the tools; None for own rows without tools.json and schema.json.
-        schema: The JSON Schema of own structured answers, where one was brought for all of them.
+        track: Which of the API's two ways asks for it.
+        row: What is asked.
+        fact: The row's facts, which hold the tools; None for own rows without tools.json and
+            schema.json.
+        schema: The JSON Schema of own structured answers, where one was brought.
 
     Raises:
         ValueError: Nobody knows the tools that a call is to choose from.
@@ -153,20 +155,18 @@ def ask_natively(
     schema = fact.schema if fact and fact.schema is not None else schema
     if track == "toolcall" and not tools:
         raise ValueError(
-            "these rows come without tools.json, so no tool can be offered: bring one, or leave -native out"
+            "these rows come without tools.json, so no tool can be offered: bring one, or leave "
+            "-native out"
         )
     has_calls = track == "structured" and schema is None and bool(tools) and _is_calls(track, row)
-    request = _find_request(row, fact) if tools else None
+    request = _read_request(row, fact) if tools else None
     if request is None:
         messages = [{"role": "user", "content": row.prompt}]
     else:
-        shown = (
-            ""
-            if track == "toolcall"
-            else "\n\n".join(format_signature(parse_tool(tool)) for tool in tools) + "\n\n"
-        )
+        signatures = [format_signature(parse_tool(tool)) for tool in tools]
+        shown = [] if track == "toolcall" else signatures
         instruction = {"role": "system", "content": f"{TASKS[track]} {VALUES}"}
-        messages = [instruction, {"role": "user", "content": f"{shown}{request}"}]
+        messages = [instruction, {"role": "user", "content": "\n\n".join([*shown, request])}]
     if track == "toolcall":
         return messages, NativeForm(tuple(tools))
     if has_calls:
@@ -184,12 +184,12 @@ def _is_calls(track: Track, row: Row) -> bool:
     )
 
 
-def _find_request(row: Row, fact: RowFacts | None) -> str | None:
+def _read_request(row: Row, fact: RowFacts | None) -> str | None:
     """The request alone, where it can be told from the rest of the prompt."""
     if fact and fact.request != row.prompt:
         return fact.request
-    found = _REQUEST.fullmatch(row.prompt)
-    return found[1] if found else None
+    match = _REQUEST.fullmatch(row.prompt)
+    return match[1] if match else None
 
 
 def wrap_schema(schema: dict[str, Any] | None) -> tuple[dict[str, Any] | None, bool]:
@@ -208,15 +208,14 @@ def wrap_schema(schema: dict[str, Any] | None) -> tuple[dict[str, Any] | None, b
 
 
 def read_call(output: str) -> ToolCall | None:
-    """A call that a model wrote as `{"name": …, "arguments": {…}}`, perhaps between tags, and nothing else; else None."""
+    """A call written as `{"name": …, "arguments": {…}}`, perhaps between tags; None for more."""
     tagged = re.fullmatch(r"(?s)\s*<tool_call>(.*)</tool_call>\s*", output)
     try:
         value = parse_json(tagged[1] if tagged else output)
     except (ValueError, RecursionError):
         return None
     parts = list_parts(JsonDocument(value))
-    return (
-        ToolCall(*parts[0])
-        if len(parts) == 1 and parts[0][0] is not None and isinstance(value, dict)
-        else None
-    )
+    if len(parts) != 1 or not isinstance(value, dict):
+        return None
+    name, arguments = parts[0]
+    return None if name is None else ToolCall(name, arguments)

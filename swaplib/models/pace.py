@@ -1,26 +1,25 @@
 """How fast calls may start: under an endpoint's limits a minute, and not while it asks for a pause.
 
-Calls start evenly, since an endpoint counts over seconds and not over the whole minute. One Pace serves all threads that
-ask the same endpoint: each turn of an agent has an event loop of its own, to which asyncio's limiters are bound. It makes no
-call and retries none.
+Calls start evenly, since an endpoint counts over seconds and not over the whole minute. One Pace
+serves all threads that ask the same endpoint: each turn of an agent has an event loop of its own,
+to which asyncio's limiters are bound. It makes no call and retries none.
 """
 
 import asyncio
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import Any
+
+import httpx2
 
 SHARE = 0.97  # of a limit: the endpoint's clock and its count of tokens are not ours
-CATCH_UP_S = (
-    0.1  # a start that comes late, since the processor is busy, is made up for within this time
-)
+CATCH_UP_S = 0.1  # starts that are late, since the processor is busy, are made up for within it
 LONGEST_PAUSE_S = 120.0  # the SDK waits no longer either: beyond it a 429 is a refusal
 
 
 @dataclass
 class Pace:
-    """The limits of one endpoint (None: no limit), when the next call may start, and until when the endpoint wants none."""
+    """The limits of one endpoint a minute (None: no limit), and when the next call may start."""
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
@@ -39,13 +38,13 @@ class Pace:
         while (seconds := self._try_start(tokens)) > 0:
             await asyncio.sleep(seconds)
 
-    async def note(self, answer: Any) -> None:
-        """Look at an answer of the HTTP client: where a 429 tells its call to wait, new calls wait as well."""
-        if answer.status_code != 429:
+    async def observe_response(self, response: httpx2.Response) -> None:
+        """Let new calls wait as well where a 429 tells its own call to wait."""
+        if response.status_code != 429:
             return
         for header, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
             try:
-                seconds = float(answer.headers[header]) * unit
+                seconds = float(response.headers[header]) * unit
             except (KeyError, ValueError):  # a date: the SDK waits for it, in that call alone
                 continue
             if 0 < seconds <= LONGEST_PAUSE_S:
@@ -54,7 +53,7 @@ class Pace:
             return
 
     def _try_start(self, tokens: int) -> float:
-        """Book a call and return 0; or book nothing and return the seconds until it is worth trying again."""
+        """Book a call and return 0; or book nothing and return the seconds until the next try."""
         limits = {
             "requests": (1, self.requests_per_minute),
             "tokens": (tokens, self.tokens_per_minute),

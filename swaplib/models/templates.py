@@ -1,11 +1,14 @@
-"""Chat templates: with which options each is filled, and what their control tokens look like. It knows no model.
+"""Chat templates: how each is filled, and what its control tokens look like. It knows no model.
 
-Some templates let a model think before it answers, or write today's date, unless they are told otherwise; then a run that
-goes on another day would ask another question. So the options are fixed, the same wherever a chat is rendered:
+Some templates let a model think before it answers, or write today's date, unless they are told
+otherwise; then a run that resumes on another day would ask another question. So the options are
+fixed, the same wherever a chat is rendered:
 
-    render(tokenizer, [{"role": "user", "content": "Hi"}])   "<|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\n"
+    render(tokenizer, [{"role": "user", "content": "Hi"}])
+    -> "<|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\n"
 
-Some have no place for a system message: they refuse it (Gemma 2) or drop it. Its text then goes before the first request:
+Some have no place for a system message: they refuse it (Gemma 2) or drop it. Its text then goes
+before the first request:
 
     fold_system([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}])
     -> [{"role": "user", "content": "Be brief.\\n\\nHi"}]
@@ -21,15 +24,14 @@ from pathlib import Path
 from typing import Any
 
 DAY = datetime(2024, 7, 26)  # what Llama 3.2's template takes where it is told no date
-OPTIONS = {
+OPTIONS: dict[str, Any] = {
     "enable_thinking": False,
     "date_string": DAY.strftime("%d %b %Y"),
     "strftime_now": DAY.strftime,
 }
 
-FOLDED = {
-    "system": "folded"
-}  # what a run says of itself where the system text goes before the request
+# What a run says of itself where the system text goes before the request.
+FOLDED = {"system": "folded"}
 TRIAL = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Say hi."}]
 _SAID = "Hello there."
 
@@ -46,37 +48,45 @@ def render(
 
     Args:
         tokenizer: One of transformers', with a chat template.
-        messages: The turns, as the OpenAI API has them. A template that knows no calls is given them in words, and their
-            results where it knows no role `tool` either; turns without `tool_calls` or `tool_call_id` stay as they are.
-        has_generation_prompt: Whether the text goes on to where the next answer begins.
-        tools: What the model may call, as the OpenAI API has it. A template that knows no tools is given them in words.
+        messages: The turns, as the OpenAI API has them. A template that knows no calls is given
+            them in words, and their results where it knows no role `tool` either; turns without
+            `tool_calls` or `tool_call_id` stay as they are.
+        has_generation_prompt: Whether the text ends where the next answer begins.
+        tools: What the model may call, as the OpenAI API has it. A template that knows no tools is
+            given them in words.
     """
-    options = {"add_generation_prompt": has_generation_prompt, "tokenize": False}
     if tools and not knows_tools(tokenizer):
         messages, tools = _say_tools(messages, tools), ()
-    if not re.search(r"\btool_calls\b", _find_template(tokenizer)):
+    template = _choose_template(tokenizer.chat_template)
+    if not re.search(r"\btool_calls\b", template):
         messages = [_say_calls(message) for message in messages]
-        if not re.search(r"""(["'])tool\1""", _find_template(tokenizer)):
+        if not re.search(r"""(["'])tool\1""", template):
             messages = _say_results(messages)
-    if not takes_system(_find_template(tokenizer)):
+    if not takes_system(template):
         messages = fold_system(messages)
+    offered = {"tools": list(tools)} if tools else {}
     return tokenizer.apply_chat_template(
-        list(messages), **options, **OPTIONS, **({"tools": list(tools)} if tools else {})
+        list(messages),
+        add_generation_prompt=has_generation_prompt,
+        tokenize=False,
+        **OPTIONS,
+        **offered,
     )
 
 
 def knows_tools(tokenizer: Any) -> bool:
     """Whether a tokenizer's template writes tools."""
-    return bool(re.search(r"\btools\b", _find_template(tokenizer)))
+    return bool(re.search(r"\btools\b", _choose_template(tokenizer.chat_template)))
 
 
 def fold_system(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The messages with the text of the system messages that they begin with before the first request, a blank line between.
+    """The messages, the text of the system messages in front put before the first request.
 
-    Where no request follows them, they are one themselves.
+    A blank line is between. Where no request follows them, they are one themselves.
     """
     system = list(takewhile(lambda message: message["role"] == "system", messages))
-    rest, texts = list(messages[len(system) :]), [message["content"] for message in system]
+    rest = list(messages[len(system) :])
+    texts = [message["content"] for message in system]
     if rest and system and rest[0]["role"] == "user":
         texts.append(rest.pop(0)["content"])
     return [{"role": "user", "content": "\n\n".join(texts)}, *rest] if system else rest
@@ -84,10 +94,11 @@ def fold_system(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]
 
 @lru_cache
 def takes_system(template: str) -> bool:
-    """Whether a template writes a system message; one that cannot even write the request alone says nothing of it."""
+    """Whether a template writes a system message, as far as it can write the request alone."""
     if not template:
         return True
-    whole, alone = _try(template, TRIAL), _try(template, TRIAL[1:])
+    whole = _try(template, TRIAL)
+    alone = _try(template, TRIAL[1:])
     return alone is None or (whole is not None and TRIAL[0]["content"] in whole)
 
 
@@ -96,13 +107,19 @@ def _try(template: str, messages: Sequence[Mapping[str, Any]]) -> str | None:
     from jinja2 import TemplateError
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    names = dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token"), "")
+    values: dict[str, Any] = dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token"), "")
+    values |= OPTIONS
     try:
-        [text], _ = render_jinja_template(
-            [messages], chat_template=template, add_generation_prompt=True, **OPTIONS, **names
+        # Annotated as a text; what it returns are texts and masks.
+        rendered: Any = render_jinja_template(
+            [list(map(dict, messages))],
+            chat_template=template,
+            add_generation_prompt=True,
+            **values,
         )
     except (TemplateError, TypeError):
         return None
+    [text], _ = rendered
     return text
 
 
@@ -111,23 +128,21 @@ def read_template(folder: Path) -> str:
     file, config = folder / "chat_template.jinja", folder / "tokenizer_config.json"
     if file.is_file():
         return file.read_text(encoding="utf-8")
-    found = (
-        json.loads(config.read_text(encoding="utf-8")).get("chat_template")
-        if config.is_file()
-        else None
-    )
-    if isinstance(found, list):  # several, by name
-        found = {entry["name"]: entry["template"] for entry in found}
-    return _choose(found)
+    if not config.is_file():
+        return ""
+    template = json.loads(config.read_text(encoding="utf-8")).get("chat_template")
+    if isinstance(template, list):  # several, by name
+        template = {entry["name"]: entry["template"] for entry in template}
+    return _choose_template(template)
 
 
 def find_turn_end(tokenizer: Any) -> str:
-    """The token that a template writes behind an assistant's turn, where it is a special one; else the end of texts.
+    """The special token that a template writes behind an assistant's turn; else the end of texts.
 
     The two differ: Gemma's turns end with `<end_of_turn>`, its texts with `<eos>`.
     """
-    _, found, tail = _render_plain(tokenizer).rpartition(_SAID)
-    special = _list_special(tokenizer) if found else []
+    _, said, tail = _render_plain(tokenizer).rpartition(_SAID)
+    special = _list_special(tokenizer) if said else []
     return next((text for text in special if tail.lstrip().startswith(text)), tokenizer.eos_token)
 
 
@@ -141,17 +156,15 @@ def _render_plain(tokenizer: Any) -> str:
     """A chat of two turns and a system text; empty where the template can write none."""
     from jinja2 import TemplateError
 
+    messages = [*TRIAL, {"role": "assistant", "content": _SAID}]
     try:
-        return render(
-            tokenizer,
-            [*TRIAL, {"role": "assistant", "content": _SAID}],
-            has_generation_prompt=False,
-        )
+        return render(tokenizer, messages, has_generation_prompt=False)
     except (TemplateError, TypeError, ValueError):
         return ""
 
 
 def _list_special(tokenizer: Any) -> list[str]:
+    """The texts of the added tokens that a tokenizer marks as special."""
     return [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
 
 
@@ -177,9 +190,10 @@ def _say_calls(message: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _say_results(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The messages with results of calls as turns of the user, adjacent ones as one: many templates want turns to alternate.
+    """The messages with results of calls as turns of the user.
 
-    Results are known by their `tool_call_id`: an observation that a chat was trained with has none, and is no result.
+    Adjacent ones are one turn, since many templates want turns to alternate. Results are known by
+    their `tool_call_id`: an observation that a chat was trained with has none, and is no result.
     """
     said: list[Mapping[str, Any]] = []
     for is_result, turns in groupby(messages, key=lambda message: "tool_call_id" in message):
@@ -191,19 +205,14 @@ def _say_results(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any
     return said
 
 
-def _find_template(tokenizer: Any) -> str:
-    return _choose(tokenizer.chat_template)
-
-
-def _choose(template: str | Mapping[str, str] | None) -> str:
+def _choose_template(template: str | Mapping[str, str] | None) -> str:
     """The template that chats are written by: of several, the one named so."""
     return template if isinstance(template, str) else (template or {}).get("default", "")
 
 
 def list_options(tokenizer: Any) -> dict[str, Any]:
-    """The options that a tokenizer's template really uses, by name; a function stands as the day that it writes."""
-    text = _find_template(tokenizer)
+    """The options that a tokenizer's template uses, by name; a function is given by its day."""
+    text = _choose_template(tokenizer.chat_template)
     used = {name: value for name, value in OPTIONS.items() if re.search(rf"\b{name}\b", text)}
-    return {
-        name: DAY.date().isoformat() if callable(value) else value for name, value in used.items()
-    }
+    day = DAY.date().isoformat()
+    return {name: day if callable(value) else value for name, value in used.items()}

@@ -14,12 +14,10 @@ from swaplib.agents.sandbox.session import describe_walls
 from swaplib.agents.tasks import TaskSet
 from swaplib.agents.trajectory import Trajectory
 from swaplib.formats.evidence import Pair
-from swaplib.metrics import format_tool_call
 from swaplib.models.names import CAPTURED, ModelName
 from swaplib.report.headlines import show_pairs
 from swaplib.report.styles import format_rate, make_box, style
 from swaplib.report.tables import show_records, show_texts
-from swaplib.training.chats import Chat
 
 if TYPE_CHECKING:
     from IPython.display import HTML
@@ -27,11 +25,11 @@ if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
 
 
-def describe_tasks(found: TaskSet) -> str:
+def describe_tasks(tasks: TaskSet) -> str:
     """How many raw rows are tasks, and how many tools these call."""
-    tools = {name for task in found.tasks for name in task.example.called}
+    tools = {name for task in tasks.tasks for name in task.example.called}
     return (
-        f"{len(found.tasks)} of {found.facts['source_rows']} rows are tasks; "
+        f"{len(tasks.tasks)} of {tasks.facts['source_rows']} rows are tasks; "
         f"they call {len(tools)} tools."
     )
 
@@ -146,27 +144,6 @@ def show_build(manifest: Mapping[str, Any]) -> "Styler":
             {"made": "tools called", **manifest["tools"]},
         ]
     )
-
-
-def show_chat(chats: Sequence[Chat]) -> "Styler":
-    """The longest chat, message by message, and which messages carry loss; empty without chats."""
-    chat = max(chats, key=lambda chat: len(chat.messages), default=Chat("", "", (), ()))
-    records = [
-        {
-            "role": message["role"],
-            "trained": "yes" if is_trained else "no",
-            "text": _show_message(message),
-        }
-        for message, is_trained in zip(chat.messages, chat.is_trained, strict=True)
-    ]
-    return show_texts(records or [{"role": "(nothing was kept)"}])
-
-
-def _show_message(message: Mapping[str, Any]) -> str:
-    """A message's text, and its calls in the form of the toolcall track."""
-    functions = [call["function"] for call in message.get("tool_calls", [])]
-    calls = [format_tool_call(f["name"], f["arguments"]) for f in functions]
-    return "\n".join(text for text in (message["content"] or "", *calls) if text)
 
 
 def plot_filter(counts: Mapping[str, Any]) -> "Figure":

@@ -44,13 +44,21 @@ def show_manifest(manifest: Manifest) -> "Styler":
         )
         if near["clusters"]:
             caption += f", the largest of {near['largest']}; each in one split"
+    if manifest.get("gold") == "hosted":
+        of_log = sum(manifest.get("exchanges", {}).values())
+        caption = (
+            f"{of_log} of the log's {manifest.get('source_rows')} exchanges; every gold is what "
+            f"the hosted LLM answered. {caption}"
+        )
     return style(pd.DataFrame(records), caption)
 
 
 def show_left_out(manifest: Mapping[str, Any]) -> "Styler":
     """Why source rows did not become rows or tasks, with counts; own rows are all kept."""
     left_out = manifest.get("left_out", {"(own rows: all kept)": 0})
-    return style(pd.DataFrame({"reason": left_out.keys(), "rows": left_out.values()}))
+    broken = manifest.get("broken", [])
+    caption = "; ".join(["Lines that are no exchange:", *broken[:5]]) if broken else ""
+    return style(pd.DataFrame({"reason": left_out.keys(), "rows": left_out.values()}), caption)
 
 
 def show_answerability(manifest: Manifest) -> "Styler":

@@ -54,6 +54,16 @@ def say_given_and_ceiling(track: Track, caveats: Caveats, models: Sequence[str])
     return " ".join(parts)
 
 
+def say_gold(caveats: Caveats) -> str:
+    """That the golds of a log are the hosted LLM's own answers."""
+    if caveats.get("gold") != "hosted":
+        return ""
+    return (
+        "Every gold is what the hosted LLM answered in your log, and nobody has checked it: each "
+        "rate is agreement with the hosted LLM, and its own rate, asked again, is the ceiling."
+    )
+
+
 def say_noise(caveats: Caveats) -> str:
     """Which model was not greedy, and how much the hosted LLM's answers vary."""
     who = join([say_who(model) for model in caveats.get("not_greedy", [])])  # not in older files

@@ -16,6 +16,7 @@ from swaplib.report.notes import (
     describe_full,
     say_earlier,
     say_given_and_ceiling,
+    say_gold,
     say_groups,
     say_noise,
 )
@@ -59,6 +60,7 @@ def describe_decision(decision: Decision) -> list[tuple[str, str]]:
         lines.append(("To settle it", say_settling(pairs, decision["margin"])))
     compared = (decision["reference"], model)
     notes = (
+        say_gold(caveats),
         say_groups(pairs, decision["margin"]),
         say_given_and_ceiling(decision["track"], caveats, compared),
         say_noise(caveats),
@@ -102,7 +104,7 @@ def describe_runs(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         lines.append(("To settle it", say_settling(summary["pairs"], summary["margin"])))
         lines.append(("Next", "03_decision applies the rule to the test rows."))
     if caveats:
-        lines.append(("Note", say_noise(caveats)))
+        lines += [("Note", text) for text in (say_gold(caveats), say_noise(caveats))]
     return [(label, text) for label, text in lines if text]
 
 

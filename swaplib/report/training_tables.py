@@ -1,4 +1,4 @@
-"""Tables of a training, for 04 and 08: the label proof and the run card. It computes nothing."""
+"""Tables of a training: its chats, the label proof, the run card. It computes nothing."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from swaplib.formats.run_card import RunCard
+from swaplib.metrics import format_tool_call
 from swaplib.report.styles import style
 from swaplib.report.tables import show_texts
+from swaplib.training.chats import Chat
 
 if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
@@ -37,3 +39,24 @@ def show_run_card(card: RunCard | None) -> "Styler":
     }
     values = [str(value) for value in facts.values()]
     return style(pd.DataFrame({"what": facts.keys(), "value": values}))
+
+
+def show_chat(chats: Sequence[Chat]) -> "Styler":
+    """The longest chat, message by message, and which messages carry loss; empty without chats."""
+    chat = max(chats, key=lambda chat: len(chat.messages), default=Chat("", "", (), ()))
+    records = [
+        {
+            "role": message["role"],
+            "trained": "yes" if is_trained else "no",
+            "text": _show_message(message),
+        }
+        for message, is_trained in zip(chat.messages, chat.is_trained, strict=True)
+    ]
+    return show_texts(records or [{"role": "(nothing was kept)"}])
+
+
+def _show_message(message: Mapping[str, Any]) -> str:
+    """A message's text, and its calls in the form of the toolcall track."""
+    functions = [call["function"] for call in message.get("tool_calls", [])]
+    calls = [format_tool_call(f["name"], f["arguments"]) for f in functions]
+    return "\n".join(text for text in (message["content"] or "", *calls) if text)

@@ -1,6 +1,6 @@
-"""The messages of a chat completion request, as far as they can be read here: texts, calls that were made, their results.
+"""The messages of a chat completion request: texts, calls, and results of calls.
 
-{"role": "user", "content": [{"type": "text", "text": "Hi"}]}    the content "Hi"
+{"role": "user", "content": [{"type": "text", "text": "Hi"}]}    has the content "Hi"
 """
 
 from typing import Any, Literal
@@ -19,7 +19,7 @@ class CalledFunction(BaseModel):
 
 
 class MadeCall(BaseModel):
-    """A call that an assistant's message holds; `index` is left over from a stream."""
+    """A call in an assistant's message; `index` is left over from a stream."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -30,9 +30,10 @@ class MadeCall(BaseModel):
 
 
 class ChatMessage(BaseModel):
-    """One message of a request. A content that came as a list of texts is one text here: they are joined as they are.
+    """One message of a request; a content that is a list of text parts becomes one text.
 
-    A `name` is read where it is the called tool's; other names, and what else an assistant may have said, must be empty.
+    `name` may be that of the tool whose result this is; other names, and the other fields of an
+    assistant's message, must be empty.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -51,23 +52,24 @@ class ChatMessage(BaseModel):
     @field_validator("refusal", "audio", "function_call", "annotations", "reasoning_content")
     @classmethod
     def refuse_other(cls, value: Any) -> None:
-        """Only an answer's text and its calls are read; the official client sends the other fields back empty."""
+        """Refuse other fields of an answer; the official client sends them back empty."""
         if value:
             raise PydanticCustomError(
-                "other", "only content and tool_calls are read of a message: leave it out", {}
+                "other", "only content and tool_calls of a message are used: leave it out"
             )
 
     @field_validator("content", mode="before")
     @classmethod
     def join_parts(cls, content: Any) -> Any:
-        """Join the parts of a content; only texts are read here."""
+        """Join the parts of a content, which must all be text."""
         if not isinstance(content, list):
             return content
         for i, part in enumerate(content):
             kind = part.get("type") if isinstance(part, dict) else None
             if kind != "text" or not isinstance(part.get("text"), str):
-                what = {"part": i, "kind": ascii(kind)[:40]}
                 raise PydanticCustomError(
-                    "part", "part {part} is no text (type {kind}); only texts are read here", what
+                    "part",
+                    "part {part} is not text (type {kind}): only text is supported here",
+                    {"part": i, "kind": ascii(kind)[:40]},
                 )
         return "".join(part["text"] for part in content)

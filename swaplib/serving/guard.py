@@ -1,18 +1,19 @@
-"""What stands before `swap serve`'s application: who may ask, how large a body may be, and how long anything may take.
+"""What protects `swap serve`: who may ask, how large a body may be, how long anything may take.
 
-Guard looks at one request: its Host, its key, its body. Connection looks at the socket below: one that says nothing, or says
-it drop by drop, is closed after a time, and when there are as many as the process can hold, the idle one that has waited
-longest makes room for the next.
+Guard checks one request: its Host, its key, its body. Connection checks the socket below: one that
+sends nothing, or very slowly, is closed after a time limit; when there are as many as the process
+can hold, the one that has been idle longest is closed for the next.
 """
 
 import asyncio
 import resource
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import ClassVar
 from urllib.parse import urlsplit
 
+from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -20,16 +21,21 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from swaplib.serving.openai_format import make_error
 from swaplib.web import is_loopback
 
-HEADER_LIMIT_S = 10.0  # for a request's line and headers, from the first moment on
+HEADER_LIMIT_S = 10.0  # for a request's line and headers; of the first, from connecting on
 BODY_LIMIT_S = 30.0
 
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """What a server takes: a key (None for anyone), the largest body in bytes, the longest answer in tokens.
+    """What a server accepts.
 
-    `max_waiting` is how many requests may wait for a slot. With `is_local`, a request must name this machine as its host: a
-    page in a browser that has rebound a name of its own to 127.0.0.1 does not.
+    Attributes:
+        api_key: The key that requests must bring; None for no key.
+        max_body_bytes: The largest body.
+        max_new_tokens: The longest answer that a request may ask for.
+        max_waiting: How many requests may wait for a slot.
+        is_local: Whether requests must name this machine as their host. A page in a browser that
+            has rebound its own name to 127.0.0.1 does not.
     """
 
     api_key: str | None = field(default=None, repr=False)
@@ -40,64 +46,59 @@ class ServeOptions:
 
 
 class Guard:
-    """Turns away requests from elsewhere, without the key, and bodies that are too large or too slow."""
+    """Refuses requests from elsewhere, without the key, or with too large or too slow a body."""
 
     def __init__(self, app: ASGIApp, options: ServeOptions):
         self.app, self.options = app, options
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request that is refused; hand on the others, their bodies counted as they come."""
+        """Answer a request that is refused; pass on the others, with limits on their bodies."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        if self.options.is_local and not _names_this_machine(headers.get(b"host", "")):
-            refusal = make_error(
-                403, "this server answers to localhost and 127.0.0.1 only: ask it by that name"
-            )
+        if refusal := self._refuse(scope["path"], headers):
             return await refusal(scope, receive, send)
-        if self.options.api_key and scope["path"] != "/health" and not self._has_key(headers):
-            refusal = make_error(
-                401, "no valid key: send Authorization: Bearer KEY", code="invalid_api_key"
-            )
-            return await refusal(scope, receive, send)
-        if (
-            headers.get(b"content-length", "0").isdigit()
-            and int(headers.get(b"content-length", "0")) > self._limit
-        ):
-            return await make_error(413, self._too_large)(scope, receive, send)
         return await self.app(scope, self._limit_body(receive), send)
 
+    def _refuse(self, path: str, headers: Mapping[bytes, str]) -> JSONResponse | None:
+        """The refusal of a request by its headers, if any."""
+        if self.options.is_local and not _names_this_machine(headers.get(b"host", "")):
+            message = "this server answers to localhost and 127.0.0.1 only: ask it by that name"
+            return make_error(403, message)
+        if self.options.api_key and path != "/health" and not self._has_key(headers):
+            message = "no valid key: send Authorization: Bearer KEY"
+            return make_error(401, message, code="invalid_api_key")
+        length = headers.get(b"content-length", "0")
+        if length.isdigit() and int(length) > self.options.max_body_bytes:
+            return make_error(413, self._too_large)
+        return None
+
     def _limit_body(self, receive: Receive) -> Callable[[], Awaitable[Message]]:
-        """A body's parts, up to the limits of size and time; what comes after it, such as a disconnect, has no limit."""
-        taken, is_whole, loop = 0, False, asyncio.get_running_loop()
-        end = loop.time() + BODY_LIMIT_S
+        """Receives a body within the limits of size and time; what comes after it has no limit."""
+        n_bytes, is_whole = 0, False
+        deadline = asyncio.get_running_loop().time() + BODY_LIMIT_S
 
         async def receive_limited() -> Message:
-            nonlocal taken, is_whole
+            nonlocal n_bytes, is_whole
             try:
-                async with asyncio.timeout_at(None if is_whole else end):
+                async with asyncio.timeout_at(None if is_whole else deadline):
                     message = await receive()
             except TimeoutError:
-                raise HTTPException(
-                    408, f"the body did not come within {BODY_LIMIT_S:g} s"
-                ) from None
-            taken += len(message.get("body", b""))
+                problem = f"the body did not arrive within {BODY_LIMIT_S:g} s"
+                raise HTTPException(408, problem) from None
+            n_bytes += len(message.get("body", b""))
             is_whole = not message.get("more_body", False)
-            if taken > self._limit:
+            if n_bytes > self.options.max_body_bytes:
                 raise HTTPException(413, self._too_large)
             return message
 
         return receive_limited
 
     @property
-    def _limit(self) -> int:
-        return self.options.max_body_bytes
-
-    @property
     def _too_large(self) -> str:
-        return f"the body is larger than {self._limit} bytes"
+        return f"the body is larger than {self.options.max_body_bytes} bytes"
 
-    def _has_key(self, headers: dict[bytes, str]) -> bool:
+    def _has_key(self, headers: Mapping[bytes, str]) -> bool:
         scheme, _, token = headers.get(b"authorization", "").partition(" ")
         sent = headers.get(b"api-key") or (token.strip() if scheme.lower() == "bearer" else "")
         return secrets.compare_digest(sent.encode(), (self.options.api_key or "").encode())
@@ -112,15 +113,19 @@ def _names_this_machine(host: str) -> bool:
 
 
 class Connection(H11Protocol):
-    """uvicorn's connection, with a time limit for each request's headers and a limit on how many there are."""
+    """uvicorn's connection, with a time limit for headers and a limit on how many there are."""
 
-    _open: "dict[Connection, None]" = {}  # noqa: RUF012 - all of this process, in the order in which they became idle
+    # All connections of this process, in the order in which they became idle.
+    _open: ClassVar["dict[Connection, None]"] = {}
 
-    def connection_made(self, transport: Any) -> None:
-        """Take a connection on; where there are too many, the one that has been idle longest goes."""
+    def connection_made(  # type: ignore[override] # as uvicorn's, which narrows asyncio's
+        self, transport: asyncio.Transport
+    ) -> None:
+        """Accept a connection; where there are too many, close the one that is idle longest."""
         super().connection_made(transport)
         if len(self._open) >= _count_places():
-            (next((c for c in self._open if c.is_idle), None) or self).transport.close()
+            longest_idle = next((c for c in self._open if c.is_idle), self)
+            longest_idle.transport.close()
         self._open[self] = None
         self._timer = self.loop.call_later(HEADER_LIMIT_S, self._close_silent)
 
@@ -131,7 +136,7 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Between requests the time for the next one's headers begins with their first byte."""
+        """Start the next request's time for headers with their first byte."""
         if self.is_idle and self._timer.cancelled():
             self._timer = self.loop.call_later(HEADER_LIMIT_S, self._close_silent)
         super().data_received(data)
@@ -139,7 +144,7 @@ class Connection(H11Protocol):
             self._timer.cancel()
 
     def on_response_complete(self) -> None:
-        """A connection that has been answered is idle again, and the last to go."""
+        """Note that this connection is idle again, the last to be closed."""
         super().on_response_complete()
         if self._open.pop(self, True) is None:
             self._open[self] = None
@@ -156,7 +161,10 @@ class Connection(H11Protocol):
 
 
 def _count_places() -> int:
-    """How many connections this process holds: half of what it may open, since some come before others are closed."""
+    """How many connections this process holds: half of its descriptors.
+
+    The other half is for connections that arrive before others are closed.
+    """
     return count_descriptors() // 2
 
 

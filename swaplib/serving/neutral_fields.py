@@ -1,8 +1,9 @@
-"""The fields of a chat completion request that change nothing, as long as they say what is done anyway.
+"""Fields of a chat completion request that change nothing: they ask for what is done anyway.
 
-Clients send them filled with their defaults. Greedy decoding of one answer can honour these values and no others:
+Clients send them with their default values. Greedy decoding of one answer can honour these values
+and no others:
 
-    {"frequency_penalty": 0, "logprobs": false, "stop": null}    taken
+    {"frequency_penalty": 0, "logprobs": false, "stop": null}    accepted
     {"frequency_penalty": 0.5}                                   refused, by its name
 """
 
@@ -15,32 +16,33 @@ from pydantic_core import PydanticCustomError
 from swaplib.models.templates import OPTIONS
 
 _GREEDY = "answers are decoded greedily here"
-_TEXTS = "answers are whole texts here"
-# by field: what may stand there besides null, and why nothing else may
-_TAKEN: dict[str, tuple[tuple[Any, ...], str]] = {
+_TEXT = "answers are text here"
+_LOGPROBS = "log probabilities are not returned"
+# By field: the values that are accepted besides null, and why no others are.
+_ACCEPTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "temperature": ((0,), _GREEDY),
     "frequency_penalty": ((0,), _GREEDY),
     "presence_penalty": ((0,), _GREEDY),
     "logit_bias": (({},), _GREEDY),
     "n": ((1,), "there is one answer"),
     "stop": (([], ""), "an answer ends where the model ends it"),
-    "logprobs": ((False,), "they are not sent"),
-    "top_logprobs": ((0,), "they are not sent"),
-    "modalities": ((["text"],), _TEXTS),
-    "audio": ((), _TEXTS),
+    "logprobs": ((False,), _LOGPROBS),
+    "top_logprobs": ((0,), _LOGPROBS),
+    "modalities": ((["text"],), _TEXT),
+    "audio": ((), _TEXT),
     "reasoning_effort": (("none",), "the model does not think before it answers"),
-    "verbosity": ((), "the model is told nothing about it"),
-    "functions": (([],), "give tools"),
-    "function_call": (("none", "auto"), "give tool_choice"),
-    "web_search_options": ((), "nothing is searched"),
-    "prediction": ((), "no answer is predicted"),
-    "store": ((False,), "nothing is kept"),
+    "verbosity": ((), "the model has no such setting"),
+    "functions": (([],), "use tools"),
+    "function_call": (("none", "auto"), "use tool_choice"),
+    "web_search_options": ((), "there is no web search"),
+    "prediction": ((), "predicted outputs are not supported"),
+    "store": ((False,), "nothing is stored"),
     "service_tier": (("auto", "default"), "there is one tier"),
 }
 
 
 class NeutralFields(BaseModel):
-    """Fields that change nothing: each may be null, or what `_TAKEN` lists."""
+    """Fields that change nothing: each may be null, or have a value that `_ACCEPTED` lists."""
 
     temperature: Any = None
     frequency_penalty: Any = None
@@ -62,26 +64,28 @@ class NeutralFields(BaseModel):
     service_tier: Any = None
     chat_template_kwargs: Any = None
 
-    @field_validator(*_TAKEN)
+    @field_validator(*_ACCEPTED)
     @classmethod
-    def take_neutral(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse a value that could change an answer, in words."""
-        taken, why = _TAKEN[str(info.field_name)]
-        if value is None or any(
-            value == one and isinstance(value, bool) == isinstance(one, bool) for one in taken
-        ):
+    def check_neutral(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse a value that could change an answer, and say what to send."""
+        accepted, why = _ACCEPTED[str(info.field_name)]
+        if value is None:
             return value
-        listed = " or ".join([*(f"send {json.dumps(one)}" for one in taken), "leave it out"])
-        raise PydanticCustomError("neutral", "{why}: {listed}", {"why": why, "listed": listed})
+        for one in accepted:
+            if value == one and isinstance(value, bool) == isinstance(one, bool):  # False == 0
+                return value
+        advice = " or ".join([*(f"send {json.dumps(one)}" for one in accepted), "leave it out"])
+        raise PydanticCustomError("neutral", "{why}: {advice}", {"why": why, "advice": advice})
 
     @field_validator("chat_template_kwargs")
     @classmethod
-    def take_options(cls, value: Any) -> Any:
-        """Refuse options of the chat template other than those with which it is filled in anyway."""
+    def check_options(cls, value: Any) -> Any:
+        """Refuse options of the chat template, but for those that it is rendered with anyway."""
         fixed = {name: option for name, option in OPTIONS.items() if not callable(option)}
         if value is None or (isinstance(value, dict) and value.items() <= fixed.items()):
             return value
-        what = {"fixed": json.dumps(fixed)}
         raise PydanticCustomError(
-            "neutral", "templates are filled in with {fixed} here, and nothing else", what
+            "neutral",
+            "chat templates are rendered with {fixed} here: leave other options out",
+            {"fixed": json.dumps(fixed)},
         )

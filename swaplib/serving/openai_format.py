@@ -1,6 +1,6 @@
-"""OpenAI's chat completion format: the part of a request that greedy decoding can honour, answers, chunks, errors.
+"""OpenAI's chat completion format: the requests that are honoured, answers, chunks, errors.
 
-{"model": "slm", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 8, "temperature": 0}
+{"model": "slm", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 8}
 """
 
 import json
@@ -18,11 +18,13 @@ from swaplib.rows import Generation
 from swaplib.serving.chat_messages import ChatMessage
 from swaplib.serving.neutral_fields import NeutralFields
 
-Limit = Annotated[StrictInt, Field(ge=1)]
+TokenLimit = Annotated[StrictInt, Field(ge=1)]
+DEFAULT_MAX_NEW_TOKENS = 256
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class OfferedFunction(BaseModel):
-    """A function that may be called; its parameters are a JSON Schema. `strict` changes nothing: it is always so."""
+    """A function that may be called; `parameters` is a JSON Schema, and always strict."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -42,13 +44,13 @@ class OfferedTool(BaseModel):
 
 
 class NamedTool(BaseModel):
-    """The function that is to be called."""
+    """The function that must be called."""
 
     name: str
 
 
 class AnswerSchema(BaseModel):
-    """The JSON Schema of an answer. `strict` changes nothing: the answer always fits."""
+    """The JSON Schema of an answer; `strict` changes nothing, since the answer always fits."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -59,7 +61,7 @@ class AnswerSchema(BaseModel):
 
 
 class ResponseFormat(BaseModel):
-    """What an answer is to be: any text, any JSON object, or JSON that fits a schema."""
+    """The form of an answer: any text, any JSON object, or JSON that fits a schema."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -68,7 +70,7 @@ class ResponseFormat(BaseModel):
 
 
 class StreamOptions(BaseModel):
-    """What a streamed answer should hold besides its text."""
+    """What a streamed answer holds besides its text."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -77,26 +79,25 @@ class StreamOptions(BaseModel):
 
 
 class ChatRequest(NeutralFields):
-    """A request; sampling, several choices and fields that are not here are refused, not ignored.
+    """A request; sampling, several choices and unknown fields are refused, not ignored.
 
-    `parallel_tool_calls` may be either: at most one call is made. What tools and formats mean is said in tool_api.py.
+    `parallel_tool_calls` may be true or false: one call is made at most. tool_api.py says what
+    tools and formats mean. `top_p` and the fields after it do not change greedy decoding.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     messages: list[ChatMessage] = Field(min_length=1)
     model: str | None = None
-    max_tokens: Limit | None = None
-    max_completion_tokens: Limit | None = None
+    max_tokens: TokenLimit | None = None
+    max_completion_tokens: TokenLimit | None = None
     stream: StrictBool | None = None
     stream_options: StreamOptions | None = None
     tools: list[OfferedTool] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: StrictBool | None = None
     response_format: ResponseFormat | None = None
-    top_p: float | None = Field(
-        None, gt=0, le=1, strict=True
-    )  # whatever these are, greedy decoding does not change
+    top_p: float | None = Field(None, gt=0, le=1, strict=True)
     seed: StrictInt | None = None
     user: str | None = None
     metadata: dict[str, str] | None = None
@@ -106,7 +107,7 @@ class ChatRequest(NeutralFields):
     @field_validator("tool_choice", mode="plain")
     @classmethod
     def read_choice(cls, choice: Any) -> str | NamedTool | None:
-        """A choice by its word, or the function that it names."""
+        """The choice as a word, or the function that it names."""
         match choice:
             case None | "none" | "auto" | "required":
                 return choice
@@ -116,9 +117,9 @@ class ChatRequest(NeutralFields):
         raise PydanticCustomError("tool_choice", "{expected}", {"expected": expected})
 
     @property
-    def limit(self) -> int:
-        """The limit of the answer in tokens, under its new name or its old one; 256 when none is given."""
-        return self.max_completion_tokens or self.max_tokens or 256
+    def max_new_tokens(self) -> int:
+        """The limit of the answer in tokens, by its newer name or its older one."""
+        return self.max_completion_tokens or self.max_tokens or DEFAULT_MAX_NEW_TOKENS
 
     @property
     def has_usage(self) -> bool:
@@ -127,25 +128,19 @@ class ChatRequest(NeutralFields):
 
 
 def make_answer(generation: Generation, name: str, call: ToolCall | None = None) -> dict[str, Any]:
-    """A whole answer: its text, or the call that the text was found to be."""
+    """A whole answer: its text, or the call that the text is."""
+    message: dict[str, Any] = {"role": "assistant", "content": generation.output}
+    reason = generation.finish_reason
     if call:
         message = {"role": "assistant", "content": None, "tool_calls": [_describe_call(call)]}
-    else:
-        message = {"role": "assistant", "content": generation.output}
-    choice = {
-        "index": 0,
-        "message": message,
-        "finish_reason": "tool_calls" if call else generation.finish_reason,
-    }
-    return {
-        **_make_head("chat.completion", name),
-        "choices": [choice],
-        "usage": count_usage(generation),
-    }
+        reason = "tool_calls"
+    head = _make_head("chat.completion", name)
+    choice = {"index": 0, "message": message, "finish_reason": reason}
+    return head | {"choices": [choice], "usage": count_usage(generation)}
 
 
 class ChunkMaker:
-    """The chunks of one streamed answer, as lines of server-sent events; they share an id, and the first names the role."""
+    """The chunks of one streamed answer as server-sent events: one id, the role in the first."""
 
     def __init__(self, name: str, has_usage: bool):
         self._head = _make_head("chat.completion.chunk", name)
@@ -157,17 +152,16 @@ class ChunkMaker:
         return self._make_delta({"content": text})
 
     def make_call(self, call: ToolCall) -> str:
-        """A call: which tool, then its arguments."""
+        """A call in two chunks: the tool, then its arguments."""
         described = _describe_call(call)
         arguments = described["function"]["arguments"]
-        head = {"index": 0, **described, "function": {**described["function"], "arguments": ""}}
-        lines = self._make_delta({"content": None, "tool_calls": [head]})
-        return lines + self._make_delta(
-            {"tool_calls": [{"index": 0, "function": {"arguments": arguments}}]}
-        )
+        head = {"index": 0, **described, "function": {"name": call.name, "arguments": ""}}
+        tail = {"index": 0, "function": {"arguments": arguments}}
+        first = self._make_delta({"content": None, "tool_calls": [head]})
+        return first + self._make_delta({"tool_calls": [tail]})
 
     def make_end(self, generation: Generation, has_called: bool = False) -> str:
-        """Why the answer ended, its token counts when they were asked for, and the end of the stream."""
+        """Why the answer ended, its token counts if they were asked for, the end of the stream."""
         lines = self._make_delta({}, "tool_calls" if has_called else generation.finish_reason)
         if self._usage:
             lines += _make_event({**self._head, "choices": [], "usage": count_usage(generation)})
@@ -181,9 +175,7 @@ class ChunkMaker:
 
 def _describe_call(call: ToolCall) -> dict[str, Any]:
     arguments = json.dumps(call.arguments, ensure_ascii=False)
-    if not arguments.isascii() and re.search(
-        "[\ud800-\udfff]", arguments
-    ):  # half a pair, which no answer can carry
+    if _SURROGATE.search(arguments):  # no answer can carry it, but its escape
         arguments = json.dumps(call.arguments)
     function = {"name": call.name, "arguments": arguments}
     return {"id": f"call_{uuid.uuid4().hex}", "type": "function", "function": function}
@@ -191,8 +183,12 @@ def _describe_call(call: ToolCall) -> dict[str, Any]:
 
 def count_usage(generation: Generation) -> dict[str, int]:
     """Token counts of prompt and answer."""
-    asked, answered = generation.prompt_tokens or 0, generation.completion_tokens or 0
-    return {"prompt_tokens": asked, "completion_tokens": answered, "total_tokens": asked + answered}
+    n_prompt, n_answer = generation.prompt_tokens or 0, generation.completion_tokens or 0
+    return {
+        "prompt_tokens": n_prompt,
+        "completion_tokens": n_answer,
+        "total_tokens": n_prompt + n_answer,
+    }
 
 
 def make_error(
@@ -205,17 +201,24 @@ def make_error(
 def describe_error(
     status: int, message: str, param: str | None = None, code: str | None = None
 ) -> dict[str, Any]:
-    """The body of an error."""
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    # a field's name may be anything, half of a surrogate pair too, which no answer can carry
-    message, param = (
-        text and text.encode(errors="backslashreplace").decode() for text in (message, param)
-    )
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    """The body of an error; `param` names the field, and `code` is OpenAI's word if it has one."""
+    return {
+        "error": {
+            "message": _escape_surrogates(message),
+            "type": "invalid_request_error" if status < 500 else "server_error",
+            "param": None if param is None else _escape_surrogates(param),
+            "code": code,
+        }
+    }
+
+
+def _escape_surrogates(text: str) -> str:
+    """A text that UTF-8 can encode: a field's name may hold half of a surrogate pair."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def make_error_event(message: str) -> str:
-    """An error after the stream has begun, when the status has been sent."""
+    """An error in a stream that has begun, when the status has been sent."""
     return _make_event(describe_error(500, message)) + "data: [DONE]\n\n"
 
 

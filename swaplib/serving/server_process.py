@@ -1,4 +1,8 @@
-"""Runs `swap serve` in a process of its own, for as long as something needs it: the demo's stand-in, and parity."""
+"""Runs `swap serve` in a process of its own for as long as it is needed.
+
+with running_server(slm, "slm") as root:
+    httpx2.get(f"{root}/v1/models")
+"""
 
 import socket
 import subprocess
@@ -14,7 +18,8 @@ import httpx2
 from swaplib import web
 from swaplib.models.local import LocalSLM
 
-START_LIMIT_S, STOP_LIMIT_S = 180, 65  # the server gives what it is answering 60 s
+START_LIMIT_S = 180
+STOP_LIMIT_S = 65  # the server gives the requests in flight 60 s
 
 
 @contextmanager
@@ -22,7 +27,7 @@ def running_server(slm: LocalSLM, name: str, port: int | None = None) -> Iterato
     """Serve a model on loopback for as long as the context lasts.
 
     Args:
-        slm: What to serve; it is loaded in the other process only.
+        slm: The model to serve; it is loaded in the other process only.
         name: The model's name in answers.
         port: The port; None for a free one.
 
@@ -30,39 +35,19 @@ def running_server(slm: LocalSLM, name: str, port: int | None = None) -> Iterato
         The server's root, for example `http://127.0.0.1:8199`.
 
     Raises:
-        FileNotFoundError, ValueError: The checkpoint or the adapter is not there or not whole.
+        FileNotFoundError, ValueError: The checkpoint or the adapter is missing or broken.
         RuntimeError: The server ended instead of answering; its output is in the message.
     """
     slm.check()
     port = port or find_free_port()
-    served = slm.checkpoint
-    command = [
-        sys.executable,
-        "-m",
-        "swaplib.cli",
-        "serve",
-        "--model",
-        served.path,
-        "--dtype",
-        served.precision,
-    ]
-    command += [
-        "--batch-size",
-        str(slm.batch_size),
-        "--port",
-        str(port),
-        "--name",
-        name,
-        "--api-key",
-        "",
-        "--stop-with-stdin",
-    ]
-    command += ["--adapter", served.adapter] if served.adapter else []
     root = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryFile() as log:
-        # the server ends with its standard input, so with this process, however that ends
+        # The server ends with its standard input, so with this process, however that ends.
         server = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT
+            _make_command(slm, name, port),
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
         )
         try:
             _wait_until_healthy(server, root, log)
@@ -71,8 +56,24 @@ def running_server(slm: LocalSLM, name: str, port: int | None = None) -> Iterato
             _stop(server)
 
 
-def _stop(server: subprocess.Popen) -> None:
-    """End the server; what it is answering has the server's own time for that, and no longer."""
+def _make_command(slm: LocalSLM, name: str, port: int) -> list[str]:
+    served = slm.checkpoint
+    options = {
+        "--model": str(served.path),
+        "--dtype": served.precision,
+        "--batch-size": str(slm.batch_size),
+        "--port": str(port),
+        "--name": name,
+        "--api-key": "",
+    }
+    if served.adapter:
+        options["--adapter"] = str(served.adapter)
+    words = [word for option in options.items() for word in option]
+    return [sys.executable, "-m", "swaplib.cli", "serve", *words, "--stop-with-stdin"]
+
+
+def _stop(server: subprocess.Popen[bytes]) -> None:
+    """End the server, which lets the requests in flight end first; kill it after STOP_LIMIT_S."""
     server.terminate()
     try:
         server.wait(timeout=STOP_LIMIT_S)
@@ -80,18 +81,19 @@ def _stop(server: subprocess.Popen) -> None:
         server.kill()
         server.wait()
     finally:
-        server.stdin.close()
+        if server.stdin:
+            server.stdin.close()
 
 
 def find_free_port() -> int:
-    """A port on loopback that nothing listens at now."""
+    """A port on loopback that nothing listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
-def _wait_until_healthy(server: subprocess.Popen, root: str, log: IO[bytes]) -> None:
-    """Wait for our own server: its process id is in its answer, so another server at the port is not taken for it."""
+def _wait_until_healthy(server: subprocess.Popen[bytes], root: str, log: IO[bytes]) -> None:
+    """Wait until our own server answers: by its process id, since another may have the port."""
     for _ in range(START_LIMIT_S * 2):
         if server.poll() is not None:
             log.seek(0)

@@ -1,7 +1,8 @@
-"""Sends what lies in outboxes to Langfuse, counts what arrived, and says why the rest did not.
+"""Sends outboxes to Langfuse, counts what arrived, and says why the rest did not.
 
-A server is asked for its version before anything is sent: only a Langfuse server tells one. A line sent twice makes no
-duplicate, because its ids and times stay. One that does not answer in time is waited for once in a process.
+A server is asked for its version before anything is sent: only a Langfuse server reports one. A
+line sent twice makes no duplicate, because its ids and times stay. A server that does not answer in
+time is waited for once in a process.
 """
 
 import json
@@ -15,20 +16,15 @@ import httpx2
 
 from swaplib.files import hash_text, write_json
 from swaplib.settings import Settings, show_path
+from swaplib.tracing.delivered import forget_delivered, note_delivered, read_delivered
 from swaplib.tracing.langfuse_api import find_refusal, find_version, open_langfuse, say_why
-from swaplib.tracing.outbox import (
-    check_tracing,
-    forget_delivered,
-    list_ids,
-    list_spans,
-    mask_content,
-    note_delivered,
-    read_delivered,
-    read_latest,
-)
+from swaplib.tracing.outbox import Line, check_tracing, mask_content
+from swaplib.tracing.outbox_index import OutboxIndex
 
-SPANS_PATH, SCORES_PATH = "/api/public/otel/v1/traces", "/api/public/scores"
-LINES_PER_POST, BYTES_PER_POST = 200, 2_000_000
+SPANS_PATH = "/api/public/otel/v1/traces"
+SCORES_PATH = "/api/public/scores"
+LINES_PER_POST = 200
+BYTES_PER_POST = 2_000_000
 BODY_REFUSED = (400, 413, 422)  # this request's fault: the next one may pass
 
 _SILENT: set[str] = set()  # addresses that this process has waited for in vain
@@ -36,7 +32,7 @@ _SILENT: set[str] = set()  # addresses that this process has waited for in vain
 
 @dataclass(frozen=True)
 class Delivery:
-    """What became of a trace: spans and scores made, delivered to the server, and failed so far, and why."""
+    """What became of a trace: spans and scores made, delivered, and failed so far, and why."""
 
     trace_id: str
     outbox: str
@@ -49,68 +45,80 @@ class Delivery:
 class Sender:
     """Posts an outbox's lines to Langfuse; with SWAP_TRACING=outbox it only counts them.
 
+    It remembers which lines were delivered. What another process delivers meanwhile is sent twice,
+    which makes no duplicate.
+
     Attributes:
         problem: Why the server did not take a request, or None.
     """
 
-    def __init__(self, settings: Settings, path: Path):
-        self.path = path
+    def __init__(self, settings: Settings, index: OutboxIndex):
         self.problem: str | None = None
         self._settings = settings
+        self._index = index
+        self._is_sending = settings.swap_tracing == "langfuse"
+        self._delivered: set[str] = set()
+        if self._is_sending:
+            self._delivered |= read_delivered(index.path).get(self._recipient, set())
 
     @property
     def _recipient(self) -> str:
         """The server, and whose project it is there, without its key."""
-        return f"{self._settings.find_langfuse()} {hash_text(self._settings.langfuse_public_key or '')[:12]}"
+        project = hash_text(self._settings.langfuse_public_key or "")[:12]
+        return f"{self._settings.find_langfuse()} {project}"
 
     def count(self) -> Delivery:
         """What was made and delivered so far, each id once."""
-        is_sending = self._settings.swap_tracing == "langfuse"
-        taken = read_delivered(self.path).get(self._recipient, set()) if is_sending else set()
-        made, delivered, trace_id = 0, 0, ""
-        for key, line in read_latest(self.path):
-            made += len(ids := list_ids(line))
-            delivered += len(ids) if key in taken else 0
-            trace_id = trace_id or next((span["traceId"] for span in list_spans(line)), "")
-        failed = made - delivered if is_sending else 0
+        self._index.update()
+        counts = self._index.count_ids()
+        made = counts.total()
+        delivered = sum(n for key, n in counts.items() if key in self._delivered)
+        failed = made - delivered if self._is_sending else 0
         return Delivery(
-            trace_id,
-            show_path(self.path),
-            made,
-            delivered,
-            failed,
-            self.problem if failed else None,
+            trace_id=self._index.trace_id,
+            outbox=show_path(self._index.path),
+            made=made,
+            delivered=delivered,
+            failed=failed,
+            problem=self.problem if failed else None,
         )
 
     def send(self, is_all: bool = False) -> None:
-        """Post the lines that this server has not taken yet, or all. Never raises for what a server does."""
-        if self._settings.swap_tracing == "outbox":
+        """Post the lines that this server has not taken yet, or all of them.
+
+        Never raises for what a server does; `problem` says it.
+        """
+        if not self._is_sending:
             return
         if is_all:
-            forget_delivered(self.path, self._recipient)
-        taken = read_delivered(self.path).get(self._recipient, set())
-        lines = ((key, line) for key, line in read_latest(self.path) if key not in taken)
+            forget_delivered(self._index.path, self._recipient)
+            self._delivered.clear()
+        self._index.update()
+        lines = self._index.read_latest(self._delivered)
         if self._settings.swap_trace_content == "off":  # for lines that were made when it was not
             lines = ((key, mask_content(line)) for key, line in lines)
         self.problem = None
         if first := next(lines, None):
             self.problem = self._post(chain([first], lines))
 
-    def _post(self, lines: Iterable[tuple[str, Any]]) -> str | None:
+    def _post(self, lines: Iterable[tuple[str, Line]]) -> str | None:
         """Post lines; why not all of them were taken, or None."""
-        problem, address = None, self._settings.find_langfuse()
+        address = self._settings.find_langfuse()
         if address in _SILENT:
             return "no answer in time, and not asked again by this process"
+        problem = None
         try:
             with open_langfuse(self._settings) as client:
-                found = find_version(client)
-                for path, body, keys in _merge(lines):
-                    answer = client.post(path, json=body)
-                    if (reason := find_refusal(answer, found)) is None:
-                        note_delivered(self.path, self._recipient, keys)
+                server_version = find_version(client)
+                for request in _merge(lines):
+                    response = client.post(request.path, json=request.body)
+                    reason = find_refusal(response, server_version)
+                    if reason is None:
+                        note_delivered(self._index.path, self._recipient, request.keys)
+                        self._delivered.update(request.keys)
                         continue
                     problem = reason
-                    if answer.status_code not in BODY_REFUSED:
+                    if response.status_code not in BODY_REFUSED:
                         break
         except (httpx2.HTTPError, ConnectionError, ValueError) as error:
             if isinstance(error, httpx2.TimeoutException):
@@ -119,9 +127,16 @@ class Sender:
         return problem
 
 
-def _merge(lines: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any, list[str]]]:
-    """Requests of lines of one kind, in order, bounded in lines and bytes: path, body, and the lines' keys."""
-    batch: list[tuple[str, Any]] = []
+@dataclass(frozen=True)
+class _Request:
+    path: str
+    body: Line
+    keys: list[str]
+
+
+def _merge(lines: Iterable[tuple[str, Line]]) -> Iterator[_Request]:
+    """Requests of lines of one kind each, in order, bounded in lines and bytes."""
+    batch: list[tuple[str, Line]] = []
     size = 0
     for key, line in lines:
         length = len(json.dumps(line))
@@ -135,25 +150,28 @@ def _merge(lines: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any, list[st
         yield _make_request(batch)
 
 
-def _make_request(batch: list[tuple[str, Any]]) -> tuple[str, Any, list[str]]:
+def _make_request(batch: list[tuple[str, Line]]) -> _Request:
     keys = [key for key, _ in batch]
-    if isinstance(batch[0][1], dict):
-        return (
-            SPANS_PATH,
-            {
-                "resourceSpans": [
-                    resource for _, line in batch for resource in line["resourceSpans"]
-                ]
-            },
-            keys,
-        )
-    return SCORES_PATH, [score for _, line in batch for score in line], keys
+    spans: list[dict[str, Any]] = []
+    scores: list[dict[str, Any]] = []
+    for _, line in batch:
+        if isinstance(line, dict):
+            spans += line["resourceSpans"]
+        else:
+            scores += line
+    if scores:
+        return _Request(SCORES_PATH, scores, keys)
+    return _Request(SPANS_PATH, {"resourceSpans": spans}, keys)
 
 
 def push_traces(settings: Settings, is_all: bool = False) -> list[dict[str, Any]]:
-    """Send the outbox of every run that no server has taken whole, from where it stopped; or of every run, all of it.
+    """Send each outbox that no server has taken whole, from where it stopped; or all, whole.
 
     The runs' metrics files, decisions and run cards get the new counts.
+
+    Args:
+        settings: Traces are sent, whatever their `swap_tracing` says.
+        is_all: Send the outbox of every run again, all of it.
 
     Returns:
         One record for each run that was sent: `run_id` and the fields of Delivery.
@@ -163,50 +181,51 @@ def push_traces(settings: Settings, is_all: bool = False) -> list[dict[str, Any]
     """
     settings = settings.model_copy(update={"swap_tracing": "langfuse"})
     check_tracing(settings)
-    _SILENT.discard(settings.find_langfuse())  # a person asks
+    _SILENT.discard(settings.find_langfuse())  # somebody asks for it, so wait once more
     records = []
     for path in sorted(settings.runs.glob("*/trace.jsonl")):
-        run_id, keys = path.parent.name, {key for key, _ in read_latest(path)}
-        if not keys or (
-            not is_all and any(keys <= taken for taken in read_delivered(path).values())
-        ):
+        index = OutboxIndex(path)
+        index.update()
+        keys = index.count_ids().keys()
+        is_delivered = any(keys <= delivered for delivered in read_delivered(path).values())
+        if not keys or (is_delivered and not is_all):
             continue
-        sender = Sender(settings, path)
+        sender = Sender(settings, index)
         sender.send(is_all)
         delivery = asdict(sender.count())
-        for file, content in _find_files_of(settings, run_id).items():
+        run_id = path.parent.name
+        for file, content in _find_reports(settings, run_id).items():
             content["run"]["trace"] = delivery
             write_json(file, content)
         records.append({"run_id": run_id, **delivery})
     return records
 
 
-def _find_files_of(settings: Settings, run_id: str) -> dict[Path, dict[str, Any]]:
-    """Metrics files, decisions and run cards that tell of a run, with their contents; other JSON files are left alone."""
-    files = {}
-    adapters = (settings.swap_home / "04_ft").glob("*/run_card.json")
+def _find_reports(settings: Settings, run_id: str) -> dict[Path, dict[str, Any]]:
+    """The metrics files, decisions and run cards of a run, with their contents."""
+    reports = {}
     for file in (
         *(settings.runs / run_id).glob("*.json"),
         *settings.evaluation.glob("*.json"),
-        *adapters,
+        *(settings.swap_home / "04_ft").glob("*/run_card.json"),
     ):
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError:
+        except ValueError:  # not ours: left as it is
             continue
         run = content.get("run") if isinstance(content, dict) else None
         if isinstance(run, dict) and run.get("run_id") == run_id and "trace" in run:
-            files[file] = content
-    return files
+            reports[file] = content
+    return reports
 
 
 def describe_delivery(delivery: Delivery, settings: Settings) -> str:
-    """One line for a person: where the trace is, and what to do when the server did not take all of it."""
+    """One line to print: where the trace is, and what to do when not all of it was delivered."""
     text = f"trace {delivery.trace_id}: {delivery.made} spans and scores in {delivery.outbox}"
     if settings.swap_tracing == "outbox":
         return f"{text}; none sent (SWAP_TRACING=outbox)"
     address = settings.find_langfuse()
-    if delivery.failed:
-        why = f" ({delivery.problem})" if delivery.problem else ""
-        return f"{text}; {delivery.failed} NOT delivered to {address}{why}. Send them: swap push-traces"
-    return f"{text}; all delivered to {address}"
+    if not delivery.failed:
+        return f"{text}; all delivered to {address}"
+    why = f" ({delivery.problem})" if delivery.problem else ""
+    return f"{text}; {delivery.failed} NOT delivered to {address}{why}. Send them: swap push-traces"

@@ -1,4 +1,4 @@
-"""The Langfuse server as this project asks it: with which headers, which version it tells, and why it refuses, in words.
+"""The Langfuse server as this project asks it: its headers, its version, and its refusals in words.
 
 The doctor, a run and `swap push-traces` say the same sentences, which are made here.
 """
@@ -13,7 +13,9 @@ from swaplib.web import explain, open_client, parse_body
 
 HEALTH_PATH = "/api/public/health"
 TIMEOUT_S = 5.0
-OLDEST = (4, 59)
+OLDEST = (4, 59)  # earlier servers refuse an array of scores
+
+_VERSION = re.compile(r"v?([0-9]{1,4}\.[0-9]{1,4}(?:\.[0-9]{1,4})?)")
 
 
 def open_langfuse(settings: Settings) -> httpx2.Client:
@@ -28,76 +30,83 @@ def open_langfuse(settings: Settings) -> httpx2.Client:
 
 
 def find_version(client: httpx2.Client) -> str:
-    """The version that a Langfuse server tells of itself; raises ConnectionError where none is told."""
-    answer = client.get(HEALTH_PATH)
-    body = parse_body(answer.content)
-    told = body.get("version") if isinstance(body, dict) else None
-    if found := re.match(
-        r"v?([0-9]{1,4}\.[0-9]{1,4}(?:\.[0-9]{1,4})?)", told if isinstance(told, str) else ""
-    ):
-        return found[1]
+    """The version that a Langfuse server reports, such as `4.70.1`.
+
+    Raises:
+        ConnectionError: It reports none, so it is another kind of server.
+    """
+    response = client.get(HEALTH_PATH)
+    body = parse_body(response.content)
+    reported = body.get("version") if isinstance(body, dict) else None
+    if isinstance(reported, str) and (match := _VERSION.match(reported)):
+        return match[1]
     raise ConnectionError(
-        f"it does not answer as a Langfuse server does ({HEALTH_PATH}: status {answer.status_code} without a version). "
-        "Check LANGFUSE_BASE_URL"
+        f"it does not answer as a Langfuse server does ({HEALTH_PATH}: "
+        f"status {response.status_code} without a version). Check LANGFUSE_BASE_URL"
     )
 
 
 def say_why(error: Exception) -> str:
-    """Why the server was not reached, or is none: what the client met, or the words of find_version and of find_proxy."""
+    """Why the server was not reached, in words: an HTTP client's error is explained."""
     return explain(error) if isinstance(error, httpx2.HTTPError) else str(error)
 
 
-def find_refusal(answer: httpx2.Response, found: str) -> str | None:
+def find_refusal(response: httpx2.Response, server_version: str) -> str | None:
     """Why Langfuse did not take a whole request, or None when it did."""
-    if answer.status_code not in (200, 202, 207):
-        return _explain_status(answer.status_code, found)
-    body = parse_body(answer.content) if answer.content else {}
+    if response.status_code not in (200, 202, 207):
+        return _explain_status(response.status_code, server_version)
+    body = parse_body(response.content) if response.content else {}
     if not isinstance(body, dict):
-        return f"status {answer.status_code} without a JSON object. Check LANGFUSE_BASE_URL: is it a Langfuse server?"
+        return (
+            f"status {response.status_code} without a JSON object. Check LANGFUSE_BASE_URL: is it "
+            "a Langfuse server?"
+        )
     partial = body.get("partialSuccess") or {}
-    # a number, or its text; whatever else it is, it does not say that all were taken
+    # a number, or its text; anything else does not say that all spans were taken
     rejected = partial.get("rejectedSpans") or 0 if isinstance(partial, dict) else None
-    return (
-        "it refused some of the spans or scores"
-        if body.get("errors") or rejected not in (0, "0")
-        else None
-    )
+    if body.get("errors") or rejected not in (0, "0"):
+        return "it refused some of the spans or scores"
+    return None
 
 
-def _explain_status(status: int, found: str) -> str:
-    """What a status says of the server, of a version, or of the keys."""
+def _explain_status(status: int, server_version: str) -> str:
+    """What a status says of the server, its version, or the keys."""
     if status in (401, 403):
         return f"status {status}: check the two Langfuse keys"
-    if status == 400 and _is_old(found):
-        return f"status {status}: {_describe_old(found)}"
+    if status == 400 and _is_old(server_version):
+        return f"status {status}: {_describe_old(server_version)}"
     return f"status {status}"
 
 
-def _is_old(found: str) -> bool:
-    return tuple(map(int, found.split(".")[:2])) < OLDEST
+def _is_old(server_version: str) -> bool:
+    return tuple(map(int, server_version.split(".")[:2])) < OLDEST
 
 
-def _describe_old(found: str) -> str:
-    return f"Langfuse {found} loses this SDK's scores: update it to {'.'.join(map(str, OLDEST))} or newer"
+def _describe_old(server_version: str) -> str:
+    oldest = ".".join(map(str, OLDEST))
+    return f"Langfuse {server_version} loses this SDK's scores: update it to {oldest} or newer"
 
 
 def check_server(settings: Settings) -> str:
-    """Whether the server is reachable, new enough, and takes the keys; the line of `swap doctor`.
+    """Check that the server is reachable, new enough, and accepts the keys.
+
+    Returns:
+        The line that `swap doctor` prints.
 
     Raises:
-        ConnectionError: It does not answer, or is no Langfuse server.
+        ConnectionError: It does not answer, or is not a Langfuse server.
         ValueError: It is too old; or as find_proxy.
         PermissionError: It refuses the keys.
     """
     address = settings.find_langfuse()
     try:
         with open_langfuse(settings) as client:
-            found = find_version(client)
+            server_version = find_version(client)
             status = client.get("/api/public/projects").status_code
     except (httpx2.HTTPError, ConnectionError) as error:
         raise ConnectionError(f"{address}: {say_why(error)}") from None
-    if _is_old(found):
-        raise ValueError(f"{address}: {_describe_old(found)}")
+    if _is_old(server_version):
+        raise ValueError(f"{address}: {_describe_old(server_version)}")
     if status != 200:
-        raise PermissionError(f"{address}: {_explain_status(status, found)}")
-    return f"{address}, version {found}, keys accepted"
+        raise PermissionError(f"{address}: {_explain_status(status, server_version)}")
+    return f"{address}, version {server_version}, keys accepted"

@@ -1,29 +1,30 @@
-"""The process's one Langfuse client, which makes spans; nothing leaves through it, because its exporter is the outbox.
+"""The process's one Langfuse client: it makes spans, and its exporter is the run's outbox.
 
-It needs no keys. Spans are appended to the open run's `trace.jsonl`; `delivery.py` sends.
+It needs no keys, and nothing leaves the machine through it. Spans are appended to the open run's
+`trace.jsonl`; `delivery.py` sends.
 """
 
 import base64
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import httpx
 from langfuse import Langfuse, LangfuseOtelSpanAttributes
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import SpanLimits, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
 from swaplib.files import append_line
 from swaplib.settings import no_proxies
-from swaplib.tracing.outbox import list_spans, mask_content
+from swaplib.tracing.outbox import Line, list_spans, mask_content
 
 PUBLIC_KEY = "outbox"  # the SDK drops spans of a scope that names another
 
@@ -35,33 +36,34 @@ class Outbox(SpanExporter):
     problem: Exception | None = None
     is_content_hidden: bool = False
 
-    def export(self, spans: Any) -> SpanExportResult:
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Append spans as OTLP/JSON."""
-        from google.protobuf.json_format import MessageToDict
-
-        body = MessageToDict(encode_spans(spans))
-        for resource in body[
-            "resourceSpans"
-        ]:  # a server copies a scope's attributes into each row's metadata
-            for scope in resource["scopeSpans"]:
-                scope["scope"].pop("attributes", None)
-        for span in list_spans(
-            body
-        ):  # OTLP/JSON writes ids in hex, where protobuf's JSON has base64
-            for key in span.keys() & {"traceId", "spanId", "parentSpanId"}:
-                span[key] = base64.b64decode(span[key]).hex()
         try:
             if self.path is None:
                 raise RuntimeError("a span ended outside of a run")
-            append_line(
-                self.path, json.dumps(mask_content(body) if self.is_content_hidden else body)
-            )
-        except (
-            Exception
-        ) as error:  # the SDK only logs what its exporter raises, so keep it for RunTrace
-            self.problem = error
+            line = _encode(spans)
+            if self.is_content_hidden:
+                line = mask_content(line)
+            append_line(self.path, json.dumps(line))
+        except Exception as error:
+            self.problem = error  # the SDK only logs what its exporter raises: RunTrace raises it
             raise
         return SpanExportResult.SUCCESS
+
+
+def _encode(spans: Sequence[ReadableSpan]) -> Line:
+    """Spans as OTLP/JSON, without what a server would show as metadata of each row."""
+    from google.protobuf.json_format import MessageToDict
+
+    body = MessageToDict(encode_spans(spans))
+    for resource in body["resourceSpans"]:
+        for scope in resource["scopeSpans"]:
+            scope["scope"].pop("attributes", None)
+    for span in list_spans(body):
+        # OTLP/JSON writes ids in hex, where protobuf's JSON has base64
+        for key in span.keys() & {"traceId", "spanId", "parentSpanId"}:
+            span[key] = base64.b64decode(span[key]).hex()
+    return body
 
 
 class Ids(RandomIdGenerator):
@@ -83,7 +85,13 @@ class Ids(RandomIdGenerator):
 
 @dataclass(frozen=True)
 class Tracer:
-    """The client, and the parts of it that a run uses: who starts spans, where they are written, and the next ids."""
+    """The client, and the parts of it that a run uses.
+
+    Attributes:
+        scope: Starts spans.
+        outbox: Writes them.
+        ids: Gives them their ids.
+    """
 
     client: Langfuse
     scope: trace.Tracer
@@ -96,17 +104,17 @@ class Tracer:
 def get_tracer() -> Tracer:
     """The process's one Langfuse client; its exporter is the outbox, so it needs no keys."""
     outbox, ids = Outbox(), Ids()
-    # given here, so that the environment's OTEL_* and LANGFUSE_* variables can neither drop nor cut a span
+    # given here, so that OTEL_* and LANGFUSE_* of the environment can neither drop nor cut a span
     limits = SpanLimits(max_span_attributes=128, max_span_attribute_length=SpanLimits.UNSET)
     resource = Resource({"service.name": "slm-swap"})  # it is shown beside every row
     provider = TracerProvider(
         sampler=ALWAYS_ON, span_limits=limits, id_generator=ids, resource=resource
     )
-    # what else the SDK would ask a server for, such as room for images, it is not given
+    # the SDK would ask its server for more, such as room for images: nothing answers it here
     nowhere = httpx.Client(transport=httpx.MockTransport(lambda _: httpx.Response(404)))
     with (
         no_proxies()
-    ):  # the SDK builds another client, which reads the environment; nothing leaves through it
+    ):  # the SDK builds a second client, which would read the proxies of the environment
         client = Langfuse(
             public_key=PUBLIC_KEY,
             secret_key="outbox",  # noqa: S106 - no secret: nothing leaves through this client
@@ -117,7 +125,7 @@ def get_tracer() -> Tracer:
             httpx_client=nowhere,
             should_export_span=lambda _: True,
         )
-    # the SDK's own scope, whose spans a server reads without copying their attributes into the metadata
+    # the SDK's own scope: a server does not copy the attributes of its spans into the metadata
     scope = provider.get_tracer(
         "langfuse-sdk", version("langfuse"), attributes={"public_key": PUBLIC_KEY}
     )
@@ -125,9 +133,11 @@ def get_tracer() -> Tracer:
 
 
 def describe_spent(
-    model: str, usage: dict[str, int], cost: dict[str, float] | None
+    model: str, usage: Mapping[str, int], cost: Mapping[str, float] | None
 ) -> dict[str, str]:
-    """A span's attributes of what an observation spent: the SDK takes these of generations only, a server of all.
+    """The attributes that say what an observation spent.
+
+    The SDK takes these for generations only, a server for every observation.
 
     Args:
         model: Who was asked.

@@ -9,10 +9,11 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from swaplib.evaluation.decision import read_decision
 from swaplib.files import hash_text
+from swaplib.formats.run_card import RunCard
 from swaplib.metrics import Track, canonical_json, check_track
 from swaplib.models.adapters import read_card
 from swaplib.models.local_checkpoint import Checkpoint
@@ -21,7 +22,7 @@ from swaplib.runs import lock_run, new_folder, open_run
 from swaplib.settings import Settings, check_sizes, show_path
 from swaplib.tracing.outbox import check_tracing
 from swaplib.training.adapter_folder import save_adapter
-from swaplib.training.chats import ChatSet, gather_rows
+from swaplib.training.chats import Chat, ChatSet, gather_rows
 from swaplib.training.labels import TokenizedChat, label_chat, label_chats, prove_labels
 from swaplib.training.sft import Recipe, import_unsloth, train
 
@@ -32,7 +33,7 @@ def fine_tune(
     force: bool = False,
     row_limit: int | None = None,
     recipe: Recipe | None = None,
-) -> dict[str, Any] | None:
+) -> RunCard | None:
     """Train the track's adapter when its decision says FINE_TUNE=1, or when forced.
 
     Args:
@@ -120,7 +121,7 @@ def train_adapter(
     recipe: Recipe,
     is_compact: bool = False,
     session_id: str | None = None,
-) -> dict[str, Any]:
+) -> RunCard:
     """Train an adapter on chats and move it to its folder when it is whole.
 
     Every chat's labels are proved before the first step. A training that was killed resumes from
@@ -139,11 +140,7 @@ def train_adapter(
     """
     import_unsloth()
     slm = Checkpoint(settings.slm_model_path)
-    chats = {
-        split: [chat for one in chosen.values() for chat in one.chats[split]]
-        for split in ("train", "val")
-    }
-    examples = label_chats(slm, chats, recipe.sequence_length)
+    examples = label_chats(slm, _join_sets(chosen), recipe.sequence_length)
     key, facts = _describe(slm, chosen, recipe, session_id)
     planned = new_folder(settings, "-".join(chosen), "train", key)
     with lock_run(settings, key, planned, is_wanted=_is_unfinished) as folder:
@@ -154,6 +151,14 @@ def train_adapter(
             )
             return card
         return _train_run(settings, slm, examples, recipe, folder, facts, target, is_compact)
+
+
+def _join_sets(chosen: Mapping[str, ChatSet]) -> dict[str, list[Chat]]:
+    """The chats of all tracks, by split."""
+    return {
+        split: [chat for one in chosen.values() for chat in one.chats[split]]
+        for split in ("train", "val")
+    }
 
 
 def _describe(
@@ -187,10 +192,11 @@ def _is_unfinished(folder: Path) -> bool:
     return folder.is_dir() and not (folder / "run_card.json").is_file()
 
 
-def _find_card(target: Path, key: str) -> dict[str, Any] | None:
+def _find_card(target: Path, key: str) -> RunCard | None:
     """The run card of the adapter in a folder, when it is of the very same training."""
     card = read_card(target)
-    return card if card.get("run", {}).get("run_id", "").endswith(f"-{key}") else None
+    is_same = card.get("run", {}).get("run_id", "").endswith(f"-{key}")
+    return cast(RunCard, card) if is_same else None  # JSON that _train_run has written
 
 
 def _train_run(
@@ -202,7 +208,7 @@ def _train_run(
     facts: dict[str, Any],
     target: Path,
     is_compact: bool,
-) -> dict[str, Any]:
+) -> RunCard:
     """Train under one trace, write the adapter with its card, deliver the trace."""
     tracks = list(facts["rows"])
     n_train, n_val = len(examples["train"]), len(examples["val"])
@@ -210,10 +216,12 @@ def _train_run(
     name, tags = f"train {' '.join(tracks)}", [*tracks, "train"]
     with open_run(settings, folder, name, facts, tags, facts["session_id"]) as run:
         outcome, model = train(slm, examples, recipe, folder / "checkpoints", run.trace)
-        run.trace.finish({**outcome["final"], "adapter": show_path(target)}, outcome["final"])
+        final = outcome["final"]
+        losses = {"mean_train_loss": final["mean_train_loss"], "val_loss": final["val_loss"]}
+        run.trace.finish({**losses, "adapter": show_path(target)}, losses)
         outcome["departures"] += facts["departures"]
         card = run.record("run_card.json", {**facts, **outcome}, target / "run_card.json")
         save_adapter(model, slm, target, card, is_compact)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     print(f"adapter: {show_path(target)}")
-    return card
+    return cast(RunCard, card)  # facts, outcome and the run's own section

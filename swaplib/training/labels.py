@@ -95,16 +95,16 @@ def label_chats(
     }
     lengths = [
         (chat.id, len(example.input_ids))
-        for split, made in examples.items()
-        for chat, example in zip(chats[split], made, strict=True)
+        for split, of_split in examples.items()
+        for chat, example in zip(chats[split], of_split, strict=True)
     ]
     if too_long := [f"  {name}: {length} tokens" for name, length in lengths if length > limit]:
         raise ValueError(
             f"{len(too_long)} chat(s) exceed {limit} tokens. Shorten these rows, or capture these "
             "tasks with fewer steps or shorter answers:\n" + "\n".join(too_long)
         )
-    for split, made in examples.items():
-        prove_labels(slm, chats[split], made)
+    for split, of_split in examples.items():
+        prove_labels(slm, chats[split], of_split)
     return examples
 
 

@@ -9,7 +9,7 @@ import io
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
@@ -17,6 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from swaplib.formats.run_card import LossPoint, TrainingOutcome
 from swaplib.models.local_checkpoint import SEQUENCE_LENGTH, Checkpoint
 from swaplib.tracing import run_trace
 from swaplib.training.labels import IGNORED, TokenizedChat
@@ -55,16 +56,12 @@ def import_unsloth() -> None:
 
 def train(
     base: Checkpoint,
-    examples: dict[str, list[TokenizedChat]],
+    examples: Mapping[str, Sequence[TokenizedChat]],
     recipe: Recipe,
     work: Path,
     trace: run_trace.RunTrace,
-) -> tuple[dict[str, Any], Any]:
-    """Train with Unsloth.
-
-    Returns:
-        What happened, for the run card, and the model with its adapter.
-    """
+) -> tuple[TrainingOutcome, Any]:
+    """Train with Unsloth; returns what happened, and the model with its adapter."""
     import torch
 
     has_gpu = torch.cuda.is_available()
@@ -74,14 +71,12 @@ def train(
         trainer = make_trainer(model, base.tokenizer, examples, recipe, work)
     trainer.add_callback(_make_callback(trace))
     result = trainer.train(resume_from_checkpoint=checkpoint)
-    history = trainer.state.log_history
-    if not any("eval_loss" in log and log["step"] == trainer.state.global_step for log in history):
+    if trainer.state.global_step not in {p["step"] for p in _list_losses(trainer, "eval_loss")}:
         trainer.evaluate()  # which adds its own line to the history
-    losses = [{"step": log["step"], "loss": log["loss"]} for log in history if "loss" in log]
-    validation = [
-        {"step": log["step"], "loss": log["eval_loss"]} for log in history if "eval_loss" in log
-    ]
-    outcome = {
+    losses = _list_losses(trainer, "loss")
+    validation = _list_losses(trainer, "eval_loss")
+    peak = torch.cuda.max_memory_allocated() / 2**30 if has_gpu else None
+    outcome: TrainingOutcome = {
         "steps": trainer.state.global_step,
         "rows_trained": len(examples["train"]) * recipe.epochs,
         "final": {
@@ -92,17 +87,23 @@ def train(
         "validation": validation,
         "departures": [] if has_gpu else [NO_GPU],
         "resumed_from": Path(checkpoint).name if checkpoint else None,
-        # This includes validation but not loading. The time before a kill is not known.
+        # With validation, without loading; of a training that was killed, the time is not known.
         "seconds": None if checkpoint else round(result.metrics["train_runtime"], 1),
-        "peak_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if has_gpu else None,
+        "peak_memory_gib": None if peak is None else round(peak, 2),
     }
     return outcome, trainer.model
+
+
+def _list_losses(trainer: Any, name: str) -> list[LossPoint]:
+    """The losses of that name in a trainer's history."""
+    history = trainer.state.log_history
+    return [{"step": log["step"], "loss": log[name]} for log in history if name in log]
 
 
 def make_trainer(
     model: Any,
     tokenizer: Any,
-    examples: dict[str, list[TokenizedChat]],
+    examples: Mapping[str, Sequence[TokenizedChat]],
     recipe: Recipe,
     work: Path,
     has_gradient_checkpointing: bool = False,
@@ -155,8 +156,7 @@ def _make_callback(trace: run_trace.RunTrace) -> Any:
             self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any
         ) -> None:
             names = {"loss": "loss", "eval_loss": "val_loss"}
-            found = {names[key]: f"{value:.3f}" for key, value in logs.items() if key in names}
-            self.shown |= found
+            self.shown |= {names[key]: f"{logs[key]:.3f}" for key in names if key in logs}
             self.bar.set_postfix(self.shown)
             kind = "validation" if "eval_loss" in logs else "loss" if "loss" in logs else "summary"
             trace.add_event(f"step {state.global_step} {kind}", dict(logs))

@@ -1,12 +1,19 @@
-"""What the process for the agent's code may say, and how long anything may take: lines of JSON, taken apart strictly.
+"""What the cell process may say, and how long anything may take: lines of JSON, strictly parsed.
 
-The parent asks with a cell's code and a nonce; the child says one thing at a time and waits for the reply:
+The parent sends a cell's code with a nonce; the child sends one message at a time, and waits for
+the reply to a call or an answer before it continues. The code `a = circle_area(radius=1.5)`, then
+`final_answer(a)`, leads to these lines:
 
-    {"nonce": "5f0c…", "kind": "call", "value": {"name": "circle_area", "args": [], "kwargs": {"radius": 1.5}}}
-    {"nonce": "5f0c…", "kind": "answer", "value": 31.155}
-    {"nonce": "5f0c…", "kind": "done", "value": {"printed": "31.155", "error": null}}
+    to the child     {"nonce": "5f0c…", "code": "a = circle_area(radius=1.5)\\nfinal_answer(a)"}
+    from the child   {"nonce": "5f0c…", "kind": "call",
+                      "value": {"name": "circle_area", "args": [], "kwargs": {"radius": 1.5}}}
+    to the child     {"value": "Z7uyzL46RhxA"}
+    from the child   {"nonce": "5f0c…", "kind": "answer", "value": 7.0685834705770345}
+    to the child     {}
+    from the child   {"nonce": "5f0c…", "kind": "done", "value": {"printed": "", "error": null}}
 
-Whatever else comes is Broken and ends the child. Standard library only.
+Anything else from the child is Broken and ends it. What a reply's `value` and `error` hold is in
+child.py. Standard library only.
 """
 
 import json
@@ -14,48 +21,49 @@ import math
 import os
 import selectors
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from swaplib.masking import replace_surrogates
 
 MAX_DEPTH = 64
-KINDS = ("call", "answer", "done")
+UNREADABLE = "the process gave no result that can be read"
 
 
-class Broken(Exception):  # noqa: N818 - as CallFailed: what happened
-    """The other process said something unexpected; the text says what became of it."""
+class Broken(Exception):  # noqa: N818 - named for what happened, as CallFailed is
+    """The other process sent something unexpected; the text says what became of it."""
 
 
 class Late(Broken):
-    """It said nothing in time, or took nothing."""
+    """The other process sent nothing in time, or read nothing."""
 
 
 class Ended(Broken):
-    """It is gone."""
+    """The other process is gone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """One thing that a child said."""
+    """One message of a child."""
 
     kind: Literal["call", "answer", "done"]
     value: Any
 
 
 class Channel:
-    """Lines to and from another process, each way with a deadline, on two pipes of which this end is ours."""
+    """Lines to and from another process, each with a deadline, over this end of two pipes."""
 
     def __init__(self, source: int, target: int, limit_bytes: int):
         self._source, self._target, self._limit = source, target, limit_bytes
         for descriptor in (source, target):
             os.set_blocking(descriptor, False)
 
-    def send(self, message: dict[str, Any], deadline: float) -> None:
+    def send(self, message: Mapping[str, Any], deadline: float) -> None:
         """Write one line.
 
         Raises:
-            Late, Ended: It was not taken in time, or there is nobody to take it.
+            Late, Ended: It was not read in time, or the reader is gone.
         """
         data = memoryview(json.dumps(message).encode() + b"\n")
         while data:
@@ -68,10 +76,10 @@ class Channel:
                 raise Ended("the process had ended") from None
 
     def receive(self, deadline: float) -> bytes:
-        """The next line, behind which nothing may stand.
+        """The next line, after which nothing else may have come.
 
         Raises:
-            Broken: There is none (Late, Ended), it is too long, or more came than one line.
+            Broken: There is no line (Late, Ended), it is too long, or more than one came.
         """
         data = bytearray()
         while b"\n" not in data[-(2**16) :]:
@@ -87,7 +95,7 @@ class Channel:
         return bytes(data)
 
     def check_quiet(self) -> None:
-        """Raise Broken when something came that nobody has asked for."""
+        """Raise Broken when something came that was not asked for."""
         with selectors.DefaultSelector() as selector:
             selector.register(self._source, selectors.EVENT_READ)
             if selector.select(0):
@@ -107,7 +115,7 @@ def _wait(descriptor: int, event: int, deadline: float) -> None:
 
 
 def parse_said(line: bytes, nonce: str) -> Said:
-    """Take a child's line apart; halves of surrogate pairs are replaced.
+    """Parse a child's line; halves of surrogate pairs are replaced.
 
     Raises:
         Broken: It is anything but one of the three messages, with this nonce.
@@ -116,33 +124,26 @@ def parse_said(line: bytes, nonce: str) -> Said:
         message = json.loads(
             line.decode(), parse_constant=_refuse_constant, parse_float=_parse_float
         )
-        check_depth(message)
+        _check_depth(message)
     except (ValueError, RecursionError, MemoryError):
-        raise Broken("the process gave no result that can be read") from None
-    message = replace_surrogates(message)
-    if (
-        not isinstance(message, dict)
-        or set(message) != {"nonce", "kind", "value"}
-        or message["nonce"] != nonce
-    ):
-        raise Broken("the process gave no result that can be read")
-    kind, value = message["kind"], message["value"]
-    if kind not in KINDS or not _fits(kind, value):
-        raise Broken("the process gave no result that can be read")
-    return Said(kind, value)
+        raise Broken(UNREADABLE) from None
+    match replace_surrogates(message):
+        case {"nonce": found, "kind": kind, "value": value, **others}:
+            if found == nonce and not others and _fits(kind, value):
+                return Said(kind, value)
+    raise Broken(UNREADABLE)
 
 
-def _fits(kind: str, value: Any) -> bool:
-    if kind == "answer":
-        return True
-    types: dict[str, Any] = {"printed": str, "error": str | None}
-    if kind == "call":
-        types = {"name": str, "args": list, "kwargs": dict}
-    return (
-        isinstance(value, dict)
-        and set(value) == set(types)
-        and all(isinstance(value[name], known) for name, known in types.items())
-    )
+def _fits(kind: Any, value: Any) -> bool:
+    """Whether this is one of the three messages, each part of the type that it must have."""
+    match kind, value:
+        case "answer", _:
+            return True
+        case "call", {"name": str(), "args": list(), "kwargs": dict()}:
+            return len(value) == 3
+        case "done", {"printed": str(), "error": str() | None}:
+            return len(value) == 2
+    return False
 
 
 def _refuse_constant(name: str) -> None:
@@ -156,16 +157,28 @@ def _parse_float(text: str) -> float:
     return value
 
 
-def check_depth(value: Any) -> None:
-    """Raise ValueError for a plain value that is nested deeper than 64 lists or objects; does not recurse."""
+def check_plain(value: object, limit: int) -> None:
+    """Raise ValueError or TypeError for a value that cannot be sent.
+
+    That is one that JSON cannot hold, that has more than `limit` characters as JSON, or is nested
+    too deep.
+    """
+    text = json.dumps(value, allow_nan=False)
+    if len(text) > limit:
+        raise ValueError(f"a value of {len(text)} characters is too long: at most {limit}")
+    _check_depth(json.loads(text))
+
+
+def _check_depth(value: Any) -> None:
+    """Raise ValueError for more than MAX_DEPTH lists or objects in each other; does not recurse."""
     level, depth = [value], 0
-    while level := [
-        part for parts in level if isinstance(parts, dict | list) for part in _list_parts(parts)
-    ]:
+    while level := [part for parts in level for part in _list_parts(parts)]:
         depth += 1
         if depth > MAX_DEPTH:
             raise ValueError(f"a value is nested too deep: at most {MAX_DEPTH} lists or objects")
 
 
-def _list_parts(value: dict[str, Any] | list[Any]) -> list[Any]:
-    return list(value.values()) if isinstance(value, dict) else value
+def _list_parts(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []

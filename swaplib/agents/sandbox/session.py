@@ -1,51 +1,52 @@
-"""Runs code that a model wrote in a child process of its own, behind walls of the kernel (walls.py).
+"""Runs code that a model wrote in a child process, behind walls of the kernel (walls.py).
 
-Tools and the final answer are asked for on a channel (calls.py): the parent takes every call, has a process of ours carry it
-out, and alone writes down what was called and answered. What a cell does is its own observation and never ends more than its
-process; the next one has the variables of the steps before, by replay of their code with the results they got.
+The code asks for tools and gives its final answer on a channel (calls.py). The parent receives
+every call, has a process of ours execute it, and alone records what was called and answered. What a
+cell does is its own observation, and ends its process at most; the next process gets the variables
+of earlier cells by running their code again with the results that they got.
 """
 
 import contextlib
 import json
 import secrets
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 from swaplib.agents.sandbox import walls
 from swaplib.agents.sandbox.calls import Broken, Ended, Late, parse_said
 from swaplib.agents.sandbox.cell_process import Child, describe_end
+from swaplib.agents.sandbox.cell_record import Cell, Message, ReplyTo
 from swaplib.agents.sandbox.code_rules import find_private
-from swaplib.agents.tools import TOOLS, bind_arguments
-from swaplib.settings import ROOT
 
-START_LIMIT_S, MAX_CALLS = 30.0, 1_000
+MAX_CALLS = 1_000  # of one cell
 LOST = "the variables are lost"
+KEPT = "its variables are lost, those of earlier steps are not"
 NOT_WALLED = (
-    "this machine's kernel offers nothing to contain the agent's code (no namespaces, no seccomp), so code that a model "
-    "writes could read your files and use your network. Use a machine or container that allows either, or allow it with "
-    "allow_unwalled=True"
+    "this machine's kernel offers nothing to contain the agent's code (no namespaces, no seccomp), "
+    "so code that a model writes could read your files and use your network. Use a machine or "
+    "container that allows either, or allow it with allow_unwalled=True"
 )
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the child may use: seconds of one cell, CPU seconds in all, bytes, characters of one printout and one value."""
+    """What the child may use."""
 
-    cell_s: float = 10.0
-    cpu_s: int = 30
+    cell_s: float = 10.0  # wall time of one cell
+    cpu_s: int = 30  # of the whole process
     memory_bytes: int = 512 * 2**20
-    file_bytes: int = 2**20
-    disk_bytes: int = 16 * 2**20
-    printed_characters: int = 1_000
-    value_characters: int = 4_000
+    file_bytes: int = 2**20  # of one file
+    disk_bytes: int = 16 * 2**20  # of all files, which are in memory
+    printed_characters: int = 1_000  # of one cell
+    value_characters: int = 4_000  # of one argument list or answer, as JSON
 
 
 @dataclass(frozen=True)
 class CellResult:
-    """What came of one cell: what it printed, its error, the tool calls it made, and its final answer, if it gave one."""
+    """One cell's output and error, the tool calls it made, and its final answer if it gave one."""
 
     printed: str
     error: str | None
@@ -54,24 +55,14 @@ class CellResult:
     answer: Any = None
 
 
-@dataclass
-class _Cell:
-    """One cell in work or done: what it asked of tools with what it got, the calls among that, the answers given."""
-
-    code: str
-    replies: list[tuple[dict[str, Any], dict[str, Any]]] = field(default_factory=list)
-    calls: list[dict[str, Any]] = field(default_factory=list)
-    answers: list[Any] = field(default_factory=list)
-
-
 class Sandbox:
     """Cells that share variables, in one child process.
 
     For one thread: the child ends with the thread that started it.
 
     Attributes:
-        contained: `walls`, those around the child, whether they suffice (`is_walled`), the `user` it is. None before the
-            first start.
+        contained: `walls`, those around the child; `is_walled`, whether they suffice; `user`, the
+            user it runs as. None before the first start.
     """
 
     def __init__(
@@ -87,65 +78,59 @@ class Sandbox:
             tools: Names of `swaplib.agents.tools` that the code may call.
             limits: What it may use.
             allow_unwalled: Run it even where the kernel has no wall to offer.
-            try_walls: The walls to try; all of them but for tests.
+            try_walls: The walls to try; tests leave some out.
         """
         self.contained: dict[str, Any] | None = None
-        self._tools, self._limits, self._allow_unwalled = (
-            list(tools),
-            limits or Limits(),
-            allow_unwalled,
-        )
+        self._tools = list(tools)
+        self._limits = limits or Limits()
+        self._allow_unwalled = allow_unwalled
         self._try_walls = list(try_walls)
         self._child: Child | None = None
-        self._cells: list[_Cell] = []
+        self._cells: list[Cell] = []
 
     def run(self, code: str) -> CellResult:
         """Run a cell. Never raises for what the code does: it is in the result's `error`.
 
         Raises:
-            RuntimeError: The process does not start, or no wall stands and that was not allowed: this machine's fault.
+            RuntimeError: The process does not start, or there is no wall and that was not allowed:
+                this machine's fault.
         """
         if found := find_private(code):
             return CellResult("", f"{found} is not allowed: use public names only")
-        self.start()
-        cell = _Cell(code)
+        child, cell = self.start(), Cell(code)
         try:
-            done = self._exchange(cell, partial(self._carry_out, cell))
+            done = self._exchange(child, cell, partial(self._reply, child, cell))
         except Broken as broken:
-            return CellResult("", self._end(broken))
+            return CellResult("", self._end(child, broken))
         self._cells.append(cell)
         has_answer = bool(cell.answers) and done["error"] is None
         answer = cell.answers[-1] if has_answer else None
         return CellResult(done["printed"], done["error"], tuple(cell.calls), has_answer, answer)
 
-    def start(self) -> None:
-        """Start the child, unless it runs.
+    def start(self) -> Child:
+        """The child; it is started unless it is running.
 
         Raises:
             RuntimeError: As for `run`.
         """
         if self._child is not None:
-            return
-        self._child = child = Child.open(self._longest_said())
-        deadline = time.monotonic() + START_LIMIT_S
+            return self._child
         config = {
-            "root": str(ROOT),
             "tools": self._tools,
             "walls": self._try_walls,
             "limits": asdict(self._limits),
         }
         try:
-            child.tools.send(config, deadline)
-            child.runner = json.loads(child.tools.receive(deadline))["pid"]
-            self.contained = json.loads(child.cells.receive(deadline))
+            self._child = child = Child.open(config, self._measure_longest_line())
         except Broken as broken:
-            self.close()
             raise RuntimeError(
                 f"the process for the agent's code did not start: {broken}; see child.py"
             ) from None
+        self.contained = child.contained
         if not self.contained["is_walled"] and not self._allow_unwalled:
             self.close()
             raise RuntimeError(NOT_WALLED)
+        return child
 
     def close(self) -> None:
         """End the child. What it wrote was in memory and goes with it."""
@@ -153,50 +138,33 @@ class Sandbox:
         if child is not None:
             child.close()
 
-    def _exchange(
-        self, cell: _Cell, reply_to: Callable[[dict[str, Any], float], dict[str, Any]]
-    ) -> dict[str, Any]:
-        """Have a cell run, and reply to its calls; what it printed and its error.
+    def _exchange(self, child: Child, cell: Cell, reply_to: ReplyTo) -> Message:
+        """Have the child run a cell, and reply to its calls; returns its `printed` and `error`.
 
         Raises:
             Broken: The child cannot be used any more.
         """
         deadline, nonce = time.monotonic() + self._limits.cell_s, secrets.token_hex(16)
-        channel = self._child.cells  # type: ignore[union-attr]
-        channel.check_quiet()
-        channel.send({"nonce": nonce, "code": cell.code}, deadline)
-        while (said := parse_said(channel.receive(deadline), nonce)).kind != "done":
+        child.cells.check_quiet()
+        child.cells.send({"nonce": nonce, "code": cell.code}, deadline)
+        while (said := parse_said(child.cells.receive(deadline), nonce)).kind != "done":
             if said.kind == "answer":
                 cell.answers.append(self._check_size(said.value))
-                channel.send({}, deadline)
+                child.cells.send({}, deadline)
             else:
-                channel.send(reply_to(said.value, deadline), deadline)
+                child.cells.send(reply_to(said.value, deadline), deadline)
         return said.value
 
-    def _carry_out(self, cell: _Cell, call: dict[str, Any], deadline: float) -> dict[str, Any]:
-        """Write a call down, then have it carried out: what the child gets for it."""
+    def _reply(self, child: Child, cell: Cell, call: Message, deadline: float) -> Message:
+        """Have a call executed, if it may be."""
         if call["name"] not in self._tools or len(cell.replies) >= MAX_CALLS:
             raise Broken(
                 f"stopped, since it called what is no tool, or tools more than {MAX_CALLS} times"
             )
-        reply = self._carry_out_known(cell, self._check_size(call), deadline)
-        cell.replies.append((call, reply))
-        return reply
+        return cell.execute(self._check_size(call), child.tools, deadline)
 
-    def _carry_out_known(
-        self, cell: _Cell, call: dict[str, Any], deadline: float
-    ) -> dict[str, Any]:
-        try:
-            arguments = bind_arguments(TOOLS[call["name"]], *call["args"], **call["kwargs"])
-        except TypeError as error:
-            return {"error": ["TypeError", str(error)]}
-        made = {"name": call["name"], "arguments": arguments}
-        cell.calls.append(made)
-        self._child.tools.send(made, deadline)  # type: ignore[union-attr]
-        return json.loads(self._child.tools.receive(deadline))  # type: ignore[union-attr]
-
-    def _longest_said(self) -> int:
-        """In bytes; JSON writes a character as two escapes at most."""
+    def _measure_longest_line(self) -> int:
+        """The limit in bytes of a line from the child; JSON takes 12 at most for a character."""
         return 20_000 + self._limits.value_characters + 12 * self._limits.printed_characters
 
     def _check_size(self, value: Any) -> Any:
@@ -204,44 +172,37 @@ class Sandbox:
             raise Broken("stopped, since it gave too long a value")
         return value
 
-    def _end(self, broken: Broken) -> str:
-        """What became of the child, and of the variables: one that did not keep to the rules gets none back."""
+    def _end(self, child: Child, broken: Broken) -> str:
+        """End a child that broke off; says what became of it and of the variables.
+
+        Variables are rebuilt after a child that was late or ended, not after one that sent
+        something it should not have sent.
+        """
         text = str(broken)
         if isinstance(broken, Late):
             text = f"stopped after {self._limits.cell_s:g} s"
         elif isinstance(broken, Ended):
-            text = describe_end(self._child.end_runner())  # type: ignore[arg-type]
+            text = describe_end(child.end_runner())
         else:
             self._cells = []
         self.close()
-        return f"{text}; {'its variables are lost, those of earlier steps are not' if self._rebuild() else LOST}"
+        return f"{text}; {KEPT if self._rebuild() else LOST}"
 
     def _rebuild(self) -> bool:
-        """Run the cells so far again in a new child, with the replies they got. Without a child where that fails."""
+        """Whether the cells so far could be run again in a new child, with the replies they got.
+
+        Where they could not, there is no child, and the next cell starts with no variables.
+        """
         try:
             for cell in self._cells:
-                self.start()
-                self._exchange(_Cell(cell.code), _replay(cell))
+                self._exchange(self.start(), Cell(cell.code), cell.replay())
         except Broken:
             self.close()
             self._cells = []
         return bool(self._cells)
 
 
-def _replay(cell: _Cell) -> Callable[[dict[str, Any], float], dict[str, Any]]:
-    """Replies to the calls of a cell as they were, as long as it makes the same ones."""
-    replies = iter(cell.replies)
-
-    def reply_to(call: dict[str, Any], _: float) -> dict[str, Any]:
-        known, reply = next(replies, ({}, {}))
-        if known != call:
-            raise Broken("another call than before")
-        return reply
-
-    return reply_to
-
-
-def describe_walls(contained: dict[str, Any]) -> str:
+def describe_walls(contained: Mapping[str, Any]) -> str:
     """What contains the agent's code, in words."""
     return f"{', '.join(contained['walls']) or 'no wall of the kernel'}; {contained['user']}"
 
@@ -253,5 +214,4 @@ def find_walls(allow_unwalled: bool = False) -> dict[str, Any]:
         RuntimeError: As for `Sandbox.run`.
     """
     with contextlib.closing(Sandbox([], allow_unwalled=allow_unwalled)) as sandbox:
-        sandbox.start()
-        return sandbox.contained  # type: ignore[return-value]
+        return sandbox.start().contained

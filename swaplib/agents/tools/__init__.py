@@ -1,12 +1,13 @@
-"""The pure functions among xLAM's tools that can be carried out faithfully: names and parameters are the data's own.
+"""Those of xLAM's tools that are pure functions and so can be executed; names are the data's own.
 
-Standard library only, since the child process that runs an agent's code loads them without site-packages. Where a tool's
-description leaves a reading open, its docstring says which one is taken. A tool is known by its name and its parameters,
-because xLAM has several tools of one name: `is_prime(num)` is here, `is_prime(number)` asks a web service and is not.
+Standard library only, since the sandbox loads them without site-packages. Where a tool's
+description is ambiguous, its docstring says how it was read. A tool is identified by its name and
+the names of its parameters, because xLAM has several tools of one name: `is_prime(num)` is here,
+`is_prime(number)` asks a web service and is not.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from swaplib.agents.tools import arithmetic, finance, lists, measures, text
@@ -19,18 +20,17 @@ TOOLS: dict[str, Callable[..., Any]] = {
 }
 
 
-def find_tool(definition: dict[str, Any]) -> Callable[..., Any] | None:
-    """The function that carries out a tool, or None when there is none of this name with exactly these parameters.
+def find_tool(definition: Mapping[str, Any]) -> Callable[..., Any] | None:
+    """The function that executes a tool; None where none has its name and exactly its parameters.
 
     Args:
         definition: A tool as the data has it: `{"name", "description", "parameters": {name: {…}}}`.
     """
     function = TOOLS.get(definition["name"])
-    if function is None or set(inspect.signature(function).parameters) != set(
-        definition["parameters"]
-    ):
+    if function is None:
         return None
-    return function
+    has_same_parameters = {*inspect.signature(function).parameters} == {*definition["parameters"]}
+    return function if has_same_parameters else None
 
 
 def bind_arguments(function: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Any]:

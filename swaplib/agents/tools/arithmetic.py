@@ -1,11 +1,11 @@
-"""Tools over whole numbers, dates, equations and chances."""
+"""Tools on whole numbers, dates, equations and probabilities."""
 
 import math
 from fractions import Fraction
 
 
 def batting_average(num_hits: int, num_at_bats: int, precision: int = 3) -> float:
-    """Hits by at-bats, rounded."""
+    """Hits divided by at-bats, rounded."""
     return round(num_hits / num_at_bats, precision)
 
 
@@ -21,7 +21,7 @@ def calculate_factorial(n: int) -> int:
 
 
 def dice_roll_probability(target_sum: int, num_dice: int, num_faces: int = 6) -> float:
-    """The chance that dice show a sum."""
+    """The probability that dice show a sum."""
     ways = {0: 1}
     for _ in range(num_dice):
         rolled: dict[int, int] = {}
@@ -110,7 +110,7 @@ def permutation_count(n: int, k: int) -> int:
 def probability_of_consecutive_rolls(
     target_value: int, num_rolls: int, num_sides: int = 6
 ) -> float:
-    """The chance that every one of the rolls shows the value."""
+    """The probability that every one of the rolls shows the value."""
     return float(Fraction(1, num_sides) ** num_rolls) if 1 <= target_value <= num_sides else 0.0
 
 

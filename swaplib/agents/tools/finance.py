@@ -1,8 +1,8 @@
-"""Tools over money and growth; rates are decimals unless said otherwise, and nothing is rounded."""
+"""Tools on money and growth; rates are decimals unless stated, and nothing is rounded."""
 
 
 def cagr(start_value: float, end_value: float, years: int) -> float:
-    """The rate that leads from the start to the end when it compounds yearly."""
+    """The rate that leads from the start to the end value when it compounds yearly."""
     return (end_value / start_value) ** (1 / years) - 1
 
 

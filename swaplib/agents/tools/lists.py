@@ -1,4 +1,4 @@
-"""Tools over lists, dictionaries, intervals and boards."""
+"""Tools on lists, dictionaries, intervals and boards."""
 
 import heapq
 import itertools
@@ -18,7 +18,7 @@ def binary_search(arr: list[int], target: int) -> int:
 
 
 def can_attend_all_meetings(intervals: list[list[float]]) -> bool:
-    """Whether no two meetings overlap; one may begin when another ends."""
+    """Whether no two meetings overlap; one may start when another ends."""
     ordered = sorted(intervals)
     return all(earlier[1] <= later[0] for earlier, later in itertools.pairwise(ordered))
 
@@ -60,7 +60,7 @@ def find_majority_element(nums: list[int]) -> int | None:
 
 
 def find_max_subarray_sum(nums: list[int]) -> int:
-    """The greatest sum of neighbours in a list, at least one of them."""
+    """The greatest sum of adjacent numbers, at least one of them."""
     best = ending = nums[0]
     for number in nums[1:]:
         ending = max(number, ending + number)
@@ -79,7 +79,7 @@ def find_missing_number(nums: list[int]) -> int:
 
 
 def find_missing_ranges(nums: list[int], lower: int, upper: int) -> list[list[int]]:
-    """The stretches from lower to upper, both included, without a number of the list: pairs of first and last."""
+    """The ranges of missing numbers from lower to upper, both included: pairs of first and last."""
     edges = [lower - 1, *nums, upper + 1]
     return [[a + 1, b - 1] for a, b in itertools.pairwise(edges) if b - a > 1]
 
@@ -98,7 +98,7 @@ def find_next_greater_element(nums: list[int]) -> list[int]:
 
 
 def find_pairs_with_sum(nums: list[int], target: int) -> list[list[int]]:
-    """All pairs of elements at two places with this sum, in the order of the list."""
+    """All pairs of two elements with this sum, in the order of the list."""
     return [[a, b] for i, a in enumerate(nums) for b in nums[i + 1 :] if a + b == target]
 
 
@@ -111,7 +111,7 @@ def flatten_list(nested_list: list[Any]) -> list[Any]:
 
 
 def is_valid_sudoku(board: list[list[Any]]) -> bool:
-    """Whether no digit stands twice in a row, a column or a box of a 9x9 board; `.` is an empty cell."""
+    """Whether no row, column or box of a 9x9 board has a digit twice; `.` is an empty cell."""
     seen: set[tuple[Any, ...]] = set()
     for r, row in enumerate(board):
         for c, cell in enumerate(row):

@@ -1,4 +1,4 @@
-"""Tools over samples, vectors, shapes and motion."""
+"""Tools on samples, vectors, shapes and motion."""
 
 import math
 import statistics
@@ -43,13 +43,12 @@ def circle_area(radius: float) -> float:
 
 def cosine_similarity(vector_a: list[float], vector_b: list[float]) -> float:
     """The cosine of the angle between two vectors."""
-    return sum(a * b for a, b in zip(vector_a, vector_b, strict=True)) / (
-        math.hypot(*vector_a) * math.hypot(*vector_b)
-    )
+    product = sum(a * b for a, b in zip(vector_a, vector_b, strict=True))
+    return product / (math.hypot(*vector_a) * math.hypot(*vector_b))
 
 
 def displacement(initial_velocity: float, acceleration: float, time: float) -> float:
-    """How far a body comes: v t + a t² / 2."""
+    """How far a body moves: v t + a t² / 2."""
     return initial_velocity * time + acceleration * time**2 / 2
 
 
@@ -66,7 +65,7 @@ def final_velocity(initial_velocity: float, acceleration: float, time: float) ->
 def linear_regression_prediction(
     x_values: list[float], y_values: list[float], target_x: float
 ) -> float:
-    """The value at a place on the line of least squares through the points."""
+    """The value at target_x of the least-squares line through the points."""
     slope, intercept = statistics.linear_regression(x_values, y_values)
     return intercept + slope * target_x
 

@@ -1,4 +1,4 @@
-"""Tools over texts."""
+"""Tools on texts."""
 
 import ipaddress
 import re
@@ -21,7 +21,7 @@ def count_vowels(text: str) -> int:
 
 
 def find_longest_palindromic_substring(s: str) -> str:
-    """The longest stretch that reads the same both ways, character by character; the first of several."""
+    """The longest part that reads the same both ways, by characters; the first of several."""
     best = ""
     for center in range(2 * len(s) - 1):
         left, right = center // 2, (center + 1) // 2
@@ -43,12 +43,12 @@ def format_date(date: str, input_format: str, output_format: str) -> str:
 
 
 def is_anagram_phrase(phrase1: str, phrase2: str) -> bool:
-    """Whether two phrases have the same letters and digits, white space, punctuation and case apart."""
+    """Whether two phrases have the same letters and digits; case and all else are ignored."""
     return Counter(_letters(phrase1)) == Counter(_letters(phrase2))
 
 
 def is_palindrome(text: str) -> bool:
-    """Whether letters and digits read the same both ways, white space, punctuation and case apart."""
+    """Whether letters and digits read the same both ways; case and all else are ignored."""
     return _letters(text) == _letters(text)[::-1]
 
 
@@ -58,10 +58,12 @@ def is_rotation(str1: str, str2: str) -> bool:
 
 
 def is_valid_email(email: str) -> bool:
-    """Whether a text has an address's form: name, @, and a domain of at least two parts of letters, digits, hyphens."""
-    return (
-        re.fullmatch(r"[\w.%+-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}", email) is not None
-    )
+    """Whether a text has an address's form: a name, @, and a domain of at least two parts.
+
+    A part is letters, digits and hyphens; the last one is at least two letters.
+    """
+    form = r"[\w.%+-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}"
+    return re.fullmatch(form, email) is not None
 
 
 def is_valid_ip_address(ip: str) -> bool:
@@ -73,23 +75,24 @@ def is_valid_ip_address(ip: str) -> bool:
 
 
 def is_valid_parentheses(s: str) -> bool:
-    """Whether round, square and curly brackets are closed in the right order; other characters do not count."""
-    closers, waiting = {")": "(", "]": "[", "}": "{"}, []
+    """Whether round, square and curly brackets close in order; other characters do not count."""
+    openers = {")": "(", "]": "[", "}": "{"}
+    unclosed: list[str] = []
     for character in s:
-        if character in closers.values():
-            waiting.append(character)
-        elif character in closers and (not waiting or waiting.pop() != closers[character]):
+        if character in openers.values():
+            unclosed.append(character)
+        elif character in openers and (not unclosed or unclosed.pop() != openers[character]):
             return False
-    return not waiting
+    return not unclosed
 
 
 def longest_common_prefix(strs: list[str]) -> str:
     """The longest beginning that all texts share."""
     first, last = min(strs), max(strs)
-    return next(
-        (first[:i] for i, character in enumerate(first) if i >= len(last) or character != last[i]),
-        first,
-    )
+    for i, character in enumerate(first):
+        if i >= len(last) or character != last[i]:
+            return first[:i]
+    return first
 
 
 def reverse_string(text: str) -> str:
@@ -98,7 +101,7 @@ def reverse_string(text: str) -> str:
 
 
 def reverse_words(sentence: str) -> str:
-    """The words, parted by white space, in reverse order."""
+    """The words, separated by white space, in reverse order."""
     return " ".join(sentence.split()[::-1])
 
 

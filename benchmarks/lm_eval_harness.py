@@ -1,8 +1,9 @@
-"""lm-evaluation-harness on prepared prompts, for benchmarks/throughput.py: it needs `lm_eval`, and nothing of this project.
+"""lm-evaluation-harness on prepared prompts, for benchmarks/throughput.py.
 
-    python -m benchmarks.harness FOLDER BATCH_SIZE MAX_NEW_TOKENS REPEATS
+    python -m benchmarks.lm_eval_harness FOLDER BATCH_SIZE MAX_NEW_TOKENS REPEATS
 
-FOLDER holds a checkpoint and texts.json, the rendered prompts. The last line printed is JSON: seconds of each run, outputs.
+It needs `lm_eval`, and nothing of this project. FOLDER holds a checkpoint and texts.json, the
+rendered prompts. The last line printed is JSON: the seconds of each run, and the outputs.
 """
 
 import json

@@ -1,10 +1,10 @@
-"""What training and evaluation cost on a GPU: Unsloth beside plain TRL + PEFT, and a 7B in 4-bit.
+"""What training and evaluation cost on a GPU: Unsloth against plain TRL + PEFT, and a 7B in 4-bit.
 
-    python -m benchmarks.costs small      # the packaged checkpoint: both trainers in turn, twice
-    python -m benchmarks.costs 7b         # a model of Qwen2.5-7B's shape with random weights: evaluation, both trainers
+    python -m benchmarks.training_costs small  # the packaged checkpoint: both trainers, twice each
+    python -m benchmarks.training_costs 7b     # a 7B of random weights: evaluation, both trainers
 
-Random weights cost what trained ones cost, and answer nonsense: nothing here is a score. Every measurement is a process of
-its own, so that neither trainer sees the other's patches or memory. Records: benchmarks/results/costs_*.json and .md.
+Every measurement is a process of its own, so that neither trainer sees the other's patches or
+memory. Nothing here is a score. Records: benchmarks/results/costs_*.json and .md.
 """
 
 import gc
@@ -17,7 +17,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.records import write_table
+from benchmarks.homes import DATASET
+from benchmarks.random_7b import SEVEN_B, make_7b
+from benchmarks.records import Record, write_table
 from swaplib.models.local_checkpoint import Checkpoint
 from swaplib.models.local_model import load
 from swaplib.prompts import build_messages
@@ -27,56 +29,20 @@ from swaplib.training import sft
 from swaplib.training.chats import gather_rows
 from swaplib.training.labels import TokenizedChat, label_chats
 
-SEVEN_B = Path(tempfile.gettempdir()) / "qwen2.5-7b-shaped-random"
 WARM_UP = 5  # steps that are not timed
-SHAPE = {
-    "hidden_size": 3584,
-    "intermediate_size": 18944,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 28,
-    "num_key_value_heads": 4,
-    "vocab_size": 152064,
-    "max_position_embeddings": 32768,
-    "rope_theta": 1000000.0,
-    "tie_word_embeddings": False,
-}
-
-
-def make_7b() -> str:
-    """Write the 7B-shaped checkpoint, unless it is there; its tokenizer is the packaged one's, of a smaller vocabulary."""
-    import torch
-    from transformers import AutoModelForCausalLM, GenerationConfig, Qwen2Config
-
-    if (SEVEN_B / "model.safetensors").is_file():
-        return str(SEVEN_B)
-    tokenizer = Checkpoint(load_settings().slm_model_path).tokenizer
-    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    torch.manual_seed(0)
-    with torch.device("cuda"):
-        model = AutoModelForCausalLM.from_config(
-            Qwen2Config(**SHAPE, **ids), dtype=torch.bfloat16, trust_remote_code=False
-        )
-    model.generation_config = GenerationConfig(**ids)
-    tokenizer.save_pretrained(SEVEN_B)
-    model.save_pretrained(SEVEN_B)
-    return str(SEVEN_B)
 
 
 def make_examples(base: Checkpoint, n: int, tokens: int | None) -> list[TokenizedChat]:
-    """The first n toolcall train rows; with `tokens`, each filled up to that length by those that follow."""
-    rows = read_rows(ROOT / "slm_swap" / "02_dataset" / "toolcall" / "train.jsonl", "toolcall")
+    """The first n toolcall train rows; with `tokens`, n texts of that length from all rows."""
+    rows = read_rows(DATASET / "toolcall" / "train.jsonl", "toolcall")
     chats = gather_rows("toolcall", {"train": rows}).chats
     examples = label_chats(base, chats, sft.Recipe().sequence_length)["train"]
     if tokens is None:
         return examples[:n]
-    ids, labels = (
-        [i for e in examples for i in e.input_ids],
-        [i for e in examples for i in e.labels],
-    )
-    return [
-        TokenizedChat(ids[k * tokens : (k + 1) * tokens], labels[k * tokens : (k + 1) * tokens])
-        for k in range(n)
-    ]
+    ids = [i for example in examples for i in example.input_ids]
+    labels = [i for example in examples for i in example.labels]
+    parts = [slice(k * tokens, (k + 1) * tokens) for k in range(n)]
+    return [TokenizedChat(ids[part], labels[part]) for part in parts]
 
 
 def load_with_peft(path: Path, recipe: sft.Recipe, has_gradient_checkpointing: bool) -> Any:
@@ -111,7 +77,7 @@ def load_with_peft(path: Path, recipe: sft.Recipe, has_gradient_checkpointing: b
     return get_peft_model(model, lora)
 
 
-def train_cases(name: str, path: Path, cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def train_cases(name: str, path: Path, cases: list[dict[str, Any]]) -> list[Record]:
     """Measure every case with one trainer, each with a freshly loaded model."""
     if name == "unsloth":
         sft.import_unsloth()
@@ -128,7 +94,7 @@ def train_cases(name: str, path: Path, cases: list[dict[str, Any]]) -> list[dict
 
 
 def train(name: str, base: Checkpoint, case: dict[str, Any]) -> dict[str, Any]:
-    """Time the steps after the warm-up; the configuration and the trainer's wiring are the workbook's own."""
+    """Time the steps after the warm-up; configuration and trainer are the package's own."""
     import torch
     from transformers import TrainerCallback
 
@@ -139,8 +105,10 @@ def train(name: str, base: Checkpoint, case: dict[str, Any]) -> dict[str, Any]:
                 self.start = time.perf_counter()
             self.end = time.perf_counter()
 
-    clock, examples = Clock(), make_examples(base, case["rows"], case["tokens"])
-    recipe, has_checkpointing = sft.Recipe(batch_size=case["batch_size"]), case["checkpointing"]
+    clock = Clock()
+    examples = make_examples(base, case["rows"], case["tokens"])
+    recipe = sft.Recipe(batch_size=case["batch_size"])
+    has_checkpointing = case["checkpointing"]
     if name == "unsloth":
         model = sft.load_for_training(base.path, recipe, True, has_checkpointing)
     else:
@@ -154,51 +122,47 @@ def train(name: str, base: Checkpoint, case: dict[str, Any]) -> dict[str, Any]:
         made.add_callback(clock)
         made.train()
     timed = examples[WARM_UP * recipe.batch_size :]
+    losses = [log["loss"] for log in made.state.log_history if "loss" in log]
     return {
         "rows": len(timed),
         "tokens": round(sum(len(e.input_ids) for e in timed) / len(timed)),
         "rows_per_s": round(len(timed) / (clock.end - clock.start), 3),
         "peak_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
-        "last_loss": round(
-            next(log["loss"] for log in reversed(made.state.log_history) if "loss" in log), 3
-        ),
+        "last_loss": round(losses[-1], 3),
     }
 
 
-def evaluate(path: Path) -> list[dict[str, Any]]:
+def evaluate(path: Path) -> list[Record]:
     """Memory after the 4-bit load, and greedy tokens a second at three batch sizes."""
     import torch
 
     model, records = load(Checkpoint(path)), []
-    rows = read_rows(ROOT / "slm_swap" / "02_dataset" / "toolcall" / "test.jsonl", "toolcall")
+    rows = read_rows(DATASET / "toolcall" / "test.jsonl", "toolcall")
+    chats = [build_messages("toolcall", row.prompt) for row in rows]
     list(model.generate(["warm up"], 4, 1))
     loaded = round(torch.cuda.memory_allocated() / 2**30, 2)
     for batch_size in (1, 8, 32):
-        texts = [
-            model.checkpoint.render(build_messages("toolcall", row.prompt))
-            for row in rows[:batch_size]
-        ]
+        texts = [model.checkpoint.render(chat) for chat in chats[:batch_size]]
         speeds = []
         for _ in range(3):
             start = time.perf_counter()
-            answers = list(model.generate(texts, 64, batch_size))
-            speeds.append(
-                sum(a.completion_tokens for _, a in answers) / (time.perf_counter() - start)
-            )
-        record = {"batch_size": batch_size, "tokens_per_s": round(statistics.median(speeds), 1)}
-        record |= {
+            tokens = sum(a.completion_tokens for _, a in model.generate(texts, 64, batch_size))
+            speeds.append(tokens / (time.perf_counter() - start))
+        peak = torch.cuda.max_memory_allocated() / 2**30
+        record = {
+            "batch_size": batch_size,
+            "tokens_per_s": round(statistics.median(speeds), 1),
             "spread": [round(min(speeds), 1), round(max(speeds), 1)],
             "memory_after_load_gib": loaded,
+            "peak_memory_gib": round(peak, 2),
         }
-        records.append(
-            record | {"peak_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2)}
-        )
+        records.append(record)
     return records
 
 
 def run_child(*arguments: Any) -> Any:
     """Run one measurement in a process of its own, and read the record that it prints last."""
-    command = [sys.executable, "-m", "benchmarks.costs", "child", *map(str, arguments)]
+    command = [sys.executable, "-m", "benchmarks.training_costs", "child", *map(str, arguments)]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise RuntimeError(f"{arguments} ended with {done.returncode}: {done.stdout[-2000:]}")
@@ -217,8 +181,8 @@ def child(kind: str, *arguments: str) -> None:
     print("\n" + json.dumps(record))
 
 
-def compare_trainers(path: Path, repeats: int, *cases: dict[str, Any]) -> list[dict[str, Any]]:
-    """Both trainers in turn over all cases; median rows a second, and Unsloth's ratios to the other."""
+def compare_trainers(path: Path, repeats: int, *cases: dict[str, Any]) -> list[Record]:
+    """Both trainers in turn over all cases: median rows a second, and Unsloth's ratios."""
     found: dict[str, list[list[dict]]] = {"unsloth": [], "trl + peft": []}
     for _ in range(repeats):
         for name, runs in found.items():
@@ -236,7 +200,7 @@ def compare_trainers(path: Path, repeats: int, *cases: dict[str, Any]) -> list[d
 
 def make_case(
     case: str, batch_size: int, rows: int, tokens: int | None = None, checkpointing: bool = False
-) -> dict:
+) -> dict[str, Any]:
     """One training to measure; `tokens` None takes the rows as they are."""
     sizes = {"batch_size": batch_size, "rows": rows, "tokens": tokens}
     return {"case": case, "checkpointing": checkpointing, **sizes}
@@ -247,25 +211,20 @@ def main(command: str, *arguments: str) -> None:
     if command == "child":
         child(*arguments)
     elif command == "small":
-        cases = [
-            make_case("SmolLM2-135M, toolcall rows", 1, 105),
-            make_case("SmolLM2-135M, toolcall rows", 8, 320),
-        ]
+        name = "SmolLM2-135M, toolcall rows"
+        cases = [make_case(name, 1, 105), make_case(name, 8, 320)]
         records = compare_trainers(load_settings().slm_model_path, 2, *cases)
-        write_table(
-            "costs_small", records, "Training the packaged checkpoint with the fixed settings."
-        )
+        note = "Training the packaged checkpoint with the fixed settings."
+        write_table("costs_small", records, note)
     else:
         run_child("make-7b")
         records = [{"case": "7B-shaped, evaluation", **r} for r in run_child("evaluate", SEVEN_B)]
         cases = [make_case("7B-shaped, toolcall rows", 1, 45)]
-        cases += [
-            make_case("7B-shaped, full sequences", 1, 15, 2048, is_on) for is_on in (False, True)
-        ]
+        for is_on in (False, True):
+            cases.append(make_case("7B-shaped, full sequences", 1, 15, 2048, is_on))
         records += compare_trainers(SEVEN_B, 1, *cases)
-        write_table(
-            "costs_7b", records, "Qwen2.5-7B's shape, random weights, 4-bit, the fixed settings."
-        )
+        note = "Qwen2.5-7B's shape, random weights, 4-bit, the fixed settings."
+        write_table("costs_7b", records, note)
 
 
 if __name__ == "__main__":

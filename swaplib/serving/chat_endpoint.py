@@ -1,0 +1,162 @@
+"""Answers a chat completion request: checks it, queues it (batcher.py), sends it whole or streamed.
+
+Where tools are offered, a streamed text is held back for as long as it may still become a call, and
+a call goes out whole (tool_api.py). Who may ask at all is decided before (guard.py).
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from jinja2 import TemplateError
+
+from swaplib.models.local import LocalSLM
+from swaplib.rows import Generation
+from swaplib.serving.batcher import Batcher, Busy
+from swaplib.serving.openai_format import (
+    ChatRequest,
+    ChunkMaker,
+    make_answer,
+    make_error,
+    make_error_event,
+)
+from swaplib.serving.tool_api import Asked, Refused, read_request
+
+RETRY_AFTER_S = 5
+
+
+@dataclass(frozen=True)
+class ChatEndpoint:
+    """Answers chat completion requests.
+
+    Attributes:
+        batcher: The queue of the model.
+        name: The model's name; requests for another one are refused.
+        max_new_tokens: The longest answer that a request may ask for.
+    """
+
+    batcher: Batcher
+    name: str
+    max_new_tokens: int
+
+    async def answer(
+        self, body: ChatRequest, model: str, request: Request
+    ) -> Response | dict[str, Any]:
+        """The answer to a request, or its refusal.
+
+        Args:
+            body: The request's body.
+            model: The name of the model that is asked for.
+            request: The request itself, which knows when its client has gone.
+        """
+        if model != self.name:
+            message = f"no model {model!r} here: expected {self.name!r}"
+            return make_error(404, message, "model", "model_not_found")
+        try:
+            self.batcher.check_room()
+            asked, text = await self._read(body)
+            if body.stream:
+                chunks = ChunkMaker(self.name, body.has_usage)
+                events = self._stream(asked, text, body.max_new_tokens, chunks)
+                return StreamingResponse(events, media_type="text/event-stream")
+            answer = self.batcher.ask(text, body.max_new_tokens, asked.schema)
+            generation = await _while_connected(request, answer)
+        except Refused as refusal:
+            return make_error(400, str(refusal), refusal.param, refusal.code)
+        except Busy:
+            return _refuse_busy()
+        if generation is None:
+            return Response(status_code=499)  # the client has gone: nobody reads it
+        return make_answer(generation, self.name, asked.find_call(generation))
+
+    async def _read(self, body: ChatRequest) -> tuple[Asked, str]:
+        """What a request asks, and its prompt.
+
+        Both are worked out in a thread: schemas may be large, and a body of 1 MB takes a second.
+
+        Raises:
+            Refused: It cannot be answered.
+        """
+        if body.max_new_tokens > self.max_new_tokens:
+            message = f"an answer may have at most {self.max_new_tokens} tokens here"
+            raise Refused("max_tokens", message)
+        asked = await asyncio.to_thread(read_request, body)
+        text = await asyncio.to_thread(_render, self.batcher.slm, asked, body.max_new_tokens)
+        for param, schema in asked.list_grammars():
+            try:
+                await self.batcher.check_schema(schema)
+            except ValueError as error:
+                raise Refused(param, str(error)) from None
+        return asked, text
+
+    async def _stream(
+        self, asked: Asked, text: str, max_new_tokens: int, chunks: ChunkMaker
+    ) -> AsyncIterator[str]:
+        held, is_text = "", False
+        try:
+            async for part in self.batcher.stream(text, max_new_tokens, asked.schema):
+                if isinstance(part, Generation):
+                    call = asked.find_call(part)
+                    if call or held:
+                        yield chunks.make_call(call) if call else chunks.make_text(held)
+                    yield chunks.make_end(part, call is not None)
+                elif not is_text and asked.may_be_call(held + part):
+                    held += part
+                else:
+                    yield chunks.make_text(held + part)
+                    held, is_text = "", True
+        except Exception as error:  # the status has been sent, so the stream must say it
+            yield make_error_event(f"the model failed ({type(error).__name__})")
+
+
+def _render(slm: LocalSLM, asked: Asked, max_new_tokens: int) -> str:
+    """The prompt of a request.
+
+    Raises:
+        Refused: The template cannot write the messages, or they leave no room for the answer.
+    """
+    try:
+        text = slm.checkpoint.render(asked.messages, tools=asked.tools)
+        text.encode()
+    except (TemplateError, TypeError, RecursionError) as error:
+        message = f"the model's chat template cannot write them ({error})"
+        raise Refused("messages", message) from None
+    except UnicodeEncodeError:
+        raise Refused("messages", "a text holds half of a surrogate pair") from None
+    n_tokens, context = slm.checkpoint.count_tokens(text), slm.model.context
+    # Checked here, since OpenAI's format has an error for it; decoding would truncate the answer.
+    if n_tokens + max_new_tokens > context:
+        message = (
+            f"the prompt has {n_tokens} tokens and the answer may have {max_new_tokens}; "
+            f"together at most {context}"
+        )
+        raise Refused("messages", message, "context_length_exceeded")
+    return text
+
+
+async def _while_connected(
+    request: Request, answer: Coroutine[Any, Any, Generation]
+) -> Generation | None:
+    """Wait for an answer; None once the client has gone, and then the answer is cancelled."""
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    answering, watching = asyncio.create_task(answer), asyncio.create_task(watch())
+    try:
+        await asyncio.wait({answering, watching}, return_when=asyncio.FIRST_COMPLETED)
+        return answering.result() if answering.done() else None
+    finally:
+        answering.cancel()
+        watching.cancel()
+
+
+def _refuse_busy() -> JSONResponse:
+    message = f"too many requests wait: come back in {RETRY_AFTER_S} s"
+    refusal = make_error(503, message, code="server_busy")
+    refusal.headers["Retry-After"] = str(RETRY_AFTER_S)
+    return refusal
