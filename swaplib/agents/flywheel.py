@@ -7,11 +7,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from swaplib.agents import agent_eval, distill
+from swaplib.agents import agent_eval, build, distill
 from swaplib.agents.agent import AgentOptions
 from swaplib.evaluation import evaluate
 from swaplib.evaluation.comparison import filter_comparable, open_compared
 from swaplib.evaluation.stats import DEFAULT_MARGIN
+from swaplib.files import hash_file
 from swaplib.formats.run_card import RunCard
 from swaplib.metrics import Track
 from swaplib.models.adapters import explain_adapter_mismatch
@@ -88,6 +89,27 @@ def _is_current(settings: Settings, track: Track) -> bool:
     return problem is None
 
 
+def explain_other_rows(settings: Settings, track: Track, manifest: Mapping[str, Any]) -> str | None:
+    """Why 01's test rows say nothing about the adapter of captured rows; None where they do.
+
+    Rows captured from your own tasks are another task than xLAM's: their adapter is asked 01's test
+    rows only where 01's dataset was made of the captured rows themselves.
+    """
+    if "own" not in manifest["made_from"]:
+        return None
+    name = f"{track}/test.jsonl"
+    if name not in manifest["sha256"]:
+        return f"no captured {track} row is in the test split"
+    asked = settings.dataset / name
+    if asked.is_file() and hash_file(asked) == manifest["sha256"][name]:
+        return None
+    return (
+        f"01's {track} test rows are not those captured from your tasks. Run 01_data with "
+        f"source={show_path(build.folder_of(settings))} in a home without another dataset (each "
+        "track there needs rows in all splits), then this again"
+    )
+
+
 def close_loop(
     settings: Settings,
     track: Track,
@@ -119,13 +141,25 @@ def close_loop(
     if cards["rows"]:
         question = {"limit": test_limit, "batch_size": batch_size}
         question["max_new_tokens"] = options.max_new_tokens
-        content["track_eval"] = evaluate_captured(settings, track, question, session)
+        content |= _evaluate_rows(settings, track, question, manifest)
     if cards["agent"]:
-        fold = manifest["made_from"].get("fold", 0)  # older builds do not say it
+        made_from = manifest["made_from"]
+        fold = made_from.get("fold", 0)  # older builds do not say it
         content["agent_eval"], agents = agent_eval.evaluate_agents(
-            settings, source, test_limit, options, batch_size, session, fold
+            settings, source, test_limit, options, batch_size, session, fold, made_from
         )
     return _write(settings, track, content, session), agents
+
+
+def _evaluate_rows(
+    settings: Settings, track: Track, question: Mapping[str, Any], manifest: Mapping[str, Any]
+) -> dict[str, Any]:
+    """`track_eval`, or why there is none: 01's rows are of another task."""
+    if reason := explain_other_rows(settings, track, manifest):
+        print(f"the adapter of captured rows is asked no test rows: {reason}")
+        return {"track_not_asked": reason}
+    session = manifest["run"]["session_id"]
+    return {"track_eval": evaluate_captured(settings, track, question, session)}
 
 
 def _make_summary(
@@ -141,6 +175,7 @@ def _make_summary(
         "track_eval": None,
         "agent_eval": None,
         "margin": DEFAULT_MARGIN,
+        **{name: manifest[name] for name in ("split_rule",) if name in manifest},
     }
 
 
