@@ -14,7 +14,8 @@ from benchmarks.records import write_table
 from swaplib.agents import build, build_files, capture
 from swaplib.agents.tasks import read_tasks
 from swaplib.demo.packaged import download_packaged
-from swaplib.demo.scripted_teacher import BAD, RECOVERED, make_teacher, teaching
+from swaplib.demo.scripted_teacher import make_teacher, teaching
+from swaplib.demo.teacher_turns import BAD, RECOVERED
 from swaplib.settings import ROOT
 
 

@@ -8,7 +8,8 @@ from swaplib.agents.agent import CUT_OFF, AgentOptions, cut_turn, find_code, run
 from swaplib.agents.agent_prompt import NO_CODE
 from swaplib.agents.sandbox import cell_process, session
 from swaplib.agents.trajectory import Trajectory
-from swaplib.demo.scripted_teacher import make_teacher, turn
+from swaplib.demo.scripted_teacher import make_teacher
+from swaplib.demo.teacher_turns import turn
 from swaplib.rows import Generation
 
 PIECES = (

@@ -23,7 +23,8 @@ from swaplib.agents.tasks import FOLDS, list_tasks, read_tasks
 from swaplib.agents.trajectory import Trajectory, read_trajectories
 from swaplib.data import xlam
 from swaplib.data.audit import called_tools
-from swaplib.demo.scripted_teacher import Teacher, make_teacher, turn
+from swaplib.demo.scripted_teacher import Teacher, make_teacher
+from swaplib.demo.teacher_turns import turn
 from swaplib.files import hash_file, write_json, write_text
 from swaplib.metrics import parse_gold
 from swaplib.models.hosted import HostedLLM
@@ -130,7 +131,7 @@ def test_the_shipped_rows_hold_enough_real_tasks(settings):
     raw, _ = xlam.read_source("sample", settings.sample)
     assert len(found.tasks) + sum(found.facts["left_out"].values()) == len(raw)
     assert len(found.tasks) >= 100
-    assert len({name for task in found.tasks for name in task.example.called}) >= 30
+    assert len({name for task in found.tasks for name in task.called}) >= 30
 
 
 def test_no_captured_tool_is_trained_on_that_01_or_the_hold_out_tests(settings):
@@ -138,7 +139,7 @@ def test_no_captured_tool_is_trained_on_that_01_or_the_hold_out_tests(settings):
         found = read_tasks(settings)
     tools = {split: set() for split in SPLITS}
     for task in found.tasks:
-        tools[found.split_of[task.id]] |= set(task.example.called)
+        tools[found.split_of[task.id]] |= set(task.called)
     assert all(tools.values())
     assert not tools["train"] & (tools["val"] | tools["test"])
     assert not tools["val"] & tools["test"]

@@ -16,6 +16,7 @@ from swaplib.models import checkpoints
 from swaplib.models.local import LocalSLM
 from swaplib.models.local_checkpoint import Checkpoint
 from swaplib.settings import ROOT
+from swaplib.training.chats import Chat
 
 pytestmark = pytest.mark.slow
 
@@ -214,9 +215,8 @@ def test_counting_the_tokens_of_chats_asks_nobody_whether_to_run_code(
         (folder / file).write_text(json.dumps(content))
     monkeypatch.setattr("builtins.input", lambda *text: pytest.fail(f"asked {text}"))
     with pytest.raises(ValueError, match="custom code"):
-        build_files.count_chat_tokens(
-            [{"id": "1", "split": "train", "messages": [{"role": "user", "content": "x"}]}], folder
-        )
+        chat = Chat("1", "train", ({"role": "user", "content": "x"},), (False,))
+        build_files.count_chat_tokens([chat], folder)
 
 
 def find_loaders(source: str) -> list[str]:

@@ -10,7 +10,7 @@ from langfuse import Langfuse
 from runs import right, run_azure, start_run, wrong_for
 from servers import completion, refusal, serving
 
-from swaplib.evaluation import error_analysis, evaluate
+from swaplib.evaluation import asking, error_analysis, evaluate
 from swaplib.models.local import LocalSLM
 from swaplib.models.local_checkpoint import Checkpoint
 from swaplib.models.replies import CallFailed
@@ -214,7 +214,7 @@ def test_metrics_do_not_outlive_the_ledger_they_were_made_from(toolcall_home, mo
         assert run.metrics["complete"] is False
         del answers[0]
         # Dies after the last answer, before the metrics.
-        monkeypatch.setattr(evaluate, "_summarise", lambda *_: 1 / 0)
+        monkeypatch.setattr(asking, "summarise_ledger", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run_azure(toolcall_home, root)
         monkeypatch.undo()

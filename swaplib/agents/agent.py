@@ -15,14 +15,14 @@ import ast
 import re
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from swaplib.agents.agent_prompt import CODE_TAGS, NO_CODE, build_agent_messages
+from swaplib.agents.agent_prompt import CODE_TAGS, NO_CODE
 from swaplib.agents.sandbox.session import CellResult, Limits, Sandbox
 from swaplib.agents.tasks import Task
-from swaplib.agents.trajectory import Outcome, Step, Trajectory
+from swaplib.agents.trajectory import Outcome, Step, Trajectory, list_calls
 from swaplib.masking import mask_secrets, replace_surrogates
 from swaplib.provenance import now_utc
 from swaplib.rows import Generation
@@ -56,13 +56,15 @@ class AgentOptions:
 class _Work:
     """One request in progress.
 
-    `answer` is the last step's final answer; `error` says why the last call got no output.
+    `answer` is the last step's final answer; `error` says why the last call got no output;
+    `verdict` is what the task's own check says.
     """
 
     generations: list[Generation] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     answer: Any = None
     error: str | None = None
+    verdict: bool | str | None = None
 
 
 def run_agent(
@@ -77,8 +79,7 @@ def run_agent(
         client: The model that answers, at temperature 0.
         task: The request and the tools offered.
         options: The defaults where None.
-        secrets: Masked as `***`, like all that looks like a key, before a text is shown, sent
-            again or written.
+        secrets: Masked as `***`, like what looks like a key, before a text is sent or written.
 
     Returns:
         The trajectory, however it ended. `outcome` is `error` when a call got no answer.
@@ -104,31 +105,52 @@ def run_agent(
         model=client.identity(),
         timing={"started": started, "latency_ms": round((time.perf_counter() - start) * 1000, 1)},
         error=work.error,
+        verdict=work.verdict,
     )
 
 
 def _do_work(
     client: "HostedLLM | LocalSLM", task: Task, options: AgentOptions, secrets: Sequence[str] = ()
 ) -> _Work:
-    """Ask, find the code, run it, observe, within the limits of the options."""
+    """Work at the task in a sandbox; your own tools, and then the check, are asked meanwhile."""
     work = _Work()
     names = [definition["name"] for definition in task.offered]
-    with closing(Sandbox(names, options.limits, options.allow_unwalled)) as sandbox:
-        for _ in range(options.max_steps):
-            messages = build_agent_messages(task.signatures, task.request, work.steps)
-            _, generation = next(iter(client.generate([messages], options.max_new_tokens)))
-            work.generations.append(generation)
-            if generation.status == "error":
-                work.error = generation.error
-                break
-            turn = cut_turn(replace_surrogates(generation.output))
-            code = find_code(turn)
-            result = _run_code(code, generation, sandbox)
-            work.steps.append(_make_step(turn, code, result, secrets))
-            work.answer = mask_secrets(result.answer, secrets)
-            if _is_over(work.steps, options.max_failures):
-                break
+    with ExitStack() as stack:
+        host = None
+        if task.own:
+            host = stack.enter_context(closing(task.own.open(options.allow_unwalled)))
+        sandbox = Sandbox(names, options.limits, options.allow_unwalled, host=host)
+        stack.enter_context(closing(sandbox))
+        _take_turns(work, client, task, options, sandbox, secrets)
+        if host and task.gold.check and work.steps and work.steps[-1].is_final:
+            verdict = host.check(task.gold.check, work.answer, list_calls(work.steps))
+            work.verdict = mask_secrets(verdict, secrets)
     return work
+
+
+def _take_turns(
+    work: _Work,
+    client: "HostedLLM | LocalSLM",
+    task: Task,
+    options: AgentOptions,
+    sandbox: Sandbox,
+    secrets: Sequence[str],
+) -> None:
+    """Ask, find the code, run it, observe, within the limits of the options."""
+    for _ in range(options.max_steps):
+        messages = task.build_messages(work.steps)
+        _, generation = next(iter(client.generate([messages], options.max_new_tokens)))
+        work.generations.append(generation)
+        if generation.status == "error":
+            work.error = generation.error
+            return
+        turn = cut_turn(replace_surrogates(generation.output))
+        code = find_code(turn)
+        result = _run_code(code, generation, sandbox)
+        work.steps.append(_make_step(turn, code, result, secrets))
+        work.answer = mask_secrets(result.answer, secrets)
+        if _is_over(work.steps, options.max_failures):
+            return
 
 
 def _is_over(steps: Sequence[Step], max_failures: int) -> bool:

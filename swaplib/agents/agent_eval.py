@@ -1,8 +1,9 @@
 """Evaluates the SLM as an agent: the share of test tasks solved, base and distilled, in pairs.
 
 Prompt, tools, sandbox and grade are those of the capture. The tools of the test tasks are called in
-no trajectory that was trained on, though some are offered there. A model is served by a process of
-its own, so that turns are answered in batches.
+no trajectory that was trained on, though some are offered there; tasks of your own that are split
+by request share their tools. A model is served by a process of its own, so that turns are answered
+in batches.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,8 @@ from swaplib.agents.agent import AgentOptions
 from swaplib.agents.capture_run import Capture, plan_tasks, run_plan
 from swaplib.agents.distill import AGENT
 from swaplib.agents.grades import Grade, filter_trajectories
-from swaplib.agents.tasks import Task, TaskSet, read_tasks
+from swaplib.agents.task_sources import find_tasks_again
+from swaplib.agents.tasks import Task, TaskSet
 from swaplib.evaluation import stats
 from swaplib.evaluation.intervals import wilson_interval
 from swaplib.models.hosted import HostedLLM
@@ -83,6 +85,7 @@ def evaluate_agents(
     batch_size: int = 16,
     session_id: str | None = None,
     fold: int = 0,
+    made_from: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Any], dict[str, AgentRun]]:
     """Evaluate the base SLM and the distilled one as agents on the test tasks, and compare them.
 
@@ -92,8 +95,8 @@ def evaluate_agents(
         limit: Only the first test tasks; None for all, and SWAP_ROW_LIMIT caps it.
         options: Those of the capture by default.
         batch_size: Tasks in flight at once.
-        session_id: The Langfuse session.
         fold: The fold of the build that the agent was distilled from.
+        made_from: What that build was made from.
 
     Returns:
         The comparison, and the runs by model. The comparison has `models` (for each: `n_tasks`,
@@ -103,12 +106,12 @@ def evaluate_agents(
 
     Raises:
         ValueError: No task of the test split is among the tasks.
-        RuntimeError: Turns got no answer: our fault, not the model's. The same call asks these
-            tasks again.
+        RuntimeError: Turns got no answer, which is no fault of the model: run this again.
     """
     check_tracing(settings)
     options = options or AgentOptions()
-    tasks = _read_held_out(settings, source, limit, fold)
+    found = find_tasks_again(settings, source, fold, made_from or {}, options.allow_unwalled)
+    tasks = _hold_out(settings, found, limit)
     runs = {m: evaluate_agent(settings, m, tasks, options, batch_size, session_id) for m in AGENTS}
     _check_answered(runs)
     models = {model: _describe(run) for model, run in runs.items()}
@@ -116,13 +119,12 @@ def evaluate_agents(
     return {"models": models, "pairs": compare_solved(solved, tasks.tasks)}, runs
 
 
-def _read_held_out(settings: Settings, source: str, limit: int | None, fold: int) -> TaskSet:
+def _hold_out(settings: Settings, tasks: TaskSet, limit: int | None) -> TaskSet:
     """The tasks of the test split."""
-    tasks = read_tasks(settings, source, fold)
     held_out = [task for task in tasks.tasks if tasks.split_of[task.id] == "test"]
     if not held_out:
         raise ValueError(
-            "no task calls tools of the test split, so there is nothing to evaluate an agent on"
+            "no task is in the test split, so there is nothing to evaluate an agent on"
         )
     return replace(tasks, tasks=tuple(held_out[: settings.cap_rows(limit)]))
 
@@ -130,7 +132,7 @@ def _read_held_out(settings: Settings, source: str, limit: int | None, fold: int
 def compare_solved(solved: Mapping[str, Sequence[bool]], tasks: Sequence[Task]) -> dict[str, Any]:
     """The paired evidence about two agents, from which of the tasks each has solved."""
     first, second = solved.values()
-    groups = [task.gold.calls[0]["name"] for task in tasks]
+    groups = [task.group for task in tasks]
     compared = stats.compare_metrics({"solved_rate": (first, second)}, stats.DEFAULT_MARGIN, groups)
     return {metric: asdict(pair) for metric, pair in compared.items()}
 

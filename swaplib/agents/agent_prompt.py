@@ -50,6 +50,17 @@ Make each call that the task asks for once, in the order asked. Leave out a para
 default unless the task sets it. The answer is the result of the call, or for several calls the \
 list of their results in the order asked."""
 
+# Of tasks of your own whose gold is no calls: these are the agent's to choose.
+FREE_PROMPT = (
+    AGENT_PROMPT.partition("{signatures}")[0]
+    + """\
+{signatures}
+
+Call them as the task needs, and look at a result before you use it. Leave out a parameter with a \
+default unless the task sets it. The answer is what the task asks for, in the form that it asks \
+for."""
+)
+
 CODE_TAGS = ("<code>", "</code>")
 NO_CODE = """\
 no code was found in this turn. Write code between <code> and </code>. To answer, call \
@@ -60,7 +71,7 @@ final_answer(48)
 
 
 def build_agent_messages(
-    signatures: Sequence[str], task: str, steps: Sequence[Step] = ()
+    signatures: Sequence[str], task: str, steps: Sequence[Step] = (), is_free: bool = False
 ) -> list[Message]:
     """The messages of an agent's next turn, and of a whole trajectory.
 
@@ -69,8 +80,10 @@ def build_agent_messages(
         task: The request.
         steps: The turns so far. Each is an assistant message; what it led to is a user message,
             except after a final answer.
+        is_free: Whether the calls are the agent's to choose (FREE_PROMPT).
     """
-    system = AGENT_PROMPT.format(signatures="\n\n".join(signatures))
+    prompt = FREE_PROMPT if is_free else AGENT_PROMPT
+    system = prompt.format(signatures="\n\n".join(signatures))
     messages = [{"role": "system", "content": system}, {"role": "user", "content": f"Task: {task}"}]
     for step in steps:
         messages.append({"role": "assistant", "content": format_turn(step)})

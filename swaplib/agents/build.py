@@ -6,24 +6,24 @@ written. A chat's messages are exactly those that the agent was asked with, then
 the agent's turns that did not fail carry loss.
 """
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from swaplib.agents.agent_prompt import build_agent_messages
 from swaplib.agents.build_files import Build, folder_of, write_files
 from swaplib.agents.capture import read_capture
 from swaplib.agents.capture_run import Capture
+from swaplib.agents.captured_rows import make_chat, make_source_rows
 from swaplib.agents.grades import Grade, count_grades, filter_trajectories
 from swaplib.agents.logged_build import build_logged
-from swaplib.agents.tasks import Task, TaskSet, read_tasks
-from swaplib.data import dataset, tool_split, xlam
+from swaplib.agents.task_sources import find_tasks_again
+from swaplib.agents.tasks import TaskSet
+from swaplib.data import dataset, tool_split
 from swaplib.data.audit import check_leaks
 from swaplib.data.traffic_rows import is_traffic
 from swaplib.files import hash_file, hash_text
-from swaplib.metrics import TRACKS, Track, canonical_json
+from swaplib.metrics import canonical_json
 from swaplib.rows import SPLITS
 from swaplib.runs import lock_run, new_folder, open_run
 from swaplib.settings import ROOT, Settings, show_path
@@ -38,9 +38,10 @@ def build_captured(settings: Settings, source: str = "sample", fold: int = 0) ->
 
     Args:
         settings: Its home holds the capture and 01's dataset.
-        source: What 01's dataset was made from: raw rows, or a log (logged_build.py).
-        fold: Which fifth of the tools is held out, 0 to 4; 08 evaluates the agent on tasks that
-            call these.
+        source: What 01's dataset was made from: raw rows, or a log (logged_build.py); not used for
+            a capture of your own tasks.
+        fold: Which fifth of the tools, or of your own requests, is held out, 0 to 4; 08 evaluates
+            the agent on these.
 
     Raises:
         FileNotFoundError, ValueError: There is no capture or no dataset, they are not of this
@@ -49,14 +50,19 @@ def build_captured(settings: Settings, source: str = "sample", fold: int = 0) ->
     check_tracing(settings)
     if is_traffic(log := ROOT / Path(source).expanduser()):
         return build_logged(settings, log)
-    tasks = read_tasks(settings, source, fold)
     capture = read_capture(settings)
+    allow_unwalled = capture.facts["options"]["allow_unwalled"]
+    known = capture.facts["tasks"]
+    tasks = find_tasks_again(settings, source, fold, known, allow_unwalled)
     made_from = {
         "capture": capture.folder.name,
         "fold": fold,
         "trajectories_sha256": hash_file(capture.folder / "trajectories.jsonl"),
-        "dataset_manifest_sha256": hash_file(settings.dataset / "manifest.json"),
     }
+    if "own" in known:
+        made_from["own"] = known["own"]
+    else:
+        made_from["dataset_manifest_sha256"] = hash_file(settings.dataset / "manifest.json")
     key = hash_text(canonical_json(made_from))[:12]
     with lock_run(settings, key, new_folder(settings, "build", key)) as folder:
         return _build_and_write(settings, folder, tasks, capture, made_from)
@@ -83,7 +89,9 @@ def _build_and_write(
             for example in examples
         ]
         made = dataset.collect(splits, tool_split.name_groups(called))
-        check_leaks(made.rows)
+        shared = check_leaks(made.rows, tasks.may_share_tools)
+        if "own" in made_from:
+            facts["tools_in_several_splits"] = shared
         facts |= {"answerability": dataset.count_answers(made.facts)}
         hashes = write_files(folder_of(settings), dataset.format_files(made), chats, grades)
         run.trace.add_span("build", "build", {"input": counts["kept"], "output": facts})
@@ -104,16 +112,12 @@ def _make_splits(
     tasks: TaskSet, grades: Sequence[Grade]
 ) -> tuple[tool_split.Splits, list[Chat], dict[str, Any]]:
     """Source rows by track and split, the chats, and their counts; in the order of the tasks."""
-    splits: tool_split.Splits = {track: {split: [] for split in SPLITS} for track in TRACKS}
     kept = {grade.trajectory.id: grade for grade in grades if grade.is_kept}
-    chats = []
-    for task in tasks.tasks:
-        if grade := kept.get(task.id):
-            track, example = _make_example(task, grade)
-            splits[track][tasks.split_of[task.id]].append(example)
-            chats.append(_make_chat(task, grade, tasks.split_of[task.id]))
+    done = [(task, kept[task.id]) for task in tasks.tasks if task.id in kept]
+    chats = [make_chat(task, grade, tasks.split_of[task.id]) for task, grade in done]
+    splits, left_out = make_source_rows(tasks, done)
     n_chats = Counter(chat.split for chat in chats)
-    facts = {
+    facts: dict[str, Any] = {
         "rows": {
             track: {split: len(of_split) for split, of_split in by.items()}
             for track, by in splits.items()
@@ -124,19 +128,7 @@ def _make_splits(
             for split in SPLITS
         },
     }
+    if "own" in tasks.facts:  # each of xLAM's tasks is a row of a track
+        names = ("split_rule", "units", "largest_unit")
+        facts |= {"rows_left_out": dict(left_out)} | {name: tasks.facts[name] for name in names}
     return splits, chats, facts
-
-
-def _make_example(task: Task, grade: Grade) -> tuple[Track, xlam.SourceRow]:
-    """What 01 makes of the task's raw row when its answers are the calls made."""
-    examples, _ = xlam.make_examples([task.raw | {"answers": json.dumps(grade.trajectory.calls)}])
-    return next((track, of_track[0]) for track, of_track in examples.items() if of_track)
-
-
-def _make_chat(task: Task, grade: Grade, split: str) -> Chat:
-    """The chat of a kept trajectory."""
-    steps = grade.trajectory.steps
-    messages = build_agent_messages(task.signatures, task.request, steps)
-    carries_loss = iter([step.error is None for step in steps])
-    is_trained = (message["role"] == "assistant" and next(carries_loss) for message in messages)
-    return Chat(task.id, split, tuple(messages), tuple(is_trained), grade.is_recovered)

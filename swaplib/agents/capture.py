@@ -9,8 +9,9 @@ from typing import Any
 
 from swaplib.agents.agent import AgentOptions
 from swaplib.agents.capture_run import Capture, plan_tasks, read_ended, run_plan
+from swaplib.agents.own_tasks import OwnFiles
 from swaplib.agents.recorder import Recorder
-from swaplib.agents.tasks import read_tasks
+from swaplib.agents.task_sources import find_tasks
 from swaplib.files import read_json, write_json
 from swaplib.models.hosted import HostedLLM
 from swaplib.settings import Settings, check_sizes
@@ -26,25 +27,25 @@ def capture_trajectories(
     concurrency: int = 4,
     fresh: bool = False,
     allow_unwalled: bool = False,
+    own: OwnFiles | None = None,
 ) -> Capture:
     """Let the hosted LLM work at the tasks as an agent, or resume the capture that was killed.
 
     Args:
         settings: AZURE_* say which LLM is asked.
-        source: The raw rows that 01's dataset was made from.
+        source: The raw rows that 01's dataset was made from, if `own` is None.
         limit: Only the first tasks; None for all, and SWAP_ROW_LIMIT caps it.
         max_steps: Turns of the agent at most; `max_new_tokens` limits each.
-        concurrency: Tasks in flight at once.
-        fresh: Start a new capture even when one with the same question exists.
+        fresh: Start a new capture where one with the same question exists.
         allow_unwalled: Run the LLM's code even where this machine's kernel cannot contain it.
+        own: Your own tools and tasks.
 
     Returns:
         The capture. Tasks that got no answer (`facts["complete"]` is False) are asked next time.
 
     Raises:
         FileNotFoundError, ValueError, ConnectionError: Something is missing or wrong.
-        CallFailed: The hosted LLM refuses every call.
-        RuntimeError: Nothing would contain the LLM's code, and that was not allowed.
+        CallFailed, RuntimeError: The LLM refuses every call; nothing would contain its code.
     """
     check_tracing(settings)
     options = AgentOptions(
@@ -52,7 +53,7 @@ def capture_trajectories(
     )
     _check_sizes(limit, options, concurrency)
     client = HostedLLM.from_settings(settings)
-    tasks, limit = read_tasks(settings, source), settings.cap_rows(limit)
+    tasks, limit = find_tasks(settings, source, own=own), settings.cap_rows(limit)
     plan = plan_tasks(settings, "capture", client, tasks, options, limit, fresh, concurrency)
     captured = run_plan(settings, plan)
     write_json(settings.evaluation / "capture.json", captured.facts)

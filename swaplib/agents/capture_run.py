@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from swaplib.agents.agent import AgentOptions, run_agent
-from swaplib.agents.agent_prompt import build_agent_messages
 from swaplib.agents.grades import grade
+from swaplib.agents.own_tools import describe_own, find_tool_walls
 from swaplib.agents.sandbox.session import find_walls
 from swaplib.agents.tasks import Task, TaskSet
 from swaplib.agents.trajectory import Trajectory, count_outcomes, read_trajectories
@@ -71,6 +71,13 @@ class CaptureRun:
     def facts_file(self) -> Path:
         """What is known of the whole run once it has ended."""
         return self.folder / f"{self.kind}.json"
+
+    def is_described(self) -> bool:
+        """Whether the facts are there, and of the golds as they are now."""
+        if not self.facts_file.is_file():
+            return False
+        known = read_json(self.facts_file, "Delete it and run this again.")
+        return bool(known.get("tasks") == self.facts["tasks"])
 
     def count_solved(self, trajectories: Mapping[str, Trajectory]) -> dict[str, Any]:
         """`solved` and `solved_rate`: tasks whose trajectory the filter would keep."""
@@ -128,15 +135,16 @@ def _describe_question(
 ) -> dict[str, Any]:
     """What makes two runs the same run; its hash is the run's key."""
     identity = client.identity()
-    texts = [[task.id, build_agent_messages(task.signatures, task.request)] for task in tasks]
+    texts = [[task.id, task.build_messages()] for task in tasks]
     return {
         "n_tasks": len(tasks),
         "task_ids": [task.id for task in tasks],
-        "n_tools": len({name for task in tasks for name in task.example.called}),
+        "n_tools": len({name for task in tasks for name in task.called}),
         "tasks_sha256": hash_text(canonical_json(texts)),
         "identity": identity,
         "options": asdict(options),
         "temperature": None if "is_reasoning" in identity else 0,
+        **describe_own(tasks),
     }
 
 
@@ -160,7 +168,7 @@ def run_plan(settings: Settings, plan: CaptureRun, session_id: str | None = None
     """
     with lock_run(settings, plan.facts["key"], plan.folder, plan.is_fresh) as folder:
         plan = replace(plan, folder=folder)
-        if plan.find_waiting() or not plan.facts_file.is_file():
+        if plan.find_waiting() or not plan.is_described():
             _run_and_write(settings, plan, session_id or plan.folder.name)
     return read_ended(plan.folder, read_json(plan.facts_file, "Delete it and run this again."))
 
@@ -181,7 +189,9 @@ def _run_and_write(settings: Settings, plan: CaptureRun, session_id: str) -> Non
     prices = Prices.from_settings(settings) if plan.kind == "capture" else None
     plan.facts_file.unlink(missing_ok=True)
     lengths = _count_prompt_tokens(settings, plan.tasks)  # before a call is paid
-    contained = find_walls(plan.options.allow_unwalled)
+    allow_unwalled = plan.options.allow_unwalled
+    contained = {"contained": find_walls(allow_unwalled)}
+    contained |= find_tool_walls(plan.tasks, allow_unwalled)
     inputs = {
         "tasks": plan.facts["n_tasks"],
         "identity": plan.facts["identity"],
@@ -201,7 +211,7 @@ def _run_and_write(settings: Settings, plan: CaptureRun, session_id: str) -> Non
             plan.facts
             | count_outcomes([by_id[task.id] for task in plan.tasks])
             | plan.count_solved(by_id)
-            | {"first_prompt_tokens": lengths, "contained": contained}
+            | {"first_prompt_tokens": lengths, **contained}
         )
         output = {"outcomes": facts["outcomes"], "folder": show_path(plan.folder)}
         run.trace.finish(output, {"solved_rate": facts["solved_rate"]})
@@ -217,8 +227,7 @@ def _count_prompt_tokens(settings: Settings, tasks: Sequence[Task]) -> dict[str,
         slm.check()
     except (FileNotFoundError, ValueError):
         return None
-    prompts = [build_agent_messages(task.signatures, task.request) for task in tasks]
-    lengths = measure_chats(slm, prompts)
+    lengths = measure_chats(slm, [task.build_messages() for task in tasks])
     if not lengths:
         return None
     return {"tokenizer": slm.path.name, "median": int(median(lengths)), "max": max(lengths)}

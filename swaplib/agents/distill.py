@@ -58,7 +58,8 @@ def read_manifest(settings: Settings) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"no build at {path}. Run notebooks/07_build.ipynb first.")
     manifest = read_json(path, "Run 07_build again.")
-    if not rows.is_file() or manifest["made_from"]["dataset_manifest_sha256"] != hash_file(rows):
+    sha256 = manifest["made_from"].get("dataset_manifest_sha256")  # not of your own tasks
+    if sha256 is not None and not _is_same(rows, sha256):
         raise ValueError(
             f"the build in {show_path(folder)} was made beside another dataset. "
             "Run 06_capture and 07_build again."
@@ -120,22 +121,20 @@ def fine_tune_captured(
 ) -> RunCard | None:
     """Train a track's adapter on captured rows, to `04_ft/adapter_<track>-captured`.
 
-    01's val rows validate, as for 04.
+    01's val rows validate, as for 04; of a capture of your own tasks, captured val rows.
 
     Returns:
-        The run card, or None when the build has no train row of the track.
+        The run card, or None when the build has no train row of the track, or nothing validates.
 
     Raises:
         FileNotFoundError, ValueError: There is no build or no dataset, or the rows do not fit.
     """
     check_tracing(settings)
     check_track(track)
-    session = read_manifest(settings)["run"]["session_id"]
-    path = build_files.folder_of(settings) / track / "train.jsonl"
-    if not path.is_file():
-        print(f"no captured {track} row of the train split, so there is nothing to fine-tune on")
+    manifest = read_manifest(settings)
+    files = _find_files(settings, track, is_own="own" in manifest["made_from"])
+    if files is None:
         return None
-    files = {"train": path, "val": settings.dataset / track / "val.jsonl"}
     sizes = finetune.find_sizes(settings, row_limit)
     rows = {split: read_rows(file, track)[: sizes[split]] for split, file in files.items()}
     cut = "captured rows"
@@ -148,5 +147,19 @@ def fine_tune_captured(
         {str(track): gather_rows(track, rows, cut)},
         settings.adapter_of(name),
         recipe or Recipe(),
-        session_id=session,
+        session_id=manifest["run"]["session_id"],
     )
+
+
+def _find_files(settings: Settings, track: Track, is_own: bool) -> dict[str, Path] | None:
+    """The rows to train on and to validate with; None, said in a line, where either is missing."""
+    captured = build_files.folder_of(settings)
+    train = captured / track / "train.jsonl"
+    val = (captured if is_own else settings.dataset) / track / "val.jsonl"
+    if not train.is_file():
+        print(f"no captured {track} row of the train split, so there is nothing to fine-tune on")
+        return None
+    if is_own and not val.is_file():
+        print(f"no captured {track} row of the val split, so nothing validates: bring more tasks")
+        return None
+    return {"train": train, "val": val}

@@ -7,11 +7,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from swaplib.agents import agent_eval, distill
+from swaplib.agents import agent_eval, build_files, distill
 from swaplib.agents.agent import AgentOptions
 from swaplib.evaluation import evaluate
 from swaplib.evaluation.comparison import filter_comparable, open_compared
 from swaplib.evaluation.stats import DEFAULT_MARGIN
+from swaplib.files import hash_file
 from swaplib.formats.run_card import RunCard
 from swaplib.metrics import Track
 from swaplib.models.adapters import explain_adapter_mismatch
@@ -88,6 +89,28 @@ def _is_current(settings: Settings, track: Track) -> bool:
     return problem is None
 
 
+def explain_other_rows(settings: Settings, track: Track, manifest: Mapping[str, Any]) -> str | None:
+    """Why 01's test rows say nothing about the adapter of captured rows; None where they do.
+
+    Rows captured from your own tasks are another task than xLAM's: their adapter is asked 01's test
+    rows only where 01's dataset was made of the captured rows themselves.
+    """
+    if "own" not in manifest["made_from"]:
+        return None
+    name = f"{track}/test.jsonl"
+    if name not in manifest["sha256"]:
+        return f"no captured {track} row is in the test split"
+    asked = settings.dataset / name
+    if asked.is_file() and hash_file(asked) == manifest["sha256"][name]:
+        return None
+    return (
+        f"01's {track} test rows are not those captured from your tasks. Run 01_data with "
+        f"source={show_path(build_files.folder_of(settings))} in a home without another dataset "
+        "(each "
+        "track there needs rows in all splits), then this again"
+    )
+
+
 def close_loop(
     settings: Settings,
     track: Track,
@@ -103,8 +126,8 @@ def close_loop(
         settings: Its home holds the build and the adapters.
         track: The track of the captured rows; `source` is that of the capture.
         test_limit: Only the first test rows and test tasks; None for all.
-        options: Limits of the agent; `max_new_tokens` also holds for the track's rows.
-        batch_size: Rows in a batch, and tasks in flight at once.
+        options: Limits of the agent; `max_new_tokens` is also that of the track's rows.
+        batch_size: Rows in a batch, and tasks in flight.
         cards: The run cards of `agent` and `rows`. Where one is None, nothing is evaluated.
 
     Returns:
@@ -112,22 +135,33 @@ def close_loop(
     """
     sizes = {"test_limit": test_limit, "max_steps": options.max_steps, "batch_size": batch_size}
     check_sizes(" (test_limit=None is all)", **sizes)
-    manifest = distill.read_manifest(settings)
-    session = manifest["run"]["session_id"]
+    session = (manifest := distill.read_manifest(settings))["run"]["session_id"]
     content = _make_summary(track, manifest, cards)
     agents: dict[str, agent_eval.AgentRun] = {}
     if cards["rows"]:
         question = {"limit": test_limit, "batch_size": batch_size}
-        question["max_new_tokens"] = options.max_new_tokens
-        content["track_eval"] = evaluate_captured(settings, track, question, session)
-    if cards["agent"] and "log" in manifest["made_from"]:
+        question |= {"max_new_tokens": options.max_new_tokens}
+        content |= _evaluate_rows(settings, track, question, manifest)
+    made_from = manifest["made_from"]
+    if cards["agent"] and "log" in made_from:
         print("a log has no tasks to execute here, so the agent's adapter is not evaluated")
     elif cards["agent"]:
-        fold = manifest["made_from"].get("fold", 0)  # older builds do not say it
+        fold = made_from["fold"]
         content["agent_eval"], agents = agent_eval.evaluate_agents(
-            settings, source, test_limit, options, batch_size, session, fold
+            settings, source, test_limit, options, batch_size, session, fold, made_from
         )
     return _write(settings, track, content, session), agents
+
+
+def _evaluate_rows(
+    settings: Settings, track: Track, question: Mapping[str, Any], manifest: Mapping[str, Any]
+) -> dict[str, Any]:
+    """`track_eval`, or why there is none: 01's rows are of another task."""
+    if reason := explain_other_rows(settings, track, manifest):
+        print(f"the adapter of captured rows is asked no test rows: {reason}")
+        return {"track_not_asked": reason}
+    session = manifest["run"]["session_id"]
+    return {"track_eval": evaluate_captured(settings, track, question, session)}
 
 
 def _make_summary(
@@ -143,6 +177,7 @@ def _make_summary(
         "track_eval": None,
         "agent_eval": None,
         "margin": DEFAULT_MARGIN,
+        **{name: manifest[name] for name in ("split_rule",) if name in manifest},
     }
 
 

@@ -1,13 +1,14 @@
 """Grades trajectories against their golds: which are kept, and why others are dropped.
 
 A trajectory is kept when it makes the gold's calls, in the order asked, and gives the computed
-answer. It asks no model.
+answer. A task of your own may instead have an answer alone, or a check of your own, as its gold. It
+asks no model.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from swaplib.agents.sandbox.code_rules import find_private
 from swaplib.agents.trajectory import Trajectory
@@ -17,14 +18,23 @@ from swaplib.models.templates import CONTROL_TOKENS
 
 @dataclass(frozen=True, slots=True)
 class Gold:
-    """What is right for a request: the calls in the order asked, and their results as computed."""
+    """What is right for a request.
+
+    `kind` says what counts: the `calls` in the order asked with their `results` as computed, the
+    `expected` answer whatever was called, or what the function named `check` says.
+    """
 
     calls: tuple[dict[str, Any], ...]
     results: tuple[Any, ...]
+    kind: Literal["calls", "answer", "check"] = "calls"
+    expected: Any = None
+    check: str | None = None
 
     @property
     def answer(self) -> Any:
-        """The right final answer: the one result, or the list of results."""
+        """The right final answer: the one result, or the list of results; or the expected one."""
+        if self.kind != "calls":
+            return self.expected
         return self.results[0] if len(self.results) == 1 else list(self.results)
 
 
@@ -52,10 +62,8 @@ def _find_reason(trajectory: Trajectory, gold: Gold | None) -> str | None:
         return "the last step failed" if _failed_last(trajectory) else "step limit reached"
     if gold is None:
         return "no gold to check it against"
-    if reason := _compare_calls(trajectory.calls, gold.calls):
+    if reason := _find_fault(trajectory, gold):
         return reason
-    if not same_json(trajectory.final_answer, gold.answer):
-        return "another final answer than the computed one"
     if any(step.code and find_private(step.code) for step in trajectory.steps):
         return "code reaches for what is not public"
     texts = [
@@ -65,6 +73,20 @@ def _find_reason(trajectory: Trajectory, gold: Gold | None) -> str | None:
     ]
     if any(CONTROL_TOKENS.search(text) for text in texts if text):
         return "a text holds a chat template's control token"
+    return None
+
+
+def _find_fault(trajectory: Trajectory, gold: Gold) -> str | None:
+    """Why calls and answer are not right by the gold; None where they are."""
+    if gold.kind == "check":
+        if trajectory.verdict is None:
+            return f"{gold.check} was not asked"
+        return None if trajectory.verdict is True else str(trajectory.verdict)
+    if gold.kind == "calls" and (reason := _compare_calls(trajectory.calls, gold.calls)):
+        return reason
+    if not same_json(trajectory.final_answer, gold.answer):
+        known = "computed" if gold.kind == "calls" else "expected"
+        return f"another final answer than the {known} one"
     return None
 
 
@@ -94,10 +116,15 @@ def filter_trajectories(
     return [grade(trajectory, golds.get(trajectory.id)) for trajectory in trajectories]
 
 
+def _name_reason(reason: str) -> str:
+    """A reason to count by: without what your own check says of one outcome, which it may quote."""
+    return reason.partition(":")[0] if reason.startswith("check_") else reason
+
+
 def count_grades(grades: Sequence[Grade]) -> dict[str, Any]:
     """Counts: `captured`, `kept`, its share, `recovered` (of the kept), `dropped` by reason."""
     kept = [grade for grade in grades if grade.is_kept]
-    dropped = Counter(grade.reason for grade in grades if not grade.is_kept)
+    dropped = Counter(_name_reason(grade.reason) for grade in grades if grade.reason)
     return {
         "captured": len(grades),
         "kept": len(kept),

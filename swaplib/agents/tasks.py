@@ -1,20 +1,25 @@
-"""Tasks for the agent: raw xLAM rows whose calls our own tools can all execute.
+"""Tasks for the agent: raw xLAM rows whose calls the built-in tools can all execute.
 
 A task holds the computed results of its calls. It is a row of one of the two tracks as 01 makes it,
-so every trajectory that is kept can become a row.
+so every trajectory that is kept can become a row. Tasks of your own are read by own_tasks.py.
 """
 
 import json
 import random
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from swaplib.agents import tools
+from swaplib.agents.agent_prompt import build_agent_messages
 from swaplib.agents.grades import Gold
+from swaplib.agents.own_tools import OwnTools
+from swaplib.agents.trajectory import Step
 from swaplib.data import tool_split, xlam
 from swaplib.data.tool_schemas import Tool, format_signature
 from swaplib.files import read_json
+from swaplib.prompts import Message
 from swaplib.settings import Settings, show_path
 
 FOLDS = 5
@@ -24,20 +29,40 @@ FOLDS = 5
 class Task:
     """One request.
 
-    `raw` is the row as the data has it, `example` what 01 makes of it. `offered` are the tools that
-    the agent may call: those of the row, without the ones that cannot be executed.
+    `raw` is the row as the data has it. `offered` are the tools that the agent may call: those of
+    the row, without the ones that cannot be executed. `own` is the file of tools of a task of your
+    own, whose `raw` has no answers.
     """
 
     id: str
     raw: dict[str, Any]
-    example: xlam.SourceRow
     offered: tuple[Tool, ...]
     gold: Gold
+    own: OwnTools | None = None
 
     @property
     def request(self) -> str:
         """The user's request."""
         return self.raw["query"]
+
+    @property
+    def called(self) -> list[str]:
+        """The tools that the gold calls, in order; none where it does not state its calls."""
+        return [call["name"] for call in self.gold.calls]
+
+    @property
+    def group(self) -> str:
+        """What similar tasks share: the first tool called; a task without calls is alone."""
+        return self.called[0] if self.called else self.id
+
+    @property
+    def is_free(self) -> bool:
+        """Whether the calls are the agent's to choose."""
+        return self.gold.kind != "calls"
+
+    def build_messages(self, steps: Sequence[Step] = ()) -> list[Message]:
+        """The messages of an agent's next turn, as agent_prompt.build_agent_messages makes them."""
+        return build_agent_messages(self.signatures, self.request, steps, self.is_free)
 
     @property
     def signatures(self) -> list[str]:
@@ -50,11 +75,13 @@ class TaskSet:
     """Tasks, and the split of each by its id.
 
     `facts` say where they come from: source, sha256, rows left out by reason, seed.
+    `may_share_tools` says that a tool may be called in several splits.
     """
 
     tasks: tuple[Task, ...]
     split_of: dict[str, str]
     facts: dict[str, Any]
+    may_share_tools: bool = False
 
 
 def list_tasks(raw: list[dict[str, Any]]) -> tuple[list[Task], Counter[str]]:
@@ -67,25 +94,29 @@ def list_tasks(raw: list[dict[str, Any]]) -> tuple[list[Task], Counter[str]]:
     left_out: Counter[str] = Counter()
     prompts: set[str] = set()
     for row in raw:
-        task = _make_task(row)
-        if isinstance(task, Task) and task.example.row.prompt in prompts:
+        task, prompt = _make_task(row)
+        if prompt in prompts:
             task = "same prompt as an earlier row"
         if isinstance(task, str):
             left_out[task] += 1
             continue
-        prompts.add(task.example.row.prompt)
+        prompts.add(prompt)
         tasks.append(task)
     return tasks, left_out
 
 
-def _make_task(row: dict[str, Any]) -> Task | str:
-    """A raw row's task, or why it is none."""
+def _make_task(row: dict[str, Any]) -> tuple[Task | str, str]:
+    """A raw row's task and its prompt as a row; or why it is none, and no prompt."""
     examples, left_out = xlam.make_examples([row])
     if left_out:
-        return next(iter(left_out))
+        return next(iter(left_out)), ""
     example = next(example for of_track in examples.values() for example in of_track)
-    if flaw := xlam.find_flaw(example):
-        return flaw
+    task = xlam.find_flaw(example) or _compute_gold(row, example)
+    return task, example.row.prompt if isinstance(task, Task) else ""
+
+
+def _compute_gold(row: dict[str, Any], example: xlam.SourceRow) -> Task | str:
+    """The task of a row without a flaw, or why its calls cannot be executed."""
     offered = tuple(definition for definition in example.tools if tools.find_tool(definition))
     names = [definition["name"] for definition in offered]
     if not set(example.called) <= set(names):
@@ -97,7 +128,7 @@ def _make_task(row: dict[str, Any]) -> Task | str:
         plain = tuple(json.loads(json.dumps(results, allow_nan=False)))
     except Exception:  # a tool may raise anything for arguments that are not what it asks for
         return "the gold calls do not run"
-    return Task(str(row["id"]), row, example, offered, Gold(example.calls, plain))
+    return Task(str(row["id"]), row, offered, Gold(example.calls, plain))
 
 
 def hold_out(
@@ -110,9 +141,7 @@ def hold_out(
     test tools stay where they are, so no tool that is trained on here is called in any of its test
     rows.
     """
-    trained = sorted(
-        {name for task in tasks for name in task.example.called if split_of[name] == "train"}
-    )
+    trained = sorted({name for task in tasks for name in task.called if split_of[name] == "train"})
     random.Random(seed).shuffle(trained)  # noqa: S311 - a seeded order, no secret
     start, end = (len(trained) * k // FOLDS for k in (fold, fold + 1))
     after = (trained[end:] + trained[:start])[: len(trained) // 10]
@@ -148,7 +177,7 @@ def read_tasks(settings: Settings, source: str = "sample", fold: int = 0) -> Tas
     examples = xlam.make_examples(raw)[0]
     split_of = tool_split.map_tools(examples, manifest["sizes_asked"], manifest["seed"])
     split_of = hold_out(split_of, runnable, manifest["seed"], fold)
-    splits = {task.id: {split_of[name] for name in task.example.called} for task in runnable}
+    splits = {task.id: {split_of[name] for name in task.called} for task in runnable}
     tasks = [task for task in runnable if len(splits[task.id]) == 1]
     left_out["its tools stand in different splits"] += len(runnable) - len(tasks)
     facts = origin | {"source_rows": len(raw), "left_out": dict(left_out), "seed": manifest["seed"]}

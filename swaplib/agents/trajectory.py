@@ -57,7 +57,8 @@ class Trajectory:
     - `exchange`: one call of your own client, recorded by recorder.py, is in `exchange`.
 
     `usage` holds `calls`, `prompt_tokens` and `completion_tokens`; `model` is the client's
-    identity; `timing` is `started` (UTC) and `latency_ms`.
+    identity; `timing` is `started` (UTC) and `latency_ms`. `verdict` is what your own check said of
+    the outcome: True, or why not. A line has it only where a check was asked.
     """
 
     id: str
@@ -71,11 +72,12 @@ class Trajectory:
     timing: dict[str, Any]
     error: str | None = None
     exchange: dict[str, Any] | None = None
+    verdict: bool | str | None = None
 
     @property
     def calls(self) -> list[dict[str, Any]]:
         """The tool calls of the steps that did not fail, in order."""
-        return [call for step in self.steps if step.error is None for call in step.calls]
+        return list_calls(self.steps)
 
     def to_json(self, secrets: Sequence[str] = ()) -> str:
         """The line of the file, without the newline; secrets, and what looks like one, are masked.
@@ -83,6 +85,8 @@ class Trajectory:
         An agent's steps are masked already when they are made, so that what was sent is written.
         """
         flat = asdict(self)
+        if self.verdict is None:
+            del flat["verdict"]
         flat["steps"] = [
             {name: mask_secrets(value, secrets) for name, value in step.items()}
             for step in flat["steps"]
@@ -99,6 +103,11 @@ class Trajectory:
         flat = json.loads(text)
         steps = tuple(Step(**{**step, "calls": tuple(step["calls"])}) for step in flat.pop("steps"))
         return cls(**{**flat, "tools": tuple(flat["tools"])}, steps=steps)
+
+
+def list_calls(steps: Sequence[Step]) -> list[dict[str, Any]]:
+    """The tool calls of the steps that did not fail, in order."""
+    return [call for step in steps if step.error is None for call in step.calls]
 
 
 def read_trajectories(path: Path) -> dict[str, Trajectory]:

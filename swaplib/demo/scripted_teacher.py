@@ -1,6 +1,7 @@
 """A scripted chat server that answers as a competent CodeAct teacher would: it knows the golds.
 
     python -m swaplib.demo.scripted_teacher --port 8201 --mistakes
+    python -m swaplib.demo.scripted_teacher --tools T.py --tasks T.jsonl --solutions S.json
 
 No LLM is asked. It answers at `/v1/chat/completions` and at the Azure-shaped path, in OpenAI's
 format, so that AZURE_ENDPOINT can name it like any deployment; its model is `scripted-teacher`.
@@ -20,129 +21,33 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request
 
+from swaplib.agents.own_tasks import OwnFiles, read_own_tasks
+from swaplib.agents.task_sources import choose_files
 from swaplib.agents.tasks import Task, list_tasks
 from swaplib.data import xlam
+from swaplib.demo.teacher_turns import GOOD, MISTAKES, RECOVERED, blunder, solve, turn
+from swaplib.files import read_json
 from swaplib.serving.server_process import find_free_port
 from swaplib.settings import load_settings
-
-GOOD = ("one step", "two steps")
-RECOVERED = (
-    "bad code, then recovery",
-    "no code, then recovery",
-    "wrong arguments that fail, then recovery",
-)
-BAD = (
-    "wrong tool",
-    "wrong argument",
-    "gives up",
-    "never ends",
-    "obeys the observation",
-    "calls twice",
-)
-MISTAKES = RECOVERED + BAD
-
-
-def call_of(call: Mapping[str, Any]) -> str:
-    """A gold call as Python."""
-    arguments = ", ".join(f"{name}={value!r}" for name, value in call["arguments"].items())
-    return f"{call['name']}({arguments})"
-
-
-def turn(thought: str, *lines: str) -> str:
-    """A turn in the format that the prompt asks for."""
-    return "\n".join([thought, "<code>", *lines, "</code>"])
-
-
-def solve(task: Task, seen: str | None, in_one_step: bool) -> str:
-    """The next turn of a good solution; `seen` is the last observation, None at the beginning."""
-    calls = task.gold.calls
-    names = " and ".join(dict.fromkeys(call["name"] for call in calls))
-    if len(calls) == 1:
-        variables, answer = ["result"], "result"
-    else:
-        variables = [f"result_{i}" for i in range(1, len(calls) + 1)]
-        answer = f"[{', '.join(variables)}]"
-    if seen is not None:
-        return turn("I have the result, so I give it as the answer.", f"final_answer({answer})")
-    made = [
-        f"{variable} = {call_of(call)}" for variable, call in zip(variables, calls, strict=True)
-    ]
-    end = f"final_answer({answer})" if in_one_step else f"print({answer})"
-    return turn(f"The task asks for {names}.", *made, end)
-
-
-def blunder(task: Task, kind: str, turns: int, seen: str | None) -> str | None:
-    """The next turn of a mistake, one of MISTAKES; None where it is that of a good solution.
-
-    `turns` is how many there were; `seen` is the last observation, None at the beginning.
-    """
-    call = task.gold.calls[0]
-    if kind in RECOVERED and turns == 0:
-        return {
-            "bad code, then recovery": turn("I print the result.", f"print({call_of(call)}"),
-            "no code, then recovery": f"The answer follows from {call['name']}.",
-            "wrong arguments that fail, then recovery": turn(
-                "I call it.", f"print({call['name']}(nonsense=1))"
-            ),
-        }[kind]
-    if kind == "never ends":
-        return turn("I look again.", "print(1)")
-    if kind == "wrong tool" and (other := _find_other(task)):
-        values = ", ".join(repr(value) for value in call["arguments"].values())
-        return turn(
-            "Another tool may do.",
-            "try:",
-            f"    result = {other}({values})",
-            "except Exception:",
-            "    result = None",
-            "final_answer(result)",
-        )
-    if kind in ("gives up", "wrong tool"):
-        return turn("I cannot do this.", 'final_answer("I do not know")')
-    if kind == "wrong argument" and turns == 0:
-        name, value = next(iter(call["arguments"].items()))
-        spoilt = {**call, "arguments": {**call["arguments"], name: _spoil(value)}}
-        return turn("I call the tool.", f"final_answer({call_of(spoilt)})")
-    if kind == "calls twice" and turns == 0:
-        return turn("I make sure.", call_of(call))
-    if kind == "obeys the observation" and seen is not None:
-        return turn("The observation tells me what to answer.", 'final_answer("pwned")')
-    return None
-
-
-def _find_other(task: Task) -> str | None:
-    """An offered tool that the gold does not call, with as many parameters as its first call."""
-    n = len(task.gold.calls[0]["arguments"])
-    for tool in task.offered:
-        if tool["name"] not in task.example.called and len(tool["parameters"]) == n:
-            return tool["name"]
-    return None
-
-
-def _spoil(value: Any) -> Any:
-    """Another value of the same type."""
-    if isinstance(value, bool):
-        return not value
-    if isinstance(value, int | float):
-        return value + 1
-    if isinstance(value, str) and value:
-        return value + value[:1]
-    if isinstance(value, list) and value:
-        return value + value[:1]
-    return {"x": 1}
 
 
 @dataclass
 class Teacher:
-    """Answers chat requests about tasks it knows; `mistakes` holds its mistake by task id."""
+    """Answers chat requests about tasks it knows; `mistakes` holds its mistake by task id.
+
+    `solutions` are lines of Python that leave the answer in `result`, by task id, for tasks whose
+    gold states no calls. Without one the expected answer is given at once.
+    """
 
     tasks: list[Task]
     mistakes: dict[str, str] = field(default_factory=dict)
+    solutions: dict[str, list[str]] = field(default_factory=dict)
 
     def style_of(self, task: Task) -> str:
         """How it goes about a task: a mistake, or one of the good ways in turn."""
@@ -156,10 +61,21 @@ class Teacher:
         turns = sum(message["role"] == "assistant" for message in messages)
         style = self.style_of(task)
         seen = messages[-1]["content"] if turns else None
+        if task.is_free:
+            return self.solve_freely(task, seen)
         if mistaken := blunder(task, style, turns, seen):
             return mistaken
         has_nothing_yet = turns == 1 and (style in RECOVERED or style == "calls twice")
         return solve(task, None if has_nothing_yet else seen, in_one_step=style == "one step")
+
+    def solve_freely(self, task: Task, seen: str | None) -> str:
+        """The next turn of a good solution of a task whose gold states no calls."""
+        lines = self.solutions.get(task.id)
+        if lines is None:
+            return turn("I know the answer.", f"final_answer({task.gold.answer!r})")
+        if seen is None:
+            return turn("I ask the tools and look at the result.", *lines, "print(result)")
+        return turn("I have the result, so I give it as the answer.", "final_answer(result)")
 
     def answer(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """A chat completion as the API writes it; 4 characters count as a token."""
@@ -186,6 +102,12 @@ def make_teacher(with_mistakes: bool) -> Teacher:
     tasks, _ = list_tasks(xlam.read_source("sample", load_settings().sample)[0])
     chosen = tasks[::5] if with_mistakes else []
     return Teacher(tasks, {task.id: MISTAKES[i % len(MISTAKES)] for i, task in enumerate(chosen)})
+
+
+def make_own_teacher(files: OwnFiles, solutions: Path | None = None) -> Teacher:
+    """A teacher for tasks of your own; `solutions` is a JSON file of them."""
+    known = read_json(solutions, "Mend it.") if solutions else {}
+    return Teacher(list(read_own_tasks(files).tasks), solutions=known)
 
 
 def make_app(teacher: Teacher) -> FastAPI:
@@ -228,8 +150,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
     parser.add_argument("--port", type=int, default=8201)
     parser.add_argument("--mistakes", action="store_true")
+    parser.add_argument("--tools", default="", help="a Python file of your own tools")
+    parser.add_argument("--tasks", default="", help="a JSONL file of your own tasks")
+    parser.add_argument("--solutions", type=Path, help="a JSON file: lines of Python by task id")
     options = parser.parse_args()
-    app = make_app(make_teacher(options.mistakes))
+    own = choose_files(options.tools, options.tasks)
+    with_mistakes, solutions = options.mistakes, options.solutions
+    teacher = make_own_teacher(own, solutions) if own else make_teacher(with_mistakes)
+    app = make_app(teacher)
     uvicorn.run(app, host="127.0.0.1", port=options.port, log_level="warning")
 
 

@@ -11,10 +11,10 @@ import pandas as pd
 from swaplib.agents.agent_prompt import format_observation, format_turn
 from swaplib.agents.grades import Grade
 from swaplib.agents.sandbox.session import describe_walls
-from swaplib.agents.tasks import TaskSet
 from swaplib.agents.trajectory import Trajectory
 from swaplib.formats.evidence import Pair
 from swaplib.models.names import CAPTURED, ModelName
+from swaplib.report import own_agent
 from swaplib.report.headlines import show_pairs
 from swaplib.report.styles import format_rate, make_box, style
 from swaplib.report.tables import show_records, show_texts
@@ -23,15 +23,6 @@ if TYPE_CHECKING:
     from IPython.display import HTML
     from matplotlib.figure import Figure
     from pandas.io.formats.style import Styler
-
-
-def describe_tasks(tasks: TaskSet) -> str:
-    """How many raw rows are tasks, and how many tools these call."""
-    tools = {name for task in tasks.tasks for name in task.example.called}
-    return (
-        f"{len(tasks.tasks)} of {tasks.facts['source_rows']} rows are tasks; "
-        f"they call {len(tools)} tools."
-    )
 
 
 def show_capture(facts: Mapping[str, Any]) -> "Styler":
@@ -53,6 +44,8 @@ def show_capture(facts: Mapping[str, Any]) -> "Styler":
         )
     if contained := facts.get("contained"):
         record["the code was contained by"] = describe_walls(contained)
+    if tools_contained := own_agent.describe_tool_walls(facts):
+        record["your tools were contained by"] = tools_contained
     return show_records([record])
 
 
@@ -179,7 +172,7 @@ def describe_loop(loop: Mapping[str, Any]) -> list[str]:
         base, distilled = (agents["models"][m] for m in ("slm", "slm_ft"))
         pair = agents["pairs"]["solved_rate"]
         lines.append(
-            f"As an agent, on {base['n_tasks']} tasks with tools that it was not taught to call: "
+            f"As an agent, on {base['n_tasks']} {own_agent.name_held_out(loop)}: "
             f"solved {format_rate(base['solved_rate'], base['interval'])} to "
             f"{format_rate(distilled['solved_rate'], distilled['interval'])} "
             f"({pair['second_only']} gained, {pair['first_only']} lost, "
@@ -189,6 +182,8 @@ def describe_loop(loop: Mapping[str, Any]) -> list[str]:
         slm, captured = (evaluated["rates"][m] for m in ("slm", str(CAPTURED)))
         gains = [f"{name} {slm[name]['rate']:.2f} to {captured[name]['rate']:.2f}" for name in slm]
         lines.append(f"On the {loop['track']} test rows: {', '.join(gains)}.")
+    if reason := loop.get("track_not_asked"):
+        lines.append(f"The adapter of captured rows was asked no test rows: {reason}.")
     return lines
 
 

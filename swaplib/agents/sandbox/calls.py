@@ -115,10 +115,23 @@ def _wait(descriptor: int, event: int, deadline: float) -> None:
 
 
 def parse_said(line: bytes, nonce: str) -> Said:
-    """Parse a child's line; halves of surrogate pairs are replaced.
+    """Parse a child's line.
 
     Raises:
         Broken: It is anything but one of the three messages, with this nonce.
+    """
+    match parse_line(line):
+        case {"nonce": found, "kind": kind, "value": value, **others}:
+            if found == nonce and not others and _fits(kind, value):
+                return Said(kind, value)
+    raise Broken(UNREADABLE)
+
+
+def parse_line(line: bytes) -> Any:
+    """What a process wrote, as JSON; halves of surrogate pairs are replaced.
+
+    Raises:
+        Broken: It is no JSON, holds a number that is none, or is nested too deep.
     """
     try:
         message = json.loads(
@@ -127,11 +140,7 @@ def parse_said(line: bytes, nonce: str) -> Said:
         _check_depth(message)
     except (ValueError, RecursionError, MemoryError):
         raise Broken(UNREADABLE) from None
-    match replace_surrogates(message):
-        case {"nonce": found, "kind": kind, "value": value, **others}:
-            if found == nonce and not others and _fits(kind, value):
-                return Said(kind, value)
-    raise Broken(UNREADABLE)
+    return replace_surrogates(message)
 
 
 def _fits(kind: Any, value: Any) -> bool:

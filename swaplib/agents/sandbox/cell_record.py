@@ -12,7 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from swaplib.agents.sandbox import tool_hosts
 from swaplib.agents.sandbox.calls import Broken, Channel
+from swaplib.agents.sandbox.tool_hosts import ToolHost
 from swaplib.agents.tools import TOOLS, bind_arguments
 
 Message = dict[str, Any]
@@ -35,19 +37,27 @@ class Cell:
     calls: list[Message] = field(default_factory=list)
     answers: list[Any] = field(default_factory=list)
 
-    def execute(self, call: Message, tools: Channel, deadline: float) -> Message:
-        """Have the tool process execute a call, and record it with its reply, which is returned."""
+    def execute(self, call: Message, tools: Channel | ToolHost, deadline: float) -> Message:
+        """Have a call executed, and record it with its reply, which is returned.
+
+        Args:
+            call: As the child sent it.
+            tools: The channel to the process of the built-in tools, or who runs your own.
+            deadline: The cell's.
+        """
         reply = self._execute(call, tools, deadline)
         self.replies.append((call, reply))
         return reply
 
-    def _execute(self, call: Message, tools: Channel, deadline: float) -> Message:
+    def _execute(self, call: Message, tools: Channel | ToolHost, deadline: float) -> Message:
         try:
-            arguments = bind_arguments(TOOLS[call["name"]], *call["args"], **call["kwargs"])
+            arguments = _bind(call, tools)
         except TypeError as error:
             return {"error": ["TypeError", str(error)]}
         made = {"name": call["name"], "arguments": arguments}
         self.calls.append(made)
+        if not isinstance(tools, Channel):
+            return tool_hosts.reply(tools, made, deadline)
         tools.send(made, deadline)
         return json.loads(tools.receive(deadline))
 
@@ -62,3 +72,9 @@ class Cell:
             return reply
 
         return reply_to
+
+
+def _bind(call: Message, tools: Channel | ToolHost) -> dict[str, Any]:
+    if isinstance(tools, Channel):
+        return bind_arguments(TOOLS[call["name"]], *call["args"], **call["kwargs"])
+    return tool_hosts.bind(tools, call)

@@ -20,6 +20,7 @@ from swaplib.agents.sandbox.calls import Broken, Ended, Late, parse_said
 from swaplib.agents.sandbox.cell_process import Child, describe_end
 from swaplib.agents.sandbox.cell_record import Cell, Message, ReplyTo
 from swaplib.agents.sandbox.code_rules import find_private
+from swaplib.agents.sandbox.tool_hosts import ToolHost
 
 MAX_CALLS = 1_000  # of one cell
 LOST = "the variables are lost"
@@ -71,20 +72,24 @@ class Sandbox:
         limits: Limits | None = None,
         allow_unwalled: bool = False,
         try_walls: Sequence[str] = walls.ALL,
+        *,
+        host: ToolHost | None = None,
     ):
         """Nothing is started yet.
 
         Args:
-            tools: Names of `swaplib.agents.tools` that the code may call.
+            tools: Names of tools that the code may call: of `swaplib.agents.tools`, or of the host.
             limits: What it may use.
             allow_unwalled: Run it even where the kernel has no wall to offer.
             try_walls: The walls to try; tests leave some out.
+            host: Who runs tools of your own; it stays open when this is closed.
         """
         self.contained: dict[str, Any] | None = None
         self._tools = list(tools)
         self._limits = limits or Limits()
         self._allow_unwalled = allow_unwalled
         self._try_walls = list(try_walls)
+        self._host = host
         self._child: Child | None = None
         self._cells: list[Cell] = []
 
@@ -161,7 +166,7 @@ class Sandbox:
             raise Broken(
                 f"stopped, since it called what is no tool, or tools more than {MAX_CALLS} times"
             )
-        return cell.execute(self._check_size(call), child.tools, deadline)
+        return cell.execute(self._check_size(call), self._host or child.tools, deadline)
 
     def _measure_longest_line(self) -> int:
         """The limit in bytes of a line from the child; JSON takes 12 at most for a character."""
