@@ -83,6 +83,18 @@ def test_what_is_no_whole_loop_is_counted_with_its_reason(tmp_path, values, reas
     assert found.left_out == Counter({reason: 1})
 
 
+def test_a_client_that_writes_its_history_in_other_spaces_has_one_loop_all_the_same(tmp_path):
+    values = json.loads(json.dumps(make_loop(0)))
+    for value in values[1:]:
+        for message in value["request"]["messages"]:
+            for call in message.get("tool_calls", []):
+                arguments = json.loads(call["function"]["arguments"])
+                call["function"]["arguments"] = json.dumps(arguments, separators=(",", ":"))
+    found = read(tmp_path, values)
+    assert len(found.chats) == 1
+    assert not found.left_out
+
+
 def test_a_turn_with_two_calls_is_read_and_not_learned(tmp_path):
     both = calling(CALL, ("opening_hours", "{}"))
     given = [{"role": "tool", "tool_call_id": f"c{i}", "content": "ok"} for i in (0, 1)]

@@ -143,6 +143,11 @@ PLANTED = [
     ("text parts", pair(answer(calling(CALL)), messages=PARTS), LENT),
     ("a call after a tool's result", pair(answer(calling(CALL)), messages=LOOP), LENT),
     (
+        "a call that is repeated after its result",
+        pair(answer(calling(("opening_hours", " {} "))), messages=LOOP),
+        "repeats a call that the conversation has answered already",
+    ),
+    (
         "JSON by a schema",
         pair(saying('{"city": "Rome"}'), tools=[], response_format=FORMAT),
         '{"city":"Rome"}',

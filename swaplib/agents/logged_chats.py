@@ -24,7 +24,7 @@ from swaplib.data.conversation import NoRowError, format_conversation
 from swaplib.data.exchange_files import Exchange, Json, Line, parse_exchange, read_line, read_lines
 from swaplib.data.near_duplicates import cluster_prompts, split_clusters
 from swaplib.data.private_values import Placeholders
-from swaplib.data.traffic import check_complete, read_calls, read_offered
+from swaplib.data.traffic import check_complete, identify_call, read_calls, read_offered
 from swaplib.metrics import canonical_json
 from swaplib.models.templates import CONTROL_TOKENS
 from swaplib.serving.chat_messages import ChatMessage
@@ -93,7 +93,7 @@ def _digest_prefixes(messages: list[Json]) -> Iterator[bytes]:
     """A hash of the first message, of the first two, and so on."""
     state = hashlib.blake2b(digest_size=16)
     for message in messages:
-        calls = [[call.get("id"), call.get("function")] for call in message.get("tool_calls") or []]
+        calls = [[c.get("id"), *identify_call(c)] for c in message.get("tool_calls") or []]
         known = [message.get("role"), message.get("content") or "", calls]
         state.update(canonical_json(known).encode("utf-8", "surrogatepass"))
         yield state.digest()

@@ -10,6 +10,7 @@ Only complete answers become rows, with arguments that fit the schema which the 
 """
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -19,11 +20,12 @@ from swaplib.data.exchange_files import Exchange, Json
 from swaplib.data.private_values import Placeholders
 from swaplib.data.stream_chunks import as_dict, as_list
 from swaplib.data.tool_schemas import Tool, format_signature, parse_tool
-from swaplib.metrics import Track, format_tool_call, parse_json
+from swaplib.metrics import Track, canonical_json, format_tool_call, parse_json
 from swaplib.prompts import LOGGED_PROMPTS
 from swaplib.rows import Row
 
 COMPLETE = (None, "stop", "tool_calls", "function_call", "end_turn", "eos")
+REPEATED = "repeats a call that the conversation has answered already"
 CUT_OFF = ("length", "max_tokens", "model_length")
 
 
@@ -48,6 +50,8 @@ def make_row(exchange: Exchange) -> LoggedRow:
     check_complete(exchange)
     tools = read_offered(exchange)
     calls = read_calls(exchange, tools)
+    if any(_is_answered(call, exchange.messages) for call in calls):
+        raise NoRowError(REPEATED)
     schema = None if calls else _read_schema(exchange.response_format)
     answer: Any = calls or _read_document(exchange, schema)
     hidden = Placeholders()
@@ -118,6 +122,22 @@ def read_calls(exchange: Exchange, tools: dict[str, Tool]) -> list[Json]:
             raise NoRowError("arguments do not fit the schema of their tool")
         calls.append({"name": name, "arguments": arguments})
     return calls
+
+
+def identify_call(call: Json) -> tuple[Any, str]:
+    """A call's name and its arguments as canonical JSON: clients write them in their own spaces."""
+    function = as_dict(call.get("function"))
+    arguments = function.get("arguments")
+    with suppress(ValueError, RecursionError):
+        arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
+    return function.get("name"), canonical_json(arguments)
+
+
+def _is_answered(call: Json, messages: list[Json]) -> bool:
+    """Whether the conversation holds the same call already: a loop that does not end repeats it."""
+    made = [item for message in messages for item in as_list(message.get("tool_calls"))]
+    known = {identify_call(as_dict(item)) for item in made}
+    return (call["name"], canonical_json(call["arguments"])) in known
 
 
 def _parse_arguments(text: Any) -> Json:
