@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from servers import completion, serving
 
 from swaplib.data import dataset, traffic_rows
 from swaplib.data.conversation import NoRowError
@@ -12,6 +13,7 @@ from swaplib.data.exchange_files import parse_exchange, read_lines
 from swaplib.data.facts import read_facts
 from swaplib.data.private_values import Placeholders, is_iban
 from swaplib.data.traffic import make_row
+from swaplib.evaluation import evaluate
 from swaplib.evaluation.caveats import is_hosted_gold
 from swaplib.metrics import score_row
 from swaplib.models.native import ask_natively
@@ -582,3 +584,20 @@ def test_a_report_over_a_log_says_that_its_rates_are_agreement(settings, tmp_pat
     assert say_gold({}) == ""
     shown = data_tables.show_manifest(made.manifest).to_html()
     assert "90 of the log&#x27;s 90 exchanges" in shown or "90 of the log's 90 exchanges" in shown
+
+
+def test_asking_the_hosted_llm_in_another_way_than_the_log_has_it_is_said(
+    settings, tmp_path, capsys
+):
+    path = write_log(tmp_path / "log.jsonl", make_log(90))
+    dataset.build_dataset(settings, str(path), SIZES)
+    with serving(lambda exchange: completion("No.")) as (root, exchanges):
+        known = {"azure_endpoint": f"{root}/v1", "azure_deployment": "m", "azure_api_key": "k" * 9}
+        there = settings.model_copy(update=known)
+        options = {"limit": 1, "probe": 0, "concurrency": 1}
+        evaluate.run_models(there, "toolcall", "azure", **options)
+        assert "azure-native asks it the same way" in capsys.readouterr().out
+        evaluate.run_models(there, "toolcall", "azure-native", **options)
+        assert "asks it the same way" not in capsys.readouterr().out
+    asked = [exchange.json() for exchange in exchanges if exchange.method == "POST"]
+    assert ["tools" in body for body in asked] == [False, True]

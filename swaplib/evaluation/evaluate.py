@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from swaplib.evaluation.asking import ask_and_write
+from swaplib.evaluation.caveats import is_hosted_gold
 from swaplib.evaluation.costs import Prices
 from swaplib.evaluation.eval_run import EvalOptions, EvalRun
 from swaplib.evaluation.question import EvalRows, check_served, read_eval_rows
@@ -74,6 +75,11 @@ def run_models(
     differs there is noise and no skill.
     """
     names, options = parse_models(models, shots), EvalOptions(**parameters)
+    if is_hosted_gold(settings) and any(m.is_hosted and not m.is_native for m in names):
+        print(
+            "the golds are what the hosted LLM answered by tools and formats, as your log has it: "
+            "azure-native asks it the same way, azure in another"
+        )
     planned = [_plan(settings, track, model, options) for model in names]
     repeats = []
     if noise_rows:
