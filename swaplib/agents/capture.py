@@ -89,8 +89,8 @@ def record(client: Any, path: str | Path) -> Any:
     Calls of `chat.completions.create` are recorded. The caller gets what the client made,
     unchanged, sync or async, streamed or not; keys are masked in the file. When recording fails the
     call does not: a warning says how many so far. Copies of the client (`with_options`) and its
-    other methods (`parse`, `responses`) are not recorded. Lines have no gold: the filter counts
-    them and keeps none.
+    other methods (`parse`, `responses`) are not recorded. 01 makes rows of such a file
+    (data/traffic_rows.py), 07 chats (logged_chats.py).
 
     Args:
         client: An `OpenAI`, `AsyncOpenAI`, `AzureOpenAI` or `AsyncAzureOpenAI`.

@@ -54,8 +54,8 @@ def build_dataset(
             empty, or a leak was found. Nothing was written then.
     """
     path = ROOT / Path(source).expanduser()
-    has_own = is_traffic(path) or is_own(path)
-    if is_traffic(path):
+    has_own = (is_log := is_traffic(path)) or is_own(path)
+    if is_log:
         made, origin = read_traffic(path, _parse_all(sizes), seed)
     elif has_own:
         made, origin = read_source(path, seed)
