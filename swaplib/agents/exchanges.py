@@ -1,11 +1,10 @@
 """One exchange of your own client as a trajectory, whatever shape its server gives to answers."""
 
-import contextlib
 import json
 from typing import Any
 
 from swaplib.agents.trajectory import Step, Trajectory
-from swaplib.data.stream_chunks import as_dict, as_list
+from swaplib.data.stream_chunks import as_dict, as_list, read_function
 
 
 def make_trajectory(
@@ -31,7 +30,7 @@ def make_trajectory(
     text = _read_text(message.get("content"))
     called = _list_functions(message.get("tool_calls"))
     offered = [function.get("name") for function in _list_functions(request.get("tools"))]
-    calls = tuple(_read_call(function) for function in called if function)
+    calls = tuple(read_function(function) for function in called if function)
     return Trajectory(
         id=exchange_id,
         outcome="exchange",
@@ -78,12 +77,3 @@ def _read_text(content: Any) -> str:
         part if isinstance(part, str) else as_dict(part).get("text") for part in as_list(content)
     )
     return "".join(part for part in parts if isinstance(part, str))
-
-
-def _read_call(function: dict[str, Any]) -> dict[str, Any]:
-    """A call's name and arguments; arguments that are no JSON text stay as they came."""
-    arguments = function.get("arguments")
-    if isinstance(arguments, str):
-        with contextlib.suppress(ValueError, RecursionError):
-            arguments = json.loads(arguments)
-    return {"name": function.get("name"), "arguments": arguments}

@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from swaplib.data.conversation import NoRowError, format_conversation
-from swaplib.data.exchange_files import Exchange, Json, Line, parse_exchange, read_line, read_lines
+from swaplib.data.exchange_files import Exchange, Json, Line, parse_exchange, read_again, read_lines
 from swaplib.data.near_duplicates import cluster_prompts, split_clusters
 from swaplib.data.private_values import Placeholders
 from swaplib.data.traffic import check_complete, identify_call, read_calls, read_offered
@@ -51,19 +51,17 @@ def read_logged_chats(path: Path, seed: int) -> LoggedChats:
     """
     ends, begun = _find_ends(path)
     found = LoggedChats([])
-    loops = []
-    for digest, line in ends.items():
-        if digest in begun:
-            continue
-        exchange = parse_exchange(read_line(path, line))
+    loops: list[Chat] = []
+    for line in read_again(path, (line for digest, line in ends.items() if digest not in begun)):
         try:
-            loops.append((line, _make_chat(f"{path.name}:{line.number}", exchange)))
+            exchange = parse_exchange(line.value)
+            loops.append(_make_chat(f"{path.name}:{line.number}", exchange))
         except NoRowError as why:
             found.left_out[str(why)] += 1
-    requests = [_first_request(chat) for _, chat in loops]
+    requests = [_first_request(chat) for chat in loops]
     splits = split_clusters(cluster_prompts(requests), seed) if loops else {}
     split_of = {i: split for split, indices in splits.items() for i in indices}
-    found.chats = [replace(chat, split=split_of[i]) for i, (_, chat) in enumerate(loops)]
+    found.chats = [replace(chat, split=split_of[i]) for i, chat in enumerate(loops)]
     return found
 
 

@@ -13,9 +13,9 @@ A streamed response may be a list of its chunks. A file that begins with `[`, or
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,13 +75,16 @@ def read_lines(path: Path) -> Iterator[Line]:
             offset += len(data)
 
 
-def read_line(path: Path, line: Line) -> Any:
-    """The value of a line that read_lines has given, read again."""
+def read_again(path: Path, lines: Iterable[Line]) -> Iterator[Line]:
+    """Lines that read_lines has given, with their values again; the file is opened once."""
     with path.open("rb") as file:
         if file.read(1) == b"[" or _is_one_object(path):
-            return _load_list(path)[line.offset]
-        file.seek(line.offset)
-        return _parse_line(line.number, line.offset, file.readline()).value
+            items = _load_list(path)
+            yield from (replace(line, value=items[line.offset]) for line in lines)
+            return
+        for line in lines:
+            file.seek(line.offset)
+            yield _parse_line(line.number, line.offset, file.readline())
 
 
 def _parse_line(number: int, offset: int, data: bytes) -> Line:

@@ -4,7 +4,9 @@ Texts are joined, lists of numbered parts by their number, and what cannot be jo
 side. Nothing that was sent is left out.
 """
 
+import json
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 WHOLE = {
@@ -90,3 +92,12 @@ def _join_lists(old: list[Any], new: list[Any]) -> list[Any]:
         else:
             joined[place] = _join(joined[place], part)
     return joined
+
+
+def read_function(function: dict[str, Any]) -> dict[str, Any]:
+    """A call's name and arguments; arguments that are no JSON text stay as they came."""
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        with suppress(ValueError, RecursionError):
+            arguments = json.loads(arguments)
+    return {"name": function.get("name"), "arguments": arguments}

@@ -10,7 +10,6 @@ Only complete answers become rows, with arguments that fit the schema which the 
 """
 
 import json
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 from swaplib.data.conversation import NoRowError, format_conversation, read_text
 from swaplib.data.exchange_files import Exchange, Json
 from swaplib.data.private_values import Placeholders
-from swaplib.data.stream_chunks import as_dict, as_list
+from swaplib.data.stream_chunks import as_dict, as_list, read_function
 from swaplib.data.tool_schemas import Tool, format_signature, parse_tool
 from swaplib.metrics import Track, canonical_json, format_tool_call, parse_json
 from swaplib.prompts import LOGGED_PROMPTS
@@ -126,11 +125,8 @@ def read_calls(exchange: Exchange, tools: dict[str, Tool]) -> list[Json]:
 
 def identify_call(call: Json) -> tuple[Any, str]:
     """A call's name and its arguments as canonical JSON: clients write them in their own spaces."""
-    function = as_dict(call.get("function"))
-    arguments = function.get("arguments")
-    with suppress(ValueError, RecursionError):
-        arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
-    return function.get("name"), canonical_json(arguments)
+    made = read_function(as_dict(call.get("function")))
+    return made["name"], canonical_json(made["arguments"])
 
 
 def _is_answered(call: Json, messages: list[Json]) -> bool:

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from swaplib.data.audit import called_tools
 from swaplib.data.conversation import NoRowError
-from swaplib.data.exchange_files import Line, is_log, parse_exchange, read_line, read_lines
+from swaplib.data.exchange_files import Line, is_log, parse_exchange, read_again, read_lines
 from swaplib.data.facts import Collection, RowFacts, list_parts, make_facts
 from swaplib.data.near_duplicates import SHARES, SPLIT_RULE, cluster_prompts, split_clusters
-from swaplib.data.tool_schemas import parse_tool, to_openai
+from swaplib.data.tool_schemas import parse_tool
 from swaplib.data.tool_split import name_groups
 from swaplib.data.traffic import LoggedRow, make_row
 from swaplib.files import hash_file
@@ -180,7 +181,7 @@ def _add_track(
     rows = list(_read_chosen(path, chosen))
     clusters = cluster_prompts([row.request for row in rows])
     splits = split_clusters(clusters, seed)
-    groups = name_groups([_list_called(row) for row in rows])
+    groups = name_groups([called_tools(row.track, row.row.completion) for row in rows])
     facts = [
         replace(_make_facts(row, groups), count=known.count)
         for row, known in zip(rows, chosen, strict=True)
@@ -195,21 +196,15 @@ def _add_track(
 
 
 def _read_chosen(path: Path, chosen: list[_Known]) -> Iterator[LoggedRow]:
-    for known in chosen:
-        row = _read_row(replace(known.line, value=read_line(path, known.line)))
-        if row is None:
+    for line in read_again(path, (known.line for known in chosen)):
+        if (row := _read_row(line)) is None:
             raise ValueError(f"{path} was changed while it was read. Run this again.")
         yield row
 
 
-def _list_called(row: LoggedRow) -> list[str]:
-    return [name for name, _ in list_parts(parse_gold(row.track, row.row.completion)) if name]
-
-
 def _make_facts(row: LoggedRow, groups: dict[str, str]) -> RowFacts:
     tools = [parse_tool(tool) for tool in row.tools]
-    written = [to_openai(tool) for tool in tools]
-    made = make_facts(row.track, row.row, row.request, tools, groups, written)
+    made = make_facts(row.track, row.row, row.request, tools, groups)
     return replace(made, schema=row.schema)
 
 
