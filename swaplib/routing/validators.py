@@ -9,15 +9,15 @@ gold: a wrong answer that looks right passes.
 """
 
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from swaplib.data.answerability import is_default, is_named
+from swaplib.data.answerability import is_default
 from swaplib.data.facts import RowFacts, list_parts
 from swaplib.metrics import JsonDocument, Prediction, Track
+from swaplib.routing.named_values import is_in_request, must_be_named
 from swaplib.rows import Generation
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def check_values(known: Known, generation: Generation, answer: Prediction | None
             parameter = _as_object(declared.get(key))
             if is_default(value, parameter) or not must_be_named(key, value, parameter):
                 continue
-            if not _is_in_request(value, known.request):
+            if not is_in_request(value, known.request):
                 return f"{_show(key)} of {name} is {_show(value)}, and the request does not name it"
     return None
 
@@ -187,42 +187,6 @@ def find_refusal(known: Known, generation: Generation, answer: Prediction | None
         if reason:
             return Refusal(name, reason)
     return None
-
-
-_WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
-_NAMED = {"id", "ids", "uuid", "guid", "email", "emails", "mail", "url", "urls", "uri", "link"}
-_FORMATS = {"email", "idn-email", "uri", "iri", "uri-reference", "uuid"}
-_ADDRESS = re.compile(r"[^@\s]+@[^@\s]+\.[a-z]{2,}|https?://\S+", re.IGNORECASE)
-_AMOUNT = re.compile(r"([-+]?\d[\d,]*(?:\.\d+)?)\s?(%|[a-zA-Z°€$£]{1,12})")
-_UNIT = re.compile(
-    r"%|\b(percent(age)?|degrees?|celsius|fahrenheit|kelvin|[mck]?m|(kilo|centi|milli)?met(er|re)s?"
-    r"|miles?|feet|foot|inch(es)?|k?g|mg|(kilo|milli)?grams?|pounds?|lbs?|seconds?|minutes?|hours?"
-    r"|days?|weeks?|months?|years?|dollars?|usd|eur|euros?|volts?|amp(ere)?s?|ohms?|watts?|joules?"
-    r"|newtons?|pascals?|lit(er|re)s?|hertz|k?hz|[kmg]b|bytes?)\b",
-    re.IGNORECASE,
-)
-
-
-def must_be_named(key: str, value: Any, parameter: Mapping[str, Any]) -> bool:
-    """Whether a value is of a kind that a request has to name: an id, an address, an amount."""
-    if value is None or isinstance(value, bool) or value in ("", [], {}):
-        return False
-    words = [word.lower() for word in _WORDS.findall(key)]
-    if (words and words[-1] in _NAMED) or parameter.get("format") in _FORMATS:
-        return True
-    if isinstance(value, str):
-        return bool(_ADDRESS.fullmatch(value) or _AMOUNT.fullmatch(value))
-    described = f"{' '.join(words)} {parameter.get('description') or ''}"
-    return isinstance(value, int | float) and bool(_UNIT.search(described))
-
-
-def _is_in_request(value: Any, request: str) -> bool:
-    """Whether a request names a value: an address without its scheme, an amount's number."""
-    if isinstance(value, str):
-        if amount := _AMOUNT.fullmatch(value):
-            return is_named(float(amount[1].replace(",", "")), request) or is_named(value, request)
-        value = re.sub(r"^https?://", "", value, flags=re.IGNORECASE).rstrip("/")
-    return is_named(value, request)
 
 
 def _unpack(answer: Prediction) -> Any:
