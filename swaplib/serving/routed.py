@@ -58,6 +58,7 @@ class Routed:
         completion: The hosted LLM's chat completion, as it came.
         failure: Why neither answers.
         after_sent: To be called when the answer has been sent.
+        request_id: What the client is told, to find the request's trace by.
     """
 
     answered_by: AnsweredBy
@@ -67,6 +68,7 @@ class Routed:
     completion: dict[str, Any] | None = None
     failure: Failure | None = None
     after_sent: Callable[[], None] | None = None
+    request_id: str = ""
 
     def describe(self) -> dict[str, str | None]:
         """The field `route` of an answer."""

@@ -1,7 +1,7 @@
 """What a router has decided as an HTTP response: whole, in chunks, or an error.
 
 The headers `x-swap-route` and `x-swap-reason`, and the field `route` of the answer (in a stream, of
-the chunk with the finish reason), say who answered and why:
+the chunk with the finish reason), say who answered and why; `x-request-id` finds the trace:
 
     {"choices": […], "route": {"answered_by": "slm", "reason": "accepted", "validator": null}}
 """
@@ -36,6 +36,7 @@ def respond(routed: Routed, body: ChatRequest, asked: Asked, name: str) -> Respo
         name: The served model's name.
     """
     headers = {"x-swap-route": routed.answered_by, "x-swap-reason": _to_header(routed.reason)}
+    headers["x-request-id"] = routed.request_id
     if failure := routed.failure:
         error = describe_error(failure.status, failure.message, code=failure.code)
         content = error | {"route": routed.describe()}

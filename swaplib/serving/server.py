@@ -137,11 +137,7 @@ def serve(
     slm.check()
     options = replace(options or ServeOptions(), is_local=is_loopback(host))
     if not options.is_local:
-        who = "with the key" if options.api_key else "at all (there is no --api-key)"
-        print(
-            f"warning: {host} is reachable from other machines, unencrypted, by anyone {who}.",
-            file=sys.stderr,
-        )
+        _warn_of_strangers(host, options)
     with _listen(host, port) as listener:
         address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/v1"
         print(f"loading {slm.checkpoint.path.name}; then {name} answers at {address}", flush=True)
@@ -154,6 +150,14 @@ def serve(
             timeout_graceful_shutdown=STOP_LIMIT_S,
         )
         uvicorn.Server(config).run(sockets=[listener])
+
+
+def _warn_of_strangers(host: str, options: ServeOptions) -> None:
+    who = "with the key" if options.api_key else "at all (there is no --api-key)"
+    print(
+        f"warning: {host} is reachable from other machines, unencrypted, by anyone {who}.",
+        file=sys.stderr,
+    )
 
 
 def _listen(host: str, port: int) -> socket.socket:
