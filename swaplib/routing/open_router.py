@@ -1,5 +1,6 @@
 """Puts a router together from a route's file and the environment, and checks both at the start."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -50,7 +51,9 @@ def open_router(
     if options.audit_share > 0:
         audit = Audit(route, calls, options.audit_share, options.deadline_s)
         audit.check()
-    traces = RequestTraces(settings, new_folder(settings, "route", route.track))
+    # Servers of one route may start in the same second, each with a folder of its own.
+    folder = new_folder(settings, "route", route.track, f"p{os.getpid()}")
+    traces = RequestTraces(settings, folder)
     recorder = Recorder(traces, route.track, name, hosted, Prices.from_settings(settings))
     return ModelRouter(route, options, calls, audit, recorder)
 
