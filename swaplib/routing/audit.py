@@ -77,8 +77,8 @@ class Audit:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def start(self, request: ChatRequest, answer: Prediction | None) -> None:
-        """Perhaps audit an answer that has been sent; returns at once.
+    async def start(self, request: ChatRequest, answer: Prediction | None) -> None:
+        """Perhaps begin to audit an answer that has been sent.
 
         Args:
             request: The client's request.

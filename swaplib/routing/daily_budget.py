@@ -90,7 +90,8 @@ class DailyBudget:
     def _read(self, content: dict[str, Any]) -> tuple[date, int]:
         """The day and its calls; raises ValueError for anything else."""
         match content:
-            case {"day": str(day), "calls": int(calls)} if len(content) == 2 and calls >= 0:
+            case {"day": str(day), "calls": int(calls)} if len(content) == 2:
                 with suppress(ValueError):
-                    return date.fromisoformat(day), int(calls)
+                    if calls >= 0 and not isinstance(calls, bool):
+                        return date.fromisoformat(day), calls
         raise ValueError(f"{show_path(self.path)} is no budget file. {self._advice}")

@@ -6,7 +6,7 @@ found to be one that could be answered here; without one, nothing changes.
     router.decide(RoutedRequest(…)) -> Routed("slm", "accepted", generation=…)
 """
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -67,7 +67,7 @@ class Routed:
     generation: Generation | None = None
     completion: dict[str, Any] | None = None
     failure: Failure | None = None
-    after_sent: Callable[[], None] | None = None
+    after_sent: Callable[[], Awaitable[None]] | None = None
     request_id: str = ""
 
     def describe(self) -> dict[str, str | None]:
