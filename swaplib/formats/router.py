@@ -21,11 +21,14 @@ class Bill(TypedDict):
     """
 
     hosted_calls: int
+    requests: int
+    """All requests, answered by whomever."""
     prompt_tokens: int | None
     """Of the hosted calls; so are the next."""
     completion_tokens: int | None
+    usd_hosted_per_1000: float | None
+    """For 1,000 requests, the hosted LLM's part; `usd_per_1000` has the SLM's machine, too."""
     usd_per_1000: float | None
-    """For 1,000 requests, the SLM's machine included where it is asked."""
     usd_per_right: float | None
     """For each right answer."""
 
@@ -97,7 +100,9 @@ class SplitReport(TypedDict):
     curves: dict[str, list[CurvePoint]]
     """By kind and signal, such as `confidence, mean_logprob`; from none accepted to all."""
     points: dict[str, Point]
-    """The best threshold that val chose for each kind, and `validators` alone."""
+    """What val chose for each kind: `validators`, `confidence`, `both`."""
+    validators: Point
+    """The validators alone, good enough or not."""
     runs: dict[str, str]
     """The run ids behind it, by model."""
 
@@ -114,7 +119,9 @@ class RouterFile(TypedDict):
     """The kind that val chose, a key of `points`; None where none is good enough there."""
     policy: PolicyRecord | None
     verdict: str
-    """`better`, `not worse`, `worse`, `not enough rows`, `does not help` or `not comparable`."""
+    """On test: `better`, `not worse`, `worse`, `not enough rows`; or `does not help`."""
+    obstacle: Literal["form", "useless"] | None
+    """Why the two models' rates cannot be compared, as in Caveats."""
     val: SplitReport
     test: SplitReport
     evidence: dict[str, PairedRecord]
@@ -123,10 +130,11 @@ class RouterFile(TypedDict):
     """The routed answers' share of the gap between the models; None where there is none."""
     refused_by: list[RefusedBy]
     refused_groups: list[RefusedGroup]
-    without_facts: NotRequired[Point]
+    without_facts: Point | None
     """On test, where only form and confidence can be checked."""
     agreement: dict[str, Agreement]
     """By split, on accepted rows."""
     identity: dict[str, Any]
     """The SLM's, as its run on test has it."""
-    run: RunInfo
+    run: NotRequired[RunInfo]
+    """Always there in the file."""

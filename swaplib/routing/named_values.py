@@ -14,6 +14,7 @@ from swaplib.data.answerability import is_named
 
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 _NAMED = {"id", "ids", "uuid", "guid", "email", "emails", "mail", "url", "urls", "uri", "link"}
+_CALENDAR = {"year", "month", "day", "hour", "minute"}  # October is the month 10
 _FORMATS = {"email", "idn-email", "uri", "iri", "uri-reference", "uuid"}
 _ADDRESS = re.compile(r"[^@\s]+@[^@\s]+\.[a-z]{2,}|https?://\S+", re.IGNORECASE)
 _AMOUNT = re.compile(r"([-+]?\d[\d,]*(?:\.\d+)?)\s?(%|[a-zA-Z°€$£]{1,12})")
@@ -35,14 +36,22 @@ def must_be_named(key: str, value: Any, parameter: Mapping[str, Any]) -> bool:
         return True
     if isinstance(value, str):
         return bool(_ADDRESS.fullmatch(value) or _AMOUNT.fullmatch(value))
+    if words and words[-1] in _CALENDAR:
+        return False
     described = f"{' '.join(words)} {parameter.get('description') or ''}"
     return isinstance(value, int | float) and bool(_UNIT.search(described))
 
 
 def is_in_request(value: Any, request: str) -> bool:
-    """Whether a request names a value: an address without its scheme, an amount's number."""
+    """Whether a request names a value.
+
+    Of an address the scheme may be missing there, of an amount the unit, of a list in a text
+    whatever is between its parts.
+    """
     if isinstance(value, str):
         if amount := _AMOUNT.fullmatch(value):
             return is_named(float(amount[1].replace(",", "")), request) or is_named(value, request)
-        value = re.sub(r"^https?://", "", value, flags=re.IGNORECASE).rstrip("/")
+        address = re.sub(r"^https?://", "", value, flags=re.IGNORECASE).rstrip("/")
+        parts = [part for part in value.split(",") if part.strip()]
+        return is_named(address, request) or all(is_named(part, request) for part in parts)
     return is_named(value, request)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from swaplib.formats.router import PolicyRecord
 from swaplib.metrics import Prediction
 from swaplib.routing.validators import Known, Refusal, find_refusal
 from swaplib.rows import Generation
@@ -23,6 +24,14 @@ class Policy:
     has_validators: bool
     signal: Signal | None = None
     threshold: float | None = None
+
+    def to_record(self) -> PolicyRecord:
+        """The policy as a file has it."""
+        return {
+            "has_validators": self.has_validators,
+            "signal": self.signal,
+            "threshold": self.threshold,
+        }
 
     def find_refusal(
         self, known: Known, generation: Generation, answer: Prediction | None
