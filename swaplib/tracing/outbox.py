@@ -79,6 +79,16 @@ def parse_line(text: str) -> Line | None:
     return line
 
 
+def decode_line(data: bytes) -> str:
+    """A line's text without its end; a torn line may hold any bytes."""
+    return data.decode("utf-8", "replace").removesuffix("\n")
+
+
+def make_key(text: str) -> str:
+    """The key by which `delivered.jsonl` names a line: a hash of its text alone."""
+    return hash_text(text)[:16]
+
+
 def read_outbox(path: Path) -> Iterator[Line]:
     """The lines of an outbox but torn ones, whose rows are traced again on resume."""
     for text in read_appended(path):
