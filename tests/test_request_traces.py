@@ -1,6 +1,7 @@
 import gc
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -61,6 +62,19 @@ def make_trace(number: int, text: str = "", is_refused: bool = False) -> Request
         attempts=tuple(make_attempt(name, number, text) for name in names),
         answered_by=names[-1],
     )
+
+
+SERVER = """
+import sys
+sys.path.insert(0, "tests")
+from test_request_traces import make_trace
+from swaplib.runs import new_folder
+from swaplib.settings import load_settings
+from swaplib.tracing.request_traces import RequestTraces
+traces = RequestTraces(load_settings(), new_folder(load_settings(), "route"))
+for number in range(10**6):
+    traces.add(make_trace(number, is_refused=number % 3 == 0))
+"""
 
 
 def open_traces(settings, **changes) -> RequestTraces:
@@ -369,6 +383,22 @@ def test_a_disk_that_takes_nothing_stops_no_request_and_what_is_lost_is_counted(
     check_whole(read_spans(settings), 5)
 
 
+def test_what_a_full_disk_took_half_of_is_taken_back_so_that_the_counts_are_true(
+    settings, env_of_tests
+):
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n"
+    code = limit + SERVER.replace("10**6", "300")
+    env = env_of_tests | {"SWAP_HOME": str(settings.swap_home), "SWAP_TRACING": "outbox"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, cwd=ROOT, capture_output=True, text=True
+    )
+    [said] = re.findall(r"300 request\(s\), (\d+) of them in .*; (\d+) LOST", done.stdout)
+    n_written, n_lost = map(int, said)
+    assert n_written + n_lost == 300
+    assert n_lost > 0
+    check_whole(read_spans(settings), n_written)
+
+
 def test_a_trace_that_cannot_be_made_is_counted_and_leaves_nothing_in_the_next(settings):
     broken = replace(make_attempt("hosted", 1), messages=["no message"])
     with open_traces(settings) as traces:
@@ -422,22 +452,9 @@ def test_a_request_that_the_server_cannot_take_holds_up_no_other(settings, monke
     assert record["failed"] == 2
 
 
-KILLED = """
-import sys
-sys.path.insert(0, "tests")
-from test_request_traces import make_trace
-from swaplib.runs import new_folder
-from swaplib.settings import load_settings
-from swaplib.tracing.request_traces import RequestTraces
-traces = RequestTraces(load_settings(), new_folder(load_settings(), "route"))
-for number in range(10**6):
-    traces.add(make_trace(number, is_refused=number % 3 == 0))
-"""
-
-
 def test_what_a_killed_server_had_written_is_pushed_whole(settings, env_of_tests):
     env = env_of_tests | {"SWAP_HOME": str(settings.swap_home), "SWAP_TRACING": "outbox"}
-    with subprocess.Popen([sys.executable, "-c", KILLED], env=env, cwd=ROOT) as server:
+    with subprocess.Popen([sys.executable, "-c", SERVER], env=env, cwd=ROOT) as server:
         wait_until(lambda: sum(p.stat().st_size for p in settings.runs.glob("*/*")) > 300_000, 60)
         os.kill(server.pid, signal.SIGKILL)
     [path] = settings.runs.glob("*/trace.jsonl")
@@ -455,7 +472,7 @@ def test_what_a_killed_server_had_written_is_pushed_whole(settings, env_of_tests
 
 def test_a_process_that_ends_without_closing_its_traces_loses_none(settings, env_of_tests):
     env = env_of_tests | {"SWAP_HOME": str(settings.swap_home), "SWAP_TRACING": "outbox"}
-    code = KILLED.replace("10**6", "30")
+    code = SERVER.replace("10**6", "30")
     done = subprocess.run(
         [sys.executable, "-c", code], env=env, cwd=ROOT, capture_output=True, text=True
     )
@@ -467,7 +484,7 @@ def test_a_process_that_ends_without_closing_its_traces_loses_none(settings, env
 @pytest.mark.parametrize("name", ["LANGFUSE_TRACING_ENABLED", "OTEL_SDK_DISABLED"])
 def test_the_environment_cannot_switch_traces_off_silently(settings, env_of_tests, name):
     value = "true" if name == "OTEL_SDK_DISABLED" else "false"
-    code = KILLED.replace("10**6", "3")
+    code = SERVER.replace("10**6", "3")
     env = env_of_tests | {"SWAP_HOME": str(settings.swap_home), "SWAP_TRACING": "outbox"}
     done = subprocess.run(
         [sys.executable, "-c", code],
