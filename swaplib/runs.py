@@ -161,8 +161,10 @@ def read_metrics(settings: Settings, track: Track, model: str, split: str = "tes
     """
     path = settings.evaluation / f"{track}_{model}_{split}.json"
     if not path.is_file():
+        of_split = "" if split == "test" else f", split={split!r} and models={model!r}"
         raise FileNotFoundError(
-            f"no metrics at {path}. Run notebooks/02_eval.ipynb with track={track!r} first."
+            f"no metrics at {path}. Run notebooks/02_eval.ipynb with track={track!r}{of_split} "
+            "first."
         )
     return read_metrics_file(path)
 
