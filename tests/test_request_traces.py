@@ -24,6 +24,7 @@ from swaplib.tracing.request_record import Attempt, RequestTrace
 from swaplib.tracing.request_traces import RequestTraces
 
 START = 1_795_000_000.0
+TEXTS = ("question", "answer 0", "output of", "area", "no call")  # of request 0
 
 
 def make_attempt(name: str, number: int, text: str = "", status: str = "ok") -> Attempt:
@@ -288,11 +289,12 @@ def test_with_trace_content_off_no_text_of_a_request_or_an_answer_is_traced(sett
         fill(traces, [0])
     [path] = settings.runs.glob("*/trace.jsonl")
     text = path.read_text()
-    assert not [word for word in ("question", "answer 0", "output of", "area") if word in text]
+    assert not [word for word in TEXTS if word in text]
     assert hash_text("answer 0") in text
     assert hash_text("output of slm 0") in text
     [root] = [attributes(span) for span in read_spans(settings) if "parentSpanId" not in span]
-    assert json.loads(root["langfuse.observation.metadata.reason"]) == "no call"
+    assert json.loads(root["langfuse.observation.metadata.validator"]) == "toolcall"
+    assert json.loads(root["langfuse.observation.metadata.answered_by"]) == "hosted"
 
 
 def test_what_was_written_in_the_clear_is_hidden_when_it_is_sent_with_content_off(settings):
@@ -303,7 +305,7 @@ def test_what_was_written_in_the_clear_is_hidden_when_it_is_sent_with_content_of
         [record] = push_traces(sending(settings, root, swap_trace_content="off"))
     assert record["failed"] == 0
     sent = json.dumps(langfuse.spans)
-    assert not [word for word in ("question", "answer 0", "output of", "area") if word in sent]
+    assert not [word for word in TEXTS if word in sent]
 
 
 def test_secrets_are_masked_wherever_a_request_or_an_answer_has_them(settings, tmp_path):
