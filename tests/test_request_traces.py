@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -268,13 +269,15 @@ def test_a_server_that_hangs_holds_up_no_request_for_long_and_what_is_lost_is_co
 ):
     monkeypatch.setattr(request_traces, "WAITING", 5)
     monkeypatch.setattr(request_traces, "WAIT_S", 0.05)
-    with serving(lambda _: time.sleep(1) or as_json({})) as (root, exchanges):
+    is_released = threading.Event()
+    with serving(lambda _: as_json({"was": is_released.wait(4)})) as (root, exchanges):
         traces = open_traces(settings, **KEYS, langfuse_base_url=root)
         fill(traces, [0])
         wait_until(lambda: exchanges)
         started = time.monotonic()
         fill(traces, range(1, 11))
-        assert time.monotonic() - started < 0.8
+        assert time.monotonic() - started < 3  # five wait 0.05 s each
+        is_released.set()
         traces.close()
     counts = traces.count()
     assert (counts.made, counts.written, counts.lost) == (11, 6, 5)

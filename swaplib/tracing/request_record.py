@@ -55,7 +55,7 @@ class RequestTrace:
         attempts: In the order in which they were made.
         answered_by: The name of the attempt whose answer was sent, None where no one's was. It is
             the trace's tag: `answered by slm`, or `not answered`.
-        error: Why no answer was sent, or None.
+        error: Why no answer was sent, or None; never hidden.
     """
 
     request_id: str
