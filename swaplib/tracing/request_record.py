@@ -50,12 +50,12 @@ class RequestTrace:
         ended_at: Unix seconds.
         inputs: The messages and what was asked; hidden by SWAP_TRACE_CONTENT=off.
         output: The answer that was sent; hidden as the inputs are.
-        metadata: Why, such as the reason and the validator. Never hidden, so no text of a request
-            or an answer belongs here.
+        metadata: Why, such as `validator` and `reason`. Only `reason`, which may quote an answer,
+            is hidden as the inputs are: no text of a request or an answer belongs into the rest.
         attempts: In the order in which they were made.
         answered_by: The name of the attempt whose answer was sent, None where no one's was. It is
             the trace's tag: `answered by slm`, or `not answered`.
-        error: Why no answer was sent, or None.
+        error: Why no answer was sent, or None; never hidden.
     """
 
     request_id: str

@@ -15,7 +15,7 @@ from typing import Any
 
 from langfuse import Langfuse, LangfuseChain, LangfuseGeneration, propagate_attributes
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import use_span
+from opentelemetry.trace import Span, use_span
 
 from swaplib.masking import mask_secrets, replace_surrogates
 from swaplib.tracing.langfuse_client import get_tracer, make_line
@@ -56,8 +56,10 @@ class RequestSpans:
             RuntimeError: The SDK has dropped some.
         """
         self._ended.clear()
-        self._make_spans(trace, f"{self._seed}/{next(self._numbers)}/{trace.request_id}")
-        self._tracer.provider.force_flush()
+        try:
+            self._make_spans(trace, f"{self._seed}/{next(self._numbers)}")
+        finally:  # what there is of a trace that failed must not be taken for the next one's
+            self._tracer.provider.force_flush()
         if lost := 1 + len(trace.attempts) - len(self._ended):
             raise RuntimeError(
                 f"{lost} span(s) of a request were dropped. Is tracing switched off in the "
@@ -77,10 +79,16 @@ class RequestSpans:
                 _to_ns(trace.started_at),
                 Langfuse.create_trace_id(seed=seed),
             )
-            with use_span(root):
-                for number, attempt in enumerate(trace.attempts):
-                    self._add_attempt(attempt, _make_id(seed, f"attempt {number}"))
-        known = {"request_id": trace.request_id, "answered_by": who}
+            try:
+                with use_span(root):
+                    for number, attempt in enumerate(trace.attempts):
+                        self._add_attempt(attempt, _make_id(seed, f"attempt {number}"))
+                self._describe(trace, root)
+            finally:
+                root.end(end_time=_to_ns(max(trace.started_at, trace.ended_at)))
+
+    def _describe(self, trace: RequestTrace, root: Span) -> None:
+        known = {"request_id": trace.request_id, "answered_by": trace.answered_by}
         LangfuseChain(
             otel_span=root,
             langfuse_client=self._tracer.client,
@@ -89,7 +97,7 @@ class RequestSpans:
             metadata=self._clean(known | dict(trace.metadata)),
             level="ERROR" if trace.error else "DEFAULT",
             status_message=self._clean(trace.error),
-        ).end(end_time=_to_ns(max(trace.started_at, trace.ended_at)))
+        )
 
     def _add_attempt(self, attempt: Attempt, span_id: str) -> None:
         said = attempt.generation
@@ -117,4 +125,4 @@ def _make_id(seed: str, key: str) -> str:
 
 
 def _to_ns(at: float) -> int:
-    return int(at * 1e9)
+    return round(at * 1e6) * 1000  # a float of today's seconds holds no more than microseconds

@@ -8,6 +8,7 @@ killed loses at most what had come since the last write; `swap push-traces` send
         …                           # in each request: traces.add(RequestTrace(…))
 """
 
+import atexit
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -88,6 +89,7 @@ class RequestTraces:
         self._send_at = 0.0
         self._thread = Thread(target=self._work, name="request traces", daemon=True)
         self._thread.start()
+        atexit.register(self.close)  # for a process that ends without a word
 
     def __enter__(self) -> "RequestTraces":
         return self
@@ -144,6 +146,7 @@ class RequestTraces:
             self._is_closed = True
             self._changed.notify_all()
         self._thread.join()
+        atexit.unregister(self.close)
         self._spans.close()
         with suppress(OSError):
             self._parts.path.parent.rmdir()  # it is empty where no request came
