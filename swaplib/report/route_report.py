@@ -9,9 +9,9 @@ from swaplib.formats.evidence import Pair
 from swaplib.formats.router import Bill, CurvePoint, Point, RouterFile, SplitReport
 from swaplib.report.headlines import show_pairs
 from swaplib.report.route_words import describe_route, make_route_head, say_policy
-from swaplib.report.styles import make_box, style, style_texts
+from swaplib.report.styles import format_rate, make_box, style, style_texts
 from swaplib.routing.replay import Replay
-from swaplib.routing.route_file import read_policy
+from swaplib.routing.route_file import Route, read_policy
 
 if TYPE_CHECKING:
     from IPython.display import HTML
@@ -119,6 +119,25 @@ def show_passed(replay: Replay, route: RouterFile, n: int = 5) -> "Styler":
         records.append((slm.index, row.prompt, row.completion, *outputs))
     caption = f"{len(records)} of {len(passed)} wrong answers that were accepted"
     return style_texts(pd.DataFrame(records, columns=columns, dtype=object), caption)
+
+
+def show_audit(audit: Mapping[str, Any] | None, route: Route | None) -> "Styler":
+    """What `swap serve --audit` has counted, beside val; `route` is the one that is chosen now."""
+    if audit is None or route is None:
+        return style(pd.DataFrame([{"audit": "nobody has audited a route of this track yet"}]))
+    is_known = audit["rate"] is not None
+    of_val = audit["val_interval"]
+    record = {
+        "of": "this route" if audit["route_sha256"] == route.key else "an earlier route",
+        "since": audit["since"],
+        "both models agree": (
+            f"{format_rate(audit['rate'], audit['interval'])} of {audit['n']}" if is_known else ""
+        ),
+        "on val": f"[{of_val[0]:.2f}, {of_val[1]:.2f}]" if of_val else "",
+        "drifting": "yes: run 01 to 09 with new rows" if audit["is_drifting"] else "no",
+        "counted": ", ".join(f"{name} {n}" for name, n in audit["outcomes"].items() if n),
+    }
+    return style(pd.DataFrame([record]))
 
 
 def plot_route(route: RouterFile) -> "Figure":

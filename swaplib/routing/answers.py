@@ -4,6 +4,9 @@ A call counts in the API's form, in a model's own and in that of the toolcall tr
 answer is the whole text as JSON. What is none of these is None.
 """
 
+from collections.abc import Iterator
+from typing import Any
+
 from swaplib.metrics import JsonDocument, Prediction, ToolCall, Track, parse_output, same_json
 from swaplib.models.completions import Completion
 from swaplib.models.native import read_call, write_call
@@ -13,21 +16,32 @@ from swaplib.serving.routed import RoutedRequest
 
 
 def read_known(track: Track, request: RoutedRequest) -> Known:
-    """What a request itself says: the tools that may be called or the answer's schema, its words.
+    """What a request itself says: its tools or the schema of its answer, and its words.
 
-    The words are those of the last user message. A request with neither tools nor a schema may hold
-    more in it than what is asked, so nothing but form and confidence is checked then.
+    The words are those of the last user message. Tools count also where none may be called
+    (`tool_choice: none`): then the model is asked in words, and the validators know the tools all
+    the same. With neither tools nor a schema, nothing but form and confidence can be checked.
     """
-    asked = request.asked
     texts = [message.content for message in request.body.messages if message.role == "user"]
     words = texts[-1] if texts else None
-    if track == "toolcall":
-        names = asked.callable_names
-        tools = tuple(tool for tool in asked.tools if tool["function"]["name"] in names)
-        return Known(track, words, tools) if tools else Known(track)
-    if asked.form is None or asked.form.tools or asked.form.schema is None:
-        return Known(track)
-    return Known(track, words, (), asked.form.schema)
+    form = request.asked.form
+    if track == "structured" and form is not None and form.schema is not None:
+        return Known(track, words, (), form.schema)
+    tools = tuple(_list_offered(request))
+    return Known(track, words, tools) if tools else Known(track)
+
+
+def _list_offered(request: RoutedRequest) -> Iterator[dict[str, Any]]:
+    """The offered tools; of those that may be called, where some may."""
+    names = request.asked.callable_names
+    for tool in request.body.tools or ():
+        if not names or tool.function.name in names:
+            yield {"type": "function", "function": tool.function.model_dump(exclude_none=True)}
+
+
+def is_native(request: RoutedRequest) -> bool:
+    """Whether a request asks by tools that may be called, or by a format; not in words alone."""
+    return bool(request.asked.callable_names) or request.asked.form is not None
 
 
 def read_slm(track: Track, request: RoutedRequest, generation: Generation) -> Prediction | None:

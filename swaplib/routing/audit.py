@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from swaplib.evaluation.intervals import wilson_interval
-from swaplib.files import hash_file
 from swaplib.metrics import Prediction
 from swaplib.provenance import now_utc
 from swaplib.routing.answers import is_same, read_hosted
 from swaplib.routing.hosted_calls import HostedCalls
 from swaplib.routing.hosted_failures import HostedFailed
-from swaplib.routing.route_file import Route
+from swaplib.routing.route_file import Route, audit_of
 from swaplib.routing.shared_json import change_json
 from swaplib.serving.openai_format import ChatRequest
 from swaplib.settings import show_path
@@ -56,12 +55,12 @@ class Audit:
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._route_sha256 = hash_file(self.route.path)
+        self._route_sha256 = self.route.key
 
     @property
     def path(self) -> Path:
         """The file of counts."""
-        return self.route.path.with_name(f"{self.route.path.stem}.audit.json")
+        return audit_of(self.route.path)
 
     def check(self) -> None:
         """Raise ValueError where the file is broken, so that a server does not start with it."""

@@ -25,9 +25,12 @@ def _write_message(message: ChatMessage) -> dict[str, Any]:
 
 
 def _list_fields(request: ChatRequest) -> dict[str, Any]:
-    """Tools and format, as they came."""
+    """Tools that may be called, and the format, as they came.
+
+    The local model is not shown tools under `tool_choice: none`, so neither is the hosted LLM.
+    """
     fields: dict[str, Any] = {}
-    if request.tools:
+    if request.tools and request.tool_choice != "none":
         tools = [tool.model_dump(exclude_unset=True) for tool in request.tools]
         fields["tools"] = [{"type": "function"} | tool for tool in tools]
         choice = request.tool_choice

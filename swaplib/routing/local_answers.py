@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass
 
 from swaplib.metrics import Prediction
-from swaplib.routing.answers import read_known, read_slm
+from swaplib.routing.answers import is_native, read_known, read_slm
 from swaplib.routing.route_file import Route
 from swaplib.rows import Generation
 from swaplib.serving.batcher import Busy
@@ -12,6 +12,7 @@ from swaplib.serving.routed import RoutedRequest
 from swaplib.serving.tool_api import Refused
 
 ACCEPTED = "accepted"
+REQUEST = "request"  # named as the validators are, where the request itself is of another kind
 LATE = "the SLM had not answered when the request's time was up"
 
 
@@ -50,6 +51,8 @@ async def ask_slm(route: Route, request: RoutedRequest, until: float) -> LocalAn
         request: The request.
         until: The deadline, as the event loop counts (seconds).
     """
+    if reason := route.explain_form(is_native(request)):
+        return LocalAnswer(f"{REQUEST}: {reason}", validator=REQUEST)
     try:
         async with asyncio.timeout_at(until):
             generation = await request.ask_slm()

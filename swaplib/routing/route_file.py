@@ -1,13 +1,13 @@
 """A route as `swap serve --route` reads it: what 09 has written for one track and one SLM."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from swaplib.files import read_json
+from swaplib.files import hash_text, read_json
 from swaplib.formats.router import Agreement, PolicyRecord
-from swaplib.metrics import Track, check_track
+from swaplib.metrics import Track, canonical_json, check_track
 from swaplib.models.names import ModelName
 from swaplib.routing.policy import SIGNALS, Policy
 from swaplib.settings import Settings, show_path
@@ -36,6 +36,27 @@ class Route:
     def is_native(self) -> bool:
         """Whether it was chosen on requests with tools or a response format, not in words."""
         return ModelName.parse(self.model).is_native
+
+    @property
+    def key(self) -> str:
+        """A hash of what decides: a route that is chosen again and is the same has the same."""
+        decides = [self.track, self.model, self.policy.to_record(), self.identity]
+        return hash_text(canonical_json(decides))
+
+    def explain_form(self, is_native: bool) -> str | None:
+        """Why nothing is known of a request that is asked in this form; None where it is.
+
+        A threshold holds for the form that it was chosen on.
+        """
+        if is_native == self.is_native:
+            return None
+        forms = {False: "in words", True: "with tools or a response format"}
+        other = ModelName.parse(self.model)
+        return (
+            f"it is asked {forms[is_native]}, and the route was chosen on requests "
+            f"{forms[self.is_native]} ({other}): choose one for "
+            f"{replace(other, is_native=is_native, shots=0)} with 09_router"
+        )
 
     def explain_misfit(self, identity: Mapping[str, Any]) -> str | None:
         """Why the route is not about a model with this identity; None where it is."""
@@ -81,6 +102,24 @@ def read_route(path: Path) -> Route:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{show_path(path)} is no route ({error!r}). {_AGAIN}") from None
+
+
+def find_route(settings: Settings, track: Track) -> Route | None:
+    """The route of a track that could be served; None where none was chosen."""
+    path = path_of(settings, track)
+    chosen = path.is_file() and read_json(path, _AGAIN).get("policy")
+    return read_route(path) if chosen else None
+
+
+def audit_of(route: Path) -> Path:
+    """The file beside a route in which `swap serve --audit` counts."""
+    return route.with_name(f"{route.stem}.audit.json")
+
+
+def read_audit(settings: Settings, track: Track) -> dict[str, Any] | None:
+    """What the audit of a track's route has counted; None where nobody has audited it."""
+    path = audit_of(path_of(settings, track))
+    return read_json(path, "Move it away: a new count begins.") if path.is_file() else None
 
 
 def read_policy(record: PolicyRecord) -> Policy:
