@@ -1,6 +1,7 @@
 """`swap serve --route` over the packaged checkpoint: who answers, how, and what is refused."""
 
 import json
+import socket
 import threading
 import time
 
@@ -382,3 +383,44 @@ def test_a_hosted_llm_that_is_down_at_the_start_is_a_warning(settings, slm, caps
     assert "warning: cannot reach" in capsys.readouterr().err
     with pytest.raises(ValueError, match="AZURE_API_KEY"):
         serve_nothing(at.model_copy(update={"azure_api_key": None}), slm, file)
+
+
+def test_a_client_that_goes_leaves_a_trace_and_no_call_in_flight(settings, slm):
+    go = threading.Event()
+
+    def stall(exchange):
+        go.wait(60)
+        return completion(CALL)
+
+    with serving(stall) as (root, exchanges):
+        at = hosted_at(settings, root)
+        with served_route(at, slm, write_route(at, slm, REFUSE)) as served:
+            asked = {"model": "slm", "messages": CHAT, "max_tokens": 4, **BOUND}
+            body = json.dumps(asked).encode()
+            head = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n"
+            head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+            with socket.create_connection(("127.0.0.1", int(served.split(":")[2][:-3]))) as client:
+                client.sendall(head.encode() + body)
+                while not list_calls(exchanges):
+                    time.sleep(0.05)
+            start = time.perf_counter()
+        assert time.perf_counter() - start < 30  # the server stops without the hosted LLM
+        go.set()
+    [trace] = read_traces(at)
+    assert set(trace) == {"route toolcall", "slm", "hosted"}
+    told = trace["route toolcall"]["langfuse.observation.status_message"]
+    assert told == "the client had gone before its answer"
+    assert "ended before its answer" in trace["hosted"]["langfuse.observation.status_message"]
+
+
+def test_texts_are_hidden_where_they_are_to_be(settings, slm):
+    with serving(lambda exchange: refusal(400, "content_filter")) as (root, _):
+        at = hosted_at(settings, root, swap_trace_content="off")
+        policy = {"has_validators": True, "signal": None, "threshold": None}
+        with served_route(at, slm, write_route(at, slm, policy=policy)) as served:
+            messages = [{"role": "user", "content": "My secret is 4711."}]
+            with pytest.raises(openai.BadRequestError):
+                ask(open_openai(served), messages=messages, max_tokens=4)
+    text = json.dumps(read_traces(at))
+    assert "4711" not in text
+    assert "content_filter" in text

@@ -98,7 +98,10 @@ class Recorder:
             routed: What its client got; None for nothing.
             error: Why it got nothing.
         """
-        self._thread.submit(self._add, recording, routed, error, time.time())
+        try:
+            self._thread.submit(self._add, recording, routed, error, time.time())
+        except RuntimeError:  # the server has stopped, and given its requests their time before
+            print(f"warning: {recording.request_id} came too late for a trace", file=sys.stderr)
 
     def close(self) -> None:
         """Hand over what is left; the traces are written and sent."""

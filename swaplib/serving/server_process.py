@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import IO
 
@@ -23,13 +23,21 @@ STOP_LIMIT_S = 65  # the server gives the requests in flight 60 s
 
 
 @contextmanager
-def running_server(slm: LocalSLM, name: str, port: int | None = None) -> Iterator[str]:
+def running_server(
+    slm: LocalSLM,
+    name: str,
+    port: int | None = None,
+    options: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+) -> Iterator[str]:
     """Serve a model on loopback for as long as the context lasts.
 
     Args:
         slm: The model to serve; it is loaded in the other process only.
         name: The model's name in answers.
         port: The port; None for a free one.
+        options: Further words of the command, such as `--max-waiting 500`.
+        env: The process's environment; None for this one's.
 
     Yields:
         The server's root, for example `http://127.0.0.1:8199`.
@@ -44,7 +52,8 @@ def running_server(slm: LocalSLM, name: str, port: int | None = None) -> Iterato
     with tempfile.TemporaryFile() as log:
         # The server ends with its standard input, so with this process, however that ends.
         server = subprocess.Popen(
-            _make_command(slm, name, port),
+            [*_make_command(slm, name, port), *options],
+            env=env,
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
