@@ -106,13 +106,14 @@ def summarise(settings: Settings, compared: Compared) -> dict[str, Any]:
     """
     metrics = compared.metrics
     run = next(iter(metrics.values()))["run"]
+    prices = costs.Prices.from_settings(settings)
     content: dict[str, Any] = {
         "track": run["track"],
         "split": run["split"],
         "n_rows": run["n_rows"],
         "margin": stats.DEFAULT_MARGIN,
         "rates": compared.list_rates(),
-        "costs": costs.price_runs(metrics, costs.Prices.from_settings(settings)),
+        "costs": costs.price_runs(metrics, prices, compared.weigh_requests()),
         "unanswered": {model: c["n_by_status"]["error"] for model, c in metrics.items()},
     }
     hosted = [model for model in metrics if ModelName.parse(model).is_hosted]

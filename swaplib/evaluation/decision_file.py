@@ -27,7 +27,8 @@ def write_decision(
     track, metrics = ruling["track"], compared.metrics
     first, second = ruling["reference"], ruling.get("recommended", ruling["model"])
     # Prices may be refused, so they are read before anything is traced.
-    priced = costs.price_runs(metrics, costs.Prices.from_settings(settings))
+    prices = costs.Prices.from_settings(settings)
+    priced = costs.price_runs(metrics, prices, compared.weigh_requests())
     caveats = find_caveats(settings, compared, first, second, ruling["margin"])
     if caveats["obstacle"] and "verdict" in ruling:
         ruling = {**ruling, "verdict": "not comparable"}
