@@ -162,7 +162,8 @@ def read_metrics(settings: Settings, track: Track, model: str, split: str = "tes
     path = settings.evaluation / f"{track}_{model}_{split}.json"
     if not path.is_file():
         raise FileNotFoundError(
-            f"no metrics at {path}. Run notebooks/02_eval.ipynb with track={track!r} first."
+            f"no metrics at {path}. Run notebooks/02_eval.ipynb with track={track!r} first, and "
+            f"with models={model!r} if that has not made them."
         )
     return read_metrics_file(path)
 

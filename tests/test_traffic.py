@@ -14,8 +14,8 @@ from swaplib.data.facts import read_facts
 from swaplib.data.private_values import Placeholders, is_iban
 from swaplib.data.traffic import make_row
 from swaplib.evaluation import evaluate
-from swaplib.evaluation.caveats import is_hosted_gold
 from swaplib.metrics import score_row
+from swaplib.models.dataset_form import is_hosted_gold
 from swaplib.models.native import ask_natively
 from swaplib.report import data_tables
 from swaplib.report.notes import say_gold

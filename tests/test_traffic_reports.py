@@ -9,8 +9,9 @@ from test_traffic import SIZES, answer, calling, make_log, write_log
 
 from swaplib.data import dataset
 from swaplib.data.facts import find_facts
-from swaplib.evaluation import caveats, evaluate, side_by_side
-from swaplib.report import headlines
+from swaplib.evaluation import caveats, costs, decision, evaluate, side_by_side
+from swaplib.models import dataset_form
+from swaplib.report import figures, headlines
 from swaplib.report.cost_sentences import describe_costs
 from swaplib.rows import read_rows
 
@@ -24,7 +25,10 @@ PRICES = {
 
 
 def answer_as_logged(exchange):
-    """The log's own answer by a tool call; the SLM lends the wrong book to every third."""
+    """The log's own answer by a tool call, or in the wrapper where no tool is offered.
+
+    The SLM lends the wrong book to every third; with an adapter only when it is asked natively.
+    """
     if exchange.method == "GET":
         return as_json({"data": [{"id": name} for name in ("gpt", "slm", "slm_ft")]})
     body = exchange.json()
@@ -32,8 +36,11 @@ def answer_as_logged(exchange):
     if not found:
         return completion("Hello.")
     words = title.split()
-    is_wrong = body["model"] != "gpt" and int(words[1]) % 2
+    wrong = {"gpt": (), "slm": "cvm", "slm_ft": "vm" if "tools" in body else ()}[body["model"]]
+    is_wrong = int(words[1]) % 2 and words[0][0] in wrong
     call = ("lend_book", json.dumps({"title": "Emma" if is_wrong else title}))
+    if "tools" not in body:
+        return completion(f'<tool_call name="{call[0]}">{call[1]}</tool_call>')
     usage = {"prompt_tokens": int(words[1]) % 97 + 1, "completion_tokens": len(words[0])}
     return as_json(answer(calling(call), usage=usage))
 
@@ -63,9 +70,8 @@ def test_costs_of_a_log_are_those_of_its_requests(log_home):
     asked = [line.generation for line in hosted for _ in range(counts[line.index])]
     tokens = [2 * a.prompt_tokens + 8 * a.completion_tokens for a in asked]
     found = caveats.summarise(settings, compared)
-    costs = found["costs"]
-    assert costs["requests"] == len(asked) == sum(counts)
-    priced = costs["models"]["azure-native"]
+    assert found["costs"]["requests"] == len(asked) == sum(counts)
+    priced = found["costs"]["models"]["azure-native"]
     assert priced["usd_per_1000_rows"] == pytest.approx(sum(tokens) / len(asked) / 1000)
     # What the run took, and its rates, are of its rows, each once.
     assert priced["prompt_tokens"] == sum(line.generation.prompt_tokens for line in hosted)
@@ -95,3 +101,85 @@ def test_facts_whose_count_is_no_number_of_requests_are_refused(log_home):
     rows = read_rows(settings.dataset / "toolcall" / "test.jsonl", "toolcall")
     with pytest.raises(ValueError, match="whole number of at least 1"):
         find_facts(settings, "toolcall", "test", rows)
+
+
+def test_a_log_is_compared_natively_from_02_to_05(log_home, capsys):
+    settings, exchanges = log_home
+    runs = evaluate.run_models(settings, "toolcall", "", **OPTIONS)
+    assert [run.metrics["run"]["model"] for run in runs] == ["azure-native", "slm-native"]
+    assert "asks it the same way" not in capsys.readouterr().out
+    decided = decision.decide(settings, "toolcall")
+    assert (decided["reference"], decided["model"]) == ("azure-native", "slm-native")
+    assert (decided["FINE_TUNE"], decided["worse_on"]) == (1, ["args_exact_rate"])
+    assert list(decided["run"]["compared"]) == ["azure-native", "slm-native"]
+    assert set(decided["costs"]["pays"]) == {"slm-native"}
+    box = headlines.show_verdict(decided).data
+    assert "the SLM (asked natively) is worse than the hosted LLM (asked natively)" in box
+    assert WEIGHED in box
+    assert "azure-native − slm-native" in headlines.show_decision(decided).to_html()
+    assert figures.plot_costs(costs.trace_volumes(decided["costs"])) is not None
+
+    candidate = decision.find_candidate(settings, "toolcall")
+    assert (candidate.name, candidate.models) == ("slm_ft-native", "slm_ft-native,slm_ft")
+    assert (candidate.reference, candidate.base) == ("azure-native", "slm-native")
+    # Nobody has asked the hosted LLM by hand, and nobody has to.
+    evaluate.run_models(settings, "toolcall", candidate.models, probe=0, **candidate.options)
+    bodies = [exchange.json() for exchange in exchanges if exchange.method == "POST"]
+    assert all("tools" in body for body in bodies if body["model"] == "gpt")
+    again = decision.decide_again(settings, "toolcall", candidate.name)
+    assert (again["reference"], again["model"]) == ("azure-native", "slm_ft-native")
+    assert again["FINE_TUNE"] == 1
+    # Asked by hand, as it was trained, the adapter is good enough.
+    assert (again["recommended"], again["verdict"]) == ("slm_ft", "swap with the adapter")
+    assert list(again["rules"]) == ["slm-native", "slm_ft-native", "slm_ft"]
+    assert [(pair["first"], pair["second"]) for pair in again["evidence"]["native"]] == [
+        *(("slm_ft", "slm_ft-native"), ("azure-native", "slm-native")),
+        ("azure-native", "slm_ft-native"),
+    ]
+    assert "the SLM with its adapter is not worse" in headlines.show_verdict(again).data
+    headlines.show_changes(again)
+
+
+def test_a_log_that_was_asked_by_hand_alone_is_compared_so_and_it_is_said(log_home, capsys):
+    settings, _ = log_home
+    evaluate.run_models(settings, "toolcall", "azure,slm", **OPTIONS)
+    assert "azure-native asks it the same way" in capsys.readouterr().out
+    decided = decision.decide(settings, "toolcall")
+    assert (decided["reference"], decided["model"]) == ("azure", "slm")
+    assert "Run 02_eval without models" in capsys.readouterr().out
+    assert decision.find_candidate(settings, "toolcall").models == "slm_ft"
+    # Once it is asked natively, too, that is what counts, and the other form is shown beside it.
+    evaluate.run_models(settings, "toolcall", "", **OPTIONS)
+    decided = decision.decide(settings, "toolcall")
+    assert (decided["reference"], decided["model"]) == ("azure-native", "slm-native")
+    assert [(pair["first"], pair["second"]) for pair in decided["evidence"]["native"]] == [
+        *(("azure", "azure-native"), ("slm", "slm-native")),
+        ("azure-native", "slm-native"),
+    ]
+
+
+def test_05_compares_a_log_by_hand_where_it_is_told_so(log_home):
+    settings, _ = log_home
+    evaluate.run_models(settings, "toolcall", "azure,slm,azure-native,slm-native", **OPTIONS)
+    decision.decide(settings, "toolcall")
+    candidate = decision.find_candidate(settings, "toolcall", native=False)
+    assert (candidate.name, candidate.models, candidate.base) == ("slm_ft", "slm_ft", "slm")
+    evaluate.run_models(settings, "toolcall", candidate.models, probe=0, **candidate.options)
+    again = decision.decide_again(settings, "toolcall", candidate.name, native=False)
+    assert (again["reference"], again["model"]) == ("azure", "slm_ft")
+    assert list(again["rules"]) == ["slm", "slm_ft"]
+
+
+def test_a_log_without_runs_says_which_ones_02_makes(log_home):
+    settings, _ = log_home
+    with pytest.raises(FileNotFoundError, match="azure-native"):
+        decision.decide(settings, "toolcall")
+
+
+def test_with_examples_a_log_is_asked_by_hand_and_other_rows_are_always(log_home, tmp_path):
+    settings, _ = log_home
+    assert dataset_form.name_usual(settings) == "azure-native,slm-native"
+    assert dataset_form.name_usual(settings, shots=2) == "azure,slm"
+    elsewhere = settings.model_copy(update={"swap_home": tmp_path / "elsewhere"})
+    assert dataset_form.name_usual(elsewhere) == "azure,slm"
+    assert dataset_form.choose_pair(elsewhere, "toolcall") == ("azure", "slm")

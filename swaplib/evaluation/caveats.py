@@ -14,11 +14,11 @@ from swaplib.evaluation import costs, stats
 from swaplib.evaluation.form import find_bits, see_form
 from swaplib.evaluation.intervals import wilson_interval
 from swaplib.evaluation.side_by_side import Compared, to_record
-from swaplib.files import read_json
 from swaplib.formats.caveats import Caveats, Ceiling, FormRecord, Given, Noise
 from swaplib.formats.evidence import PairedRecord, Rate
 from swaplib.formats.metrics_file import MetricsFile
 from swaplib.metrics import Track, aggregate, core_metrics, rates_of
+from swaplib.models.dataset_form import is_hosted_gold
 from swaplib.models.names import ModelName
 from swaplib.rows import LedgerLine
 from swaplib.runs import read_ledgers, read_metrics
@@ -61,12 +61,6 @@ def find_caveats(
     if is_hosted_gold(settings):
         caveats["gold"] = "hosted"
     return caveats
-
-
-def is_hosted_gold(settings: Settings) -> bool:
-    """Whether the golds are what the hosted LLM answered in a log."""
-    path = settings.dataset / "manifest.json"
-    return path.is_file() and read_json(path, "Run 01_data again.").get("gold") == "hosted"
 
 
 def _find_obstacle(

@@ -11,7 +11,7 @@ One machine may not answer as many rows as break even. Rows that a model never r
 Of a log a row weighs as much as its request was asked, so dollars are those of its requests.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,25 +84,32 @@ def price_runs(
     """What several models' runs would cost.
 
     Args:
-        metrics: Metrics files by model; `azure` is paid by the token, a local model by the hour.
+        metrics: Metrics files by model; the hosted LLM is paid by the token, a local model by the
+            hour. Of several hosted ones a machine has to beat the first.
         prices: What is known of them.
         requests: The same of a log's requests, as Compared.weigh_requests makes it: then these are
             priced, and only what the runs took is that of `metrics`.
     """
     models = {model: _price_run(model, content, prices) for model, content in metrics.items()}
     priced = {m: _price_run(m, content, prices) for m, content in (requests or metrics).items()}
+    hosted = _find_hosted(models)
     pays = {}
     for model, local in priced.items():
         models[model]["usd_per_1000_rows"] = local["usd_per_1000_rows"]
         models[model]["usd_per_right_row"] = local["usd_per_right_row"]
         if ModelName.parse(model).is_hosted:
             continue
-        if pay := _find_pay(priced.get("azure"), local, prices.usd_per_hour):
+        if pay := _find_pay(priced[hosted] if hosted else None, local, prices.usd_per_hour):
             pays[model] = pay
     costs: Costs = {"prices": prices.to_record(), "models": models, "pays": pays}
     if requests:
         costs["requests"] = max(taken["n_rows"] for taken in requests.values())
     return costs
+
+
+def _find_hosted(models: Iterable[str]) -> str | None:
+    """The first of several models that is hosted; None where all are local."""
+    return next((model for model in models if ModelName.parse(model).is_hosted), None)
 
 
 def _price_run(model: str, content: Taken, prices: Prices) -> ModelCosts:
@@ -194,14 +201,15 @@ def trace_volumes(costs: Costs) -> dict[str, Any] | None:
     import numpy as np
 
     pays = costs["pays"]
-    hosted = costs["models"]["azure"]["usd_per_1000_rows"] if pays else None
-    if hosted is None:
+    model = _find_hosted(costs["models"])
+    hosted = costs["models"][model]["usd_per_1000_rows"] if pays and model else None
+    if hosted is None or model is None:
         return None
     # A free machine pays from 0 rows on, which a logarithmic axis does not have.
     reach = [pay["from_rows_per_day"] or pay["capacity_rows_per_day"] for pay in pays.values()]
     most = max(pay["capacity_rows_per_day"] for pay in pays.values())
     volumes = np.geomspace(min(reach) / 30, most * 4, 200)
-    curves = {"azure": (volumes * hosted / 1000).tolist()}
+    curves = {model: (volumes * hosted / 1000).tolist()}
     for model, pay in pays.items():
         machines = np.ceil(volumes / pay["capacity_rows_per_day"])
         curves[model] = (machines * pay["usd_per_day"]).tolist()

@@ -33,7 +33,7 @@ def write_decision(
     if caveats["obstacle"] and "verdict" in ruling:
         ruling = {**ruling, "verdict": "not comparable"}
     run_ids = {model: content["run"]["run_id"] for model, content in metrics.items()}
-    hosted = metrics["azure"]["run"]
+    hosted = metrics[first]["run"]
     question: dict[str, Any] = {key: hosted[key] for key in MUST_AGREE}
     inputs = {"delta": ruling["delta"], "compared": run_ids, **question}
     folder = new_folder(settings, track, kind)
