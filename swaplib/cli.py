@@ -5,16 +5,14 @@ What a command needs is imported when it runs, so that `swap --help` is quick.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from swaplib.masking import make_visible
 from swaplib.metrics import check_track
+from swaplib.serve_command import serve
 from swaplib.settings import ROOT, load_settings, show_path
-
-if TYPE_CHECKING:
-    from swaplib.models.local_checkpoint import Checkpoint
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 
@@ -80,52 +78,7 @@ def _refuse_revision(revision: str | None) -> None:
         raise ValueError("--revision goes with a hub id alone; a GGUF file is pinned by --sha256")
 
 
-@app.command()
-def serve(
-    model: Annotated[Path, typer.Option(help="folder of the checkpoint")],
-    adapter: Annotated[Path | None, typer.Option(help="folder of a PEFT adapter")] = None,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or 4bit")] = "4bit",
-    host: Annotated[
-        str, typer.Option(help="where to listen; only loopback keeps other machines out")
-    ] = "127.0.0.1",
-    port: int = 8000,
-    batch_size: int = 16,
-    name: Annotated[str | None, typer.Option(help="slm, or slm_ft with an adapter")] = None,
-    api_key: Annotated[str | None, typer.Option(help="SLM_API_KEY, or '' for none")] = None,
-    api_key_file: Annotated[Path | None, typer.Option(help="hides the key from `ps`")] = None,
-    max_body_bytes: int = 1_000_000,
-    max_new_tokens: int = 4096,
-    max_waiting: Annotated[int, typer.Option(help="requests; others get 503")] = 256,
-    is_tied: Annotated[bool, typer.Option("--stop-with-stdin", hidden=True)] = False,
-) -> None:
-    """Serve a checkpoint as an OpenAI-compatible endpoint, on loopback unless told otherwise."""
-    from swaplib.models.local import LocalSLM
-    from swaplib.serving import server
-    from swaplib.serving.guard import ServeOptions
-
-    slm = LocalSLM(_find_checkpoint(model, adapter, dtype), batch_size)
-    if is_tied:
-        server.stop_with_stdin()
-    key = _read_key(api_key, api_key_file)
-    options = ServeOptions(key, max_body_bytes, max_new_tokens, max_waiting)
-    server.serve(slm, name or ("slm_ft" if adapter else "slm"), port, host, options)
-
-
-def _find_checkpoint(model: Path, adapter: Path | None, dtype: str) -> "Checkpoint":
-    from swaplib.models.local_checkpoint import Checkpoint, Precision
-
-    precisions: tuple[Precision, ...] = ("float32", "bfloat16", "4bit")
-    for precision in precisions:
-        if precision == dtype:
-            return Checkpoint(ROOT / model, ROOT / adapter if adapter else None, precision)
-    raise ValueError(f"--dtype {dtype}: expected float32, bfloat16 or 4bit")
-
-
-def _read_key(api_key: str | None, api_key_file: Path | None) -> str | None:
-    """The key to ask clients for: the file's, else the typed one, else SLM_API_KEY."""
-    if api_key_file:
-        api_key = api_key_file.read_text(encoding="utf-8").strip()
-    return load_settings().slm_api_key if api_key is None else api_key or None
+app.command()(serve)
 
 
 @app.command()

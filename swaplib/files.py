@@ -154,7 +154,12 @@ def _with_filename(path: Path) -> Iterator[None]:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append one line and sync it to disk; makes the folder.
+    """Append one line; as append_lines."""
+    append_lines(path, [line])
+
+
+def append_lines(path: Path, lines: Iterable[str]) -> None:
+    """Append lines and sync them to disk at once; makes the folder.
 
     A torn last line, left by a kill, is closed first.
     """
@@ -163,7 +168,7 @@ def append_line(path: Path, line: str) -> None:
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
                 file.write(b"\n")
-        file.write(line.encode() + b"\n")
+        file.write(b"".join(line.encode() + b"\n" for line in lines))
         file.flush()
         os.fsync(file.fileno())
 

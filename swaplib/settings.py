@@ -157,6 +157,11 @@ class Settings(BaseSettings):
             )
         return next(iter(addresses), "")
 
+    def list_secrets(self) -> tuple[str, ...]:
+        """The keys that are set: the values of the fields that are not shown."""
+        hidden = [name for name, field in type(self).model_fields.items() if not field.repr]
+        return tuple(key for name in hidden if (key := getattr(self, name)))
+
     def require(self, *names: str) -> None:
         """Check that variables are set.
 
@@ -196,11 +201,10 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        lines = [
+        listed = "\n".join(
             f"  {'.'.join(map(str, problem['loc'])).upper()}: {problem['msg']}"
             for problem in error.errors()
-        ]
-        listed = "\n".join(lines)
+        )
         raise ValueError(
             f"The environment (or {ENV_FILE}) holds values that do not fit:\n{listed}"
         ) from None

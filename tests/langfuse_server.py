@@ -4,7 +4,7 @@ import json
 
 from servers import as_json
 
-from swaplib.tracing import delivery, langfuse_api, outbox
+from swaplib.tracing import langfuse_api, outbox, posting
 
 
 def spans_in(lines) -> dict[str, dict]:
@@ -34,12 +34,12 @@ class LangfuseServer:
         project = exchange.headers["authorization"]
         self.auth.add(project)
         self.headers.append(dict(exchange.headers))
-        if exchange.path == delivery.SPANS_PATH:
+        if exchange.path == posting.SPANS_PATH:
             for span in spans_in_order(exchange.json()):
                 key = (project, span["spanId"], span["startTimeUnixNano"])
                 self.rows.append((key, span | {"attributes": attributes(span)}))
             return as_json({})
-        assert exchange.path == delivery.SCORES_PATH
+        assert exchange.path == posting.SCORES_PATH
         if tuple(map(int, self.version.split(".")[:2])) < (4, 59) and isinstance(
             exchange.json(), list
         ):

@@ -16,7 +16,8 @@ from test_tracing import KEYS, make_line, trace_run
 from swaplib.rows import Generation, LedgerLine
 from swaplib.settings import load_settings
 from swaplib.tracing import langfuse_api, outbox, outbox_index, run_trace
-from swaplib.tracing.delivery import SPANS_PATH, describe_delivery, push_traces
+from swaplib.tracing.delivery import describe_delivery, push_traces
+from swaplib.tracing.posting import SPANS_PATH
 
 LEVEL, MESSAGE, OUTPUT = (
     f"langfuse.observation.{name}" for name in ("level", "status_message", "output")
@@ -289,7 +290,7 @@ def test_a_server_that_hangs_is_waited_for_once_by_a_process_and_once_by_a_push(
 
 
 def test_a_server_that_fails_is_asked_once_during_a_run_and_once_at_its_end(settings, monkeypatch):
-    monkeypatch.setattr("swaplib.tracing.delivery.LINES_PER_POST", 2)
+    monkeypatch.setattr("swaplib.tracing.posting.LINES_PER_POST", 2)
     monkeypatch.setattr("swaplib.tracing.run_trace.LINES_PER_POST", 2)
     langfuse = LangfuseServer()
     langfuse.failing = 500
@@ -313,7 +314,7 @@ def count_parsed_lines(monkeypatch) -> Counter:
 def test_a_line_is_parsed_once_and_once_more_to_be_sent_however_often_a_run_sends(
     settings, monkeypatch
 ):
-    monkeypatch.setattr("swaplib.tracing.delivery.LINES_PER_POST", 4)
+    monkeypatch.setattr("swaplib.tracing.posting.LINES_PER_POST", 4)
     monkeypatch.setattr("swaplib.tracing.run_trace.LINES_PER_POST", 4)
     langfuse = LangfuseServer()
     with serving(langfuse) as (root, exchanges):

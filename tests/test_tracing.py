@@ -13,7 +13,8 @@ from swaplib.prompts import build_messages
 from swaplib.rows import Generation, LedgerLine
 from swaplib.settings import load_settings
 from swaplib.tracing import outbox, run_trace
-from swaplib.tracing.delivery import SPANS_PATH, describe_delivery, push_traces
+from swaplib.tracing.delivery import describe_delivery, push_traces
+from swaplib.tracing.posting import SPANS_PATH
 
 KEYS = {
     "swap_tracing": "langfuse",
@@ -165,7 +166,7 @@ def test_a_server_that_is_not_there_is_a_count_and_no_exception(settings):
 
 def test_long_runs_send_while_they_go(settings, monkeypatch):
     monkeypatch.setattr("swaplib.tracing.run_trace.LINES_PER_POST", 4)
-    monkeypatch.setattr("swaplib.tracing.delivery.LINES_PER_POST", 4)
+    monkeypatch.setattr("swaplib.tracing.posting.LINES_PER_POST", 4)
     langfuse = LangfuseServer()
     with serving(langfuse) as (root, exchanges):
         settings = settings.model_copy(update=KEYS | {"langfuse_base_url": root})
@@ -208,7 +209,7 @@ def test_two_runs_at_once_in_one_process_are_refused(settings):
 def test_requests_are_bounded_in_bytes_and_a_refused_one_does_not_hold_up_the_others(
     settings, monkeypatch
 ):
-    monkeypatch.setattr("swaplib.tracing.delivery.BYTES_PER_POST", 6_000)
+    monkeypatch.setattr("swaplib.tracing.posting.BYTES_PER_POST", 6_000)
     langfuse = LangfuseServer()
 
     def answer(exchange):

@@ -115,7 +115,7 @@ def plan_tasks(
         options=options,
         facts=question | {"key": key, "tasks": task_set.facts},
         folder=find_run(settings, key, new_folder(settings, kind, key), fresh),
-        secrets=_list_secrets(settings),
+        secrets=settings.list_secrets(),
         concurrency=concurrency,
         is_fresh=fresh,
     )
@@ -146,16 +146,6 @@ def _describe_question(
         "temperature": None if "is_reasoning" in identity else 0,
         **describe_own(tasks),
     }
-
-
-def _list_secrets(settings: Settings) -> tuple[str, ...]:
-    keys = (
-        settings.azure_api_key,
-        settings.slm_api_key,
-        settings.langfuse_public_key,
-        settings.langfuse_secret_key,
-    )
-    return tuple(key for key in keys if key)
 
 
 def run_plan(settings: Settings, plan: CaptureRun, session_id: str | None = None) -> Capture:

@@ -58,8 +58,10 @@ def check_comparable(first: MetricsFile, second: MetricsFile) -> None:
         )
 
 
-def read_compared(settings: Settings, track: Track, *models: str) -> dict[str, MetricsFile]:
-    """Read the metrics files of models on the test split, and check that they may be compared.
+def read_compared(
+    settings: Settings, track: Track, *models: str, split: str = "test"
+) -> dict[str, MetricsFile]:
+    """Read the metrics files of models on a split, and check that they may be compared.
 
     Returns:
         The content of each model's metrics file, in the order asked.
@@ -68,7 +70,7 @@ def read_compared(settings: Settings, track: Track, *models: str) -> dict[str, M
         FileNotFoundError, ValueError: A run is missing or incomplete, the runs do not answer the
             same question, or the rows have changed since.
     """
-    metrics = {model: read_metrics(settings, track, model) for model in models}
+    metrics = {model: read_metrics(settings, track, model, split) for model in models}
     first, *others = metrics.values()
     for other in others:
         check_comparable(first, other)
@@ -82,9 +84,9 @@ def read_compared(settings: Settings, track: Track, *models: str) -> dict[str, M
     return metrics
 
 
-def open_compared(settings: Settings, track: Track, *models: str) -> Compared:
-    """Read the runs of models on the test split with their rows; raises what read_compared does."""
-    return open_runs(settings, track, read_compared(settings, track, *models))
+def open_compared(settings: Settings, track: Track, *models: str, split: str = "test") -> Compared:
+    """Read the runs of models on a split with their rows; raises what read_compared does."""
+    return open_runs(settings, track, read_compared(settings, track, *models, split=split))
 
 
 def _check_base(metrics: Mapping[str, MetricsFile]) -> None:

@@ -7,7 +7,7 @@ means is in endpoints.py and replies.py; nothing is scored here.
 
 import asyncio
 import re
-from collections.abc import Callable, Coroutine, Generator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import repeat
@@ -20,7 +20,7 @@ from swaplib import web
 from swaplib.models.arrivals import Arrivals, stream_arrivals
 from swaplib.models.endpoints import Streak, find_meaning
 from swaplib.models.native import NativeForm
-from swaplib.models.pace import Pace
+from swaplib.models.pace import Pace, estimate_tokens
 from swaplib.models.reachability import check_endpoint
 from swaplib.models.replies import Call, CallFailed, Reader, refusal_of
 from swaplib.prompts import Message
@@ -116,14 +116,14 @@ class HostedLLM:
     def identity(self) -> dict[str, Any]:
         """What makes two runs of this model the same run; never the key."""
         identity: dict[str, Any] = {
-            "endpoint": self._place,
+            "endpoint": self.place,
             "model": self.deployment,
             "api_version": self.api_version,
         }
         return identity | ({"is_reasoning": True} if self.is_reasoning else {})
 
     @property
-    def _place(self) -> str:
+    def place(self) -> str:
         """Host and path."""
         parts = urlsplit(self.endpoint)
         return f"{parts.netloc}{parts.path}"
@@ -167,20 +167,21 @@ class HostedLLM:
     ) -> None:
         """Ask all questions in their turn, as far as `free` and the pace allow."""
         turn = asyncio.Lock()
-        async with self._open_client() as client, asyncio.TaskGroup() as group:
+        async with self.open_client() as client, asyncio.TaskGroup() as group:
 
             async def ask(index: int, messages: Sequence[Message], form: NativeForm | None) -> None:
                 """Put the answer to one question into the queue."""
                 await free.acquire()  # the consumer releases it
                 async with turn:
-                    await self.pace.wait(_estimate_tokens(messages) + max_new_tokens)
+                    await self.pace.wait(estimate_tokens(messages) + max_new_tokens)
                 generation = await self._ask(client, messages, max_new_tokens, form)
                 arrived.put((index, generation))
 
             for index, (messages, form) in enumerate(questions):
                 group.create_task(ask(index, messages, form))
 
-    def _open_client(self) -> "AsyncOpenAI":
+    def open_client(self) -> "AsyncOpenAI":
+        """A client of the endpoint, for one event loop; close it."""
         from openai import AsyncAzureOpenAI, AsyncOpenAI
 
         make: Callable[..., AsyncOpenAI] = AsyncOpenAI
@@ -213,11 +214,7 @@ class HostedLLM:
 
         call = Call(messages, form)
         reader = self._make_reader()
-        body: dict[str, Any] = {"model": self.deployment, "messages": list(messages), **call.fields}
-        if self.is_reasoning:
-            body["max_completion_tokens"] = max_new_tokens
-        else:
-            body |= {"temperature": 0, "max_tokens": max_new_tokens}
+        body = self.make_body(messages, max_new_tokens, call.fields)
         try:
             async with asyncio.timeout(self.deadline_s):
                 answer = await client.chat.completions.with_raw_response.create(**body)
@@ -230,21 +227,22 @@ class HostedLLM:
         except openai.OpenAIError as error:
             why = web.explain(error)
             if web.is_lasting(error):
-                raise CallFailed(f"{self._place}: {why}. Check {self._variables}.") from None
+                raise CallFailed(f"{self.place}: {why}. Check {self._variables}.") from None
             retries = f"after up to {self.max_retries} retries"
             return call.fail(f"{type(error).__name__}: {why}, {retries}")
 
+    def make_body(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        max_new_tokens: int,
+        fields: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """What a call sends: greedy, or as a reasoning model takes it; `fields` as they are."""
+        body = {"model": self.deployment, "messages": list(messages), **fields}
+        if self.is_reasoning:
+            return body | {"max_completion_tokens": max_new_tokens}
+        return body | {"temperature": 0, "max_tokens": max_new_tokens}
+
     def _make_reader(self) -> Reader:
-        return Reader(
-            place=self._place,
-            deployment=self.deployment,
-            variables=self._variables,
-            api_key=self.api_key,
-            max_retries=self.max_retries,
-            streak=self._streak,
-        )
-
-
-def _estimate_tokens(messages: Sequence[Message]) -> int:
-    """What an endpoint counts for a prompt before it reads it, about: 4 characters a token."""
-    return sum(len(message["content"]) for message in messages) // 4
+        names = (self.place, self.deployment, self._variables)
+        return Reader(*names, self.api_key, self.max_retries, self._streak)

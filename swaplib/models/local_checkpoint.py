@@ -24,6 +24,7 @@ from swaplib.models.checkpoints import (
 from swaplib.prompts import Message
 
 Precision = Literal["4bit", "float32", "bfloat16"]
+PRECISIONS: tuple[Precision, ...] = ("4bit", "float32", "bfloat16")
 
 SEQUENCE_LENGTH = 2048  # the longest chat that a training takes, in tokens
 _OF_A_LAYER = re.compile(r"\.\d+\..*\.lora_")
@@ -204,6 +205,14 @@ class Checkpoint:
         """
         names = read_header(self.adapter / "adapter_model.safetensors") if self.adapter else ()
         return all(_OF_A_LAYER.search(name) and not _OF_EMBEDDING.search(name) for name in names)
+
+
+def find_checkpoint(path: Path, adapter: Path | None, precision: str) -> Checkpoint:
+    """The checkpoint in a folder; raises ValueError for a precision that is none."""
+    for known in PRECISIONS:
+        if known == precision:
+            return Checkpoint(path, adapter, known)
+    raise ValueError(f"--dtype {precision}: expected float32, bfloat16 or 4bit")
 
 
 def read_device() -> str:

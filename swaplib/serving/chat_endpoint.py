@@ -7,7 +7,7 @@ a call goes out whole (tool_api.py). Who may ask at all is decided before (guard
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -23,9 +23,16 @@ from swaplib.serving.openai_format import (
     make_error,
     make_error_event,
 )
+from swaplib.serving.routed import RoutedRequest, Router
+from swaplib.serving.routed_responses import respond
 from swaplib.serving.tool_api import Asked, Refused, read_request
 
 RETRY_AFTER_S = 5
+Answered = TypeVar("Answered")
+
+
+class TooLong(Refused):
+    """The prompt leaves no room for the answer in the model's context."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +43,13 @@ class ChatEndpoint:
         batcher: The queue of the model.
         name: The model's name; requests for another one are refused.
         max_new_tokens: The longest answer that a request may ask for.
+        router: Decides who answers, where there is one.
     """
 
     batcher: Batcher
     name: str
     max_new_tokens: int
+    router: Router | None = None
 
     async def answer(
         self, body: ChatRequest, model: str, request: Request
@@ -56,8 +65,12 @@ class ChatEndpoint:
             message = f"no model {model!r} here: expected {self.name!r}"
             return make_error(404, message, "model", "model_not_found")
         try:
+            if self.router is not None:
+                return await self._route(self.router, body, request)
             self.batcher.check_room()
-            asked, text = await self._read(body)
+            asked = await self._read(body)
+            text = await self._render(asked, body)
+            await self._check_grammars(asked)
             if body.stream:
                 chunks = ChunkMaker(self.name, body.has_usage)
                 events = self._stream(asked, text, body.max_new_tokens, chunks)
@@ -69,13 +82,31 @@ class ChatEndpoint:
         except Busy:
             return _refuse_busy()
         if generation is None:
-            return Response(status_code=499)  # the client has gone: nobody reads it
+            return _say_nothing()
         return make_answer(generation, self.name, asked.find_call(generation))
 
-    async def _read(self, body: ChatRequest) -> tuple[Asked, str]:
-        """What a request asks, and its prompt.
+    async def _route(self, router: Router, body: ChatRequest, request: Request) -> Response:
+        """Have a router answer a request that could be answered here, or is only too long."""
+        started = asyncio.get_running_loop().time()
+        asked = await self._read(body)
+        text: str | TooLong
+        try:
+            text = await self._render(asked, body)
+        except TooLong as problem:
+            text = problem
+        await self._check_grammars(asked)
 
-        Both are worked out in a thread: schemas may be large, and a body of 1 MB takes a second.
+        async def ask_slm() -> Generation:
+            if isinstance(text, TooLong):
+                raise text
+            return await self.batcher.ask(text, body.max_new_tokens, asked.schema)
+
+        routing = router.decide(RoutedRequest(body, asked, ask_slm, started))
+        routed = await _while_connected(request, routing)
+        return respond(routed, body, asked, self.name) if routed else _say_nothing()
+
+    async def _read(self, body: ChatRequest) -> Asked:
+        """What a request asks, worked out in a thread: schemas may be large.
 
         Raises:
             Refused: It cannot be answered.
@@ -83,14 +114,19 @@ class ChatEndpoint:
         if body.max_new_tokens > self.max_new_tokens:
             message = f"an answer may have at most {self.max_new_tokens} tokens here"
             raise Refused("max_tokens", message)
-        asked = await asyncio.to_thread(read_request, body)
-        text = await asyncio.to_thread(_render, self.batcher.slm, asked, body.max_new_tokens)
+        return await asyncio.to_thread(read_request, body)
+
+    async def _render(self, asked: Asked, body: ChatRequest) -> str:
+        """The prompt, in a thread: one of 1 MB takes a second. Raises Refused as _render."""
+        return await asyncio.to_thread(_render, self.batcher.slm, asked, body.max_new_tokens)
+
+    async def _check_grammars(self, asked: Asked) -> None:
+        """Raise Refused where a schema cannot bind the answer."""
         for param, schema in asked.list_grammars():
             try:
                 await self.batcher.check_schema(schema)
             except ValueError as error:
                 raise Refused(param, str(error)) from None
-        return asked, text
 
     async def _stream(
         self, asked: Asked, text: str, max_new_tokens: int, chunks: ChunkMaker
@@ -116,7 +152,8 @@ def _render(slm: LocalSLM, asked: Asked, max_new_tokens: int) -> str:
     """The prompt of a request.
 
     Raises:
-        Refused: The template cannot write the messages, or they leave no room for the answer.
+        Refused: The template cannot write the messages, or (TooLong) they leave no room for the
+            answer.
     """
     try:
         text = slm.checkpoint.render(asked.messages, tools=asked.tools)
@@ -133,13 +170,13 @@ def _render(slm: LocalSLM, asked: Asked, max_new_tokens: int) -> str:
             f"the prompt has {n_tokens} tokens and the answer may have {max_new_tokens}; "
             f"together at most {context}"
         )
-        raise Refused("messages", message, "context_length_exceeded")
+        raise TooLong("messages", message, "context_length_exceeded")
     return text
 
 
 async def _while_connected(
-    request: Request, answer: Coroutine[Any, Any, Generation]
-) -> Generation | None:
+    request: Request, answer: Coroutine[Any, Any, Answered]
+) -> Answered | None:
     """Wait for an answer; None once the client has gone, and then the answer is cancelled."""
 
     async def watch() -> None:
@@ -153,6 +190,11 @@ async def _while_connected(
     finally:
         answering.cancel()
         watching.cancel()
+
+
+def _say_nothing() -> Response:
+    """The response to a client that has gone: nobody reads it."""
+    return Response(status_code=499)
 
 
 def _refuse_busy() -> JSONResponse:

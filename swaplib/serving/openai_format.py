@@ -7,6 +7,7 @@ import json
 import re
 import time
 import uuid
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from fastapi.responses import JSONResponse
@@ -160,17 +161,28 @@ class ChunkMaker:
         first = self._make_delta({"content": None, "tool_calls": [head]})
         return first + self._make_delta({"tool_calls": [tail]})
 
-    def make_end(self, generation: Generation, has_called: bool = False) -> str:
-        """Why the answer ended, its token counts if they were asked for, the end of the stream."""
-        lines = self._make_delta({}, "tool_calls" if has_called else generation.finish_reason)
+    def make_end(
+        self,
+        generation: Generation,
+        has_called: bool = False,
+        more: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Why the answer ended (`more` goes with it), token counts if asked for, the last event."""
+        reason = "tool_calls" if has_called else generation.finish_reason
+        lines = self._make_delta({}, reason, more)
         if self._usage:
-            lines += _make_event({**self._head, "choices": [], "usage": count_usage(generation)})
+            lines += make_event({**self._head, "choices": [], "usage": count_usage(generation)})
         return lines + "data: [DONE]\n\n"
 
-    def _make_delta(self, delta: dict[str, Any], finish_reason: str | None = None) -> str:
+    def _make_delta(
+        self,
+        delta: dict[str, Any],
+        finish_reason: str | None = None,
+        more: Mapping[str, Any] | None = None,
+    ) -> str:
         choice = {"index": 0, "delta": {**self._role, **delta}, "finish_reason": finish_reason}
         self._role = {}
-        return _make_event({**self._head, "choices": [choice], **self._usage})
+        return make_event({**self._head, "choices": [choice], **self._usage, **(more or {})})
 
 
 def _describe_call(call: ToolCall) -> dict[str, Any]:
@@ -219,10 +231,11 @@ def _escape_surrogates(text: str) -> str:
 
 def make_error_event(message: str) -> str:
     """An error in a stream that has begun, when the status has been sent."""
-    return _make_event(describe_error(500, message)) + "data: [DONE]\n\n"
+    return make_event(describe_error(500, message)) + "data: [DONE]\n\n"
 
 
-def _make_event(body: dict[str, Any]) -> str:
+def make_event(body: dict[str, Any]) -> str:
+    """A server-sent event."""
     return f"data: {json.dumps(body)}\n\n"
 
 

@@ -15,7 +15,7 @@ import socket
 import sys
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -30,18 +30,22 @@ from swaplib.serving.batcher import Batcher
 from swaplib.serving.chat_endpoint import ChatEndpoint
 from swaplib.serving.guard import Connection, Guard, ServeOptions, count_descriptors
 from swaplib.serving.openai_format import ChatRequest, make_error
+from swaplib.serving.routed import Router
 from swaplib.web import is_loopback
 
 STOP_LIMIT_S = 60
 
 
-def make_app(slm: LocalSLM, name: str, options: ServeOptions | None = None) -> FastAPI:
+def make_app(
+    slm: LocalSLM, name: str, options: ServeOptions | None = None, router: Router | None = None
+) -> FastAPI:
     """The application.
 
     Args:
         slm: The model to serve; loaded before the first request is accepted.
         name: The model's name in answers and in `/v1/models`; requests for another are refused.
         options: Key and limits.
+        router: Decides who answers each request; without one, the model does.
     """
     options = options or ServeOptions()
     batcher = Batcher(slm, options.max_waiting)
@@ -50,7 +54,8 @@ def make_app(slm: LocalSLM, name: str, options: ServeOptions | None = None) -> F
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await asyncio.to_thread(lambda: slm.model)
         worker = asyncio.create_task(batcher.run())
-        yield
+        async with router.running() if router else nullcontext():
+            yield
         worker.cancel()
 
     app = FastAPI(
@@ -58,7 +63,7 @@ def make_app(slm: LocalSLM, name: str, options: ServeOptions | None = None) -> F
     )
     app.add_middleware(Guard, options=options)
     _add_error_handlers(app)
-    _add_routes(app, ChatEndpoint(batcher, name, options.max_new_tokens))
+    _add_routes(app, ChatEndpoint(batcher, name, options.max_new_tokens, router))
     return app
 
 
@@ -113,6 +118,7 @@ def serve(
     port: int,
     host: str = "127.0.0.1",
     options: ServeOptions | None = None,
+    router: Router | None = None,
 ) -> None:
     """Serve until stopped; SIGTERM and Ctrl-C let the requests in flight end first.
 
@@ -122,6 +128,7 @@ def serve(
         port: The port; 0 for a free one.
         host: The name or address to listen at.
         options: Key and limits; `is_local` is set by the host.
+        router: As make_app takes it.
 
     Raises:
         FileNotFoundError, ValueError: The checkpoint or the adapter is missing or broken.
@@ -130,16 +137,12 @@ def serve(
     slm.check()
     options = replace(options or ServeOptions(), is_local=is_loopback(host))
     if not options.is_local:
-        who = "with the key" if options.api_key else "at all (there is no --api-key)"
-        print(
-            f"warning: {host} is reachable from other machines, unencrypted, by anyone {who}.",
-            file=sys.stderr,
-        )
+        _warn_of_strangers(host, options)
     with _listen(host, port) as listener:
         address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/v1"
         print(f"loading {slm.checkpoint.path.name}; then {name} answers at {address}", flush=True)
         config = uvicorn.Config(
-            make_app(slm, name, options),
+            make_app(slm, name, options, router),
             http=Connection,
             ws="none",
             log_level="warning",
@@ -147,6 +150,14 @@ def serve(
             timeout_graceful_shutdown=STOP_LIMIT_S,
         )
         uvicorn.Server(config).run(sockets=[listener])
+
+
+def _warn_of_strangers(host: str, options: ServeOptions) -> None:
+    who = "with the key" if options.api_key else "at all (there is no --api-key)"
+    print(
+        f"warning: {host} is reachable from other machines, unencrypted, by anyone {who}.",
+        file=sys.stderr,
+    )
 
 
 def _listen(host: str, port: int) -> socket.socket:

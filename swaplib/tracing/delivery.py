@@ -1,38 +1,24 @@
-"""Sends outboxes to Langfuse, counts what arrived, and says why the rest did not.
-
-A server is asked for its version before anything is sent: only a Langfuse server reports one. A
-line sent twice makes no duplicate, because its ids and times stay. A server that does not answer in
-time is waited for once in a process.
-"""
+"""Sends whole outboxes to Langfuse, counts what arrived, and says why the rest did not."""
 
 import json
-from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import httpx2
-
-from swaplib.files import hash_text, write_json
+from swaplib.files import write_json
 from swaplib.settings import Settings, show_path
-from swaplib.tracing.delivered import forget_delivered, note_delivered, read_delivered
-from swaplib.tracing.langfuse_api import find_refusal, find_version, open_langfuse, say_why
-from swaplib.tracing.outbox import Line, check_tracing, mask_content
+from swaplib.tracing.delivered import forget_delivered, read_delivered
+from swaplib.tracing.outbox import check_tracing
 from swaplib.tracing.outbox_index import OutboxIndex
-
-SPANS_PATH = "/api/public/otel/v1/traces"
-SCORES_PATH = "/api/public/scores"
-LINES_PER_POST = 200
-BYTES_PER_POST = 2_000_000
-BODY_REFUSED = (400, 413, 422)  # this request's fault: the next one may pass
-
-_SILENT: set[str] = set()  # addresses that this process has waited for in vain
+from swaplib.tracing.posting import ask_again, name_recipient, post_lines
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """What became of a trace: spans and scores made, delivered, and failed so far, and why."""
+    """What became of an outbox: spans and scores made, delivered, and failed so far, and why.
+
+    `trace_id` is empty where it holds many traces.
+    """
 
     trace_id: str
     outbox: str
@@ -59,13 +45,8 @@ class Sender:
         self._is_sending = settings.swap_tracing == "langfuse"
         self._delivered: set[str] = set()
         if self._is_sending:
-            self._delivered |= read_delivered(index.path).get(self._recipient, set())
-
-    @property
-    def _recipient(self) -> str:
-        """The server, and whose project it is there, without its key."""
-        project = hash_text(self._settings.langfuse_public_key or "")[:12]
-        return f"{self._settings.find_langfuse()} {project}"
+            recipient = name_recipient(settings)
+            self._delivered |= read_delivered(index.path).get(recipient, set())
 
     def count(self) -> Delivery:
         """What was made and delivered so far, each id once."""
@@ -91,77 +72,14 @@ class Sender:
         if not self._is_sending:
             return
         if is_all:
-            forget_delivered(self._index.path, self._recipient)
+            forget_delivered(self._index.path, name_recipient(self._settings))
             self._delivered.clear()
         self._index.update()
-        lines = self._index.read_latest(self._delivered)
-        if self._settings.swap_trace_content == "off":  # for lines that were made when it was not
-            lines = ((key, mask_content(line)) for key, line in lines)
-        self.problem = None
-        if first := next(lines, None):
-            self.problem = self._post(chain([first], lines))
-
-    def _post(self, lines: Iterable[tuple[str, Line]]) -> str | None:
-        """Post lines; why not all of them were taken, or None."""
-        address = self._settings.find_langfuse()
-        if address in _SILENT:
-            return "no answer in time, and not asked again by this process"
-        problem = None
-        try:
-            with open_langfuse(self._settings) as client:
-                server_version = find_version(client)
-                for request in _merge(lines):
-                    response = client.post(request.path, json=request.body)
-                    reason = find_refusal(response, server_version)
-                    if reason is None:
-                        note_delivered(self._index.path, self._recipient, request.keys)
-                        self._delivered.update(request.keys)
-                        continue
-                    problem = reason
-                    if response.status_code not in BODY_REFUSED:
-                        break
-        except (httpx2.HTTPError, ConnectionError, ValueError) as error:
-            if isinstance(error, httpx2.TimeoutException):
-                _SILENT.add(address)
-            return say_why(error)
-        return problem
-
-
-@dataclass(frozen=True)
-class _Request:
-    path: str
-    body: Line
-    keys: list[str]
-
-
-def _merge(lines: Iterable[tuple[str, Line]]) -> Iterator[_Request]:
-    """Requests of lines of one kind each, in order, bounded in lines and bytes."""
-    batch: list[tuple[str, Line]] = []
-    size = 0
-    for key, line in lines:
-        length = len(json.dumps(line))
-        is_full = len(batch) == LINES_PER_POST or size + length > BYTES_PER_POST
-        if batch and (is_full or type(batch[0][1]) is not type(line)):
-            yield _make_request(batch)
-            batch, size = [], 0
-        batch.append((key, line))
-        size += length
-    if batch:
-        yield _make_request(batch)
-
-
-def _make_request(batch: list[tuple[str, Line]]) -> _Request:
-    keys = [key for key, _ in batch]
-    spans: list[dict[str, Any]] = []
-    scores: list[dict[str, Any]] = []
-    for _, line in batch:
-        if isinstance(line, dict):
-            spans += line["resourceSpans"]
-        else:
-            scores += line
-    if scores:
-        return _Request(SCORES_PATH, scores, keys)
-    return _Request(SPANS_PATH, {"resourceSpans": spans}, keys)
+        posted = post_lines(
+            self._settings, self._index.path, self._index.read_latest(self._delivered)
+        )
+        self._delivered.update(posted.taken)
+        self.problem = posted.problem
 
 
 def push_traces(settings: Settings, is_all: bool = False) -> list[dict[str, Any]]:
@@ -181,7 +99,7 @@ def push_traces(settings: Settings, is_all: bool = False) -> list[dict[str, Any]
     """
     settings = settings.model_copy(update={"swap_tracing": "langfuse"})
     check_tracing(settings)
-    _SILENT.discard(settings.find_langfuse())  # somebody asks for it, so wait once more
+    ask_again(settings)  # somebody wants it, so wait once more
     records = []
     for path in sorted(settings.runs.glob("*/trace.jsonl")):
         index = OutboxIndex(path)

@@ -13,6 +13,7 @@ from swaplib.web import explain, open_client, parse_body
 
 HEALTH_PATH = "/api/public/health"
 TIMEOUT_S = 5.0
+REFUSED_SOME = "it refused some of the spans or scores"
 OLDEST = (4, 59)  # earlier servers refuse an array of scores
 
 _VERSION = re.compile(r"v?([0-9]{1,4}\.[0-9]{1,4}(?:\.[0-9]{1,4})?)")
@@ -65,7 +66,7 @@ def find_refusal(response: httpx2.Response, server_version: str) -> str | None:
     # a number, or its text; anything else does not say that all spans were taken
     rejected = partial.get("rejectedSpans") or 0 if isinstance(partial, dict) else None
     if body.get("errors") or rejected not in (0, "0"):
-        return "it refused some of the spans or scores"
+        return REFUSED_SOME
     return None
 
 

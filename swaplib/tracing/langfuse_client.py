@@ -1,16 +1,15 @@
-"""The process's one Langfuse client: it makes spans, and its exporter is the run's outbox.
+"""The process's one Langfuse client: it makes spans, and its exporter hands them on to be written.
 
-It needs no keys, and nothing leaves the machine through it. Spans are appended to the open run's
-`trace.jsonl`; `delivery.py` sends.
+It needs no keys, and nothing leaves the machine through it. Spans go to the `trace.jsonl` of the
+run or the server that is traced; `delivery.py` sends.
 """
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
-from pathlib import Path
 
 import httpx
 from langfuse import Langfuse, LangfuseOtelSpanAttributes
@@ -22,36 +21,51 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
-from swaplib.files import append_line
 from swaplib.settings import no_proxies
-from swaplib.tracing.outbox import Line, list_spans, mask_content
+from swaplib.tracing.outbox import Line, list_spans
 
 PUBLIC_KEY = "outbox"  # the SDK drops spans of a scope that names another
 
 
-class Outbox(SpanExporter):
-    """Appends the SDK's spans to the open run's file."""
+Take = Callable[[Sequence[ReadableSpan]], None]
 
-    path: Path | None = None
+
+class SpanDoor(SpanExporter):
+    """Hands ended spans to the one run, or the one server, that is traced in this process."""
+
     problem: Exception | None = None
-    is_content_hidden: bool = False
+    _take: Take | None = None
+
+    def open(self, take: Take) -> None:
+        """Have spans handed to `take` from now on.
+
+        Raises:
+            RuntimeError: They go to another run or server.
+        """
+        if self._take is not None:
+            raise RuntimeError(
+                "another run, or a server's requests, are being traced in this process; runs go "
+                "one after the other"
+            )
+        self._take, self.problem = take, None
+
+    def close(self) -> None:
+        """Let the next one open it."""
+        self._take = None
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Append spans as OTLP/JSON."""
+        """Hand on spans that have ended."""
         try:
-            if self.path is None:
+            if self._take is None:
                 raise RuntimeError("a span ended outside of a run")
-            line = _encode(spans)
-            if self.is_content_hidden:
-                line = mask_content(line)
-            append_line(self.path, json.dumps(line))
+            self._take(spans)
         except Exception as error:
             self.problem = error  # the SDK only logs what its exporter raises: RunTrace raises it
             raise
         return SpanExportResult.SUCCESS
 
 
-def _encode(spans: Sequence[ReadableSpan]) -> Line:
+def make_line(spans: Sequence[ReadableSpan]) -> Line:
     """Spans as OTLP/JSON, without what a server would show as metadata of each row."""
     from google.protobuf.json_format import MessageToDict
 
@@ -89,21 +103,28 @@ class Tracer:
 
     Attributes:
         scope: Starts spans.
-        outbox: Writes them.
+        door: Hands them on when they have ended.
         ids: Gives them their ids.
     """
 
     client: Langfuse
     scope: trace.Tracer
     provider: TracerProvider
-    outbox: Outbox
+    door: SpanDoor
     ids: Ids
+
+    def start_span(
+        self, name: str, span_id: str, start_ns: int, trace_id: str | None = None
+    ) -> trace.Span:
+        """Start a span below the current one or, where there is none, as the first of a trace."""
+        self.ids.span_id, self.ids.trace_id = span_id, trace_id
+        return self.scope.start_span(name, start_time=start_ns)
 
 
 @lru_cache
 def get_tracer() -> Tracer:
-    """The process's one Langfuse client; its exporter is the outbox, so it needs no keys."""
-    outbox, ids = Outbox(), Ids()
+    """The process's one Langfuse client; its exporter is the door, so it needs no keys."""
+    door, ids = SpanDoor(), Ids()
     # given here, so that OTEL_* and LANGFUSE_* of the environment can neither drop nor cut a span
     limits = SpanLimits(max_span_attributes=128, max_span_attribute_length=SpanLimits.UNSET)
     resource = Resource({"service.name": "slm-swap"})  # it is shown beside every row
@@ -121,7 +142,7 @@ def get_tracer() -> Tracer:
             base_url="http://outbox",
             tracing_enabled=True,
             tracer_provider=provider,
-            span_exporter=outbox,
+            span_exporter=door,
             httpx_client=nowhere,
             should_export_span=lambda _: True,
         )
@@ -129,7 +150,7 @@ def get_tracer() -> Tracer:
     scope = provider.get_tracer(
         "langfuse-sdk", version("langfuse"), attributes={"public_key": PUBLIC_KEY}
     )
-    return Tracer(client, scope, provider, outbox, ids)
+    return Tracer(client, scope, provider, door, ids)
 
 
 def describe_spent(

@@ -1,4 +1,4 @@
-"""A ledger line as a Langfuse generation, and a run's rates as Langfuse scores."""
+"""What came back for a row as a Langfuse generation, and a run's rates as Langfuse scores."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -8,7 +8,7 @@ from typing import Any, Literal, TypedDict
 from langfuse.api import MapValue
 
 from swaplib.prompts import Message
-from swaplib.rows import LedgerLine
+from swaplib.rows import Generation, LedgerLine
 
 Level = Literal["DEFAULT", "ERROR"]
 
@@ -27,43 +27,65 @@ class GenerationFields(TypedDict):
     status_message: str | None
 
 
-def describe_generation(
+def describe_line(
     line: LedgerLine,
     messages: Sequence[Message],
     model: str,
     max_new_tokens: int,
     asked: Mapping[str, Any] | None,
-    cost: dict[str, float] | None,
+    cost: Mapping[str, float] | None,
     temperature: float | None,
 ) -> GenerationFields:
     """A ledger line as a generation; the arguments are those of RunTrace.add_generation."""
-    generation = line.generation
+    sent = {} if temperature is None else {"temperature": temperature}
+    return describe_generation(
+        line.generation,
+        messages,
+        model,
+        {**sent, "max_tokens": max_new_tokens},
+        asked,
+        cost,
+        {"index": line.index, "status": line.generation.status, "scores": line.scores},
+    )
+
+
+def describe_generation(
+    generation: Generation,
+    messages: Sequence[Mapping[str, Any]],
+    model: str,
+    parameters: Mapping[str, MapValue],
+    asked: Mapping[str, Any] | None,
+    cost: Mapping[str, float] | None,
+    metadata: Mapping[str, object],
+) -> GenerationFields:
+    """What came back as a Langfuse generation.
+
+    Args:
+        messages: What `model` was asked.
+        parameters: How it was asked, such as `temperature` and `max_tokens`.
+        asked: What else was sent with the messages, such as tools.
+        cost: US dollars of `input` and `output`; None where no price is known.
+        metadata: What is shown beside it.
+    """
     sent = [{key: _clean(text) for key, text in message.items()} for message in messages]
-    parameters: dict[str, MapValue] = {"max_tokens": max_new_tokens}
-    if temperature is not None:
-        parameters = {"temperature": temperature, **parameters}
     usage = {"input": generation.prompt_tokens, "output": generation.completion_tokens}
     is_ok = generation.status == "ok"
     return {
         "input": {"messages": sent, **asked} if asked else sent,
         "output": _clean(generation.output),
         "model": model,
-        "model_parameters": parameters,
+        "model_parameters": dict(parameters),
         "usage_details": {name: n for name, n in usage.items() if n is not None},
-        "cost_details": cost,
-        "metadata": {
-            "index": line.index,
-            "status": generation.status,
-            "scores": line.scores,
-        },
+        "cost_details": dict(cost) if cost else None,
+        "metadata": dict(metadata),
         "level": "ERROR" if generation.status == "error" else "DEFAULT",
         "status_message": None if is_ok else generation.error or generation.finish_reason,
     }
 
 
-def _clean(text: str) -> str:
+def _clean(value: Any) -> Any:
     """A text that OTLP can carry: half of a surrogate pair becomes a question mark."""
-    return text.encode("utf-8", "replace").decode()
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
 def make_scores(

@@ -79,6 +79,16 @@ def parse_line(text: str) -> Line | None:
     return line
 
 
+def decode_line(data: bytes) -> str:
+    """A line's text without its end; a torn line may hold any bytes."""
+    return data.decode("utf-8", "replace").removesuffix("\n")
+
+
+def make_key(text: str) -> str:
+    """The key by which `delivered.jsonl` names a line: a hash of its text alone."""
+    return hash_text(text)[:16]
+
+
 def read_outbox(path: Path) -> Iterator[Line]:
     """The lines of an outbox but torn ones, whose rows are traced again on resume."""
     for text in read_appended(path):
@@ -115,7 +125,8 @@ def mask_content(line: Line) -> Line:
     """A line in which the texts of rows are replaced by their sha256 and length, in place.
 
     Texts of rows are the input and output of every observation but spans and events, which hold
-    parameters and metrics. A masked span is marked as such, so that it is never masked twice.
+    parameters and metrics; and the `reason` for which an answer was refused, which may quote it. A
+    masked span is marked as such, so that it is never masked twice.
     """
     for span in list_spans(line):
         attributes = span.get("attributes", [])
@@ -123,7 +134,7 @@ def mask_content(line: Line) -> Line:
         kind = values.get(f"{_OBSERVATION}type", {}).get("stringValue")
         if _MARK in values or kind in ("span", "event"):
             continue
-        for name in ("input", "output"):
+        for name in ("input", "output", "metadata.reason"):
             if (value := values.get(f"{_OBSERVATION}{name}")) is None:
                 continue
             text = value.get("stringValue", json.dumps(value))

@@ -10,13 +10,20 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from swaplib.files import hash_text
-from swaplib.tracing.outbox import Line, drop_others, list_ids, list_spans, parse_line
+from swaplib.tracing.outbox import (
+    Line,
+    decode_line,
+    drop_others,
+    list_ids,
+    list_spans,
+    make_key,
+    parse_line,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a line is in the file, in bytes; its key is a hash of its text alone."""
+    """Where a line is in the file, in bytes; its key is make_key's."""
 
     key: str
     start: int
@@ -32,7 +39,6 @@ class OutboxIndex:
 
     Attributes:
         path: The outbox, which need not exist yet.
-        trace_id: The trace of its spans; empty while there are none.
         span_starts: When each span began, in Unix nanoseconds, by id.
         score_times: When each score was made, as ISO 8601, by id.
     """
@@ -42,12 +48,17 @@ class OutboxIndex:
         self._forget()
 
     def _forget(self) -> None:
-        self.trace_id = ""
+        self._trace_id, self._is_of_many = "", False
         self.span_starts: dict[str, int] = {}
         self.score_times: dict[str, str] = {}
         self._places: list[_Place] = []
         self._last: dict[str, int] = {}  # for each id the number of the last line that has it
         self._end = 0
+
+    @property
+    def trace_id(self) -> str:
+        """The trace of the spans; empty while there are none, and where they are of several."""
+        return "" if self._is_of_many else self._trace_id
 
     def update(self) -> None:
         """Index the lines that were appended since the last update."""
@@ -59,7 +70,7 @@ class OutboxIndex:
                 self._forget()
             file.seek(self._end)
             for data in file:
-                text = _decode(data)
+                text = decode_line(data)
                 if (line := parse_line(text)) is not None:
                     self._add(text, line, len(data))
                 elif not data.endswith(b"\n"):
@@ -69,11 +80,12 @@ class OutboxIndex:
     def _add(self, text: str, line: Line, length: int) -> None:
         ids = list_ids(line)
         self._last |= dict.fromkeys(ids, len(self._places))
-        self._places.append(_Place(hash_text(text)[:16], self._end, length, tuple(ids)))
+        self._places.append(_Place(make_key(text), self._end, length, tuple(ids)))
         if isinstance(line, list):
             self.score_times |= {score["id"]: score["timestamp"] for score in line}
         for span in list_spans(line):
-            self.trace_id = self.trace_id or span["traceId"]
+            self._trace_id = self._trace_id or span["traceId"]
+            self._is_of_many |= span["traceId"] != self._trace_id
             self.span_starts[span["spanId"]] = int(span["startTimeUnixNano"])
 
     def count_ids(self) -> Counter[str]:
@@ -90,11 +102,6 @@ class OutboxIndex:
                 if place.key in delivered or not ids:
                     continue
                 file.seek(place.start)
-                if (line := parse_line(_decode(file.read(place.length)))) is not None:
+                if (line := parse_line(decode_line(file.read(place.length)))) is not None:
                     drop_others(line, ids)
                     yield place.key, line
-
-
-def _decode(data: bytes) -> str:
-    """A line's text; a torn line may hold any bytes."""
-    return data.decode("utf-8", "replace").removesuffix("\n")

@@ -5,12 +5,17 @@ the first time.
 """
 
 import hashlib
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from langfuse import Langfuse
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import Span
 
-from swaplib.tracing.langfuse_client import get_tracer
+from swaplib.files import append_line
+from swaplib.tracing.langfuse_client import get_tracer, make_line
+from swaplib.tracing.outbox import mask_content
 from swaplib.tracing.outbox_index import OutboxIndex
 
 
@@ -37,29 +42,29 @@ class RunSpans:
         return hashlib.sha256(f"{self._run_id}/{key}".encode()).hexdigest()[:16]
 
     def start(self, name: str, span_id: str, start_ns: int) -> Span:
-        """Start a span below the current one; one that is written again keeps its time."""
-        self.tracer.ids.span_id = span_id
-        return self.tracer.scope.start_span(
-            name, start_time=self.starts.setdefault(span_id, start_ns)
+        """Start a span of the run; one that is written again keeps its time."""
+        return self.tracer.start_span(
+            name, span_id, self.starts.setdefault(span_id, start_ns), self.trace_id
         )
 
     def open_outbox(self, is_content_hidden: bool) -> None:
         """Have this process's spans written to the run's outbox from now on.
 
         Raises:
-            RuntimeError: They go to another run's.
+            RuntimeError: As SpanDoor.open.
         """
-        outbox = self.tracer.outbox
-        if outbox.path is not None:
-            raise RuntimeError(
-                "another run is being traced in this process; runs go one after the other"
-            )
-        outbox.path, outbox.problem = self.index.path, None
-        outbox.is_content_hidden = is_content_hidden
+
+        def write(spans: Sequence[ReadableSpan]) -> None:
+            line = make_line(spans)
+            if is_content_hidden:
+                line = mask_content(line)
+            append_line(self.index.path, json.dumps(line))
+
+        self.tracer.door.open(write)
 
     def close_outbox(self) -> None:
         """Let the next run open its outbox."""
-        self.tracer.outbox.path = None
+        self.tracer.door.close()
 
     def write_ended(self) -> None:
         """Bring the spans that have ended to the outbox; raises OSError where that fails."""
@@ -72,7 +77,7 @@ class RunSpans:
         self._check_written()
 
     def _check_written(self) -> None:
-        if problem := self.tracer.outbox.problem:
+        if problem := self.tracer.door.problem:
             raise OSError(f"cannot write the trace to {self.index.path}: {problem}")
 
     def check_complete(self) -> None:

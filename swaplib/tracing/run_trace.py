@@ -34,9 +34,10 @@ from swaplib.files import append_line
 from swaplib.prompts import Message
 from swaplib.rows import LedgerLine
 from swaplib.settings import Settings
-from swaplib.tracing.delivery import LINES_PER_POST, Delivery, Sender
-from swaplib.tracing.observations import Level, describe_generation, make_scores
+from swaplib.tracing.delivery import Delivery, Sender
+from swaplib.tracing.observations import Level, describe_line, make_scores
 from swaplib.tracing.outbox import check_tracing
+from swaplib.tracing.posting import LINES_PER_POST
 from swaplib.tracing.run_spans import RunSpans
 
 
@@ -119,7 +120,6 @@ class RunTrace:
     def _start_root(self) -> LangfuseSpan:
         """Open the root span; a resumed one began when it first did, or its first span did."""
         start_ns = min(self._spans.starts.values(), default=time.time_ns())
-        self._spans.tracer.ids.trace_id = self.trace_id
         span = self._spans.start(self._name, self._spans.make_id("root"), start_ns)
         self._stack.enter_context(
             use_span(span, True, record_exception=False, set_status_on_exception=False)
@@ -163,9 +163,7 @@ class RunTrace:
             return
         end = _to_ns(line.ended_at)
         start = end - int(line.generation.latency_ms * 1e6)
-        fields = describe_generation(
-            line, messages, model, max_new_tokens, asked, cost, temperature
-        )
+        fields = describe_line(line, messages, model, max_new_tokens, asked, cost, temperature)
         LangfuseGeneration(
             otel_span=self._spans.start(f"row {line.index}", span_id, start),
             langfuse_client=self._client,
