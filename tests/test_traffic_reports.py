@@ -9,7 +9,7 @@ from test_traffic import SIZES, answer, calling, make_log, write_log
 
 from swaplib.data import dataset
 from swaplib.data.facts import find_facts
-from swaplib.evaluation import caveats, costs, decision, evaluate, side_by_side
+from swaplib.evaluation import caveats, costs, decision, evaluate, foresight, side_by_side
 from swaplib.models import dataset_form
 from swaplib.report import figures, headlines
 from swaplib.report.cost_sentences import describe_costs
@@ -58,6 +58,23 @@ def log_home(settings, tmp_path):
         }
         known |= {"slm_base_url": f"{root}/v1"}
         yield settings.model_copy(update=known | PRICES), exchanges
+
+
+def test_01_shows_a_logs_first_row_as_02_will_ask_it(log_home, checkpoint):
+    settings, exchanges = log_home
+    rows = {"toolcall": {"test": read_rows(settings.dataset / "toolcall/test.jsonl", "toolcall")}}
+    here = settings.model_copy(update={"slm_base_url": None})
+    shown = {record["part"]: record["text"] for record in foresight.preview_prompts(here, rows)}
+    evaluate.run_models(settings, "toolcall", "azure-native", **OPTIONS | {"limit": 1})
+    [body] = [exchange.json() for exchange in exchanges if exchange.method == "POST"][-1:]
+    assert [shown[f"{m['role']} message"] for m in body["messages"]] == [
+        message["content"] for message in body["messages"]
+    ]
+    assert json.loads(shown["tools"]) == body["tools"]
+    assert json.loads(shown["tool_choice"]) == body["tool_choice"] == "required"
+    assert shown["text, by its chat template"] == checkpoint.render(
+        body["messages"], tools=body["tools"]
+    )
 
 
 def test_costs_of_a_log_are_those_of_its_requests(log_home):
