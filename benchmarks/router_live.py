@@ -1,6 +1,6 @@
 """A recorded route, served: do live requests go where 09 said, and are they as often right?
 
-    python -m benchmarks.router_live HOSTED SLM    # folders of checkpoints
+    python -m benchmarks.router_live HOSTED SLM [ROWS]    # folders of checkpoints; else all rows
 
 09 chooses a route for the base SLM from the recorded `toolcall` runs. Then `swap serve --route`
 answers the rows of test, each with its tools under `tool_choice: none`, so that the model is asked
@@ -45,7 +45,8 @@ def running_route(route: Path, slm: Path, env: dict[str, str]) -> Iterator[str]:
     """Serve a route over an SLM until the context ends; yields its root."""
     root = f"http://127.0.0.1:{PORT}"
     words = ["--model", str(slm), "--dtype", "4bit", "--port", str(PORT), "--name", MODEL]
-    words += ["--batch-size", "64", "--route", str(route), "--api-key", "", "--stop-with-stdin"]
+    words += ["--batch-size", "64", "--route", str(route), "--api-key", ""]
+    words += ["--deadline-s", "250", "--stop-with-stdin"]
     command = [sys.executable, "-m", "swaplib.cli", "serve", *words]
     with subprocess.Popen(command, env=os.environ | env, cwd=ROOT, stdin=subprocess.PIPE) as server:
         try:
@@ -91,11 +92,11 @@ def ask(
         return list(pool.map(ask_one, zip(rows, facts, strict=True)))
 
 
-def record(settings: Settings, hosted: Path, slm: Path) -> None:
+def record(settings: Settings, hosted: Path, slm: Path, n: int | None) -> None:
     """Choose, serve, ask, compare, write."""
     route = choose_route(settings, TRACK, MODEL)
     replay, policy = open_chosen(settings, route), read_route(path_of(settings, TRACK)).policy
-    planned = replay.accept(policy)
+    planned = replay.accept(policy)[:n]
     path = settings.dataset / TRACK / "test.jsonl"
     rows = read_rows(path, TRACK)[: len(planned)]
     with serving(hosted, slm) as known:
@@ -129,10 +130,10 @@ def record(settings: Settings, hosted: Path, slm: Path) -> None:
     write_table("router_live", records, note)
 
 
-def main(hosted: str, slm: str) -> None:
+def main(hosted: str, slm: str, n: str = "") -> None:
     """Record, in a temporary home with the recorded runs."""
     with open_record() as settings:
-        record(settings, Path(hosted).resolve(), Path(slm).resolve())
+        record(settings, Path(hosted).resolve(), Path(slm).resolve(), int(n) if n else None)
 
 
 if __name__ == "__main__":

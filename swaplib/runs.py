@@ -162,9 +162,10 @@ def read_metrics(settings: Settings, track: Track, model: str, split: str = "tes
     path = settings.evaluation / f"{track}_{model}_{split}.json"
     if not path.is_file():
         of_split = "" if split == "test" else f", split={split!r} and models={model!r}"
+        or_named = "" if of_split else f", and with models={model!r} if that has not made them"
         raise FileNotFoundError(
             f"no metrics at {path}. Run notebooks/02_eval.ipynb with track={track!r}{of_split} "
-            "first."
+            f"first{or_named}."
         )
     return read_metrics_file(path)
 

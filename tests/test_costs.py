@@ -6,6 +6,7 @@ from test_names import ALL_NAMES
 from swaplib.evaluation import costs, usage
 from swaplib.evaluation.costs import Prices
 from swaplib.report import figures, headlines
+from swaplib.report.cost_sentences import describe_costs
 from swaplib.rows import Generation, LedgerLine
 
 PRICES = Prices(2.0, 8.0, 3.6)
@@ -129,7 +130,7 @@ def test_a_run_of_which_no_row_was_read_has_no_speed_and_no_price_and_is_shown_a
         decision = {"model": "slm", "costs": costs.price_runs(models, PRICES)}
         assert decision["costs"]["pays"] == {}
         assert "rows read" in headlines.show_costs(decision).to_html()
-        costs.describe_costs(decision["costs"], "slm")
+        describe_costs(decision["costs"], "slm")
         assert figures.plot_costs(costs.trace_volumes(decision["costs"])) is None
 
 
@@ -139,13 +140,13 @@ def test_rows_that_were_never_read_are_said_beside_what_the_others_took():
         "model": "slm",
         "costs": costs.price_runs({"azure": read, "slm": metrics(four_of_ten(TOO_LONG))}, PRICES),
     }
-    assert "Rows that were never read are left out: 6 of 10 of slm." in costs.describe_costs(
+    assert "Rows that were never read are left out: 6 of 10 of slm." in describe_costs(
         decision["costs"], "slm"
     )
     assert "rows read" in headlines.show_costs(decision).to_html()
     for found in decision["costs"]["models"].values():  # an older decision does not say
         del found["rows_read"]
-    assert "never read" not in costs.describe_costs(decision["costs"], "slm")
+    assert "never read" not in describe_costs(decision["costs"], "slm")
     assert "rows read" not in headlines.show_costs(decision).to_html()
 
 
@@ -213,7 +214,7 @@ def test_without_prices_there_is_no_dollar_and_no_figure():
     assert figures.plot_costs(costs.trace_volumes(priced)) is None
     decision = {"model": "slm", "costs": priced}
     assert "USD" not in headlines.show_costs(decision).to_html()
-    assert costs.describe_costs(decision["costs"], "slm").startswith("No price is set")
+    assert describe_costs(decision["costs"], "slm").startswith("No price is set")
 
 
 def test_costs_read_as_a_sentence_and_a_table():
@@ -221,7 +222,7 @@ def test_costs_read_as_a_sentence_and_a_table():
         metrics([line(i, ms, 10.0 + i * ms / 1000) for i in range(10)]) for ms in (1000, 100)
     )
     decision = {"model": "slm", "costs": costs.price_runs({"azure": hosted, "slm": local}, PRICES)}
-    assert costs.describe_costs(decision["costs"], "slm") == (
+    assert describe_costs(decision["costs"], "slm") == (
         "For 1,000 rows, with the machine always busy: azure USD 0.600, slm USD 0.100. "
         "A machine of its own pays from 144,000 rows a day on, "
         "counting only right answers from 144,000."
@@ -235,9 +236,9 @@ def test_the_sentence_on_costs_is_about_the_model_asked_for_whatever_else_was_ru
     )
     runs = {"azure": hosted, "slm": local, "slm-full": hosted, "azure-native": hosted}
     priced = costs.price_runs(runs, PRICES)
-    assert "pays from 144,000 rows a day on" in costs.describe_costs(priced, "slm")
-    assert "own never pays" in costs.describe_costs(priced, "slm-full")
-    assert "of its own" not in costs.describe_costs(priced, None)
+    assert "pays from 144,000 rows a day on" in describe_costs(priced, "slm")
+    assert "own never pays" in describe_costs(priced, "slm-full")
+    assert "of its own" not in describe_costs(priced, None)
 
 
 def test_a_machine_that_costs_nothing_pays_from_the_first_row_on():
@@ -246,7 +247,7 @@ def test_a_machine_that_costs_nothing_pays_from_the_first_row_on():
         "model": "slm",
         "costs": costs.price_runs({"azure": ledger, "slm": ledger}, Prices(2.0, 8.0, 0.0)),
     }
-    assert "pays from 0 rows a day on" in costs.describe_costs(decision["costs"], "slm")
+    assert "pays from 0 rows a day on" in describe_costs(decision["costs"], "slm")
     assert "azure" in costs.trace_volumes(decision["costs"])["usd_per_day"]
 
 
@@ -273,3 +274,54 @@ def test_every_name_that_a_model_can_have_has_a_style_of_its_own():
 def test_one_token_price_alone_is_refused(settings):
     with pytest.raises(ValueError, match="AZURE_USD_PER_MILLION_OUTPUT"):
         Prices.from_settings(settings.model_copy(update={"azure_usd_per_million_input": 1.0}))
+
+
+def test_a_log_weighed_by_how_often_its_requests_were_asked_as_worked_by_hand():
+    # Two calls share a second, then one has two for itself: 0.5 s, 0.5 s + 1 s, 2 s.
+    ledger = [
+        line(0, 1000, 101.0, (100, 10)),
+        line(1, 2000, 102.0, (200, 20)),
+        line(2, 2000, 110.0, (300, 30)),
+        LedgerLine(3, "", TOO_LONG, {"valid_call": False}, 110.0),
+    ]
+    ledger[0] = replace(ledger[0], scores={"valid_call": False})
+    taken = usage.weigh_ledger(ledger, [1, 3, 6, 5])
+    assert taken["n_rows"] == 15
+    extra = taken["extra"]
+    assert (extra["rows_read"], extra["right"]) == (10, 9)
+    assert (extra["prompt_tokens"], extra["completion_tokens"]) == (2500, 250)
+    assert extra["rows_per_second"] == pytest.approx(10 / (0.5 + 3 * 1.5 + 6 * 2))
+    runs = dict.fromkeys(("azure", "slm"), metrics(ledger, right=2))
+    priced = costs.price_runs(runs, PRICES, dict.fromkeys(runs, taken))
+    hosted, local = priced["models"].values()
+    # (2500 x 2 + 250 x 8) millionths for ten requests, nine of them right; 17 s at 0.001 $.
+    assert hosted["usd_per_1000_rows"] == pytest.approx(0.7)
+    assert hosted["usd_per_right_row"] == pytest.approx(0.007 / 9)
+    assert local["usd_per_1000_rows"] == pytest.approx(1.7)
+    assert (hosted["rows"], hosted["right"], hosted["prompt_tokens"]) == (4, 2, 600)
+    assert priced["pays"]["slm"]["capacity_rows_per_day"] == pytest.approx(86_400 * 10 / 17)
+    table = headlines.show_costs({"costs": priced}).to_html()
+    assert "USD for 1,000 requests" in table
+    assert "the 15 requests that the log has" in table
+    assert "never pays: it answers" in (said := describe_costs(priced, "slm"))
+    assert "requests a day at most" in said
+    assert said.endswith("Costs are weighed by how often each request was asked.")
+
+
+@pytest.mark.parametrize("unread", UNREAD.values(), ids=UNREAD)
+def test_each_row_asked_once_weighs_what_it_took(unread):
+    rows = four_of_ten(unread)
+    ledger = [*rows[:4], line(4, 2500, 16.0), *rows[5:]]
+    taken = usage.weigh_ledger(ledger, [1] * 10)
+    right = sum(all(entry.scores.values()) for entry in ledger)
+    measured = metrics(ledger, right)
+    assert taken["extra"].pop("rows_per_second") == pytest.approx(
+        measured["extra"].pop("rows_per_second")
+    )
+    assert taken == measured
+
+
+def test_a_log_whose_ledger_does_not_say_when_answers_came_has_no_speed():
+    taken = usage.weigh_ledger([line(0, 1000, None)], [7])
+    assert taken["extra"]["rows_per_second"] is None
+    assert taken["extra"]["prompt_tokens"] == 700

@@ -194,7 +194,8 @@ def test_a_log_becomes_an_adapter_and_a_report_without_a_capture(settings, env_o
     loop = json.loads((settings.evaluation / "flywheel_toolcall.json").read_text())
     assert loop["filter"]["kept"] == 12
     assert loop["trained"]["agent"]["rows"] == {"agent": {"train": 2, "val": 1}}
-    assert set(loop["track_eval"]["rates"]) == {"slm", "slm_ft-captured"}
+    asked = {"slm-native", "slm_ft-captured-native", "slm_ft-captured"}
+    assert set(loop["track_eval"]["rates"]) == asked
     assert loop["agent_eval"] is None
     assert (settings.adapter_of("agent") / "adapter_model.safetensors").is_file()
     assert not (settings.reports / "06_capture.html").exists()

@@ -209,12 +209,27 @@ def test_a_parameter_that_does_not_fit_stops_before_the_run(
         ),
         ("03_decision", {"delta": 0.1}, ""),
         ("05_post_eval", {"native": True}, "-native"),
+        ("05_post_eval", {"native": False}, ""),
         ("07_build", {"fold": 2}, "-fold2"),
     ],
 )
 def test_a_report_of_another_question_is_not_written_over_the_usual_one(notebook, parameters, name):
     known = papermill.inspect_notebook(str(ROOT / "notebooks" / f"{notebook}.ipynb"))
-    assert name_question(known, parameters) == name
+    assert name_question(known, parameters, "azure,slm") == name
+
+
+@pytest.mark.parametrize(
+    ("notebook", "parameters", "name"),
+    [
+        ("02_eval", {"models": "azure-native,slm-native"}, ""),
+        ("02_eval", {"models": "azure,slm"}, "-azure+slm"),
+        ("05_post_eval", {"native": True}, ""),
+        ("05_post_eval", {"native": False}, "-by-hand"),
+    ],
+)
+def test_the_usual_report_of_a_log_is_the_native_one(notebook, parameters, name):
+    known = papermill.inspect_notebook(str(ROOT / "notebooks" / f"{notebook}.ipynb"))
+    assert name_question(known, parameters, "azure-native,slm-native") == name
 
 
 def test_typed_words_become_values_of_the_stated_types():

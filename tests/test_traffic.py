@@ -11,11 +11,12 @@ from swaplib.data import dataset, traffic_rows
 from swaplib.data.conversation import NoRowError
 from swaplib.data.exchange_files import parse_exchange, read_lines
 from swaplib.data.facts import read_facts
+from swaplib.data.near_duplicates import count_near_duplicates
 from swaplib.data.private_values import Placeholders, is_iban
 from swaplib.data.traffic import make_row
 from swaplib.evaluation import evaluate
-from swaplib.evaluation.caveats import is_hosted_gold
 from swaplib.metrics import score_row
+from swaplib.models.dataset_form import is_hosted_gold
 from swaplib.models.native import ask_natively
 from swaplib.report import data_tables
 from swaplib.report.notes import say_gold
@@ -494,6 +495,23 @@ def test_the_same_log_gives_the_same_rows_and_a_larger_one_no_more_than_asked_fo
         "structured": 17,
     }
     assert first.manifest["left_out"] == {"more than the sizes asked for": 38}
+
+
+def test_nearly_equal_requests_of_a_log_are_counted_over_both_tracks(settings, tmp_path):
+    assert count_near_duplicates([[0], [1, 2, 5], [3, 4]]) == {
+        "clusters": 2,
+        "rows": 5,
+        "largest": 3,
+    }
+    assert count_near_duplicates([]) == {"clusters": 0, "rows": 0, "largest": 0}
+    words = "a quiet novel about ships that nobody has read in years, for aunt"
+    one, two = calling(CALL), calling(CALL, ("opening_hours", "{}"))
+    similar = [(f"{words} {name}", one) for name in ("Ada", "Bea", "Cleo")]
+    similar += [(f"both for {words} {name}", two) for name in ("Dora", "Eve")]
+    values = make_log(90) + [pair(answer(made), text=text) for text, made in similar]
+    path = write_log(tmp_path / "log.jsonl", values)
+    manifest = dataset.build_dataset(settings, str(path), SIZES).manifest
+    assert manifest["near_duplicates"] == {"clusters": 2, "rows": 5, "largest": 3}
 
 
 def test_a_log_with_too_few_rows_says_what_became_of_its_lines(settings, tmp_path):

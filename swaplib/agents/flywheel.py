@@ -17,7 +17,8 @@ from swaplib.formats.run_card import RunCard
 from swaplib.metrics import Track
 from swaplib.models.adapters import explain_adapter_mismatch
 from swaplib.models.checkpoints import hash_checkpoint
-from swaplib.models.names import CAPTURED
+from swaplib.models.dataset_form import choose_pair
+from swaplib.models.names import CAPTURED, ModelName
 from swaplib.runs import new_folder, open_run, read_metrics
 from swaplib.settings import Settings, check_sizes, show_path
 
@@ -26,6 +27,9 @@ def evaluate_captured(
     settings: Settings, track: Track, question: Mapping[str, Any], session_id: str
 ) -> dict[str, Any]:
     """Ask the base SLM and the adapter of captured rows 01's test rows, and compare them.
+
+    In the form that 03 compares (choose_pair); the adapter, trained on rows as they are written by
+    hand, is asked by hand in any case.
 
     Args:
         settings: The models run here, whatever its SLM_BASE_URL says.
@@ -38,54 +42,48 @@ def evaluate_captured(
         `rates` by model, and `comparisons` of `slm`, and of `azure` and `slm_ft` as far as their
         last runs answer the same question, with the adapter of captured rows.
     """
-    captured = str(CAPTURED)
-    models = f"slm,{captured}"
-    if (settings.evaluation / f"{track}_slm_test.json").is_file():
-        evaluated = read_metrics(settings, track, "slm")
-        question = {
-            **question,
-            "limit": evaluated["n_rows"],
-            "max_new_tokens": evaluated["run"]["max_new_tokens"],
-        }
+    is_native = ModelName.parse(base := choose_pair(settings, track)[1]).is_native
+    captured = str(CAPTURED.in_form(is_native))
+    asked = list(dict.fromkeys((captured, str(CAPTURED))))
+    models = [base, *asked]
+    if (settings.evaluation / f"{track}_{base}_test.json").is_file():
+        evaluated = read_metrics(settings, track, base)
+        limit = evaluated["run"]["max_new_tokens"]
+        question = {**question, "limit": evaluated["n_rows"], "max_new_tokens": limit}
         if settings.slm_base_url:
             print(
                 "the base SLM was asked at SLM_BASE_URL: that run is compared with, "
                 "the adapter runs here"
             )
-            models = captured
+            models = asked
     settings = settings.model_copy(update={"slm_base_url": None})
-    evaluate.run_models(settings, track, models, **question, session_id=session_id)
-    others = ["slm", *filter_comparable(settings, track, "slm", _list_current(settings, track))]
+    evaluate.run_models(settings, track, ",".join(models), **question, session_id=session_id)
+    current = [*_list_current(settings, track, is_native), *asked[1:]]
+    others = [base, *filter_comparable(settings, track, base, current)]
     compared = open_compared(settings, track, *others, captured)
     comparisons = compared.compare_all([(m, captured) for m in others], DEFAULT_MARGIN)
     return {"rates": compared.list_rates(), "comparisons": comparisons}
 
 
-def _list_current(settings: Settings, track: Track) -> list[str]:
-    """Which of `azure` and `slm_ft` have a run of the model that is there now."""
-    has_run = {
-        model: (settings.evaluation / f"{track}_{model}_test.json").is_file()
-        for model in ("azure", "slm_ft")
-    }
-    return [
-        model
-        for model, is_there in has_run.items()
-        if is_there and (model == "azure" or _is_current(settings, track))
-    ]
+def _list_current(settings: Settings, track: Track, is_native: bool) -> list[str]:
+    """Which of `azure` and `slm_ft`, in one form, have a run of the model that is there now."""
+    names = [ModelName(base).in_form(is_native) for base in ("azure", "slm_ft")]
+    there = [m for m in names if (settings.evaluation / f"{track}_{m}_test.json").is_file()]
+    return [str(m) for m in there if m.is_hosted or _is_current(settings, track, str(m))]
 
 
-def _is_current(settings: Settings, track: Track) -> bool:
-    """Whether the last run of `slm_ft` is of the adapter that is there now.
+def _is_current(settings: Settings, track: Track, model: str) -> bool:
+    """Whether the last run of the track's adapter is of the one that is there now.
 
     A printed line says when it is left out.
     """
     problem = explain_adapter_mismatch(settings, track)
     if not problem:
-        identity = read_metrics(settings, track, "slm_ft")["run"]["identity"]
+        identity = read_metrics(settings, track, model)["run"]["identity"]
         if identity.get("adapter_sha256") != hash_checkpoint(settings.adapter_of(track)):
             problem = "its last run was of another adapter"
     if problem:
-        print(f"slm_ft is left out: {problem}")
+        print(f"{model} is left out: {problem}")
     return problem is None
 
 

@@ -195,6 +195,8 @@ def _parse_facts(record: dict[str, Any]) -> RowFacts:
     is_list = isinstance(fact.tools, list) and isinstance(fact.given, list)
     if not isinstance(fact.request, str) or not is_list:
         raise ValueError("expected request as a text, tools and given as lists")
+    if not isinstance(fact.count, int) or fact.count < 1:
+        raise ValueError("expected count as a whole number of at least 1")
     for tool in fact.tools:
         function = tool.get("function") if isinstance(tool, dict) else None
         if not isinstance(function, dict) or not {"name", "parameters"} <= set(function):

@@ -12,10 +12,11 @@ It knows no files and no golds.
 import random
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
+from swaplib.formats.manifest import NearDuplicates
 from swaplib.rows import SPLITS
 
 if TYPE_CHECKING:
@@ -52,6 +53,12 @@ def cluster_prompts(prompts: Sequence[str]) -> list[list[int]]:
     for label, indices in zip(_label_similar(list(alike)), alike.values(), strict=True):
         clusters[int(label)] += indices
     return sorted(map(sorted, clusters.values()))
+
+
+def count_near_duplicates(clusters: Iterable[Sequence[int]]) -> NearDuplicates:
+    """How many clusters there are of two or more prompts, and how many rows are in them."""
+    sizes = [len(cluster) for cluster in clusters if len(cluster) > 1]
+    return {"clusters": len(sizes), "rows": sum(sizes), "largest": max(sizes, default=0)}
 
 
 def _leave_out_shared(words: list[list[str]]) -> list[list[str]]:

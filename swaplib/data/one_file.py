@@ -12,10 +12,16 @@ from collections import Counter
 from pathlib import Path
 
 from swaplib.data.facts import Collection
-from swaplib.data.near_duplicates import SHARES, SPLIT_RULE, cluster_prompts, split_clusters
+from swaplib.data.near_duplicates import (
+    SHARES,
+    SPLIT_RULE,
+    cluster_prompts,
+    count_near_duplicates,
+    split_clusters,
+)
 from swaplib.data.own_facts import add_facts
 from swaplib.files import hash_file
-from swaplib.formats.manifest import NearDuplicates, Origin
+from swaplib.formats.manifest import Origin
 from swaplib.metrics import TRACKS, Track, parse_gold
 from swaplib.rows import SPLITS, Row, number_lines, parse_row, refuse_lines
 from swaplib.settings import show_path
@@ -59,7 +65,7 @@ def read_own_file(file: Path, seed: int) -> tuple[Collection, Origin]:
         "seed": seed,
         "sizes_asked": {track: {split: f"{share}%" for split, share in SHARES.items()}},
         "split_rule": SPLIT_RULE,
-        "near_duplicates": _count_near_duplicates(clusters),
+        "near_duplicates": count_near_duplicates(clusters),
     }
     return add_facts(own, file.parent), origin
 
@@ -74,11 +80,6 @@ def _check_splits(file: Path, splits: dict[str, list[int]], clusters: list[list[
             f"{max(sizes)}. Bring prompts that differ more: an instruction does not count only "
             "where all prompts begin or end with it, word for word."
         )
-
-
-def _count_near_duplicates(clusters: list[list[int]]) -> NearDuplicates:
-    sizes = [len(cluster) for cluster in clusters if len(cluster) > 1]
-    return {"clusters": len(sizes), "rows": sum(sizes), "largest": max(sizes, default=0)}
 
 
 def _read_rows_of_one_track(file: Path) -> tuple[Track, list[Row]]:

@@ -10,6 +10,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,13 @@ from swaplib.data.audit import called_tools
 from swaplib.data.conversation import NoRowError
 from swaplib.data.exchange_files import Line, is_log, parse_exchange, read_again, read_lines
 from swaplib.data.facts import Collection, RowFacts, list_parts, make_facts
-from swaplib.data.near_duplicates import SHARES, SPLIT_RULE, cluster_prompts, split_clusters
+from swaplib.data.near_duplicates import (
+    SHARES,
+    SPLIT_RULE,
+    cluster_prompts,
+    count_near_duplicates,
+    split_clusters,
+)
 from swaplib.data.tool_schemas import parse_tool
 from swaplib.data.tool_split import name_groups
 from swaplib.data.traffic import LoggedRow, make_row
@@ -95,7 +102,6 @@ def _describe_origin(
     seed: int,
 ) -> Origin:
     """What the manifest says of rows out of a log."""
-    alike = [len(c) for of_track in clusters.values() for c in of_track if len(c) > 1]
     return {
         "source": show_path(path),
         "source_sha256": hash_file(path),
@@ -107,11 +113,7 @@ def _describe_origin(
         "seed": seed,
         "sizes_asked": {track: {s: f"{n}%" for s, n in SHARES.items()} for track in clusters},
         "split_rule": SPLIT_RULE.replace("of one file", "of a log"),
-        "near_duplicates": {
-            "clusters": len(alike),
-            "rows": sum(alike),
-            "largest": max(alike, default=0),
-        },
+        "near_duplicates": count_near_duplicates(chain(*clusters.values())),
     }
 
 

@@ -14,11 +14,11 @@ from swaplib.evaluation import costs, stats
 from swaplib.evaluation.form import find_bits, see_form
 from swaplib.evaluation.intervals import wilson_interval
 from swaplib.evaluation.side_by_side import Compared, to_record
-from swaplib.files import read_json
 from swaplib.formats.caveats import Caveats, Ceiling, FormRecord, Given, Noise
 from swaplib.formats.evidence import PairedRecord, Rate
 from swaplib.formats.metrics_file import MetricsFile
 from swaplib.metrics import Track, aggregate, core_metrics, rates_of
+from swaplib.models.dataset_form import is_hosted_gold
 from swaplib.models.names import ModelName
 from swaplib.rows import LedgerLine
 from swaplib.runs import read_ledgers, read_metrics
@@ -63,12 +63,6 @@ def find_caveats(
     return caveats
 
 
-def is_hosted_gold(settings: Settings) -> bool:
-    """Whether the golds are what the hosted LLM answered in a log."""
-    path = settings.dataset / "manifest.json"
-    return path.is_file() and read_json(path, "Run 01_data again.").get("gold") == "hosted"
-
-
 def _find_obstacle(
     compared: Compared, forms: dict[str, FormRecord], models: list[str]
 ) -> Literal["form", "useless"] | None:
@@ -106,13 +100,14 @@ def summarise(settings: Settings, compared: Compared) -> dict[str, Any]:
     """
     metrics = compared.metrics
     run = next(iter(metrics.values()))["run"]
+    prices = costs.Prices.from_settings(settings)
     content: dict[str, Any] = {
         "track": run["track"],
         "split": run["split"],
         "n_rows": run["n_rows"],
         "margin": stats.DEFAULT_MARGIN,
         "rates": compared.list_rates(),
-        "costs": costs.price_runs(metrics, costs.Prices.from_settings(settings)),
+        "costs": costs.price_runs(metrics, prices, compared.weigh_requests()),
         "unanswered": {model: c["n_by_status"]["error"] for model, c in metrics.items()},
     }
     hosted = [model for model in metrics if ModelName.parse(model).is_hosted]

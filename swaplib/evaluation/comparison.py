@@ -135,17 +135,22 @@ def _is_there(settings: Settings, track: Track, model: ModelName | str) -> bool:
     return (settings.evaluation / f"{track}_{model}_test.json").is_file()
 
 
-def find_native(settings: Settings, track: Track, bases: Iterable[str]) -> list[str]:
-    """The native runs of these models that answer the question of the model's last run."""
-    names = {base: str(replace(ModelName.parse(base), is_native=True)) for base in bases}
+def find_other_form(settings: Settings, track: Track, bases: Iterable[str]) -> list[str]:
+    """Runs in the other form (`slm-native` for `slm`) that answer the model's own question."""
+    parsed = {base: ModelName.parse(base) for base in bases}
+    names = {base: str(name.in_form(not name.is_native)) for base, name in parsed.items()}
     there = {base: name for base, name in names.items() if _is_there(settings, track, name)}
     kept = [filter_comparable(settings, track, base, [name]) for base, name in there.items()]
     return [name for of_base in kept for name in of_base]
 
 
-def find_few_shot(settings: Settings, track: Track, base: str = "slm") -> list[str]:
-    """Few-shot runs of a model that answer the question of its last run, fewest examples first."""
-    names = [ModelName(base, shots=n) for n in range(1, MAX_SHOTS + 1)]
+def find_few_shot(settings: Settings, track: Track, base: str) -> list[str]:
+    """Few-shot runs of a model that answer the question of its last run, fewest examples first.
+
+    They are asked by hand, whatever form the base is asked in.
+    """
+    weights = ModelName.parse(base).base
+    names = [ModelName(weights, shots=n) for n in range(1, MAX_SHOTS + 1)]
     names = [name for name in names if _is_there(settings, track, name)]
     train = settings.dataset / track / "train.jsonl"
     rows = read_rows(train, track) if names else []

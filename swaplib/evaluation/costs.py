@@ -8,14 +8,15 @@ is paid by the token, the local SLM by the hour, whether it is asked or not:
     break-even        = 24 x $ an hour / hosted $ a row, in rows a day
 
 One machine may not answer as many rows as break even. Rows that a model never read are left out.
+Of a log a row weighs as much as its request was asked, so dollars are those of its requests.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from swaplib.formats.decision import Costs, ModelCosts, Pay, PricesRecord
-from swaplib.formats.metrics_file import Extra, Summary
+from swaplib.formats.metrics_file import Extra, Taken
 from swaplib.models.names import ModelName
 from swaplib.settings import Settings
 
@@ -77,24 +78,41 @@ class Prices:
         }
 
 
-def price_runs(metrics: Mapping[str, Summary], prices: Prices) -> Costs:
+def price_runs(
+    metrics: Mapping[str, Taken], prices: Prices, requests: Mapping[str, Taken] | None = None
+) -> Costs:
     """What several models' runs would cost.
 
     Args:
-        metrics: Metrics files by model; `azure` is paid by the token, a local model by the hour.
+        metrics: Metrics files by model; the hosted LLM is paid by the token, a local model by the
+            hour. Of several hosted ones a machine has to beat the first.
         prices: What is known of them.
+        requests: The same of a log's requests, as Compared.weigh_requests makes it: then these are
+            priced, and only what the runs took is that of `metrics`.
     """
     models = {model: _price_run(model, content, prices) for model, content in metrics.items()}
+    priced = {m: _price_run(m, content, prices) for m, content in (requests or metrics).items()}
+    hosted = _find_hosted(models)
     pays = {}
-    for model, local in models.items():
+    for model, local in priced.items():
+        models[model]["usd_per_1000_rows"] = local["usd_per_1000_rows"]
+        models[model]["usd_per_right_row"] = local["usd_per_right_row"]
         if ModelName.parse(model).is_hosted:
             continue
-        if pay := _find_pay(models.get("azure"), local, prices.usd_per_hour):
+        if pay := _find_pay(priced[hosted] if hosted else None, local, prices.usd_per_hour):
             pays[model] = pay
-    return {"prices": prices.to_record(), "models": models, "pays": pays}
+    costs: Costs = {"prices": prices.to_record(), "models": models, "pays": pays}
+    if requests:
+        costs["requests"] = max(taken["n_rows"] for taken in requests.values())
+    return costs
 
 
-def _price_run(model: str, content: Summary, prices: Prices) -> ModelCosts:
+def _find_hosted(models: Iterable[str]) -> str | None:
+    """The first of several models that is hosted; None where all are local."""
+    return next((model for model in models if ModelName.parse(model).is_hosted), None)
+
+
+def _price_run(model: str, content: Taken, prices: Prices) -> ModelCosts:
     extra = content["extra"]
     n_read = extra.get("rows_read", content["n_rows"])  # older files have no `rows_read`
     usd = _price_row(model, extra, n_read, prices)
@@ -155,48 +173,9 @@ def _cap(volume: float | None, capacity: float) -> float | None:
     return volume if volume is not None and volume <= capacity else None
 
 
-def describe_costs(costs: Costs, model: str | None) -> str:
-    """What it would cost, as one sentence for a manager; without prices it says where to set them.
-
-    It says USD: between two dollar signs, JupyterLab would typeset mathematics.
-
-    Args:
-        costs: As price_runs makes it.
-        model: The local model whose machine may pay; None for none.
-    """
-    prices = [
-        f"{name} USD {usd:,.3f}"
-        for name, priced in costs["models"].items()
-        if (usd := priced["usd_per_1000_rows"]) is not None
-    ]
-    if not prices:
-        return (
-            "No price is set (AZURE_USD_PER_MILLION_INPUT and _OUTPUT, SLM_USD_PER_HOUR), so costs "
-            "are tokens and time."
-        )
-    listed = ", ".join(
-        f"{n} of {costs['models'][name]['rows']} of {name}"
-        for name, n in count_unread(costs).items()
-    )
-    note = f" Rows that were never read are left out: {listed}." if listed else ""
-    when = _say_pay(costs["pays"].get(model)) if model else ""
-    return f"For 1,000 rows, with the machine always busy: {', '.join(prices)}.{when}{note}"
-
-
-def _say_pay(pay: Pay | None) -> str:
-    """From which volume on a machine pays, as a sentence; nothing where that is not known."""
-    if not pay:
-        return ""
-    if pay["from_rows_per_day"] is None:
-        most = f"{pay['capacity_rows_per_day']:,.0f} rows a day at most"
-        return (
-            f" A machine of its own never pays: it answers {most}, which cost less at the hosted "
-            "LLM."
-        )
-    when = f" A machine of its own pays from {pay['from_rows_per_day']:,.0f} rows a day on"
-    if (by_right := pay["from_rows_per_day_by_right"]) is None:
-        return f"{when}."
-    return f"{when}, counting only right answers from {by_right:,.0f}."
+def name_unit(costs: Costs) -> str:
+    """What dollars and volumes are of: `rows`, or the `requests` of a log."""
+    return "requests" if "requests" in costs else "rows"
 
 
 def count_unread(costs: Costs) -> dict[str, int]:
@@ -216,21 +195,27 @@ def trace_volumes(costs: Costs) -> dict[str, Any] | None:
     """Dollars a day against rows a day, for a figure; None without prices.
 
     Returns:
-        `rows_per_day` (200 volumes), `usd_per_day` by model (local ones take as many machines as
-        the volume needs), and `pays` as it was given.
+        `unit` (name_unit), `rows_per_day` (200 volumes), `usd_per_day` by model (local ones take as
+        many machines as the volume needs), and `pays` as it was given.
     """
     import numpy as np
 
     pays = costs["pays"]
-    hosted = costs["models"]["azure"]["usd_per_1000_rows"] if pays else None
-    if hosted is None:
+    model = _find_hosted(costs["models"])
+    hosted = costs["models"][model]["usd_per_1000_rows"] if pays and model else None
+    if hosted is None or model is None:
         return None
     # A free machine pays from 0 rows on, which a logarithmic axis does not have.
     reach = [pay["from_rows_per_day"] or pay["capacity_rows_per_day"] for pay in pays.values()]
     most = max(pay["capacity_rows_per_day"] for pay in pays.values())
     volumes = np.geomspace(min(reach) / 30, most * 4, 200)
-    curves = {"azure": (volumes * hosted / 1000).tolist()}
+    curves = {model: (volumes * hosted / 1000).tolist()}
     for model, pay in pays.items():
         machines = np.ceil(volumes / pay["capacity_rows_per_day"])
         curves[model] = (machines * pay["usd_per_day"]).tolist()
-    return {"rows_per_day": volumes.tolist(), "usd_per_day": curves, "pays": pays}
+    return {
+        "unit": name_unit(costs),
+        "rows_per_day": volumes.tolist(),
+        "usd_per_day": curves,
+        "pays": pays,
+    }

@@ -27,12 +27,13 @@ def write_decision(
     track, metrics = ruling["track"], compared.metrics
     first, second = ruling["reference"], ruling.get("recommended", ruling["model"])
     # Prices may be refused, so they are read before anything is traced.
-    priced = costs.price_runs(metrics, costs.Prices.from_settings(settings))
+    prices = costs.Prices.from_settings(settings)
+    priced = costs.price_runs(metrics, prices, compared.weigh_requests())
     caveats = find_caveats(settings, compared, first, second, ruling["margin"])
     if caveats["obstacle"] and "verdict" in ruling:
         ruling = {**ruling, "verdict": "not comparable"}
     run_ids = {model: content["run"]["run_id"] for model, content in metrics.items()}
-    hosted = metrics["azure"]["run"]
+    hosted = metrics[first]["run"]
     question: dict[str, Any] = {key: hosted[key] for key in MUST_AGREE}
     inputs = {"delta": ruling["delta"], "compared": run_ids, **question}
     folder = new_folder(settings, track, kind)

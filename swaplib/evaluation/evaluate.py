@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from swaplib.evaluation.asking import ask_and_write
-from swaplib.evaluation.caveats import is_hosted_gold
 from swaplib.evaluation.costs import Prices
 from swaplib.evaluation.eval_run import EvalOptions, EvalRun
 from swaplib.evaluation.question import EvalRows, check_served, read_eval_rows
 from swaplib.files import hash_text, write_json
 from swaplib.formats.metrics_file import EvalQuestion, Identity, MetricsFile
 from swaplib.metrics import Track, canonical_json, check_track
+from swaplib.models.dataset_form import is_hosted_gold, name_usual
 from swaplib.models.grammars import name_library
 from swaplib.models.hosted import HostedLLM
 from swaplib.models.local import LocalSLM
@@ -70,11 +70,13 @@ def run_models(
 ) -> list[Run]:
     """Run several models, given as "azure,slm"; parameters as for run_model.
 
-    All of them are checked, and what is left to ask is printed, before the first call of any. The
-    first `noise_rows` rows are asked a second time of each hosted one, in a run of its own: what
-    differs there is noise and no skill.
+    An empty text names the hosted LLM and the SLM in the dataset's own form (name_usual). All of
+    them are checked, and what is left to ask is printed, before the first call of any. The first
+    `noise_rows` rows are asked a second time of each hosted one, in a run of its own: what differs
+    there is noise and no skill.
     """
-    names, options = parse_models(models, shots), EvalOptions(**parameters)
+    names = parse_models(models or name_usual(settings, shots), shots)
+    options = EvalOptions(**parameters)
     if is_hosted_gold(settings) and any(m.is_hosted and not m.is_native for m in names):
         print(
             "the golds are what the hosted LLM answered by tools and formats, as your log has it: "

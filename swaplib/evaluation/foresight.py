@@ -4,13 +4,14 @@ It changes no row and stops nothing. What the rows alone tell is in row_warnings
 needs a checkpoint's tokenizer and chat template.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from swaplib.data.dataset import Dataset
 from swaplib.data.facts import RowFacts, find_facts
-from swaplib.evaluation.question import adapt_chats
+from swaplib.evaluation.question import adapt_chats, read_eval_rows
 from swaplib.evaluation.row_warnings import (
     Splits,
     Warnings,
@@ -22,8 +23,11 @@ from swaplib.evaluation.row_warnings import (
     warn,
 )
 from swaplib.metrics import Track
+from swaplib.models.dataset_form import is_hosted_gold
 from swaplib.models.local_checkpoint import SEQUENCE_LENGTH, Checkpoint, measure_chats
-from swaplib.prompts import build_messages
+from swaplib.models.names import ModelName
+from swaplib.models.native import NativeForm
+from swaplib.prompts import Message, build_messages
 from swaplib.rows import Row, Rows
 from swaplib.settings import Settings, show_path
 
@@ -112,16 +116,16 @@ def _look_at_lengths(
 
 
 def preview_prompts(settings: Settings, rows: Rows) -> list[dict[str, str]]:
-    """The first test prompt of each track as each model will see it.
+    """The first test prompt of each track as each model will see it, in the dataset's own form.
 
     Returns:
         Records of `track`, `model`, `part` and `text`: the messages as they are sent to the hosted
-        LLM, one by one; for the SLM the text that its chat template makes of them, or in words why
-        that is not known here.
+        LLM, one by one, and of a log the tools or response format that go with them; for the SLM
+        the text that its chat template makes of them, or in words why that is not known here.
     """
     base, records = find_checkpoint(settings), []
     for track, splits in rows.items():
-        [messages] = adapt_chats(settings, [build_messages(track, splits["test"][0].prompt)])
+        messages, form = _ask_first(settings, track, splits["test"][0])
         if settings.slm_base_url:
             text = (
                 "(the same messages, sent to SLM_BASE_URL; the server there fills in its own chat "
@@ -131,14 +135,28 @@ def preview_prompts(settings: Settings, rows: Rows) -> list[dict[str, str]]:
             path = show_path(settings.slm_model_path)
             text = f"(no checkpoint at {path}, so its chat template is not known yet)"
         else:
-            text = base.render(messages)
+            text = base.render(messages, tools=form.tools if form else ())
         shown = [("hosted LLM", f"{m['role']} message", m["content"]) for m in messages]
+        for name, value in form.to_request().items() if form else ():
+            shown.append(("hosted LLM", name, json.dumps(value, indent=2, ensure_ascii=False)))
         shown.append(("SLM", "text, by its chat template", text))
         records += [
             {"track": track, "model": model, "part": part, "text": text}
             for model, part, text in shown
         ]
     return records
+
+
+def _ask_first(
+    settings: Settings, track: Track, row: Row
+) -> tuple[list[Message], NativeForm | None]:
+    """The messages of the first test row, and its form where 02 asks natively by default."""
+    if not is_hosted_gold(settings):
+        [messages] = adapt_chats(settings, [build_messages(track, row.prompt)])
+        return messages, None
+    hosted = ModelName("azure", is_native=True)
+    asked = read_eval_rows(settings, track, hosted, "test", limit=1)
+    return asked.messages[0], asked.forms[0] if asked.forms else None
 
 
 def count_tokens(rows: Rows, checkpoint: Path) -> list[dict[str, Any]]:

@@ -45,7 +45,7 @@ def measure_parity(
     An SLM that is served elsewhere is compared with itself: calls at once, and one at a time.
 
     Args:
-        model: `slm_ft`, or `slm`, which has nothing to merge.
+        model: `slm_ft`, or `slm`, which has nothing to merge; always asked by hand.
         n_rows: The first test rows, capped by SWAP_ROW_LIMIT; with 0 nothing is measured.
         max_new_tokens: The longest answer; what comes after it is not compared.
 
@@ -64,7 +64,7 @@ def measure_parity(
     slm.check()
     chats = _read_chats(settings, track, n_rows)
     question = {
-        "model": model,
+        "model": str(ModelName.parse(model).in_form(False)),
         "identity": slm.identity(),
         "messages_sha256": hash_text(canonical_json(chats)),
         "batch_size": min(batch_size, len(chats)),

@@ -11,9 +11,10 @@ from swaplib.data.facts import RowFacts, find_facts
 from swaplib.evaluation import stats
 from swaplib.evaluation.error_analysis import diagnose
 from swaplib.evaluation.repeats import describe_all
+from swaplib.evaluation.usage import weigh_ledger
 from swaplib.files import hash_file
 from swaplib.formats.evidence import Pair, PairedRecord, Rate
-from swaplib.formats.metrics_file import MetricsFile
+from swaplib.formats.metrics_file import MetricsFile, Taken
 from swaplib.metrics import Track, core_metrics
 from swaplib.rows import LedgerLine, Row, check_prompts, hash_rows, read_rows
 from swaplib.runs import read_ledgers
@@ -69,6 +70,16 @@ class Compared:
             model: diagnose(self.track, self.rows, ledger, self.facts)
             for model, ledger in self.ledgers.items()
         }
+
+    def weigh_requests(self) -> dict[str, Taken] | None:
+        """What each run would have taken, had it been asked each row as often as the log was.
+
+        None where each was asked once, as in every source but a log.
+        """
+        counts = [fact.count for fact in self.facts or ()]
+        if max(counts, default=1) == 1:
+            return None
+        return {model: weigh_ledger(ledger, counts) for model, ledger in self.ledgers.items()}
 
     def describe_repeats(self) -> list[dict[str, str]]:
         """The faults that many outputs of a model share, as repeats.describe_all makes them."""

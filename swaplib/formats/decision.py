@@ -59,6 +59,9 @@ class Costs(TypedDict):
     models: dict[str, ModelCosts]
     pays: dict[str, Pay]
     """By local model; empty without all prices."""
+    requests: NotRequired[int]
+    """Of a log: how many requests the rows are. Dollars and volumes are then of its requests, each
+    row weighed by how often it was asked; what a run took is of its rows, each once."""
 
 
 class DecisionRunInfo(RunInfo):

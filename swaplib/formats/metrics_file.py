@@ -143,17 +143,22 @@ class Rates(TypedDict):
     args_exact_rate: NotRequired[float]
 
 
-class Summary(Rates):
+class Taken(TypedDict):
+    """What costs are counted from."""
+
+    n_rows: int
+    extra: Extra
+
+
+class Summary(Rates, Taken):
     """What an evaluation run found."""
 
     complete: bool
     """No row ended in `error`."""
-    n_rows: int
     n_by_status: dict[str, int]
     """Rows by `ok`, `empty`, `truncated`, `filtered`, `error`."""
     intervals: dict[str, Interval]
     """Wilson's, by core metric."""
-    extra: Extra
 
 
 class MetricsFile(Summary):

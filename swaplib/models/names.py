@@ -90,6 +90,10 @@ class ModelName:
             return None
         return f"{track}-captured" if self.is_captured else track
 
+    def in_form(self, is_native: bool) -> "ModelName":
+        """The same model asked natively, or by hand."""
+        return replace(self, is_native=is_native)
+
     def with_shots(self, shots: int) -> "ModelName":
         """The name with examples that are asked for apart from it; 0 leaves it as it is.
 

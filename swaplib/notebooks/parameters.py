@@ -66,11 +66,16 @@ def _parse_value(known: Parameters, name: str, text: str) -> Any:
     return value
 
 
-def name_question(known: Parameters, parameters: Mapping[str, Any]) -> str:
+def name_question(known: Parameters, parameters: Mapping[str, Any], usual: str) -> str:
     """The end of a report's name: what makes it another question than by default; mostly nothing.
 
     Examples in the prompts of all models are `-shots4`, other models `-azure+slm-full`, other
-    values `-val` or `-native`.
+    values `-val`, `-native` or `-by-hand`.
+
+    Args:
+        known: The notebook's parameters.
+        parameters: Those that were typed, as values.
+        usual: The models that are run where none are named.
 
     Raises:
         ValueError: A model's name cannot be read, or there is no such split.
@@ -80,9 +85,9 @@ def name_question(known: Parameters, parameters: Mapping[str, Any]) -> str:
     words: list[str] = []
     if {"models", "shots"} & changed.keys():
         values = defaults | dict(parameters)
-        models = parse_models(values["models"], values["shots"])
+        models = parse_models(values["models"] or usual, values["shots"])
         shots = models[0].shots
-        is_usual = set(models) == set(parse_models(defaults["models"], shots))
+        is_usual = set(models) == set(parse_models(usual, shots))
         words.append(f"shots{shots}" if is_usual else "+".join(map(str, models)))
     if "split" in changed:
         if changed["split"] not in SPLITS:
@@ -90,8 +95,8 @@ def name_question(known: Parameters, parameters: Mapping[str, Any]) -> str:
                 f"unknown split {changed['split']!r}: expected one of {', '.join(SPLITS)}"
             )
         words.append(changed["split"])
-    if changed.get("native"):
-        words.append("native")
+    if changed.get("native") not in (None, parse_models(usual)[0].is_native):
+        words.append("native" if changed["native"] else "by-hand")
     if "fold" in changed:
         words.append(f"fold{changed['fold']}")
     return "".join(f"-{word}" for word in words)

@@ -9,6 +9,7 @@ from typing import Any
 
 from swaplib.data.traffic_rows import is_traffic
 from swaplib.metrics import check_track
+from swaplib.models.dataset_form import name_usual
 from swaplib.notebooks.pages import write_html
 from swaplib.notebooks.parameters import (
     Assignment,
@@ -53,7 +54,8 @@ def run_notebook(
     if track is not None:
         check_track(track)  # before it names a file
         words.append(track)
-    name = "_".join(words) + name_question(known, parameters)
+    usual = name_usual(settings, parameters.get("shots", 0))
+    name = "_".join(words) + name_question(known, parameters, usual)
     executed = settings.reports / f"{name}.ipynb"
     executed.parent.mkdir(parents=True, exist_ok=True)
     failure = _execute(notebook, executed, parameters, timeout_s)

@@ -13,7 +13,7 @@ from swaplib.agents.grades import Grade
 from swaplib.agents.sandbox.session import describe_walls
 from swaplib.agents.trajectory import Trajectory
 from swaplib.formats.evidence import Pair
-from swaplib.models.names import CAPTURED, ModelName
+from swaplib.models.names import ModelName
 from swaplib.report import own_agent
 from swaplib.report.headlines import show_pairs
 from swaplib.report.styles import format_rate, make_box, style
@@ -179,7 +179,8 @@ def describe_loop(loop: Mapping[str, Any]) -> list[str]:
             f"McNemar p {pair['p_value']:.3g})."
         )
     if evaluated := loop["track_eval"]:
-        slm, captured = (evaluated["rates"][m] for m in ("slm", str(CAPTURED)))
+        pair = evaluated["comparisons"][0]  # of the base SLM and the adapter of captured rows
+        slm, captured = (evaluated["rates"][pair[side]] for side in ("first", "second"))
         gains = [f"{name} {slm[name]['rate']:.2f} to {captured[name]['rate']:.2f}" for name in slm]
         lines.append(f"On the {loop['track']} test rows: {', '.join(gains)}.")
     if reason := loop.get("track_not_asked"):

@@ -205,7 +205,7 @@ def plot_costs(volumes: Mapping[str, Any] | None) -> "Figure | None":
             )
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlabel("rows a day (dot: from here a machine of its own pays)")
+    axes.set_xlabel(f"{volumes['unit']} a day (dot: from here a machine of its own pays)")
     axes.set_ylabel("US dollars a day")
     figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=8)
     return _finish(figure, axes, "cost against volume")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from swaplib.evaluation.costs import count_unread
+from swaplib.evaluation.costs import count_unread, name_unit
 from swaplib.formats.decision import Decision, Pay
 from swaplib.formats.evidence import Pair, RowsNeededRecord
 from swaplib.models.names import ModelName
@@ -150,9 +150,11 @@ def show_costs(decision: Decision) -> "Styler":
     """What each run took, and its dollars where prices are set.
 
     A local latency is from prefill to the last token. All but `rows` and `right` is of the rows
-    that were read; where these are fewer, they have a column.
+    that were read; where these are fewer, they have a column. Dollars and volumes of a log are of
+    its requests.
     """
     costs = decision["costs"]
+    unit = name_unit(costs)
     has_unread = bool(count_unread(costs))
     has_prices = any(price is not None for price in costs["prices"].values())
     records = []
@@ -169,18 +171,24 @@ def show_costs(decision: Decision) -> "Styler":
             "rows/s": _format(run["rows_per_second"], ".2f"),
         }
         if has_prices:
-            record["USD for 1,000 rows"] = _format(run["usd_per_1000_rows"], ",.4f")
-            record["USD a right row"] = _format(run["usd_per_right_row"], ",.6f")
-            record |= _describe_pay(costs["pays"].get(model))
+            record[f"USD for 1,000 {unit}"] = _format(run["usd_per_1000_rows"], ",.4f")
+            record[f"USD a right {unit[:-1]}"] = _format(run["usd_per_right_row"], ",.6f")
+            record |= _describe_pay(costs["pays"].get(model), unit)
         records.append(record)
-    return style(pd.DataFrame(records))
+    caption = ""
+    if has_prices and "requests" in costs:
+        caption = (
+            f"dollars are those of the {costs['requests']:,} requests that the log has of these "
+            "rows; all else counts each row once"
+        )
+    return style(pd.DataFrame(records), caption)
 
 
-def _describe_pay(pay: Pay | None) -> dict[str, str]:
+def _describe_pay(pay: Pay | None, unit: str) -> dict[str, str]:
     """From which volume a machine of its own pays; empty for a hosted model."""
     volumes = {
-        "rows": pay and pay["from_rows_per_day"],
-        "right rows": pay and pay["from_rows_per_day_by_right"],
+        unit: pay and pay["from_rows_per_day"],
+        f"right {unit}": pay and pay["from_rows_per_day_by_right"],
     }
     return {
         f"pays from, {name} a day": (_format(volume, ",.0f") or "never") if pay else ""

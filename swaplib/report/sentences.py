@@ -7,11 +7,11 @@ interval and one bound (words.py).
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from swaplib.evaluation.costs import describe_costs
 from swaplib.formats.caveats import Caveats
 from swaplib.formats.decision import Decision
 from swaplib.formats.evidence import PairedRecord
 from swaplib.metrics import core_metrics
+from swaplib.report.cost_sentences import describe_costs
 from swaplib.report.notes import (
     describe_full,
     say_earlier,
