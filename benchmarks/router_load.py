@@ -4,10 +4,10 @@
     python -m benchmarks.router_load --model MODEL --adapter ADAPTER --dtype 4bit --batch-size 64
 
 All clients ask at once, the requests of train rows alone (a CPU takes seconds for each whole
-prompt), first the server without a route, then the same server
-with one, whose threshold lets about half of the answers stay. Counted are the answers, the failures
-and whether they have a reason, the calls that the hosted LLM has seen against the budget, and the
-traces. Writes benchmarks/results/router_load.json and a Markdown table beside it.
+prompt): first the server without a route, then the same server with one, whose threshold lets about
+half of the answers stay. Counted are the answers, the failures and whether they have a reason, the
+calls that the hosted LLM has seen against the budget, and the traces. Writes
+benchmarks/results/router_load.json and a Markdown table beside it.
 """
 
 import argparse

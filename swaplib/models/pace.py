@@ -40,6 +40,11 @@ class Pace:
         while (seconds := self._try_start(tokens)) > 0:
             await asyncio.sleep(seconds)
 
+    def find_wait(self) -> float:
+        """Seconds until a call may start, as far as is known now; nothing is booked."""
+        with self._lock:
+            return max(0.0, self._resume_at, *self._free_at.values()) - time.monotonic()
+
     async def observe_response(self, response: httpx2.Response) -> None:
         """Let new calls wait as well where a 429 tells its own call to wait."""
         if response.status_code != 429:

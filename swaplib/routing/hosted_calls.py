@@ -31,6 +31,7 @@ from swaplib.routing.daily_budget import BudgetBroken, BudgetSpent, DailyBudget
 from swaplib.routing.hosted_failures import (
     explain_connection,
     explain_deadline,
+    explain_pause,
     explain_refusal,
     explain_unreadable,
     refuse_by_budget,
@@ -113,6 +114,8 @@ class HostedCalls:
     async def _try_until(self, body: dict[str, Any], until: float, failed: "_Failed") -> bytes:
         """Make tries until one is answered; raises what the last one failed with."""
         left = until - asyncio.get_running_loop().time()
+        if (pause := self.hosted.pace.find_wait()) > left:
+            raise explain_pause(pause)
         tries = AsyncRetrying(
             retry=retry_if_exception(_may_pass),
             stop=stop_after_attempt(1 + self.hosted.max_retries) | stop_before_delay(left),

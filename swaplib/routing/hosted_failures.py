@@ -4,6 +4,7 @@
 spent budget, 504 at the deadline, 502 for all else. What an endpoint means is in endpoints.py.
 """
 
+import math
 from collections.abc import Sequence
 
 from swaplib import web
@@ -53,6 +54,13 @@ def explain_connection(error: Exception, n_tries: int) -> HostedFailed:
     tries = f" after {n_tries} tries" if n_tries > 1 else ""
     message = f"the hosted LLM cannot be reached: {web.explain(error)}{tries}"
     return HostedFailed(Failure(502, message, "hosted_failed"))
+
+
+def explain_pause(seconds: float) -> HostedFailed:
+    """No call was made, since the endpoint has asked for a pause beyond the request's deadline."""
+    wait = math.ceil(seconds)
+    message = f"the hosted LLM takes no calls for {wait} s, as it or its limit a minute says"
+    return HostedFailed(Failure(502, message, "hosted_failed", {"retry-after": str(wait)}))
 
 
 def explain_unreadable(completion: Completion | None) -> HostedFailed:
