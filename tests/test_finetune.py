@@ -44,7 +44,8 @@ def write_decision(settings: Settings, bit: int) -> None:
             settings.evaluation / f"toolcall_{model}_test.json",
             make_metrics("toolcall", run | {"track": "toolcall"}),
         )
-    content = {"FINE_TUNE": bit, "run": {"compared": {"azure": "azure", "slm": "slm"}}}
+    compared = {"azure": "azure", "slm": "slm"}
+    content = {"FINE_TUNE": bit, "model": "slm", "run": {"compared": compared}}
     write_json(settings.evaluation / "toolcall_decision.json", content)
 
 

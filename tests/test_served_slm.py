@@ -86,7 +86,7 @@ def test_with_a_served_slm_the_bit_says_whether_an_adapter_is_to_be_asked(served
         compared = {"azure": "one", "slm": "one"}
         write_json(
             served.evaluation / "toolcall_decision.json",
-            {"FINE_TUNE": bit, "delta": 0, "run": {"compared": compared}},
+            {"FINE_TUNE": bit, "model": "slm", "delta": 0, "run": {"compared": compared}},
         )
         assert decision.find_candidate(served, "toolcall").name == candidate
 

@@ -81,6 +81,7 @@ def read_decision(settings: Settings, track: Track) -> Decision:
         )
     content: Any = read_json(path, "Run 03_decision again.")
     decision: Decision = content
+    decision.setdefault("reference", "azure")  # older files do not say
     metrics = read_compared(settings, track, decision["reference"], decision["model"])
     compared = decision["run"]["compared"]
     if any(compared[model] != content["run"]["run_id"] for model, content in metrics.items()):
