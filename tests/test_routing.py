@@ -200,6 +200,19 @@ def test_the_route_of_the_recorded_pair_is_written_read_and_put_in_words(record)
     assert {path.name for path in folder.iterdir()} == {"router.json", "trace.jsonl"}
 
 
+@pytest.mark.parametrize(
+    ("track", "model", "said"),
+    [
+        ("toolcall", "slm", "84% of the hosted LLM&#x27;s lead over the SLM, for 77% of its calls"),
+        ("structured", "slm_ft", "whether the SLM can take over all is for 05_post_eval"),
+    ],
+)
+def test_the_box_says_what_is_paid_for_a_gap_and_when_no_router_is_needed(
+    record, track, model, said
+):
+    assert said in route_report.show_route(choose_route(record, track, model)).data
+
+
 def test_a_route_that_does_not_help_is_no_route_to_serve(record):
     home = record.model_copy(update={"swap_home": record.swap_home / "examples" / "home"})
     route = choose_route(home, "toolcall", "slm")

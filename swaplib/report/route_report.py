@@ -48,15 +48,15 @@ def _describe_point(name: str, point: Point, is_chosen: bool) -> dict[str, Any]:
     bill = point["bill"]
     return {
         "way": f"{name}{' (chosen)' if is_chosen else ''}",
-        "accepts": say_policy(policy) if policy else "",
+        "stays local with": say_policy(policy) if policy else "",
         "local": f"{point['accepted']} ({point['coverage']:.0%})",
         "right": f"{point['right']} ({point['rate']:.2f})",
         "accepted but wrong": point["accepted_wrong"],
         "lost, gained": f"{point['lost']}, {point['gained']}",
         "hosted calls": bill["hosted_calls"],
         "hosted tokens": _format_tokens(bill),
-        "USD a 1,000": _format_usd(bill["usd_per_1000"], 3),
-        "USD a right answer": _format_usd(bill["usd_per_right"], 5),
+        "USD for 1,000": _format_usd(bill["usd_per_1000"]),
+        "USD for 1,000 right": _format_usd(_take_1000(bill["usd_per_right"])),
     }
 
 
@@ -65,8 +65,12 @@ def _format_tokens(bill: Bill) -> str:
     return "" if n_prompt is None or n_answer is None else f"{n_prompt + n_answer:,}"
 
 
-def _format_usd(usd: float | None, digits: int) -> str:
-    return "" if usd is None else f"{usd:,.{digits}f}"
+def _take_1000(usd: float | None) -> float | None:
+    return None if usd is None else 1000 * usd
+
+
+def _format_usd(usd: float | None) -> str:
+    return "" if usd is None else f"{usd:,.3f}"
 
 
 def show_route_evidence(route: RouterFile) -> "Styler":
@@ -89,7 +93,7 @@ def show_refused(route: RouterFile) -> "Styler":
         }
         for found in route["refused_by"]
     ]
-    return style(pd.DataFrame(records or [{"refused by": "no row was refused"}]))
+    return style(pd.DataFrame(records or [{"refused by": "nothing"}]), "what refused rows of test")
 
 
 def show_refused_groups(route: RouterFile, most: int = 10) -> "Styler":
@@ -98,7 +102,7 @@ def show_refused_groups(route: RouterFile, most: int = 10) -> "Styler":
         {"group of tools": g["group"], "rows": g["rows"], "refused": g["refused"]}
         for g in route["refused_groups"][:most]
     ]
-    caption = f"the first {most} of {len(route['refused_groups'])}"
+    caption = f"{len(records)} of {len(route['refused_groups'])} groups with refused rows"
     return style(pd.DataFrame(records or [{"group of tools": "none"}]), caption)
 
 

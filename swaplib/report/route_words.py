@@ -23,12 +23,13 @@ def make_route_head(route: RouterFile) -> str:
     if route["obstacle"]:
         return f"Not comparable: {share} would stay local, {saving}"
     if route["verdict"] == BETTER:
-        return f"{share} can stay local: better than always the hosted LLM (95%), {saving}"
+        return f"{share} can stay local: better than always the hosted LLM (95% interval), {saving}"
     if route["verdict"] == NOT_WORSE:
-        within = f"not worse than the hosted LLM by more than {route['target']:g} (95%)"
-        return f"{share} can stay local: {within}, {saving}"
+        within = f"not worse than the hosted LLM by more than {route['target']:g}"
+        return f"{share} can stay local: {within} (95% interval), {saving}"
     if route["verdict"] == NOT_ENOUGH:
-        return f"Open: {share} stayed local, and {point['n_rows']} rows cannot say what that costs"
+        rows = f"{point['n_rows']} rows are too few to say whether right answers are lost"
+        return f"Open: {share} stayed local, {saving}, and {rows}"
     return f"Do not route: with {share} local, answers are worse by more than {route['target']:g}"
 
 
@@ -46,7 +47,7 @@ def describe_route(route: RouterFile) -> list[tuple[str, str]]:
         (
             "On test",
             f"{_say_point(of_test)}; always the hosted LLM {hosted['rate']:.2f}, always the SLM "
-            f"{slm['rate']:.2f}. The gap to the hosted LLM is {say_gap(right)}.",
+            f"{slm['rate']:.2f}. Always the hosted LLM less routed is {say_gap(right)}.",
         ),
         (
             "What passes",
@@ -57,21 +58,27 @@ def describe_route(route: RouterFile) -> list[tuple[str, str]]:
         ("Cost", _describe_cost(of_test["bill"], hosted["bill"])),
     ]
     if (recovered := route["gap_recovered"]) is not None:
-        lines.append(("Gap recovered", f"{recovered:.0%} of what lies between the two models."))
+        lines.append(("Gap recovered", _describe_recovered(recovered, of_test["bill"])))
+    if of_test["accepted"] == of_test["n_rows"]:
+        said = "nothing was refused on test; whether the SLM can take over all is for 05_post_eval."
+        lines.append(("No router", said))
     if needed := say_rows(right["rows_needed"]):
         lines.append(("To settle it", f"{needed}."))
     if blind := route["without_facts"]:
-        said = f"where requests bring no tools and no schema: {_say_point(blind)}."
-        lines.append(("Without facts", said))
+        said = "requests that bring neither tools nor a schema are checked by form and confidence"
+        lines.append(("Without tools", f"{said} alone: {_say_point(blind)}."))
     return [*lines, ("Agreement", _describe_agreement(route["agreement"]))]
 
 
 def say_policy(policy: PolicyRecord) -> str:
     """A policy in words."""
-    parts = ["all validators"] if policy["has_validators"] else []
+    parts = ["all validators passed"] if policy["has_validators"] else []
     if policy["signal"]:
-        what = {"mean_logprob": "mean", "min_logprob": "least"}[policy["signal"]]
-        parts.append(f"a {what} log-probability of at least {policy['threshold']:.3f}")
+        what = {
+            "mean_logprob": "mean log-probability",
+            "min_logprob": "every token's log-probability",
+        }[policy["signal"]]
+        parts.append(f"{what} at least {policy['threshold']:.3f}")
     return " and ".join(parts)
 
 
@@ -100,6 +107,12 @@ def _say_point(point: Point) -> str:
     )
 
 
+def _describe_recovered(recovered: float, bill: Bill) -> str:
+    """How much of the hosted LLM's lead routing keeps, and how many of its calls that takes."""
+    calls = bill["hosted_calls"] / bill["requests"]
+    return f"{recovered:.0%} of the hosted LLM's lead over the SLM, for {calls:.0%} of its calls."
+
+
 def _describe_no_choice(route: RouterFile) -> str:
     ends, n = route["val"]["ends"], route["val"]["n_rows"]
     hosted, slm = (ends[end]["rate"] for end in ("always hosted", "always the SLM"))
@@ -115,12 +128,14 @@ def _describe_cost(bill: Bill, hosted: Bill) -> str:
     calls = f"{bill['hosted_calls']} of {bill['requests']} requests ask the hosted LLM; {saving}."
     usd, before = bill["usd_per_1000"], hosted["usd_per_1000"]
     if usd is None or before is None:
-        return f"{calls} No price is set for both sides, so no dollars."
-    said = f"{calls} For 1,000 requests USD {usd:,.3f} in place of {before:,.3f}"
+        return f"{calls} Dollars need the prices of both models (docs/deployment.md)."
+    busy = "With the SLM's machine always busy, 1,000 requests cost"
+    said = f"{calls} {busy} USD {usd:,.3f} in place of {before:,.3f}"
     each, each_before = bill["usd_per_right"], hosted["usd_per_right"]
     if each is None or each_before is None:
         return f"{said}."
-    return f"{said}, for a right answer USD {each:.5f} in place of {each_before:.5f}."
+    rights = f"USD {1000 * each:,.3f} in place of {1000 * each_before:,.3f}"
+    return f"{said}, and 1,000 right answers {rights}."
 
 
 def _describe_agreement(agreement: dict[str, Agreement]) -> str:
@@ -130,4 +145,7 @@ def _describe_agreement(agreement: dict[str, Agreement]) -> str:
             low, high = found["interval"]
             said.append(f"{found['rate']:.2f} [{low:.2f}, {high:.2f}] on {split}")
     listed = ", ".join(said) or "not known"
-    return f"on accepted rows, both models' answers are the same: {listed}."
+    return (
+        f"both models give the same answer to accepted rows: {listed}. An audit of a served route "
+        "compares with val's."
+    )
