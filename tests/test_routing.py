@@ -204,7 +204,7 @@ def test_the_route_of_the_recorded_pair_is_written_read_and_put_in_words(record)
     ("track", "model", "said"),
     [
         ("toolcall", "slm", "84% of the hosted LLM&#x27;s lead over the SLM, for 77% of its calls"),
-        ("structured", "slm_ft", "whether the SLM can take over all is for 05_post_eval"),
+        ("structured", "slm_ft", "always the SLM has 43 rows of test right, routed 43: whether"),
     ],
 )
 def test_the_box_says_what_is_paid_for_a_gap_and_when_no_router_is_needed(

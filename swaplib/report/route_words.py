@@ -59,9 +59,9 @@ def describe_route(route: RouterFile) -> list[tuple[str, str]]:
     ]
     if (recovered := route["gap_recovered"]) is not None:
         lines.append(("Gap recovered", _describe_recovered(recovered, of_test["bill"])))
-    if of_test["accepted"] == of_test["n_rows"]:
-        said = "nothing was refused on test; whether the SLM can take over all is for 05_post_eval."
-        lines.append(("No router", said))
+    if slm["right"] >= of_test["right"]:
+        said = f"always the SLM has {slm['right']} rows of test right, routed {of_test['right']}"
+        lines.append(("No router", f"{said}: whether it can take over all is for 05_post_eval."))
     if needed := say_rows(right["rows_needed"]):
         lines.append(("To settle it", f"{needed}."))
     if blind := route["without_facts"]:
