@@ -23,17 +23,19 @@ ApiKey = Annotated[str | None, typer.Option(help="SLM_API_KEY, or '' for none")]
 ApiKeyFile = Annotated[Path | None, typer.Option(help="hides the key from `ps`")]
 MaxWaiting = Annotated[int, typer.Option(help="requests; others get 503")]
 RouteFile = Annotated[
-    Path | None, typer.Option(help="what 09 wrote: the hosted LLM answers what it refuses")
+    Path | None, typer.Option(help="09's <track>_router.json: the hosted LLM answers what it refuses")
 ]
-Deadline = Annotated[float, typer.Option(help="of a routed request, in seconds", min=1)]
+Deadline = Annotated[
+    float, typer.Option(help="for both models together, in seconds (with --route)", min=1)
+]
 DailyCalls = Annotated[
-    int | None, typer.Option(help="to the hosted LLM, by UTC days; unlimited if left out", min=0)
+    int | None, typer.Option(help="to the hosted LLM, at most, a UTC day; else no limit", min=0)
 ]
 FailOpen = Annotated[
-    bool, typer.Option("--fail-open", help="without the hosted LLM, send what was refused")
+    bool, typer.Option("--fail-open", help="where the hosted LLM fails, send the refused answer")
 ]
 AuditShare = Annotated[
-    float, typer.Option(help="of the accepted answers, to ask the hosted LLM as well", min=0, max=1)
+    float, typer.Option(help="share of accepted answers to ask the hosted LLM, too", min=0, max=1)
 ]
 IsTied = Annotated[bool, typer.Option("--stop-with-stdin", hidden=True)]
 
