@@ -23,13 +23,13 @@ ApiKey = Annotated[str | None, typer.Option(help="SLM_API_KEY, or '' for none")]
 ApiKeyFile = Annotated[Path | None, typer.Option(help="hides the key from `ps`")]
 MaxWaiting = Annotated[int, typer.Option(help="requests; others get 503")]
 RouteFile = Annotated[
-    Path | None, typer.Option(help="09's <track>_router.json: the hosted LLM answers what it refuses")
+    Path | None, typer.Option(help="a route that 09 wrote: the hosted LLM answers what it refuses")
 ]
 Deadline = Annotated[
     float, typer.Option(help="for both models together, in seconds (with --route)", min=1)
 ]
 DailyCalls = Annotated[
-    int | None, typer.Option(help="to the hosted LLM, at most, a UTC day; else no limit", min=0)
+    int | None, typer.Option(help="most calls to the hosted LLM a day (UTC); else no limit", min=0)
 ]
 FailOpen = Annotated[
     bool, typer.Option("--fail-open", help="where the hosted LLM fails, send the refused answer")
