@@ -268,7 +268,9 @@ def test_every_name_that_a_model_can_have_has_a_style_of_its_own():
     assert len(set(map(figures._style_of, ALL_NAMES))) == len(ALL_NAMES) == 126
     usual = ("azure", "slm", "slm-full", "slm-native", "slm-shots4", "slm_ft", "slm_ft-captured")
     # Lines have a colour and no hatch.
-    assert len({figures._style_of(name)[0] for name in usual}) == len(usual)
+    of_log = ("azure-native", "slm-native", "slm_ft-native", "azure", "slm", "slm_ft")
+    for together in (usual, of_log):
+        assert len({figures._style_of(name)[0] for name in together}) == len(together)
 
 
 def test_one_token_price_alone_is_refused(settings):

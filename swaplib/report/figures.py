@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # greyscale.
 STYLES = {"azure": ("#0072B2", ""), "slm": ("#E69F00", "//"), "slm_ft": ("#009E73", "..")}
 VARIANT_HATCHES = {"azure": "\\\\", "slm": "", "slm_ft": ".."}
+NATIVE_COLOURS = {"azure": "#00405F", "slm": "#9A5B00", "slm_ft": "#00543F"}  # of STYLES, darker
 SHOTS_COLOURS = ("#CC79A7", "#56B4E9", "#D55E00", "#999999")
 SHOTS_HATCHES = ("xx", "++", "oo")
 
@@ -33,7 +34,7 @@ def _style_of(model: str) -> tuple[str, str]:
     marks = [
         ("#882255", "O", name.is_captured),
         ("#DDCC77", "*", name.is_full),
-        ("#000000", "||", name.is_native),
+        (NATIVE_COLOURS[name.base], "||", name.is_native),
         (SHOTS_COLOURS[name.shots % 4], SHOTS_HATCHES[name.shots // 4], name.shots != 0),
     ]
     shown = [(colour, hatch) for colour, hatch, is_there in marks if is_there]
