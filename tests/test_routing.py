@@ -213,6 +213,10 @@ def test_the_box_says_what_is_paid_for_a_gap_and_when_no_router_is_needed(
     assert said in route_report.show_route(choose_route(record, track, model)).data
 
 
+def test_without_a_name_the_fine_tuned_slm_is_routed(record):
+    assert choose_route(record, "toolcall")["model"] == "slm_ft"
+
+
 def test_a_route_that_does_not_help_is_no_route_to_serve(record):
     home = record.model_copy(update={"swap_home": record.swap_home / "examples" / "home"})
     route = choose_route(home, "toolcall", "slm")
@@ -263,6 +267,7 @@ def test_09_runs_headlessly_over_the_recorded_pair(record, monkeypatch):
     source = ROOT / "notebooks" / "09_router.ipynb"
     values = [("track", "structured"), ("model", "slm_ft"), ("target", "0.1")]
     _, html = run_notebook(record, source, values, 300)
+    assert html.name == "09_router_structured-slm_ft.html"
     page = html.read_text()
     assert "100% of requests can stay local" in page
     assert "Wrong answers that were accepted" in page

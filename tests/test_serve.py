@@ -306,6 +306,29 @@ def test_a_character_of_several_tokens_is_streamed_whole(slm):
     assert len(parts) > 4
 
 
+def test_a_decoding_that_fails_before_it_begins_fails_those_that_wait_and_no_later_ones(slm):
+    class Failing:
+        constrain = staticmethod(slm.model.constrain)
+        n_calls = 0
+
+        def follow(self, feed, batch_size, on_token, logits_hook):
+            self.n_calls += 1
+            if self.n_calls == 1:
+                raise RuntimeError("no memory for anything")
+            for i, _ in enumerate(feed.take(batch_size)):
+                yield i, Generation("fine", "ok", "stop", 1, 1, 1.0)
+
+    async def ask() -> list:
+        batcher = Batcher(SimpleNamespace(batch_size=1, model=Failing()))
+        worker = asyncio.create_task(batcher.run())
+        first = await asyncio.gather(*(batcher.ask(x, 9) for x in "ab"), return_exceptions=True)
+        later = await asyncio.wait_for(batcher.ask("c", 9), 10)
+        worker.cancel()
+        return [*map(str, first), later.output]
+
+    assert asyncio.run(ask()) == ["no memory for anything"] * 2 + ["fine"]
+
+
 def test_32_clients_and_200_requests_get_every_answer_to_its_own_question(root):
     words = ["lion", "river", "seven", "blue", "Paris", "music", "stone", "winter"]
     chats = {word: [{"role": "user", "content": f"Spell {word}."}] for word in words}

@@ -614,8 +614,8 @@ def test_asking_the_hosted_llm_in_another_way_than_the_log_has_it_is_said(
         there = settings.model_copy(update=known)
         options = {"limit": 1, "probe": 0, "concurrency": 1}
         evaluate.run_models(there, "toolcall", "azure", **options)
-        assert "azure-native asks it the same way" in capsys.readouterr().out
+        assert "azure-native asks by these, too" in capsys.readouterr().out
         evaluate.run_models(there, "toolcall", "azure-native", **options)
-        assert "asks it the same way" not in capsys.readouterr().out
+        assert "asks by these, too" not in capsys.readouterr().out
     asked = [exchange.json() for exchange in exchanges if exchange.method == "POST"]
     assert ["tools" in body for body in asked] == [False, True]

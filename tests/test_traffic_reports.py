@@ -124,7 +124,7 @@ def test_a_log_is_compared_natively_from_02_to_05(log_home, capsys):
     settings, exchanges = log_home
     runs = evaluate.run_models(settings, "toolcall", "", **OPTIONS)
     assert [run.metrics["run"]["model"] for run in runs] == ["azure-native", "slm-native"]
-    assert "asks it the same way" not in capsys.readouterr().out
+    assert "asks by these, too" not in capsys.readouterr().out
     decided = decision.decide(settings, "toolcall")
     assert (decided["reference"], decided["model"]) == ("azure-native", "slm-native")
     assert (decided["FINE_TUNE"], decided["worse_on"]) == (1, ["args_exact_rate"])
@@ -160,7 +160,7 @@ def test_a_log_is_compared_natively_from_02_to_05(log_home, capsys):
 def test_a_log_that_was_asked_by_hand_alone_is_compared_so_and_it_is_said(log_home, capsys):
     settings, _ = log_home
     evaluate.run_models(settings, "toolcall", "azure,slm", **OPTIONS)
-    assert "azure-native asks it the same way" in capsys.readouterr().out
+    assert "azure-native asks by these, too" in capsys.readouterr().out
     decided = decision.decide(settings, "toolcall")
     assert (decided["reference"], decided["model"]) == ("azure", "slm")
     assert "Run 02_eval without models" in capsys.readouterr().out

@@ -80,7 +80,7 @@ def run_models(
     if is_hosted_gold(settings) and any(m.is_hosted and not m.is_native for m in names):
         print(
             "the golds are what the hosted LLM answered by tools and formats, as your log has it: "
-            "azure-native asks it the same way, azure in another"
+            "azure-native asks by these, too, azure in words"
         )
     planned = [_plan(settings, track, model, options) for model in names]
     repeats = []

@@ -29,6 +29,11 @@ def name_usual(settings: Settings, shots: int = 0) -> str:
     return ",".join(_name_both(is_native=is_hosted_gold(settings) and not shots))
 
 
+def name_adapted(settings: Settings) -> str:
+    """The fine-tuned SLM in the dataset's form: `slm_ft`, or `slm_ft-native` for a log."""
+    return str(ModelName("slm_ft", is_native=is_hosted_gold(settings)))
+
+
 def choose_pair(settings: Settings, track: Track) -> tuple[str, str]:
     """The hosted LLM and the SLM that 03 compares: `azure` and `slm`, or both natively for a log.
 

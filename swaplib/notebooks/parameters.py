@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from swaplib.models.names import parse_models
+from swaplib.models.names import ModelName, parse_models
 from swaplib.rows import SPLITS
 
 Parameters = Mapping[str, Mapping[str, Any]]  # by name: default, inferred_type_name, …, all texts
@@ -97,6 +97,8 @@ def name_question(known: Parameters, parameters: Mapping[str, Any], usual: str) 
         words.append(changed["split"])
     if changed.get("native") not in (None, parse_models(usual)[0].is_native):
         words.append("native" if changed["native"] else "by-hand")
+    if changed.get("model"):
+        words.append(str(ModelName.parse(changed["model"])))
     if "fold" in changed:
         words.append(f"fold{changed['fold']}")
     return "".join(f"-{word}" for word in words)

@@ -16,6 +16,7 @@ from swaplib.formats.router import (
     SplitReport,
 )
 from swaplib.metrics import Track, canonical_json, check_track
+from swaplib.models.dataset_form import name_adapted
 from swaplib.models.names import ModelName
 from swaplib.routing.choice import choose_kind, choose_policies, draw_curves
 from swaplib.routing.policy import Policy
@@ -34,7 +35,7 @@ NO_HELP = "does not help"
 
 
 def choose_route(
-    settings: Settings, track: Track, model: str = "slm_ft", target: float = 0.05
+    settings: Settings, track: Track, model: str = "", target: float = 0.05
 ) -> RouterFile:
     """Choose how much of a track's traffic an SLM can answer, and say what that is worth.
 
@@ -42,6 +43,7 @@ def choose_route(
         settings: The home with the runs of val and test.
         track: The track.
         model: The SLM's name, whose runs are read; natively asked, its reference is azure-native.
+            Empty for the fine-tuned one in the dataset's form.
         target: How much worse than always asking the hosted LLM is still good enough, a rate.
 
     Raises:
@@ -52,13 +54,20 @@ def choose_route(
     check_track(track)
     if not 0 <= target <= 1:
         raise ValueError(f"target={target}: expected a rate from 0 to 1")
+    model = model or name_adapted(settings)
     reference = name_reference(model)
     val, test = (open_replay(settings, track, reference, model, s) for s in ("val", "test"))
     _check_same_models(val, test)
     policies = choose_policies(val, target)
     content = _report(settings, val, test, policies, target)
+    return _write(settings, content)
+
+
+def _write(settings: Settings, content: RouterFile) -> RouterFile:
+    """Trace a route and write its file."""
+    track = content["track"]
     runs = {"val": content["val"]["runs"], "test": content["test"]["runs"]}
-    inputs = {"model": model, "target": target, "runs": runs}
+    inputs = {"model": content["model"], "target": content["target"], "runs": runs}
     folder = new_folder(settings, track, "router")
     path = path_of(settings, track)
     shown = {

@@ -147,12 +147,20 @@ class Batcher:
             try:
                 await asyncio.to_thread(session.answer)
             except Exception as error:  # every request that has no answer gets the error
-                for request in session.requests.values():
+                # A decoding that took none would fail again, so those that wait get it, too.
+                failed = list(session.requests.values()) or self._drop_waiting()
+                for request in failed:
                     request.arrived.put_nowait(error)
             finally:
                 self._session = None
             if self._waiting:
                 self._has_requests.set()
+
+    def _drop_waiting(self) -> list[_Request]:
+        """All requests that wait, which are no longer in the queue."""
+        waiting = list(self._waiting)
+        self._waiting.clear()
+        return waiting
 
 
 class _Session:
