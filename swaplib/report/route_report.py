@@ -93,7 +93,12 @@ def show_refused(route: RouterFile) -> "Styler":
         }
         for found in route["refused_by"]
     ]
-    return style(pd.DataFrame(records or [{"refused by": "nothing"}]), "what refused rows of test")
+    return style(pd.DataFrame(records or [{"refused by": _say_none(route)}]))
+
+
+def _say_none(route: RouterFile) -> str:
+    """Why there is nothing to show of what was refused."""
+    return "no row was refused" if route["policy"] else "there is no route"
 
 
 def show_refused_groups(route: RouterFile, most: int = 10) -> "Styler":
@@ -103,7 +108,8 @@ def show_refused_groups(route: RouterFile, most: int = 10) -> "Styler":
         for g in route["refused_groups"][:most]
     ]
     caption = f"{len(records)} of {len(route['refused_groups'])} groups with refused rows"
-    return style(pd.DataFrame(records or [{"group of tools": "none"}]), caption)
+    none = [{"group of tools": _say_none(route)}]
+    return style(pd.DataFrame(records or none), caption if records else "")
 
 
 def show_passed(replay: Replay, route: RouterFile, n: int = 5) -> "Styler":

@@ -16,7 +16,7 @@ OBSTACLES = {
 def make_route_head(route: RouterFile) -> str:
     """The headline: how much can stay local, how sure that is, what it saves."""
     if not route["chosen"]:
-        return "Routing does not help here: every request goes to the hosted LLM"
+        return "No route is surely good enough on val: every request goes to the hosted LLM"
     point = route["test"]["points"][route["chosen"]]
     share = f"{point['coverage']:.0%} of requests"
     saving = say_saving(point["bill"], route["test"]["ends"]["always hosted"]["bill"])
@@ -117,9 +117,9 @@ def _describe_no_choice(route: RouterFile) -> str:
     ends, n = route["val"]["ends"], route["val"]["n_rows"]
     hosted, slm = (ends[end]["rate"] for end in ("always hosted", "always the SLM"))
     return (
-        f"no threshold and no validator keeps any of its {n} rows local and is surely not worse by "
-        f"more than {route['target']:g} (hosted LLM {hosted:.2f} right, SLM {slm:.2f}). More rows "
-        "on val, a greater target or a better SLM may change that."
+        f"whatever keeps some of its {n} rows local, validators or a threshold, may be worse by "
+        f"more than {route['target']:g} (95% interval; hosted LLM {hosted:.2f} right, SLM "
+        f"{slm:.2f}). More rows on val, a greater target or a better SLM may change that."
     )
 
 
