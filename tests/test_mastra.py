@@ -5,9 +5,11 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from routes import ACCEPT, hosted_at, served_route, write_route
 
 from swaplib.demo.stand_in import STAND_IN
 from swaplib.prompts import SYSTEM_PROMPTS, build_messages, write_prompts
@@ -41,23 +43,42 @@ def answer_in_process(track: str) -> list[dict]:
     return cases
 
 
-@pytest.mark.stand_in
-def test_the_package_passes_its_own_tests_against_the_server(tmp_path):
+def run_package(
+    folder: Path, root: str, model: str, is_routed: bool
+) -> subprocess.CompletedProcess:
+    """The package's own tests against a server that says what the model in this process says."""
     if not (MASTRA / "node_modules").is_dir():
         subprocess.run(
             [shutil.which("npm", path=ENV["PATH"]), "ci"], cwd=MASTRA, env=ENV, check=True
         )
     cases = {
-        "root": os.environ["AZURE_ENDPOINT"].partition("/openai")[0],
-        "model": "stand-in",
+        "root": root,
+        "model": model,
+        "isRouted": is_routed,
         "maxNewTokens": MAX_NEW_TOKENS,
         "tracks": {track: answer_in_process(track) for track in SYSTEM_PROMPTS},
     }
-    (tmp_path / "cases.json").write_text(json.dumps(cases))
-    env = ENV | {"SLM_TEST_CASES": str(tmp_path / "cases.json")}
-    done = subprocess.run(
+    (folder / "cases.json").write_text(json.dumps(cases))
+    env = ENV | {"SLM_TEST_CASES": str(folder / "cases.json")}
+    return subprocess.run(
         ["npm", "test"], cwd=MASTRA, env=env, capture_output=True, text=True, timeout=600
     )
+
+
+@pytest.mark.stand_in
+@pytest.mark.parametrize("is_routed", [False, True], ids=["alone", "routed"])
+def test_the_package_passes_its_own_tests_whoever_answers(settings, tmp_path, is_routed):
+    # Routed, requests in words stay local and those with tools do not; the hosted LLM is the same
+    # model behind a server of its own, so its answers are the same.
+    stand_in = os.environ["AZURE_ENDPOINT"].partition("/openai")[0]
+    with ExitStack() as stack:
+        root, model = stand_in, "stand-in"
+        if is_routed:
+            at = hosted_at(settings, stand_in, azure_deployment="stand-in")
+            route = write_route(at, STAND_IN, ACCEPT, model="slm")
+            served = stack.enter_context(served_route(at, STAND_IN, route))
+            root, model = served.removesuffix("/v1"), "slm"
+        done = run_package(tmp_path, root, model, is_routed)
     print(done.stdout)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert "fail 0" in done.stdout

@@ -20,12 +20,14 @@ interface Cases {
   root: string;
   model: string;
   maxNewTokens: number;
+  /** Behind a router a stream begins when it is decided who answers: with the whole text. */
+  isRouted: boolean;
   tracks: Record<Track, Case[]>;
 }
 
 const file = process.env.SLM_TEST_CASES;
 if (!file) throw new Error("SLM_TEST_CASES is not set: run `make mastra` in the repository's root");
-const { root, model, maxNewTokens, tracks } = JSON.parse(readFileSync(file, "utf8")) as Cases;
+const { root, model, maxNewTokens, isRouted, tracks } = JSON.parse(readFileSync(file, "utf8")) as Cases;
 const options = { baseUrl: `${root}/v1`, model, maxNewTokens };
 
 for (const track of ["structured", "toolcall"] as const) {
@@ -54,7 +56,7 @@ for (const track of ["structured", "toolcall"] as const) {
       const parts: string[] = [];
       for await (const part of answer.textStream) parts.push(part);
       assert.equal(parts.join(""), output);
-      assert.ok(parts.length > 1, `${parts.length} part`);
+      assert.ok(isRouted || parts.length > 1, `${parts.length} part`);
     });
 
     test("one call returns the raw text", async () => {

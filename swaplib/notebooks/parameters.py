@@ -88,7 +88,8 @@ def name_question(known: Parameters, parameters: Mapping[str, Any], usual: str) 
         models = parse_models(values["models"] or usual, values["shots"])
         shots = models[0].shots
         is_usual = set(models) == set(parse_models(usual, shots))
-        words.append(f"shots{shots}" if is_usual else "+".join(map(str, models)))
+        if shots or not is_usual:
+            words.append(f"shots{shots}" if is_usual else "+".join(map(str, models)))
     if "split" in changed:
         if changed["split"] not in SPLITS:
             raise ValueError(
