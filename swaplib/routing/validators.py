@@ -16,7 +16,7 @@ from typing import Any
 from swaplib.data.answerability import is_default
 from swaplib.data.facts import RowFacts, list_parts
 from swaplib.metrics import JsonDocument, Prediction, Track
-from swaplib.routing.named_values import is_in_request, must_be_named
+from swaplib.routing.named_values import is_identifier, is_in_request, must_be_named
 from swaplib.routing.schema_fit import find_misfit
 from swaplib.rows import Generation
 
@@ -160,7 +160,7 @@ def check_values(known: Known, generation: Generation, answer: Prediction | None
             parameter = _as_object(declared.get(key))
             if is_default(value, parameter) or not must_be_named(key, value, parameter):
                 continue
-            if not is_in_request(value, known.request):
+            if not is_in_request(value, known.request, is_identifier(key, parameter)):
                 return f"{_show(key)} of {name} is {_show(value)}, and the request does not name it"
     return None
 
