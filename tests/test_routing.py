@@ -1,4 +1,5 @@
 import json
+import math
 import shutil
 
 import numpy as np
@@ -18,7 +19,7 @@ from swaplib.routing.choose_route import choose_route, count_agreement, open_cho
 from swaplib.routing.policy import Policy
 from swaplib.routing.refused import count_groups, count_refusals
 from swaplib.routing.replay import Replay
-from swaplib.routing.route_file import path_of, read_route
+from swaplib.routing.route_file import path_of, read_policy, read_route
 from swaplib.routing.validators import Known
 from swaplib.rows import Generation, LedgerLine, Row
 from swaplib.settings import ROOT
@@ -149,6 +150,50 @@ def test_a_model_without_confidence_has_validators_alone():
     replay = make_replay([GOLD] * 100, [GOLD] * 100, [None] * 100)
     assert list(choice.choose_policies(replay, 0.05)) == ["validators"]
     assert set(choice.draw_curves(replay)) == set()
+
+
+@pytest.mark.parametrize("unknown", [math.nan, -math.inf])
+def test_a_confidence_that_is_no_number_is_never_accepted_by_a_threshold(unknown):
+    replay = make_replay([GOLD] * 100, [GOLD] * 100, [unknown] * 50 + [-0.1] * 50)
+    for sweeps in choice.list_sweeps(replay).values():
+        for swept in sweeps:
+            assert swept.accepted[:, :50].sum() == 0
+            for i, bits in enumerate(swept.accepted):
+                written = json.dumps(swept.take(i).to_record(), allow_nan=False)
+                read = read_policy(json.loads(written))
+                assert (replay.accept(read) == bits).all()
+    none = make_replay([GOLD] * 100, [GOLD] * 100, [unknown] * 100)
+    assert list(choice.choose_policies(none, 0.05)) == ["validators"]
+
+
+@pytest.mark.parametrize("target", [0.0, 0.05, 1.0])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_policy_that_was_written_accepts_the_same_rows_when_it_is_read(seed, target):
+    replay = make_random(seed)
+    for policy in choice.choose_policies(replay, target).values():
+        read = read_policy(json.loads(json.dumps(policy.to_record(), allow_nan=False)))
+        assert (replay.accept(read) == replay.accept(policy)).all()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"threshold": "-0.1"},
+        {"threshold": math.nan},
+        {"threshold": -math.inf},
+        {"threshold": True},
+        {"threshold": None},
+        {"signal": None},
+        {"signal": "luck"},
+        {"has_validators": "false"},
+    ],
+)
+def test_a_route_whose_policy_is_broken_is_refused_by_name(tmp_path, changes):
+    policy = {"has_validators": True, "signal": "mean_logprob", "threshold": -0.1, **changes}
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps({"track": "toolcall", "model": "slm", "policy": policy}))
+    with pytest.raises(ValueError, match=r"r\.json is no route .*09_router"):
+        read_route(path)
 
 
 def test_costs_count_what_is_refused_as_often_as_it_was_asked():

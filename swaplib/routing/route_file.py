@@ -1,5 +1,6 @@
 """A route as `swap serve --route` reads it: what 09 has written for one track and one SLM."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -85,22 +86,21 @@ def read_route(path: Path) -> Route:
     if not path.is_file():
         raise FileNotFoundError(f"no route at {show_path(path)}. Run notebooks/09_router.ipynb.")
     content: Any = read_json(path, _AGAIN)
+    if content.get("policy", {}) is None:
+        raise ValueError(
+            f"{show_path(path)} says that no request can stay local, so there is nothing to "
+            "serve: ask the hosted LLM, or choose a greater target in 09_router"
+        )
     try:
-        policy: PolicyRecord | None = content["policy"]
-        if policy is None:
-            raise ValueError(
-                f"{show_path(path)} says that no request can stay local, so there is nothing to "
-                "serve: ask the hosted LLM, or choose a greater target in 09_router"
-            )
         return Route(
             path,
             check_track(content["track"]),
             str(ModelName.parse(content["model"])),
-            read_policy(policy),
+            read_policy(content["policy"]),
             dict(content["identity"]),
             content["agreement"]["val"],
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{show_path(path)} is no route ({error!r}). {_AGAIN}") from None
 
 
@@ -125,6 +125,11 @@ def read_audit(settings: Settings, track: Track) -> dict[str, Any] | None:
 def read_policy(record: PolicyRecord) -> Policy:
     """A policy of its record; raises ValueError, KeyError or TypeError for what is none."""
     signal, threshold = record["signal"], record["threshold"]
-    if signal not in (None, *SIGNALS) or (signal is None) != (threshold is None):
-        raise ValueError(f"expected a signal with its threshold, found {record}")
-    return Policy(bool(record["has_validators"]), signal, threshold)
+    is_number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
+    if signal is None:
+        is_whole = threshold is None
+    else:
+        is_whole = signal in SIGNALS and is_number and math.isfinite(threshold or 0)
+    if not is_whole or not isinstance(record["has_validators"], bool):
+        raise ValueError(f"expected a signal with a finite threshold, or neither, found {record}")
+    return Policy(record["has_validators"], signal, threshold)
