@@ -28,6 +28,7 @@ from swaplib.metrics import parse_output
 pytestmark = pytest.mark.slow
 BOUND = {"tools": [AREA], "tool_choice": "required"}
 CALLED = {"id": "call_1", "type": "function", "function": {"name": "area", "arguments": "{}"}}
+ANSWERED = {"index": 0, "message": {"role": "assistant", "content": "5"}, "finish_reason": "stop"}
 
 
 def called(*calls) -> tuple:
@@ -251,8 +252,10 @@ def test_what_is_refused_without_a_route_is_refused_with_one(settings, slm):
         (refusal(429, "insufficient_quota"), 502, "hosted_failed", "insufficient_quota"),
         (as_json({"error": {"message": "x", "code": 500}}), 502, "hosted_failed", "500"),
         ((200, {}, b"<html>"), 502, "hosted_failed", "no chat completion"),
+        (called("no call"), 502, "hosted_failed", "no chat completion"),
+        (as_json({"choices": [ANSWERED, "none"]}), 502, "hosted_failed", "no chat completion"),
     ],
-    ids=["filter", "too-long", "key", "deployment", "quota", "error-in-200", "html"],
+    ids=["filter", "too-long", "key", "deployment", "quota", "error-in-200", "html", "call", "two"],
 )
 def test_a_hosted_llm_that_does_not_answer_is_an_error_with_the_reason(
     settings, slm, answer, status, code, words
