@@ -138,6 +138,42 @@ def test_validators_see_the_tools_and_the_words_of_the_request(settings, slm):
     )
 
 
+def test_without_a_user_message_no_value_is_named_and_no_reason_shows_a_key(settings, slm):
+    policy = {"has_validators": True, "signal": None, "threshold": None}
+    key = "sk-abcdefghijklmnopqrstuvwxyz012345"
+    parameters = {
+        "type": "object",
+        "properties": {"user_id": {"enum": [key]}},
+        "required": ["user_id"],
+    }
+    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+    with serving(always(CALL)) as (root, _):
+        at = hosted_at(settings, root)
+        with served_route(at, slm, write_route(at, slm, policy=policy)) as served:
+            messages = [{"role": "system", "content": f"The user is {key}."}]
+            raw = ask(open_openai(served), tools=[tool], messages=messages, max_tokens=60)
+    reason = json.loads(raw.content)["route"]["reason"]
+    assert reason == "values: user_id of f is ***, and the request does not name it"
+    assert raw.headers["x-swap-reason"] == reason
+
+
+@pytest.mark.parametrize(
+    ("said", "warning"),
+    [
+        ({"verdict": "worse"}, "surely worse than the hosted LLM's: do not route so"),
+        ({"verdict": "better", "obstacle": "form"}, "two models cannot be compared (form)"),
+        ({"verdict": "not enough rows", "obstacle": None}, None),
+    ],
+)
+def test_a_route_that_09_advises_against_is_a_warning(settings, slm, capsys, said, warning):
+    with serving(always(CALL)) as (root, _):
+        at = hosted_at(settings, root)
+        with served_route(at, slm, write_route(at, slm, **said)):
+            pass
+    told = capsys.readouterr().err
+    assert warning in told if warning else "warning" not in told
+
+
 def test_a_structured_answer_must_fit_its_schema_and_may_be_streamed(settings, slm):
     switch = {
         "type": "object",

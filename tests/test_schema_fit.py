@@ -75,6 +75,15 @@ def test_no_pattern_takes_long(pattern):
     assert time.perf_counter() - start < 5
 
 
+def test_thousands_of_patterns_do_not_take_long_together():
+    schema = {"patternProperties": {f"^a{i}$": {} for i in range(20_000)}}
+    start = time.thread_time()
+    assert find_misfit(schema, {f"b{i}": 1 for i in range(50)}) == (
+        "its schema takes too long to check"
+    )
+    assert time.thread_time() - start < 4 * LIMIT_S
+
+
 def test_errors_that_quote_a_huge_schema_take_neither_time_nor_room():
     huge = {"items": {"anyOf": [{"$ref": "#/$defs/e"}] * 1000}}
     schema = {**huge, "$defs": {"e": {"enum": list(range(50_000))}}}

@@ -9,7 +9,10 @@ OBSTACLES = {
         "the rates of at least one model measure the form of its answers (02_eval and "
         "docs/form.md), so what looks local may only be better written"
     ),
-    "useless": "neither model can do this task, so nothing can be lost by answering locally",
+    "useless": (
+        "neither model can do this task: each has no row right, or surely under one in ten, so who "
+        "answers makes little difference"
+    ),
 }
 
 

@@ -107,8 +107,10 @@ class HostedCalls:
         completion = read_completion(answer)
         if isinstance(completion, Refusal):
             raise explain_refusal(completion, self.hosted.api_key, texts, 1)
-        if completion is None or completion.end == "error" or not _is_sendable(answer):
+        if completion is None or completion.end == "error":
             raise explain_unreadable(completion)
+        if not _is_sendable(answer):
+            raise explain_unreadable(None)
         return HostedAnswer(answer, completion, (time.perf_counter() - start) * 1000)
 
     async def _try_until(self, body: dict[str, Any], until: float, failed: "_Failed") -> bytes:

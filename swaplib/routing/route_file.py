@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from swaplib.evaluation.stats import WORSE
 from swaplib.files import hash_text, read_json
 from swaplib.formats.router import Agreement, PolicyRecord
 from swaplib.metrics import Track, canonical_json, check_track
@@ -23,7 +24,8 @@ class Route:
     """A chosen route.
 
     `identity` is that of the SLM that it was chosen for, and `agreement` the share of val's
-    accepted rows on which that and the hosted LLM gave the same answer.
+    accepted rows on which that and the hosted LLM gave the same answer. `verdict` and `obstacle`
+    are what 09 says of test.
     """
 
     path: Path
@@ -32,6 +34,8 @@ class Route:
     policy: Policy
     identity: dict[str, Any]
     agreement: Agreement
+    verdict: str | None = None
+    obstacle: str | None = None
 
     @property
     def is_native(self) -> bool:
@@ -58,6 +62,15 @@ class Route:
             f"{forms[self.is_native]} ({other}): choose one for "
             f"{replace(other, is_native=is_native, shots=0)} with 09_router"
         )
+
+    def explain_doubt(self) -> str | None:
+        """Why 09 advises against the route; None where it does not."""
+        says = f"{show_path(self.path)}: 09_router says that"
+        if self.obstacle:
+            return f"{says} its two models cannot be compared ({self.obstacle})"
+        if self.verdict == WORSE:
+            return f"{says} its answers are surely worse than the hosted LLM's: do not route so"
+        return None
 
     def explain_misfit(self, identity: Mapping[str, Any]) -> str | None:
         """Why the route is not about a model with this identity; None where it is."""
@@ -99,6 +112,8 @@ def read_route(path: Path) -> Route:
             read_policy(content["policy"]),
             dict(content["identity"]),
             content["agreement"]["val"],
+            content.get("verdict"),
+            content.get("obstacle"),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{show_path(path)} is no route ({error!r}). {_AGAIN}") from None

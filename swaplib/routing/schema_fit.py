@@ -73,12 +73,16 @@ def _make_checker(kind: Any) -> Any:
     return jsonschema.validators.extend(kind, limited)
 
 
+def _check_time() -> None:
+    if time.thread_time() > _until.get():
+        raise _Unchecked("its schema takes too long to check")
+
+
 def _limit(check: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
     """A keyword that stops when the time is up, and whose errors are short."""
 
     def check_in_time(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[Any]:
-        if time.thread_time() > _until.get():
-            raise _Unchecked("its schema takes too long to check")
+        _check_time()
         for error in check(validator, value, instance, schema) or ():
             error.message = error.message[:LONGEST]
             yield error
@@ -90,6 +94,7 @@ def _search(pattern: str, text: str) -> bool:
     """Whether a pattern is found, in linear time; `re` may take for ever, and holds all threads."""
     from llguidance import LLMatcher
 
+    _check_time()
     schema = json.dumps({"type": "string", "pattern": pattern})
     matcher = LLMatcher(_open_bytes(), LLMatcher.grammar_from_json_schema(schema), log_level=0)
     tokens = _open_bytes().tokenize_bytes(json.dumps(text, ensure_ascii=False).encode())
