@@ -1,6 +1,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from swaplib.files import hash_text
 from swaplib.notebooks.running import run_notebook
 from swaplib.report import route_report, route_words
 from swaplib.routing import choice
+from swaplib.routing import choose_route as choose_route_module
 from swaplib.routing.choose_route import choose_route, count_agreement, open_chosen
 from swaplib.routing.policy import Policy
 from swaplib.routing.refused import count_groups, count_refusals
@@ -252,6 +254,41 @@ def test_a_route_that_does_not_help_is_no_route_to_serve(record):
     assert "every request goes to the hosted LLM" in route_report.show_route(route).data
     with pytest.raises(ValueError, match="no request can stay local"):
         read_route(path_of(home, "toolcall"))
+
+
+def with_confidence(monkeypatch, split: str, confidence: float | None) -> None:
+    """Have the SLM's runs on a split say how sure it was."""
+    read = choose_route_module.open_replay
+
+    def edit(settings, track, reference, model, split_):
+        replay = read(settings, track, reference, model, split_)
+        if split_ != split:
+            return replay
+        changes = {"mean_logprob": confidence, "min_logprob": confidence}
+        ledgers = dict(replay.compared.ledgers)
+        ledgers[model] = tuple(
+            replace(line, generation=replace(line.generation, **changes)) for line in ledgers[model]
+        )
+        return replace(replay, compared=replace(replay.compared, ledgers=ledgers))
+
+    monkeypatch.setattr(choose_route_module, "open_replay", edit)
+
+
+def test_a_choice_that_keeps_no_row_of_test_is_not_said_to_help(record, monkeypatch):
+    with_confidence(monkeypatch, "test", -99.0)
+    route = choose_route(record, "toolcall", "slm_ft")
+    assert route["test"]["points"][route["chosen"]]["accepted"] == 0
+    head = route_words.make_route_head(route)
+    assert head == "Open: what val has chosen kept none of test's 87 rows local"
+
+
+def test_a_run_without_log_probabilities_is_said_to_have_none(record, monkeypatch):
+    with_confidence(monkeypatch, "val", None)
+    route = choose_route(record, "toolcall", "slm_ft")
+    assert route["chosen"] is None
+    [(label, text)] = route_words.describe_route(route)
+    assert label == "On val"
+    assert text.endswith("no log-probabilities, so validators alone were tried.")
 
 
 @pytest.mark.parametrize(

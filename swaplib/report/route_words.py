@@ -21,6 +21,8 @@ def make_route_head(route: RouterFile) -> str:
     if not route["chosen"]:
         return "Routing does not help here: every request goes to the hosted LLM"
     point = route["test"]["points"][route["chosen"]]
+    if not point["accepted"]:
+        return f"Open: what val has chosen kept none of test's {point['n_rows']} rows local"
     share = f"{point['coverage']:.0%} of requests"
     saving = say_saving(point["bill"], route["test"]["ends"]["always hosted"]["bill"])
     if route["obstacle"]:
@@ -106,11 +108,14 @@ def _say_point(point: Point) -> str:
 def _describe_no_choice(route: RouterFile) -> str:
     ends, n = route["val"]["ends"], route["val"]["n_rows"]
     hosted, slm = (ends[end]["rate"] for end in ("always hosted", "always the SLM"))
-    return (
+    said = (
         f"no threshold and no validator keeps any of its {n} rows local and is surely not worse by "
         f"more than {route['target']:g} (hosted LLM {hosted:.2f} right, SLM {slm:.2f}). More rows "
         "on val, a greater target or a better SLM may change that."
     )
+    if route["val"]["curves"]:
+        return said
+    return f"{said} The SLM's run has no log-probabilities, so validators alone were tried."
 
 
 def _describe_cost(bill: Bill, hosted: Bill) -> str:
