@@ -282,6 +282,19 @@ def test_a_choice_that_keeps_no_row_of_test_is_not_said_to_help(record, monkeypa
     assert head == "Open: what val has chosen kept none of test's 87 rows local"
 
 
+def test_over_a_log_right_is_said_to_be_agreement_and_runs_to_be_native(record, tmp_path):
+    home = tmp_path / "home"
+    shutil.copytree(record.swap_home, home, ignore=shutil.ignore_patterns("examples", "folds"))
+    there = record.model_copy(update={"swap_home": home})
+    path = there.dataset / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"gold": "hosted"}))
+    lines = dict(route_words.describe_route(choose_route(there, "toolcall", "slm_ft")))
+    assert "agreement with the hosted LLM" in lines["The gold"]
+    (there.evaluation / "toolcall_azure_val.json").unlink()
+    with pytest.raises(FileNotFoundError, match="usually asked natively: try model='slm_ft-native"):
+        choose_route(there, "toolcall", "slm_ft")
+
+
 def test_a_run_without_log_probabilities_is_said_to_have_none(record, monkeypatch):
     with_confidence(monkeypatch, "val", None)
     route = choose_route(record, "toolcall", "slm_ft")

@@ -2,6 +2,7 @@
 
 from swaplib.evaluation.stats import BETTER, NOT_ENOUGH, NOT_WORSE
 from swaplib.formats.router import Agreement, Bill, Point, PolicyRecord, RouterFile
+from swaplib.report.notes import say_gold
 from swaplib.report.words import say_gap, say_rows
 
 OBSTACLES = {
@@ -40,6 +41,8 @@ def make_route_head(route: RouterFile) -> str:
 def describe_route(route: RouterFile) -> list[tuple[str, str]]:
     """The lines below the headline: labels and texts."""
     lines = [] if not route["obstacle"] else [("Why not", OBSTACLES[route["obstacle"]])]
+    if said := say_gold(route):
+        lines.append(("The gold", said))
     kind = route["chosen"]
     if kind is None or route["policy"] is None:
         return [*lines, ("On val", _describe_no_choice(route))]
