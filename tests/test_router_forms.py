@@ -34,6 +34,20 @@ def test_offered_tools_are_known_whether_they_may_be_called_or_not(choice):
     assert known.request == CHAT[0]["content"]
 
 
+def test_earlier_turns_of_the_user_and_results_of_tools_name_values_and_instructions_do_not():
+    call = {"id": "c1", "type": "function", "function": {"name": "area", "arguments": "{}"}}
+    turns = [
+        {"role": "system", "content": "For example u-1."},
+        {"role": "user", "content": "I am u-2."},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": "order o-3"},
+        {"role": "user", "content": "Send it."},
+    ]
+    read = ChatRequest(messages=turns, tools=[AREA])
+    known = read_known("toolcall", RoutedRequest(read, read_request(read), None, 0.0))
+    assert known.request == "I am u-2.\n\norder o-3\n\nSend it."
+
+
 def test_a_request_without_tools_or_schema_tells_nothing():
     assert not read_known("toolcall", make_request()).has_facts
 

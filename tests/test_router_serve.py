@@ -28,6 +28,7 @@ from swaplib.metrics import parse_output
 pytestmark = pytest.mark.slow
 BOUND = {"tools": [AREA], "tool_choice": "required"}
 CALLED = {"id": "call_1", "type": "function", "function": {"name": "area", "arguments": "{}"}}
+ANSWERED = {"index": 0, "message": {"role": "assistant", "content": "5"}, "finish_reason": "stop"}
 
 
 def called(*calls) -> tuple:
@@ -135,6 +136,42 @@ def test_validators_see_the_tools_and_the_words_of_the_request(settings, slm):
         json.loads(answer.content)["route"]["answered_by"] == "hosted"
         for answer in (invented, free)
     )
+
+
+def test_without_a_user_message_no_value_is_named_and_no_reason_shows_a_key(settings, slm):
+    policy = {"has_validators": True, "signal": None, "threshold": None}
+    key = "sk-abcdefghijklmnopqrstuvwxyz012345"
+    parameters = {
+        "type": "object",
+        "properties": {"user_id": {"enum": [key]}},
+        "required": ["user_id"],
+    }
+    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+    with serving(always(CALL)) as (root, _):
+        at = hosted_at(settings, root)
+        with served_route(at, slm, write_route(at, slm, policy=policy)) as served:
+            messages = [{"role": "system", "content": f"The user is {key}."}]
+            raw = ask(open_openai(served), tools=[tool], messages=messages, max_tokens=60)
+    reason = json.loads(raw.content)["route"]["reason"]
+    assert reason == "values: user_id of f is ***, and the request does not name it"
+    assert raw.headers["x-swap-reason"] == reason
+
+
+@pytest.mark.parametrize(
+    ("said", "warning"),
+    [
+        ({"verdict": "worse"}, "surely worse than the hosted LLM's: do not route so"),
+        ({"verdict": "better", "obstacle": "form"}, "two models cannot be compared (form)"),
+        ({"verdict": "not enough rows", "obstacle": None}, None),
+    ],
+)
+def test_a_route_that_09_advises_against_is_a_warning(settings, slm, capsys, said, warning):
+    with serving(always(CALL)) as (root, _):
+        at = hosted_at(settings, root)
+        with served_route(at, slm, write_route(at, slm, **said)):
+            pass
+    told = capsys.readouterr().err
+    assert warning in told if warning else "warning" not in told
 
 
 def test_a_structured_answer_must_fit_its_schema_and_may_be_streamed(settings, slm):
@@ -251,8 +288,10 @@ def test_what_is_refused_without_a_route_is_refused_with_one(settings, slm):
         (refusal(429, "insufficient_quota"), 502, "hosted_failed", "insufficient_quota"),
         (as_json({"error": {"message": "x", "code": 500}}), 502, "hosted_failed", "500"),
         ((200, {}, b"<html>"), 502, "hosted_failed", "no chat completion"),
+        (called("no call"), 502, "hosted_failed", "no chat completion"),
+        (as_json({"choices": [ANSWERED, "none"]}), 502, "hosted_failed", "no chat completion"),
     ],
-    ids=["filter", "too-long", "key", "deployment", "quota", "error-in-200", "html"],
+    ids=["filter", "too-long", "key", "deployment", "quota", "error-in-200", "html", "call", "two"],
 )
 def test_a_hosted_llm_that_does_not_answer_is_an_error_with_the_reason(
     settings, slm, answer, status, code, words

@@ -1,5 +1,7 @@
 import json
+import math
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,11 +16,12 @@ from swaplib.files import hash_text
 from swaplib.notebooks.running import run_notebook
 from swaplib.report import route_report, route_words
 from swaplib.routing import choice
+from swaplib.routing import choose_route as choose_route_module
 from swaplib.routing.choose_route import choose_route, count_agreement, open_chosen
 from swaplib.routing.policy import Policy
 from swaplib.routing.refused import count_groups, count_refusals
 from swaplib.routing.replay import Replay
-from swaplib.routing.route_file import path_of, read_route
+from swaplib.routing.route_file import path_of, read_policy, read_route
 from swaplib.routing.validators import Known
 from swaplib.rows import Generation, LedgerLine, Row
 from swaplib.settings import ROOT
@@ -151,6 +154,50 @@ def test_a_model_without_confidence_has_validators_alone():
     assert set(choice.draw_curves(replay)) == set()
 
 
+@pytest.mark.parametrize("unknown", [math.nan, -math.inf])
+def test_a_confidence_that_is_no_number_is_never_accepted_by_a_threshold(unknown):
+    replay = make_replay([GOLD] * 100, [GOLD] * 100, [unknown] * 50 + [-0.1] * 50)
+    for sweeps in choice.list_sweeps(replay).values():
+        for swept in sweeps:
+            assert swept.accepted[:, :50].sum() == 0
+            for i, bits in enumerate(swept.accepted):
+                written = json.dumps(swept.take(i).to_record(), allow_nan=False)
+                read = read_policy(json.loads(written))
+                assert (replay.accept(read) == bits).all()
+    none = make_replay([GOLD] * 100, [GOLD] * 100, [unknown] * 100)
+    assert list(choice.choose_policies(none, 0.05)) == ["validators"]
+
+
+@pytest.mark.parametrize("target", [0.0, 0.05, 1.0])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_policy_that_was_written_accepts_the_same_rows_when_it_is_read(seed, target):
+    replay = make_random(seed)
+    for policy in choice.choose_policies(replay, target).values():
+        read = read_policy(json.loads(json.dumps(policy.to_record(), allow_nan=False)))
+        assert (replay.accept(read) == replay.accept(policy)).all()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"threshold": "-0.1"},
+        {"threshold": math.nan},
+        {"threshold": -math.inf},
+        {"threshold": True},
+        {"threshold": None},
+        {"signal": None},
+        {"signal": "luck"},
+        {"has_validators": "false"},
+    ],
+)
+def test_a_route_whose_policy_is_broken_is_refused_by_name(tmp_path, changes):
+    policy = {"has_validators": True, "signal": "mean_logprob", "threshold": -0.1, **changes}
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps({"track": "toolcall", "model": "slm", "policy": policy}))
+    with pytest.raises(ValueError, match=r"r\.json is no route .*09_router"):
+        read_route(path)
+
+
 def test_costs_count_what_is_refused_as_often_as_it_was_asked():
     replay = make_replay([GOLD, GOLD], [GOLD, ALIEN], [-0.1, -0.1], counts=[8, 2])
     bill = replay.measure(Policy(True))["bill"]
@@ -224,6 +271,54 @@ def test_a_route_that_does_not_help_is_no_route_to_serve(record):
     assert "every request goes to the hosted LLM" in route_report.show_route(route).data
     with pytest.raises(ValueError, match="no request can stay local"):
         read_route(path_of(home, "toolcall"))
+
+
+def with_confidence(monkeypatch, split: str, confidence: float | None) -> None:
+    """Have the SLM's runs on a split say how sure it was."""
+    read = choose_route_module.open_replay
+
+    def edit(settings, track, reference, model, split_):
+        replay = read(settings, track, reference, model, split_)
+        if split_ != split:
+            return replay
+        changes = {"mean_logprob": confidence, "min_logprob": confidence}
+        ledgers = dict(replay.compared.ledgers)
+        ledgers[model] = tuple(
+            replace(line, generation=replace(line.generation, **changes)) for line in ledgers[model]
+        )
+        return replace(replay, compared=replace(replay.compared, ledgers=ledgers))
+
+    monkeypatch.setattr(choose_route_module, "open_replay", edit)
+
+
+def test_a_choice_that_keeps_no_row_of_test_is_not_said_to_help(record, monkeypatch):
+    with_confidence(monkeypatch, "test", -99.0)
+    route = choose_route(record, "toolcall", "slm_ft")
+    assert route["test"]["points"][route["chosen"]]["accepted"] == 0
+    head = route_words.make_route_head(route)
+    assert head == "Open: what val has chosen kept none of test's 87 rows local"
+
+
+def test_over_a_log_right_is_said_to_be_agreement_and_runs_to_be_native(record, tmp_path):
+    home = tmp_path / "home"
+    shutil.copytree(record.swap_home, home, ignore=shutil.ignore_patterns("examples", "folds"))
+    there = record.model_copy(update={"swap_home": home})
+    path = there.dataset / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"gold": "hosted"}))
+    lines = dict(route_words.describe_route(choose_route(there, "toolcall", "slm_ft")))
+    assert "agreement with the hosted LLM" in lines["The gold"]
+    (there.evaluation / "toolcall_azure_val.json").unlink()
+    with pytest.raises(FileNotFoundError, match="usually asked natively: try model='slm_ft-native"):
+        choose_route(there, "toolcall", "slm_ft")
+
+
+def test_a_run_without_log_probabilities_is_said_to_have_none(record, monkeypatch):
+    with_confidence(monkeypatch, "val", None)
+    route = choose_route(record, "toolcall", "slm_ft")
+    assert route["chosen"] is None
+    [(label, text)] = route_words.describe_route(route)
+    assert label == "On val"
+    assert text.endswith("no log-probabilities, so validators alone were tried.")
 
 
 @pytest.mark.parametrize(

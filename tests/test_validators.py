@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from swaplib.data.facts import RowFacts
@@ -101,6 +103,58 @@ def test_each_validator_refuses_what_it_looks_at_and_says_why(validator, output,
     assert refusal is not None
     assert refusal.validator == validator
     assert refusal.reason and len(refusal.reason) < 300
+
+
+def name(kind: str, key: str, value, request: str, about: str = "") -> Refusal | None:
+    parameters = {"type": "object", "properties": {key: {"type": kind, "description": about}}}
+    tool = {"type": "function", "function": {"name": "pay", "parameters": parameters}}
+    return refuse(Known("toolcall", request, (tool,)), call(json.dumps({key: value})))
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "value", "request_"),
+    [
+        ("string", "user_id", "A17", "账户A17请付款"),
+        ("string", "user_id", "A17", "ユーザーA17の注文"),
+        ("string", "user_id", "A17", "user A17's, please (A17)"),
+        ("string", "user_id", "é1", "the id e\u03011"),
+        ("integer", "user_id", 17, "order #17."),
+        ("integer", "user_id", 7, "order 007"),
+        ("integer", "user_id", 12345, "user 12,345"),
+        ("string", "email", "Ann@Example.org", "mailto:ann@example.org."),
+        ("string", "url", "https://shop.test/9/", "see <https://shop.test/9>, or url=x"),
+        ("string", "ids", "a1,b2", "users a1 and b2"),
+        ("number", "weight", 1000, "weigh 1e3 kg"),
+        ("number", "weight", 0.75, ".75 kg"),
+        ("number", "weight", 70, "重70公斤"),
+        ("number", "weight", -5, "\u22125 kg"),
+        ("number", "weight", -5, "minus 5 kg"),
+    ],
+)
+def test_a_value_is_named_in_any_script_and_notation(kind, key, value, request_):
+    assert name(kind, key, value, request_, "in kg") is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "value", "request_"),
+    [
+        ("string", "user_id", "17", "user A-17"),
+        ("integer", "user_id", 17, "user A-17"),
+        ("string", "user_id", "5B", "5 users"),
+        ("string", "uuid", "550e8400", "550e8400-e29b-41d4-a716-446655440000"),
+        ("string", "user_id", " , ", "a, b"),
+        ("string", "email", "ann@example.org", "mary.ann@example.org"),
+        ("string", "note", "ann@example.org", "x+ann@example.org"),
+        ("string", "email", "ann@example.org", "ann@example.org.uk"),
+        ("string", "url", "https://shop.test", "https://shop.test.evil.org"),
+        ("string", "url", "https://shop.test/9", "https://shop.test/9/cancel"),
+        ("string", "url", "https://shop.test/9", "https://shop.test/9?all=1"),
+        ("string", "note", "ftp://evil.org/x", "a note"),
+        ("number", "weight", 1, "weigh 1e3 kg"),
+    ],
+)
+def test_a_part_of_a_longer_value_does_not_name_one(kind, key, value, request_):
+    assert name(kind, key, value, request_, "in kg").validator == "values"
 
 
 def test_every_validator_has_a_refusal_above():

@@ -136,5 +136,7 @@ class RouterFile(TypedDict):
     """By split, on accepted rows."""
     identity: dict[str, Any]
     """The SLM's, as its run on test has it."""
+    gold: NotRequired[Literal["hosted"]]
+    """Where the rows come from a log, as in Caveats."""
     run: NotRequired[RunInfo]
     """Always there in the file."""

@@ -54,8 +54,8 @@ def say_given_and_ceiling(track: Track, caveats: Caveats, models: Sequence[str])
     return " ".join(parts)
 
 
-def say_gold(caveats: Caveats) -> str:
-    """That the golds of a log are the hosted LLM's own answers."""
+def say_gold(caveats: Mapping[str, object]) -> str:
+    """That the golds of a log are the hosted LLM's own answers; of caveats or a route."""
     if caveats.get("gold") != "hosted":
         return ""
     return (

@@ -2,6 +2,7 @@
 
 from swaplib.evaluation.stats import BETTER, NOT_ENOUGH, NOT_WORSE
 from swaplib.formats.router import Agreement, Bill, Point, PolicyRecord, RouterFile
+from swaplib.report.notes import say_gold
 from swaplib.report.words import say_gap, say_rows
 
 OBSTACLES = {
@@ -9,7 +10,10 @@ OBSTACLES = {
         "the rates of at least one model measure the form of its answers (02_eval and "
         "docs/form.md), so what looks local may only be better written"
     ),
-    "useless": "neither model can do this task, so nothing can be lost by answering locally",
+    "useless": (
+        "neither model can do this task: each has no row right, or surely under one in ten, so who "
+        "answers makes little difference"
+    ),
 }
 
 
@@ -18,6 +22,8 @@ def make_route_head(route: RouterFile) -> str:
     if not route["chosen"]:
         return "No route is surely good enough on val: every request goes to the hosted LLM"
     point = route["test"]["points"][route["chosen"]]
+    if not point["accepted"]:
+        return f"Open: what val has chosen kept none of test's {point['n_rows']} rows local"
     share = f"{point['coverage']:.0%} of requests"
     saving = say_saving(point["bill"], route["test"]["ends"]["always hosted"]["bill"])
     if route["obstacle"]:
@@ -36,6 +42,8 @@ def make_route_head(route: RouterFile) -> str:
 def describe_route(route: RouterFile) -> list[tuple[str, str]]:
     """The lines below the headline: labels and texts."""
     lines = [] if not route["obstacle"] else [("Why not", OBSTACLES[route["obstacle"]])]
+    if said := say_gold(route):
+        lines.append(("The gold", said))
     kind = route["chosen"]
     if kind is None or route["policy"] is None:
         return [*lines, ("On val", _describe_no_choice(route))]
@@ -116,11 +124,14 @@ def _describe_recovered(recovered: float, bill: Bill) -> str:
 def _describe_no_choice(route: RouterFile) -> str:
     ends, n = route["val"]["ends"], route["val"]["n_rows"]
     hosted, slm = (ends[end]["rate"] for end in ("always hosted", "always the SLM"))
-    return (
+    said = (
         f"whatever keeps some of its {n} rows local, validators or a threshold, may be worse by "
         f"more than {route['target']:g} (95% interval; hosted LLM {hosted:.2f} right, SLM "
         f"{slm:.2f}). More rows on val, a greater target or a better SLM may change that."
     )
+    if route["val"]["curves"]:
+        return said
+    return f"{said} The SLM's run has no log-probabilities, so validators alone were tried."
 
 
 def _describe_cost(bill: Bill, hosted: Bill) -> str:

@@ -18,12 +18,13 @@ from swaplib.serving.routed import RoutedRequest
 def read_known(track: Track, request: RoutedRequest) -> Known:
     """What a request itself says: its tools or the schema of its answer, and its words.
 
-    The words are those of the last user message. Tools count also where none may be called
-    (`tool_choice: none`): then the model is asked in words, and the validators know the tools all
-    the same. With neither tools nor a schema, nothing but form and confidence can be checked.
+    The words are those of the user and of tools' results; where there are none, no value is named.
+    Tools count also where none may be called (`tool_choice: none`): then the model is asked in
+    words, and the validators know the tools all the same. With neither tools nor a schema, nothing
+    but form and confidence can be checked.
     """
-    texts = [message.content for message in request.body.messages if message.role == "user"]
-    words = texts[-1] if texts else None
+    said = [m.content for m in request.body.messages if m.role in ("user", "tool") and m.content]
+    words = "\n\n".join(said)
     form = request.asked.form
     if track == "structured" and form is not None and form.schema is not None:
         return Known(track, words, (), form.schema)

@@ -40,12 +40,13 @@ class Sweep:
 def sweep(replay: Replay, has_validators: bool, signal: Signal) -> Sweep:
     """Try every threshold that tells two rows apart; each is half-way between their confidences.
 
-    The last one is the least confidence itself: nothing is known of a lower one.
+    The last one is the least confidence itself: nothing is known of a lower one. One that is not
+    finite is below all of them.
     """
     import numpy as np
 
     confidence = replay.read_confidence(signal)
-    known = np.unique(confidence[~np.isnan(confidence)])[::-1]
+    known = np.unique(confidence[np.isfinite(confidence)])[::-1]
     halves = (known[:-1] + known[1:]) / 2
     thresholds = np.concatenate([known[:1] + 1e-9, halves, known[-1:]])
     accepted = confidence[None, :] >= thresholds[:, None]
@@ -58,7 +59,7 @@ def list_sweeps(replay: Replay) -> dict[str, list[Sweep]]:
     """The sweeps of each kind; none where the model does not say how sure it is."""
     import numpy as np
 
-    signals = [s for s in SIGNALS if not np.isnan(replay.read_confidence(s)).all()]
+    signals = [s for s in SIGNALS if np.isfinite(replay.read_confidence(s)).any()]
     return {
         CONFIDENCE: [sweep(replay, False, signal) for signal in signals],
         BOTH: [sweep(replay, True, signal) for signal in signals],

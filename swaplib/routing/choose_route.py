@@ -1,7 +1,8 @@
 """What 09 does: a route chosen on val, reported on test, written and traced. It asks no model."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 from swaplib.evaluation.caveats import find_caveats
 from swaplib.evaluation.intervals import wilson_interval
@@ -16,7 +17,7 @@ from swaplib.formats.router import (
     SplitReport,
 )
 from swaplib.metrics import Track, canonical_json, check_track
-from swaplib.models.dataset_form import name_adapted
+from swaplib.models.dataset_form import is_hosted_gold, name_adapted
 from swaplib.models.names import ModelName
 from swaplib.routing.choice import choose_kind, choose_policies, draw_curves
 from swaplib.routing.policy import Policy
@@ -27,9 +28,6 @@ from swaplib.routing.validators import Known
 from swaplib.runs import new_folder, open_run
 from swaplib.settings import Settings, show_path
 from swaplib.tracing.outbox import check_tracing
-
-if TYPE_CHECKING:
-    pass
 
 NO_HELP = "does not help"
 
@@ -54,9 +52,7 @@ def choose_route(
     check_track(track)
     if not 0 <= target <= 1:
         raise ValueError(f"target={target}: expected a rate from 0 to 1")
-    model = model or name_adapted(settings)
-    reference = name_reference(model)
-    val, test = (open_replay(settings, track, reference, model, s) for s in ("val", "test"))
+    val, test = _open_splits(settings, track, model or name_adapted(settings))
     _check_same_models(val, test)
     policies = choose_policies(val, target)
     content = _report(settings, val, test, policies, target)
@@ -82,6 +78,20 @@ def _write(settings: Settings, content: RouterFile) -> RouterFile:
     print(f"route: {content['verdict']}  ({show_path(path)})")
     written: Any = read_json(path, "Run 09_router again.")
     return written
+
+
+def _open_splits(settings: Settings, track: Track, model: str) -> tuple[Replay, Replay]:
+    """The runs on val and test; raises what open_replay does."""
+    reference = name_reference(model)
+    try:
+        val, test = (open_replay(settings, track, reference, model, s) for s in ("val", "test"))
+    except FileNotFoundError as error:
+        if reference == "azure-native" or not is_hosted_gold(settings):
+            raise
+        native = replace(ModelName.parse(model), is_native=True, shots=0)
+        message = f"{error} Rows of a log are usually asked natively: try model={str(native)!r}."
+        raise FileNotFoundError(message) from None
+    return val, test
 
 
 def open_chosen(settings: Settings, route: RouterFile) -> Replay:
@@ -130,6 +140,7 @@ def _report(
     chosen = choose_kind(of_val["points"])
     policy = policies[chosen] if chosen else None
     evidence = compare_routed(test, policy, target) if policy else {}
+    caveats = find_caveats(settings, test.compared, test.reference, test.model, target)
     content: RouterFile = {
         "track": test.compared.track,
         "model": test.model,
@@ -138,9 +149,7 @@ def _report(
         "chosen": chosen,
         "policy": policy.to_record() if policy else None,
         "verdict": evidence["right"]["verdict"] if evidence else NO_HELP,
-        "obstacle": find_caveats(settings, test.compared, test.reference, test.model, target)[
-            "obstacle"
-        ],
+        "obstacle": caveats["obstacle"],
         "val": of_val,
         "test": of_test,
         "evidence": evidence,
@@ -154,6 +163,8 @@ def _report(
         },
         "identity": dict(test.compared.metrics[test.model]["run"]["identity"]),
     }
+    if "gold" in caveats:
+        content["gold"] = caveats["gold"]
     return content
 
 

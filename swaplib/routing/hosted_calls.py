@@ -109,6 +109,8 @@ class HostedCalls:
             raise explain_refusal(completion, self.hosted.api_key, texts, 1)
         if completion is None or completion.end == "error":
             raise explain_unreadable(completion)
+        if not _is_sendable(answer):
+            raise explain_unreadable(None)
         return HostedAnswer(answer, completion, (time.perf_counter() - start) * 1000)
 
     async def _try_until(self, body: dict[str, Any], until: float, failed: "_Failed") -> bytes:
@@ -135,6 +137,16 @@ class HostedCalls:
             await self.budget.book()
         answer = await self._client.chat.completions.with_raw_response.create(**body)
         return answer.content
+
+
+def _is_sendable(body: dict[str, Any]) -> bool:
+    """Whether every choice of a chat completion is one, so that it can be sent in chunks, too."""
+    for choice in body["choices"]:
+        message = (choice.get("message") or {}) if isinstance(choice, dict) else None
+        calls = (message.get("tool_calls") or []) if isinstance(message, dict) else None
+        if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+            return False
+    return True
 
 
 @dataclass

@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 
+from swaplib.masking import mask_secrets
 from swaplib.metrics import Prediction
 from swaplib.routing.answers import is_native, read_known, read_slm
 from swaplib.routing.route_file import Route
@@ -73,5 +74,6 @@ def _judge(route: Route, request: RoutedRequest, generation: Generation) -> Loca
     refusal = route.policy.find_refusal(known, generation, answer)
     if refusal is None:
         return LocalAnswer(ACCEPTED, generation, answer)
-    reason = f"{refusal.validator}: {refusal.reason}"
+    # It may quote the answer, and goes into a header, which proxies log.
+    reason = mask_secrets(f"{refusal.validator}: {refusal.reason}", ())
     return LocalAnswer(reason, generation, answer, refusal.validator)

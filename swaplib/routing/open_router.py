@@ -23,7 +23,8 @@ def open_router(
 ) -> ModelRouter:
     """The router of a route for the SLM that is served; nothing is loaded yet.
 
-    A hosted LLM that cannot be reached now is a warning: the SLM can answer meanwhile.
+    A hosted LLM that cannot be reached now is a warning, since the SLM can answer meanwhile; so is
+    a route that 09 advises against.
 
     Args:
         settings: AZURE_* name the hosted LLM.
@@ -66,4 +67,6 @@ def _read_own_route(file: Path, slm: LocalSLM) -> Route:
             f"{problem}. Serve the checkpoint, adapter and --dtype that it was chosen for, or run "
             "notebooks/09_router.ipynb for this one."
         )
+    if doubt := route.explain_doubt():
+        print(f"warning: {doubt}", file=sys.stderr)
     return route

@@ -1,5 +1,6 @@
 """Which answers of the SLM are sent: those that pass the validators, and that it is sure of."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -48,7 +49,7 @@ class Policy:
         if self.signal is None or self.threshold is None:
             return None
         confidence = getattr(generation, self.signal)
-        if confidence is None:
+        if confidence is None or math.isnan(confidence):
             return Refusal(CONFIDENCE, f"the model does not say how sure it is ({self.signal})")
         if confidence < self.threshold:
             limit = f"{self.signal} {confidence:.3f} is below {self.threshold:.3f}"

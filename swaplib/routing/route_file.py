@@ -1,10 +1,12 @@
 """A route as `swap serve --route` reads it: what 09 has written for one track and one SLM."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from swaplib.evaluation.stats import WORSE
 from swaplib.files import hash_text, read_json
 from swaplib.formats.router import Agreement, PolicyRecord
 from swaplib.metrics import Track, canonical_json, check_track
@@ -22,7 +24,8 @@ class Route:
     """A chosen route.
 
     `identity` is that of the SLM that it was chosen for, and `agreement` the share of val's
-    accepted rows on which that and the hosted LLM gave the same answer.
+    accepted rows on which that and the hosted LLM gave the same answer. `verdict` and `obstacle`
+    are what 09 says of test.
     """
 
     path: Path
@@ -31,6 +34,8 @@ class Route:
     policy: Policy
     identity: dict[str, Any]
     agreement: Agreement
+    verdict: str | None = None
+    obstacle: str | None = None
 
     @property
     def is_native(self) -> bool:
@@ -57,6 +62,15 @@ class Route:
             f"{forms[self.is_native]} ({other}): choose one for "
             f"{replace(other, is_native=is_native, shots=0)} with 09_router"
         )
+
+    def explain_doubt(self) -> str | None:
+        """Why 09 advises against the route; None where it does not."""
+        says = f"{show_path(self.path)}: 09_router says that"
+        if self.obstacle:
+            return f"{says} its two models cannot be compared ({self.obstacle})"
+        if self.verdict == WORSE:
+            return f"{says} its answers are surely worse than the hosted LLM's: do not route so"
+        return None
 
     def explain_misfit(self, identity: Mapping[str, Any]) -> str | None:
         """Why the route is not about a model with this identity; None where it is."""
@@ -85,22 +99,23 @@ def read_route(path: Path) -> Route:
     if not path.is_file():
         raise FileNotFoundError(f"no route at {show_path(path)}. Run notebooks/09_router.ipynb.")
     content: Any = read_json(path, _AGAIN)
+    if content.get("policy", {}) is None:
+        raise ValueError(
+            f"{show_path(path)} says that no request can stay local, so there is nothing to "
+            "serve: ask the hosted LLM, or choose a greater target in 09_router"
+        )
     try:
-        policy: PolicyRecord | None = content["policy"]
-        if policy is None:
-            raise ValueError(
-                f"{show_path(path)} says that no request can stay local, so there is nothing to "
-                "serve: ask the hosted LLM, or choose a greater target in 09_router"
-            )
         return Route(
             path,
             check_track(content["track"]),
             str(ModelName.parse(content["model"])),
-            read_policy(policy),
+            read_policy(content["policy"]),
             dict(content["identity"]),
             content["agreement"]["val"],
+            content.get("verdict"),
+            content.get("obstacle"),
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{show_path(path)} is no route ({error!r}). {_AGAIN}") from None
 
 
@@ -125,6 +140,11 @@ def read_audit(settings: Settings, track: Track) -> dict[str, Any] | None:
 def read_policy(record: PolicyRecord) -> Policy:
     """A policy of its record; raises ValueError, KeyError or TypeError for what is none."""
     signal, threshold = record["signal"], record["threshold"]
-    if signal not in (None, *SIGNALS) or (signal is None) != (threshold is None):
-        raise ValueError(f"expected a signal with its threshold, found {record}")
-    return Policy(bool(record["has_validators"]), signal, threshold)
+    is_number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
+    if signal is None:
+        is_whole = threshold is None
+    else:
+        is_whole = signal in SIGNALS and is_number and math.isfinite(threshold or 0)
+    if not is_whole or not isinstance(record["has_validators"], bool):
+        raise ValueError(f"expected a signal with a finite threshold, or neither, found {record}")
+    return Policy(record["has_validators"], signal, threshold)

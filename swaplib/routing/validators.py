@@ -9,19 +9,16 @@ gold: a wrong answer that looks right passes.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from swaplib.data.answerability import is_default
 from swaplib.data.facts import RowFacts, list_parts
 from swaplib.metrics import JsonDocument, Prediction, Track
-from swaplib.routing.named_values import is_in_request, must_be_named
+from swaplib.routing.named_values import is_identifier, is_in_request, must_be_named
+from swaplib.routing.schema_fit import find_misfit
 from swaplib.rows import Generation
-
-if TYPE_CHECKING:
-    from jsonschema import Draft202012Validator
 
 
 @dataclass(frozen=True)
@@ -118,7 +115,9 @@ def check_arguments(known: Known, generation: Generation, answer: Prediction | N
         required = parameters.get("required") or []
         if missing := [key for key in required if key not in arguments]:
             return f"{name} is called without {', '.join(map(_show, missing))}"
-        is_open = parameters.get("additionalProperties") not in (None, False)
+        is_open = parameters.get("additionalProperties") not in (None, False) or any(
+            key in parameters for key in _DECLARING
+        )
         declared = parameters.get("properties") or {}
         unknown = [] if is_open else [key for key in arguments if key not in declared]
         if unknown:
@@ -134,7 +133,7 @@ def check_types(known: Known, generation: Generation, answer: Prediction | None)
     if answer is None:
         return None
     if known.schema is not None:
-        return _find_misfit(known.schema, _unpack(answer))
+        return find_misfit(known.schema, _unpack(answer))
     for name, arguments, parameters in known.list_calls(answer):
         declared = parameters.get("properties") or {}
         own = {
@@ -143,7 +142,7 @@ def check_types(known: Known, generation: Generation, answer: Prediction | None)
             if not is_default(value, _as_object(declared.get(key)))
         }
         optional = {key: part for key, part in parameters.items() if key != "required"}
-        if misfit := _find_misfit(optional, own):
+        if find_misfit(optional, arguments) and (misfit := find_misfit(optional, own)):
             return f"{name}: {misfit}"
     return None
 
@@ -161,10 +160,13 @@ def check_values(known: Known, generation: Generation, answer: Prediction | None
             parameter = _as_object(declared.get(key))
             if is_default(value, parameter) or not must_be_named(key, value, parameter):
                 continue
-            if not is_in_request(value, known.request):
+            if not is_in_request(value, known.request, is_identifier(key, parameter)):
                 return f"{_show(key)} of {name} is {_show(value)}, and the request does not name it"
     return None
 
+
+# Keywords that declare parameters elsewhere than under `properties`: check_types looks at them.
+_DECLARING = ("$ref", "allOf", "anyOf", "oneOf", "if", "patternProperties", "$dynamicRef")
 
 Validator = Callable[[Known, Generation, Prediction | None], str | None]
 VALIDATORS: dict[str, Validator] = {
@@ -183,7 +185,9 @@ def find_refusal(known: Known, generation: Generation, answer: Prediction | None
         try:
             reason = validator(known, generation, answer)
         except RecursionError:
-            reason = "the answer is nested too deeply"
+            reason = "the answer or its schema is nested too deeply"
+        except Exception as error:  # hostile schemas fail in many ways, and nothing is let through
+            reason = f"the answer cannot be checked ({type(error).__name__})"
         if reason:
             return Refusal(name, reason)
     return None
@@ -198,23 +202,6 @@ def _unpack(answer: Prediction) -> Any:
 
 def _as_object(schema: Any) -> dict[str, Any]:
     return schema if isinstance(schema, dict) else {}
-
-
-def _find_misfit(schema: Mapping[str, Any], value: Any) -> str | None:
-    """Where a value does not fit a JSON Schema, and how; None where it does."""
-    error = next(_compile(json.dumps(schema, sort_keys=True)).iter_errors(value), None)
-    if error is None:
-        return None
-    place = error.json_path.removeprefix("$").removeprefix(".") or "the answer"
-    return f"{place}: {error.message[:120]}"
-
-
-@lru_cache(maxsize=256)
-def _compile(schema: str) -> "Draft202012Validator":
-    """A validator of a JSON Schema, as text; cached, since requests repeat theirs."""
-    from jsonschema import Draft202012Validator
-
-    return Draft202012Validator(json.loads(schema))
 
 
 def _show(value: Any) -> str:
