@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from swaplib.metrics import TRACKS
@@ -12,6 +13,11 @@ from swaplib.models.local_checkpoint import Checkpoint
 from swaplib.models.local_model import LoadedModel
 from swaplib.rows import Row, write_rows
 from swaplib.settings import ROOT, Settings, load_settings
+
+# How long an example takes on a shared machine says nothing of what is tested.
+_TOO_SLOW = [hypothesis.HealthCheck.too_slow]
+hypothesis.settings.register_profile("shared", deadline=None, suppress_health_check=_TOO_SLOW)
+hypothesis.settings.load_profile("shared")
 
 
 @pytest.fixture
