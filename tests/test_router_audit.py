@@ -12,10 +12,11 @@ from servers import completion, refusal, serving
 from test_router_budget import ASKED
 from test_tool_api import CHAT
 
+from swaplib.evaluation.answers import is_same
 from swaplib.metrics import JsonDocument, ToolCall
 from swaplib.models.completions import read_completion
 from swaplib.routing import audit
-from swaplib.routing.answers import is_same, read_hosted
+from swaplib.routing.answers import read_hosted
 
 pytestmark = pytest.mark.slow
 OUTCOMES = {"agreed": 0, "disagreed": 0, "hosted_errors": 0, "over_budget": 0, "skipped": 0}

@@ -88,6 +88,11 @@ def has_right_answer(track: Track, completion: str, output: str) -> bool:
     return any(is_right(gold, answer) for answer in list_answers(track, output))
 
 
+def is_same(first: Prediction | None, second: Prediction | None) -> bool:
+    """Whether two models gave the same answer; what has not the form of one is none."""
+    return first is not None and second is not None and is_right(first, second)
+
+
 def is_right(gold: Prediction, answer: Prediction) -> bool:
     """Whether an answer equals the gold as canonical JSON."""
     if isinstance(gold, ToolCall):

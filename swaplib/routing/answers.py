@@ -7,7 +7,7 @@ answer is the whole text as JSON. What is none of these is None.
 from collections.abc import Iterator
 from typing import Any
 
-from swaplib.metrics import JsonDocument, Prediction, ToolCall, Track, parse_output, same_json
+from swaplib.metrics import Prediction, Track, parse_output
 from swaplib.models.completions import Completion
 from swaplib.models.native import read_call, write_call
 from swaplib.routing.validators import Known
@@ -59,13 +59,3 @@ def read_hosted(track: Track, completion: Completion) -> Prediction | None:
         text = "".join(write_call(*call) for call in completion.calls) or completion.text
         return parse_output(track, text) or read_call(text)
     return None if completion.calls else parse_output(track, completion.text)
-
-
-def is_same(first: Prediction | None, second: Prediction | None) -> bool:
-    """Whether two answers are the same call, or the same JSON, as canonical JSON."""
-    match first, second:
-        case ToolCall(), ToolCall():
-            return first.name == second.name and same_json(first.arguments, second.arguments)
-        case JsonDocument(), JsonDocument():
-            return same_json(first.value, second.value)
-    return False

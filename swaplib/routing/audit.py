@@ -18,13 +18,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from swaplib.evaluation.intervals import wilson_interval
+from swaplib.evaluation.answers import is_same
 from swaplib.metrics import Prediction
 from swaplib.provenance import now_utc
-from swaplib.routing.answers import is_same, read_hosted
+from swaplib.routing.answers import read_hosted
 from swaplib.routing.hosted_calls import HostedCalls
 from swaplib.routing.hosted_failures import HostedFailed
-from swaplib.routing.route_file import Route, audit_of
+from swaplib.routing.route_file import Route, audit_of, make_agreement
 from swaplib.routing.shared_json import change_json
 from swaplib.serving.openai_format import ChatRequest
 from swaplib.settings import show_path
@@ -53,9 +53,6 @@ class Audit:
     _tasks: set[asyncio.Task[None]] = field(default_factory=set, init=False, repr=False)
     _n_in_flight: int = field(default=0, init=False, repr=False)
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock, init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        self._route_sha256 = self.route.key
 
     @property
     def path(self) -> Path:
@@ -133,7 +130,7 @@ class Audit:
     def _resume(self, content: dict[str, Any] | None) -> dict[str, Any]:
         """The record to go on with: a new one for a new route."""
         begun = {
-            "route_sha256": self._route_sha256,
+            "route_sha256": self.route.key,
             "since": now_utc(),
             "outcomes": dict.fromkeys(OUTCOMES, 0),
             "earlier": [],
@@ -144,7 +141,7 @@ class Audit:
         is_whole = isinstance(outcomes, dict) and set(outcomes) == set(OUTCOMES)
         if not is_whole or not isinstance(content.get("earlier"), list):
             raise ValueError(f"{show_path(self.path)} is no audit file. {self._advice}")
-        if content.get("route_sha256") == self._route_sha256:
+        if content.get("route_sha256") == self.route.key:
             return content
         before = {key: value for key, value in content.items() if key != "earlier"}
         return self._describe(begun | {"earlier": [*content["earlier"], before]})
@@ -152,14 +149,10 @@ class Audit:
     def _describe(self, record: dict[str, Any]) -> dict[str, Any]:
         """The record with what follows from its counts."""
         agreed = record["outcomes"]["agreed"]
-        n = agreed + record["outcomes"]["disagreed"]
-        interval = wilson_interval(agreed, n) if n else None
-        of_val = self.route.agreement["interval"]
+        found = make_agreement(agreed + record["outcomes"]["disagreed"], agreed)
+        interval, of_val = found["interval"], self.route.agreement["interval"]
         return record | {
-            "n": n,
-            "agreed": agreed,
-            "rate": agreed / n if n else None,
-            "interval": interval,
+            **found,
             "val_interval": of_val,
             "is_drifting": bool(interval and of_val and interval[1] < of_val[0]),
         }

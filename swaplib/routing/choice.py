@@ -72,7 +72,7 @@ def find_good_enough(replay: Replay, accepted: "np.ndarray", target: float) -> "
     Args:
         replay: Both models' answers.
         accepted: Which rows each way keeps local, [ways, rows].
-        target: A rate.
+        target: A rate, so that what is better is good enough, too.
 
     Returns:
         One bit for each way.
@@ -80,10 +80,10 @@ def find_good_enough(replay: Replay, accepted: "np.ndarray", target: float) -> "
     import numpy as np
 
     hosted = np.broadcast_to(replay.hosted_right, accepted.shape)
-    routed = np.where(accepted, replay.slm_right, replay.hosted_right)
+    routed = replay.find_right(accepted)
     cells = (hosted & routed, hosted & ~routed, ~hosted & routed, ~hosted & ~routed)
     _, high = find_newcombe(*(cell.sum(axis=1) for cell in cells))
-    return np.asarray(high < target) | (np.asarray(high < 0))
+    return np.asarray(high < target)
 
 
 def choose_policies(replay: Replay, target: float) -> dict[str, Policy]:

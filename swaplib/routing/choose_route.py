@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any
 
 from swaplib.evaluation.caveats import find_caveats
-from swaplib.evaluation.intervals import wilson_interval
 from swaplib.evaluation.side_by_side import Compared, to_record
 from swaplib.evaluation.stats import compare_metrics
 from swaplib.files import read_json
@@ -23,7 +22,7 @@ from swaplib.routing.choice import choose_kind, choose_policies, draw_curves
 from swaplib.routing.policy import Policy
 from swaplib.routing.refused import count_groups, count_refusals
 from swaplib.routing.replay import Replay, open_replay
-from swaplib.routing.route_file import path_of
+from swaplib.routing.route_file import make_agreement, path_of
 from swaplib.routing.validators import Known
 from swaplib.runs import new_folder, open_run
 from swaplib.settings import Settings, show_path
@@ -197,10 +196,7 @@ def compare_routed(replay: Replay, policy: Policy, target: float) -> dict[str, P
     ledgers = {**compared.ledgers, "routed": replay.route_lines(accepted)}
     both = Compared(compared.track, compared.metrics, ledgers, compared.rows, compared.facts)
     pairs = both.compare(replay.reference, "routed", target)
-    sides = (
-        [all(line.scores.values()) for line in ledgers[replay.reference]],
-        [all(line.scores.values()) for line in ledgers["routed"]],
-    )
+    sides = (replay.hosted_right.tolist(), replay.find_right(accepted).tolist())
     groups = compared.list_groups(replay.reference)
     [right] = compare_metrics({"right": sides}, target, groups).values()
     return {"right": to_record(right), **pairs}
@@ -209,11 +205,9 @@ def compare_routed(replay: Replay, policy: Policy, target: float) -> dict[str, P
 def count_agreement(replay: Replay, policy: Policy | None) -> Agreement:
     """On how many accepted rows both models gave the same answer."""
     if policy is None:
-        return {"n": 0, "agreed": 0, "rate": None, "interval": None}
+        return make_agreement(0, 0)
     accepted = replay.accept(policy)
-    n, agreed = int(accepted.sum()), int((accepted & replay.find_same()).sum())
-    rate, interval = (agreed / n, wilson_interval(agreed, n)) if n else (None, None)
-    return {"n": n, "agreed": agreed, "rate": rate, "interval": interval}
+    return make_agreement(int(accepted.sum()), int((accepted & replay.find_same()).sum()))
 
 
 def _find_gap_recovered(report: SplitReport, chosen: str | None) -> float | None:
@@ -232,12 +226,5 @@ def _measure_without_facts(replay: Replay, policy: Policy) -> Point | None:
     """The same policy where requests come without tools and schema; None where these never do."""
     if not policy.has_validators or not any(known.has_facts for known in replay.known):
         return None
-    track = replay.compared.track
-    blind = Replay(
-        replay.compared,
-        replay.reference,
-        replay.model,
-        tuple(Known(track) for _ in replay.known),
-        replay.prices,
-    )
-    return blind.measure(policy)
+    nothing = Known(replay.compared.track)
+    return replace(replay, known=(nothing,) * len(replay.known)).measure(policy)

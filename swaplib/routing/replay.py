@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from swaplib.evaluation.answers import is_right
+from swaplib.evaluation.answers import is_same
 from swaplib.evaluation.comparison import open_compared
 from swaplib.evaluation.costs import Prices
 from swaplib.evaluation.side_by_side import Compared
@@ -85,9 +85,7 @@ class Replay:
             accepted: Which rows stay local, [rows].
             policy: What has accepted them; None where nothing that could be served has.
         """
-        import numpy as np
-
-        right = np.where(accepted, self.slm_right, self.hosted_right)
+        right = self.find_right(accepted)
         wrong = accepted & ~self.slm_right
         return {
             "policy": policy.to_record() if policy else None,
@@ -102,6 +100,12 @@ class Replay:
             "bill": self._price(accepted, right, policy is not None or bool(accepted.any())),
         }
 
+    def find_right(self, accepted: "np.ndarray") -> "np.ndarray":
+        """Whether each row's answer is right, whoever gives it, [rows] or [ways, rows]."""
+        import numpy as np
+
+        return np.where(accepted, self.slm_right, self.hosted_right)
+
     def route_lines(self, accepted: "np.ndarray") -> tuple[LedgerLine, ...]:
         """The ledger that routing would have left: each row's line of whoever answered it."""
         sides = (self.compared.ledgers[self.reference], self.compared.ledgers[self.model])
@@ -112,11 +116,7 @@ class Replay:
         import numpy as np
 
         hosted = _parse(self.compared.track, self.compared.ledgers[self.reference])
-        same = [
-            first is not None and second is not None and is_right(first, second)
-            for first, second in zip(hosted, self.answers, strict=True)
-        ]
-        return np.array(same, dtype=bool)
+        return np.array([*map(is_same, hosted, self.answers)], dtype=bool)
 
     def _price(self, accepted: "np.ndarray", right: "np.ndarray", asks_slm: bool) -> Bill:
         """What these rows would cost, each weighed by how often it was asked."""

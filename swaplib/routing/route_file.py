@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from swaplib.evaluation.intervals import wilson_interval
 from swaplib.evaluation.stats import WORSE
 from swaplib.files import hash_text, read_json
 from swaplib.formats.router import Agreement, PolicyRecord
@@ -135,6 +136,12 @@ def read_audit(settings: Settings, track: Track) -> dict[str, Any] | None:
     """What the audit of a track's route has counted; None where nobody has audited it."""
     path = audit_of(path_of(settings, track))
     return read_json(path, "Move it away: a new count begins.") if path.is_file() else None
+
+
+def make_agreement(n: int, agreed: int) -> Agreement:
+    """Of n answers, so many are the same from both models."""
+    rate, interval = (agreed / n, wilson_interval(agreed, n)) if n else (None, None)
+    return {"n": n, "agreed": agreed, "rate": rate, "interval": interval}
 
 
 def read_policy(record: PolicyRecord) -> Policy:
